@@ -1,0 +1,101 @@
+"""Extract whole HTTP APIs, concurrently, from Python."""
+
+from ._version import __version__
+from .auth import (
+    AbstractHeaderAuthenticator,
+    ApiKeyAuthenticator,
+    BasicHttpAuthenticator,
+    MultipleTokenAuthenticator,
+    TokenAuthenticator,
+)
+from .clock import Clock, SystemClock
+from .contracts import Middleware, Paginator, Send
+from .errors import (
+    AsyncStreamsError,
+    AuthError,
+    ConfigError,
+    CrossOriginLink,
+    DecodeError,
+    HostUnavailable,
+    HttpStatusError,
+    MalformedJSON,
+    PaginationLoop,
+    RateLimitWaitTooLong,
+    RemoteError,
+    ResponseTooLarge,
+    StallTimeout,
+    TruncatedBody,
+    UnexpectedContent,
+)
+from .http.formats import csv_rows, json_items, ndjson
+from .messages import Request, Response
+from .model import (
+    Backoff,
+    BodyLimits,
+    Page,
+    PageRequest,
+    Record,
+    RequestContext,
+    ResponseAction,
+    Secret,
+    Slice,
+    Timeouts,
+)
+from .oauth import Oauth2Authenticator, OauthTokens
+from .paginators import Continuation, Cursor, Header, LinkHeader, NextUrl, Offset, PageNumber
+from .streams import HttpStream, StreamOptions
+
+__all__ = [
+    "AbstractHeaderAuthenticator",
+    "ApiKeyAuthenticator",
+    "AsyncStreamsError",
+    "AuthError",
+    "Backoff",
+    "BasicHttpAuthenticator",
+    "BodyLimits",
+    "Clock",
+    "ConfigError",
+    "Continuation",
+    "CrossOriginLink",
+    "Cursor",
+    "DecodeError",
+    "Header",
+    "HostUnavailable",
+    "HttpStatusError",
+    "HttpStream",
+    "LinkHeader",
+    "MalformedJSON",
+    "Middleware",
+    "MultipleTokenAuthenticator",
+    "NextUrl",
+    "Oauth2Authenticator",
+    "OauthTokens",
+    "Offset",
+    "Page",
+    "PageNumber",
+    "PageRequest",
+    "PaginationLoop",
+    "Paginator",
+    "RateLimitWaitTooLong",
+    "Record",
+    "RemoteError",
+    "Request",
+    "RequestContext",
+    "Response",
+    "ResponseAction",
+    "ResponseTooLarge",
+    "Secret",
+    "Send",
+    "Slice",
+    "StallTimeout",
+    "StreamOptions",
+    "SystemClock",
+    "Timeouts",
+    "TokenAuthenticator",
+    "TruncatedBody",
+    "UnexpectedContent",
+    "__version__",
+    "csv_rows",
+    "json_items",
+    "ndjson",
+]

@@ -1,0 +1,115 @@
+"""The seams: what rooms know of each other, and what a user's own part must look like."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import httpx
+
+from .messages import Response
+from .model import Backoff, BodyLimits, PageRequest, Params, Record, RequestContext, ResponseAction, Slice, Timeouts
+
+
+class Paginator(Protocol):
+    """A way of paging, as pure functions: the same arguments, the same answer.
+
+    A token is a JSON value, so that it can be kept and compared.
+    """
+
+    def first(self) -> Any:
+        """The token of the first page; None where the first request needs none."""
+        ...
+
+    def next(self, token: Any, response: Response, count: int) -> Any:
+        """The token of the page after `response`, which held `count` records; None at the end."""
+        ...
+
+    def apply(self, token: Any) -> PageRequest:
+        """What the request of the page with this token needs; `token` may be None."""
+        ...
+
+
+class CountedPaginator(Paginator, Protocol):
+    """One that can know the number of pages, so that they can be read side by side."""
+
+    def page_count(self, response: Response) -> int | None:
+        """The number of pages of the slice that `response` tells; None when it does not."""
+        ...
+
+    def token_at(self, number: int, response: Response) -> Any:
+        """The token of page `number`, from 0, as `response` shows how to make it."""
+        ...
+
+
+Send: TypeAlias = Callable[[httpx.Request], Awaitable[httpx.Response]]
+
+
+class Middleware(Protocol):
+    """An extra link of the chain: sees a fresh request for each attempt, before it is signed."""
+
+    async def __call__(self, request: httpx.Request, send: Send) -> httpx.Response: ...
+
+
+@runtime_checkable
+class Routes(Protocol):
+    """A router that answers requests, as respx's does."""
+
+    async def async_handler(self, request: httpx.Request) -> httpx.Response: ...
+
+
+Parsed: TypeAlias = Iterable[Record] | Awaitable[Iterable[Record]] | AsyncIterator[Record]
+
+
+Slices: TypeAlias = (
+    Iterable[Slice]
+    | Iterable[Mapping[str, Any]]
+    | Iterable[None]
+    | AsyncIterable[Slice]
+    | AsyncIterable[Mapping[str, Any]]
+)
+
+
+class Stream(Protocol):
+    """A stream as `http/` and `run/` know it: its declaration, and its hooks."""
+
+    name: str
+    url_base: str
+    http_method: str
+    paginator: Paginator | None
+    records_path: str | None
+    loop_guard: bool
+    max_pages: int
+    max_tries: int
+    max_time: float
+    max_server_wait: float
+    backoff: Backoff
+    idempotent: bool
+    authenticator: httpx.Auth | None
+    timeouts: Timeouts
+    body_limits: BodyLimits
+    middleware: tuple[Middleware, ...]
+    allowed_origins: tuple[str, ...]
+    allow_insecure: bool
+
+    @property
+    def streams_body(self) -> bool:
+        """Whether `parse_response` wants the body while it is still arriving."""
+        ...
+
+    @property
+    def pages_itself(self) -> bool:
+        """Whether `paginator` pages the stream, and not a `next_page_token` of the author's."""
+        ...
+
+    def path(self, context: RequestContext) -> str | tuple[str | int, ...]: ...
+    def request_params(self, context: RequestContext) -> Params | None: ...
+    def request_headers(self, context: RequestContext) -> Mapping[str, str] | None: ...
+    def request_json(self, context: RequestContext) -> Any: ...
+    def request_data(self, context: RequestContext) -> Mapping[str, Any] | str | bytes | None: ...
+    def request_kwargs(self, context: RequestContext) -> Mapping[str, Any]: ...
+    def next_page_token(self, response: Response, context: RequestContext) -> Any: ...
+    def parse_response(self, response: Response, context: RequestContext) -> Parsed: ...
+    def should_retry(self, response: Response) -> bool: ...
+    def classify(self, response: Response, context: RequestContext) -> ResponseAction: ...
+    def backoff_time(self, response: Response) -> float | None: ...

@@ -1,0 +1,158 @@
+"""Is a stream declared as it must be: before anything is sent, and in the author's own terms?"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from collections.abc import Iterable
+
+from .errors import ConfigError
+
+_HOOKS = {
+    "path": ("context",),
+    "request_params": ("context",),
+    "request_headers": ("context",),
+    "request_json": ("context",),
+    "request_data": ("context",),
+    "request_kwargs": ("context",),
+    "next_page_token": ("response", "context"),
+    "parse_response": ("response", "context"),
+    "classify": ("response", "context"),
+    "should_retry": ("response",),
+    "backoff_time": ("response",),
+    "stream_slices": ("state",),
+}
+_MAY_BE_ASYNC = {"parse_response", "stream_slices"}
+_RENAMED = {
+    "max_retries": "set max_tries instead: it counts requests in all, so max_retries = {0} is max_tries = {1}",
+    "request_body_json": "rename it to request_json(self, context)",
+    "request_body_data": "rename it to request_data(self, context)",
+    "retry_factor": "set backoff = Backoff(base={0}) instead, in seconds",
+    "raise_on_http_errors": "override classify(self, response, context) and return ResponseAction.IGNORE",
+    "read_records": "pages are read for you: override parse_response, or slices with stream_slices(state)",
+    "get_error_handler": "override classify(self, response, context), which returns a ResponseAction",
+    "get_backoff_strategy": "override backoff_time(self, response), which returns seconds or None",
+    "exit_on_rate_limit": "set max_server_wait instead, in seconds",
+    "must_deduplicate_query_params": "remove it: parameters win over equal names in the path",
+}
+_CLOSE = 0.88
+
+
+def snake_case(name: str) -> str:
+    """`HTTPLogs2` becomes `http_logs2`: how a class names its stream."""
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name).lower()
+
+
+def check_class(cls: type, base: type) -> None:
+    """What a class alone tells: hooks that are missing, misspelt or take other arguments. Raises ConfigError."""
+    own = [vars(kind) for kind in cls.__mro__[: cls.__mro__.index(base)]]
+    for name, value in {name: value for names in reversed(own) for name, value in names.items()}.items():
+        if name in _RENAMED:
+            number = value if isinstance(value, int | float) else "n"
+            more = value + 1 if isinstance(value, int) else "n + 1"
+            raise ConfigError(f"{cls.__name__}.{name} has no meaning here", hint=_RENAMED[name].format(number, more))
+        if name in _HOOKS:
+            _check_hook(cls, name, value)
+        elif not name.startswith("_") and not hasattr(base, name):
+            _check_spelling(cls, name, base)
+    if getattr(cls, "path", None) is getattr(base, "path", None):
+        raise ConfigError(f"{cls.__name__}.path is missing", hint='add `def path(self, context): return "users"`')
+
+
+def check_options(cls: type, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raises ConfigError for a keyword that no stream has."""
+    known = sorted(known)
+    for name in given:
+        if name in known:
+            continue
+        if name in _RENAMED:
+            raise ConfigError(
+                f"{cls.__name__}({name}=...) has no meaning here", hint=_RENAMED[name].format("n", "n + 1")
+            )
+        close = difflib.get_close_matches(name, known, 1, 0.7)
+        meant = f"did you mean {close[0]!r}? " if close else ""
+        raise ConfigError(f"{cls.__name__}({name}=...): unknown option", hint=f"{meant}known are {', '.join(known)}")
+
+
+def check_values(stream: object) -> None:
+    """What only an instance tells: attributes of another kind. Raises ConfigError."""
+    owner = type(stream).__name__
+    base = getattr(stream, "url_base", None)
+    if not isinstance(base, str) or not base:
+        raise ConfigError(
+            f"{owner}.url_base is {'missing' if not base else type(base).__name__}",
+            hint='add `url_base = "https://api.example.com/v1/"`',
+        )
+    paginator = getattr(stream, "paginator", None)
+    if isinstance(paginator, type):
+        raise ConfigError(
+            f"{owner}.paginator is the class {paginator.__name__}", hint=f"write {paginator.__name__}(...)"
+        )
+    if paginator is not None and not all(
+        callable(getattr(paginator, name, None)) for name in ("first", "next", "apply")
+    ):
+        raise ConfigError(
+            f"{owner}.paginator is a {type(paginator).__name__}: a paginator has first(), next() and apply()",
+            hint="such as PageNumber(), Offset(), Cursor(...), LinkHeader(), NextUrl(...), Continuation()",
+        )
+    _check_types(owner, stream)
+
+
+def _check_types(owner: str, stream: object) -> None:
+    wanted: dict[str, tuple[type | tuple[type, ...], str]] = {
+        "max_tries": (int, "a whole number from 1"),
+        "max_pages": (int, "a whole number from 1"),
+        "max_time": ((int, float), "seconds above 0"),
+        "max_server_wait": ((int, float), "seconds above 0"),
+        "http_method": (str, 'such as "GET"'),
+        "allowed_origins": ((tuple, list, set, frozenset), 'a tuple, such as ("https://files.example.com",)'),
+        "middleware": ((tuple, list), "a tuple of callables"),
+    }
+    for name, (kinds, told) in wanted.items():
+        value = getattr(stream, name)
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise ConfigError(f"{owner}.{name} is a {type(value).__name__}: {told} is needed")
+        if isinstance(value, int | float) and value < (1 if kinds is int else 1e-9):
+            raise ConfigError(f"{owner}.{name} = {value!r}: {told} is needed")
+    authenticator = getattr(stream, "authenticator", None)
+    if authenticator is not None and not hasattr(authenticator, "async_auth_flow"):
+        raise ConfigError(
+            f"{owner}: authenticator is a {type(authenticator).__name__}: an httpx.Auth is needed",
+            hint="such as TokenAuthenticator(token), BasicHttpAuthenticator(user, password), Oauth2Authenticator(...)",
+        )
+
+
+def _check_hook(cls: type, name: str, value: object) -> None:
+    if isinstance(value, staticmethod | classmethod | property):
+        value = getattr(value, "__func__", None) or getattr(value, "fget", None)
+    arguments = _HOOKS[name]
+    if not callable(value):
+        raise ConfigError(
+            f"{cls.__name__}.{name} is a {type(value).__name__}: a method is needed",
+            hint=f"write `def {name}(self, {', '.join(arguments)}): return {value!r}`",
+        )
+    if not inspect.isfunction(value):
+        return
+    if name not in _MAY_BE_ASYNC and (inspect.iscoroutinefunction(value) or inspect.isasyncgenfunction(value)):
+        raise ConfigError(f"{cls.__name__}.{name} is async: it is a plain method, which does no I/O")
+    signature = inspect.signature(value)
+    try:
+        signature.bind(*(None, *arguments))
+    except TypeError:
+        raise ConfigError(
+            f"{cls.__name__}.{name}{signature} cannot be called as {name}({', '.join(arguments)})",
+            hint="what was stream_slice, stream_state and next_page_token are attributes of the context"
+            + ("" if "context" in arguments else ": response.context"),
+        ) from None
+
+
+def _check_spelling(cls: type, name: str, base: type) -> None:
+    known = [hook for hook in dir(base) if not hook.startswith("_")]
+    close = difflib.get_close_matches(name, known, 1, _CLOSE)
+    if close:
+        raise ConfigError(
+            f"{cls.__name__}.{name} is never called; did you mean {close[0]!r}?",
+            hint=f"if it is your own, begin its name with an underscore: _{name}",
+        )

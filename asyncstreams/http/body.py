@@ -1,0 +1,366 @@
+"""Is the body whole: decoded by us from the raw bytes, with every length, checksum and bound looked at.
+
+HTTP clients pass cut, unmarked and exploding bodies on without a word; for lines and for arrays
+that are read piece by piece nobody else would notice.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing
+from typing import Protocol
+
+import anyio
+import httpx
+
+from ..errors import DecodeError, ResponseTooLarge, TruncatedBody
+from ..messages import Response
+from ..model import BodyLimits, Timeouts
+from .timeouts import PatientPieces, Watch
+
+_PIECE = 256 * 1024
+_MOST_CODINGS = 5
+_RATIO_FROM = 2**20
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+class PromptStream(httpx.AsyncByteStream):
+    """A body whose connection can be let go without waiting."""
+
+    def close_now(self) -> None:
+        """Give a connection that was read to its end back; drop any other."""
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        self.close_now()
+
+
+class _Decompressor(Protocol):
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """What `data` becomes, in pieces of bounded size."""
+        ...
+
+    def end(self) -> None:
+        """No more data. Raises TruncatedBody or DecodeError where more was due."""
+        ...
+
+
+class _Zlib:
+    """gzip (RFC 1952: all members, each checked) and deflate (zlib, or raw as some servers send it)."""
+
+    def __init__(self, coding: str) -> None:
+        self._coding = coding
+        self._bits = 31 if coding == "gzip" else 15
+        self._member = zlib.decompressobj(self._bits)
+        self._begun = False
+        self._ended = False
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        while data:
+            if self._ended and not self._next_member(data):
+                return
+            if not self._begun and self._coding == "deflate" and (data[0] & 0x0F) != 8:
+                self._member = zlib.decompressobj(-15)
+            self._begun = True
+            try:
+                piece = self._member.decompress(data, _PIECE)
+            except zlib.error as error:
+                raise DecodeError(
+                    f"sent a body labelled {self._coding} that is not: {error}; it begins with {data[:8].hex(' ')}"
+                ) from None
+            if piece:
+                yield piece
+            self._ended = self._member.eof
+            data = self._member.unused_data if self._ended else self._member.unconsumed_tail
+            if not piece and not self._ended and not data:
+                return
+
+    def end(self) -> None:
+        if self._begun and not self._ended:
+            raise TruncatedBody(f"sent a {self._coding} body without its end: it was cut on the way")
+
+    def _next_member(self, data: bytes) -> bool:
+        if not data.strip(b"\0"):
+            return False  # padding, as tape archives have it
+        if self._coding != "gzip" or not data.startswith(_GZIP_MAGIC[: len(data)]):
+            raise DecodeError(f"sent bytes after the end of its {self._coding} body: {data[:8].hex(' ')}")
+        self._member = zlib.decompressobj(self._bits)
+        self._ended = False
+        return True
+
+
+class _Brotli:
+    def __init__(self) -> None:
+        self._library = importlib.import_module("brotli")
+        self._inner = self._library.Decompressor()
+        self._begun = False
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        self._begun = True
+        while True:
+            try:
+                piece = self._inner.process(data, output_buffer_limit=_PIECE)
+            except self._library.error as error:
+                raise DecodeError(f"sent a body labelled br that is not: {error}") from None
+            if piece:
+                yield piece
+            data = b""
+            if self._inner.can_accept_more_data():
+                return
+
+    def end(self) -> None:
+        if self._begun and not self._inner.is_finished():
+            raise TruncatedBody("sent a br body without its end: it was cut on the way")
+
+
+class _Zstd:
+    def __init__(self, module: str) -> None:
+        self._library = importlib.import_module(module)
+        self._frame = self._library.ZstdDecompressor()
+        self._begun = False
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        while True:
+            if self._frame.eof:
+                if not data:
+                    return
+                self._frame = self._library.ZstdDecompressor()
+            self._begun = True
+            try:
+                piece = self._frame.decompress(data, max_length=_PIECE)
+            except self._library.ZstdError as error:
+                raise DecodeError(f"sent a body labelled zstd that is not: {error}") from None
+            if piece:
+                yield piece
+            data = self._frame.unused_data if self._frame.eof else b""
+            if not self._frame.eof and self._frame.needs_input:
+                return
+
+    def end(self) -> None:
+        if self._begun and not self._frame.eof:
+            raise TruncatedBody("sent a zstd body without its end: it was cut on the way")
+
+
+def _available(*modules: str) -> str | None:
+    return next(
+        (module for module in modules if importlib.util.find_spec(module.partition(".")[0]) and _imports(module)), None
+    )
+
+
+def _imports(module: str) -> bool:
+    try:
+        importlib.import_module(module)
+    except ImportError:
+        return False
+    return True
+
+
+_ZSTD_MODULE = _available("compression.zstd", "backports.zstd")
+_HAS_BROTLI = _available("brotli") is not None
+ACCEPT_ENCODING = ", ".join(["gzip", "deflate", *(["br"] if _HAS_BROTLI else []), *(["zstd"] if _ZSTD_MODULE else [])])
+"""Only what we can decode is asked for."""
+
+
+def _decompressor(coding: str) -> _Decompressor:
+    if coding in ("gzip", "x-gzip"):
+        return _Zlib("gzip")
+    if coding == "deflate":
+        return _Zlib("deflate")
+    if coding == "br" and _HAS_BROTLI:
+        return _Brotli()
+    if coding == "zstd" and _ZSTD_MODULE:
+        return _Zstd(_ZSTD_MODULE)
+    raise DecodeError(
+        f"sent a body with Content-Encoding {coding!r}, which was not asked for",
+        retryable=False,
+        hint=f"pip install 'asyncstreams[{coding}]'" if coding in ("br", "zstd") else None,
+    )
+
+
+class _Framing:
+    """What the headers say of the body's length and codings."""
+
+    def __init__(self, response: Response) -> None:
+        self.length: int | None = None
+        self.codings: list[str] = []
+        chunked = False
+        for name, value in response.raw_headers:
+            lowered = name.lower()
+            if lowered == b"content-length":
+                text = value.split(b",")[0].strip()
+                self.length = int(text) if text.isdigit() else None
+            elif lowered == b"content-encoding":
+                codings = value.decode("ascii", "replace").lower().split(",")
+                self.codings += [coding.strip() for coding in codings if coding.strip() not in ("", "identity")]
+            elif lowered == b"transfer-encoding":
+                chunked = b"chunked" in value.lower()
+        if chunked:
+            self.length = None
+        version = response.extensions.get("http_version", b"HTTP/1.1")
+        self.delimited = chunked or self.length is not None or version == b"HTTP/2"
+        if len(self.codings) > _MOST_CODINGS:
+            raise DecodeError(f"sent a body with {len(self.codings)} content codings", retryable=False)
+
+
+class _Meter:
+    """Counts a body against its bounds."""
+
+    def __init__(self, framing: _Framing, limits: BodyLimits) -> None:
+        self._framing, self._limits = framing, limits
+        self.wire = 0
+        self.decoded = 0
+        if framing.length is not None and framing.length > limits.wire:
+            raise _too_large(f"announces a body of {framing.length:,} bytes", "wire", limits.wire)
+        if limits.require_length and not framing.delimited:
+            raise TruncatedBody("sent a body that nothing delimits, so that a cut would not be seen")
+
+    def arrived(self, count: int) -> None:
+        self.wire += count
+        if self.wire > self._limits.wire:
+            raise _too_large(f"sent more than {self._limits.wire:,} bytes", "wire", self._limits.wire)
+
+    def unpacked(self, count: int) -> None:
+        self.decoded += count
+        if self.decoded > self._limits.decoded:
+            raise _too_large(
+                f"sent a body of more than {self._limits.decoded:,} bytes", "decoded", self._limits.decoded
+            )
+        if self.decoded > _RATIO_FROM and self.decoded > self.wire * self._limits.ratio:
+            raise _too_large(
+                f"sent {self.wire:,} bytes that became more than {self.decoded:,}", "ratio", self._limits.ratio
+            )
+
+    def end(self) -> None:
+        if self._framing.length is not None and self.wire < self._framing.length:
+            raise TruncatedBody(f"announced {self._framing.length:,} bytes and sent {self.wire:,}")
+
+
+async def read_body(response: Response, limits: BodyLimits, watch: Watch, *, at_most: int | None = None) -> bytes:
+    """The whole body, decoded and checked; with `at_most`, its beginning, and no error for the rest.
+
+    Raises TruncatedBody, DecodeError, ResponseTooLarge.
+    """
+    if response.request.method == "HEAD" or response.status_code in (204, 304):
+        await _close(response)
+        return b""
+    framing = _Framing(response)
+    if not framing.codings and at_most is None:
+        return await _read_plain(response, _Meter(framing, limits), watch)
+    pieces: list[bytes] = []
+    size = 0
+    source = _raw_pieces(response)
+    async with aclosing(_decoded(response, framing, limits, source, watch.received)) as body:
+        async for piece in body:
+            pieces.append(piece)
+            size += len(piece)
+            if at_most is not None and size >= at_most:
+                break
+    return b"".join(pieces)[:at_most]
+
+
+def streamed_pieces(response: Response, limits: BodyLimits, timeouts: Timeouts) -> AsyncGenerator[bytes]:
+    """The decoded body while it arrives, in pieces of at most 256 KiB or what one read brought.
+
+    Only time spent waiting for the server counts against `timeouts`, not the consumer's.
+    Raises as `read_body`, and StallTimeout. Close it, to let the connection go.
+    """
+    framing = _Framing(response)
+    return _decoded(response, framing, limits, PatientPieces(_raw_pieces(response), timeouts), _ignore)
+
+
+async def _decoded(
+    response: Response,
+    framing: _Framing,
+    limits: BodyLimits,
+    source: AsyncIterator[bytes],
+    received: Callable[[int], None],
+) -> AsyncGenerator[bytes]:
+    try:
+        meter = _Meter(framing, limits)
+        # The coding that was applied last is undone first (RFC 9110, 8.4).
+        chain = [_decompressor(coding) for coding in reversed(framing.codings)]
+        async for raw in source:
+            received(len(raw))
+            meter.arrived(len(raw))
+            for piece in _through(chain, raw):
+                meter.unpacked(len(piece))
+                yield piece
+        meter.end()
+        for decompressor in chain:
+            decompressor.end()
+    finally:
+        await _close(response, source)
+
+
+def _ignore(count: int) -> None:
+    return
+
+
+async def _read_plain(response: Response, meter: _Meter, watch: Watch) -> bytes:
+    pieces: list[bytes] = []
+    source = _raw_pieces(response)
+    try:
+        async for raw in source:
+            watch.received(len(raw))
+            meter.arrived(len(raw))
+            pieces.append(raw)
+    finally:
+        await _close(response, source)
+    meter.end()
+    meter.unpacked(meter.wire)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _through(chain: list[_Decompressor], data: bytes) -> Iterator[bytes]:
+    if not chain:
+        yield data
+        return
+    for piece in chain[0].feed(data):
+        yield from _through(chain[1:], piece)
+
+
+class _SyncPieces:
+    """A plain iterator under an async face: mocks answer with these."""
+
+    def __init__(self, stream: httpx.SyncByteStream) -> None:
+        self._pieces = iter(stream)
+
+    def __aiter__(self) -> _SyncPieces:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            return next(self._pieces)
+        except StopIteration:
+            raise StopAsyncIteration from None
+
+
+def _raw_pieces(response: Response) -> AsyncIterator[bytes]:
+    stream = response.stream
+    return aiter(stream) if isinstance(stream, httpx.AsyncByteStream) else _SyncPieces(stream)
+
+
+async def _close(response: Response, source: AsyncIterator[bytes] | None = None) -> None:
+    """Give the connection back, or drop it where the body was not read to its end."""
+    response.is_closed = True
+    stream = response.stream
+    if isinstance(stream, PromptStream):
+        stream.close_now()
+    elif isinstance(stream, httpx.AsyncByteStream):
+        with anyio.CancelScope(shield=True):
+            if isinstance(source, AsyncGenerator | PatientPieces):
+                await source.aclose()
+            await stream.aclose()
+    else:
+        stream.close()
+
+
+def _too_large(told: str, bound: str, value: int) -> ResponseTooLarge:
+    return ResponseTooLarge(
+        told,
+        hint=f"if that is expected: body_limits = BodyLimits({bound}=...), now {value:,}; "
+        "an async generator as parse_response reads a large body in flat memory",
+    )

@@ -1,0 +1,291 @@
+"""Which request does a page need: the author's hooks and the page token, put together."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlencode
+
+import httpx
+
+from .. import exact_json
+from .._version import __version__
+from ..contracts import Stream
+from ..errors import ConfigError
+from ..messages import Request
+from ..model import PageRequest, RequestContext, Timeouts
+from .body import ACCEPT_ENCODING
+from .origin import Origin, allowed_origins, resolve
+
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:@/]*")
+_STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_DEFAULT_HEADERS = (
+    ("Accept", "*/*"),
+    ("Accept-Encoding", ACCEPT_ENCODING),
+    ("User-Agent", f"asyncstreams/{__version__}"),
+)
+_ALIASES = {"allow_redirects": "follow_redirects", "proxies": "proxy"}
+_PER_REQUEST = ("timeout", "follow_redirects", "extensions")
+_PER_CLIENT = ("verify", "cert", "proxy", "http2")
+
+
+@dataclass(frozen=True, slots=True)
+class ClientOptions:
+    """What only a connection of its own can give; equal ones share connections."""
+
+    verify: bool | str = True
+    cert: str | tuple[str, ...] | None = None
+    proxy: str | None = field(default=None, repr=False)
+    http2: bool = False
+    replay: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class SendOptions:
+    """How one request is sent, as its stream and its `request_kwargs` say."""
+
+    timeouts: Timeouts
+    follow_redirects: bool = False
+    extensions: Mapping[str, Any] = field(default_factory=dict)
+    client: ClientOptions = ClientOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What a middleware finds in `request.extensions["asyncstreams"]`."""
+
+    stream: Stream = field(repr=False)
+    context: RequestContext
+    options: SendOptions = field(repr=False)
+    streamed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """At most one of the two."""
+
+    json: Any = None
+    data: Mapping[str, Any] | str | bytes | None = None
+
+
+class RequestBuilder:
+    """Makes the requests of one stream; what does not change between them is computed once."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._owner = type(stream).__name__
+        self.allowed: frozenset[Origin] = allowed_origins(self._owner, stream.url_base, stream.allowed_origins)
+        self._options = SendOptions(stream.timeouts, client=ClientOptions(replay=stream.idempotent))
+
+    def page(self, context: RequestContext, came_from: str | None) -> Request:
+        """The request of one page. `came_from` is the URL whose response gave the token."""
+        stream = self._stream
+        page = PageRequest()
+        if stream.paginator is not None and stream.pages_itself:
+            token = context.next_page_token
+            page = stream.paginator.apply(stream.paginator.first() if token is None else token)
+        if page.url is not None:
+            url = resolve(page.url, came_from or stream.url_base, self.allowed)
+        else:
+            params = {**(stream.request_params(context) or {}), **page.params}
+            url = self.url(stream.path(context), params)
+        body = Body(
+            _merged(self._owner, "request_json", stream.request_json(context), page.json),
+            _merged(self._owner, "request_data", stream.request_data(context), page.data),
+        )
+        headers = {**(stream.request_headers(context) or {}), **page.headers}
+        kwargs = stream.request_kwargs(context)
+        return self.request(stream.http_method, url, headers, body, context, kwargs, stream.streams_body)
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, Any],
+        body: Body,
+        context: RequestContext,
+        kwargs: Mapping[str, Any],
+        streamed: bool = False,
+    ) -> Request:
+        """One request of these parts. Raises ConfigError for what cannot be sent."""
+        content, content_type = _encoded(self._owner, body)
+        pairs = self._headers(headers, content_type)
+        options = parse_request_kwargs(self._owner, kwargs, self._options) if kwargs else self._options
+        extensions: dict[str, Any] = {
+            **options.extensions,
+            "timeout": _connect_only(options.timeouts.connect),
+            "asyncstreams": Attempt(self._stream, context, options, streamed),
+        }
+        return Request(method.upper(), url, headers=pairs, content=content, extensions=extensions)
+
+    def url(self, path: str | tuple[str | int, ...], params: Mapping[str, Any]) -> str:
+        """`url_base`, path and params, joined. Raises ConfigError, or CrossOriginLink for another origin."""
+        if isinstance(path, str) and path.startswith(("https://", "http://")):
+            joined = resolve(path, self._stream.url_base, self.allowed)
+        else:
+            joined = join(self._owner, self._stream.url_base, path)
+        return with_params(self._owner, joined, params) if params else joined
+
+    def _headers(self, headers: Mapping[str, Any], content_type: str | None) -> list[tuple[str, str]]:
+        pairs = list(_DEFAULT_HEADERS)
+        if content_type is not None:
+            pairs.append(("Content-Type", content_type))
+        if not headers:
+            return pairs
+        given = [(name, self._header_value(name, value)) for name, value in headers.items() if value is not None]
+        names = {name.lower() for name, _ in given}
+        return [pair for pair in pairs if pair[0].lower() not in names] + given
+
+    def _header_value(self, name: str, value: Any) -> str:
+        text = value if isinstance(value, str) else str(value)
+        if not _HEADER_NAME.fullmatch(name):
+            raise ConfigError(f"{self._owner}.request_headers: {name!r} is not the name of a header")
+        if not _HEADER_VALUE.fullmatch(text):
+            raise ConfigError(
+                f"{self._owner}.request_headers: the value of {name} holds a line break, a control character "
+                "or a character beyond ASCII"
+            )
+        return text
+
+
+def join(owner: str, base: str, path: str | tuple[str | int, ...]) -> str:
+    """Base and path, with one slash between them; no segment of either is ever dropped.
+
+    An empty path is the base as it was written. The segments of a tuple are percent-encoded,
+    whatever they hold. Raises ConfigError for an empty segment, and for `.` or `..` in a str.
+    """
+    if isinstance(path, tuple):
+        path = "/".join([_segment(owner, segment) for segment in path])
+    elif not isinstance(path, str):
+        raise ConfigError(f"{owner}.path() returned {type(path).__name__}: a str or a tuple of segments is needed")
+    else:
+        path = _checked_path(owner, path)
+    return f"{base.rstrip('/')}/{path.lstrip('/')}" if path else base
+
+
+def with_params(owner: str, url: str, params: Mapping[str, Any]) -> str:
+    """The URL with these parameters; they win over equal names in it.
+
+    None is left out, a list gives the name once for each of its values, booleans are lower case.
+    """
+    pairs: list[tuple[str, str]] = []
+    for name, value in params.items():
+        if isinstance(value, str):
+            pairs.append((name, value))
+        elif isinstance(value, list | tuple | set | frozenset):
+            pairs.extend((name, _param(owner, name, item)) for item in value if item is not None)
+        elif value is not None:
+            pairs.append((name, _param(owner, name, value)))
+    if "?" in url:
+        url, _, query = url.partition("?")
+        pairs = [pair for pair in parse_qsl(query, keep_blank_values=True) if pair[0] not in params] + pairs
+    return f"{url}?{urlencode(pairs, quote_via=quote, safe='')}" if pairs else url
+
+
+def parse_request_kwargs(owner: str, kwargs: Mapping[str, Any], default: SendOptions) -> SendOptions:
+    """Raises ConfigError for a key that is not known, listing those that are."""
+    known = {_ALIASES.get(name, name): value for name, value in kwargs.items() if name != "stream"}
+    for name in known:
+        if name not in _PER_REQUEST + _PER_CLIENT:
+            raise ConfigError(
+                f"{owner}.request_kwargs: unknown key {name!r}",
+                hint=f"known are {', '.join(_PER_REQUEST + _PER_CLIENT)}, and the aliases "
+                "allow_redirects, proxies and stream",
+            )
+    client = {name: known[name] for name in _PER_CLIENT if name in known}
+    if isinstance(client.get("proxy"), Mapping):
+        proxies = client["proxy"]
+        client["proxy"] = proxies.get("https") or proxies.get("http") or proxies.get("all")
+    if isinstance(client.get("cert"), list):
+        client["cert"] = tuple(client["cert"])
+    timeout = known.get("timeout")
+    return replace(
+        default,
+        timeouts=default.timeouts if timeout is None else _timeouts(owner, timeout, default.timeouts),
+        follow_redirects=bool(known.get("follow_redirects", default.follow_redirects)),
+        extensions=dict(known.get("extensions") or {}),
+        client=replace(default.client, **client) if client else default.client,
+    )
+
+
+def _timeouts(owner: str, timeout: Any, default: Timeouts) -> Timeouts:
+    if isinstance(timeout, Timeouts):
+        return timeout
+    if isinstance(timeout, httpx.Timeout):
+        timeout = (timeout.connect or default.connect, timeout.read or default.read)
+    if isinstance(timeout, tuple) and len(timeout) == 2:
+        connect, read = timeout
+        return replace(default, connect=connect, first_byte=read, read=read, total=max(default.total, read))
+    if isinstance(timeout, int | float):
+        return replace(default, connect=timeout, first_byte=timeout, read=timeout, total=max(default.total, timeout))
+    raise ConfigError(f"{owner}.request_kwargs: timeout is a number of seconds, (connect, read), or Timeouts(...)")
+
+
+def _segment(owner: str, segment: Any) -> str:
+    if isinstance(segment, bool) or not isinstance(segment, str | int) or segment == "":
+        raise ConfigError(
+            f"{owner}.path() has a segment that is {'empty' if segment == '' else type(segment).__name__}: "
+            "a str or an int is needed",
+            hint="does the record, from which it is taken, always hold this field?",
+        )
+    encoded = quote(str(segment), safe="")
+    return encoded.replace(".", "%2E") if encoded in (".", "..") else encoded
+
+
+def _checked_path(owner: str, path: str) -> str:
+    path, mark, query = path.partition("?")
+    if "/." in f"/{path}" and any(segment in (".", "..") for segment in path.split("/")):
+        raise ConfigError(
+            f"{owner}.path() leads upwards: {path!r}",
+            hint="return a tuple of segments; each is then percent-encoded, whatever it holds",
+        )
+    if not _PLAIN_PATH.fullmatch(path):
+        path = quote(_STRAY_PERCENT.sub("%25", path), safe="%!$&'()*+,;=:@/~")
+    return f"{path}{mark}{quote(query, safe='%!$&()*+,;=:@/?~')}" if mark else path
+
+
+def _param(owner: str, name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Mapping | bytes):
+        raise ConfigError(f"{owner}: the parameter {name!r} is a {type(value).__name__}: a str or a number is needed")
+    return str(value)
+
+
+def _merged(owner: str, hook: str, ours: Any, pages: Mapping[str, Any]) -> Any:
+    if not pages:
+        return ours
+    if ours is not None and not isinstance(ours, Mapping):
+        raise ConfigError(f"{owner}.{hook} must be a mapping, since the paginator adds to it")
+    merged = dict(ours or {})
+    for name, value in pages.items():
+        nested = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
+        merged[name] = _merged(owner, hook, merged[name], value) if nested else value
+    return merged
+
+
+def _encoded(owner: str, body: Body) -> tuple[bytes, str | None]:
+    if body.json is not None and body.data is not None:
+        raise ConfigError(f"{owner}: request_json and request_data both return a body; one request has one")
+    if body.json is not None:
+        return exact_json.encode(body.json), "application/json"
+    if body.data is None or body.data == {}:
+        return b"", None
+    if isinstance(body.data, Mapping):
+        return _form(owner, body.data), "application/x-www-form-urlencoded"
+    return (body.data.encode() if isinstance(body.data, str) else body.data), None
+
+
+def _form(owner: str, fields: Mapping[str, Any]) -> bytes:
+    return with_params(owner, "", fields).removeprefix("?").replace("%20", "+").encode()
+
+
+@functools.lru_cache(maxsize=64)
+def _connect_only(connect: float) -> dict[str, float | None]:
+    """httpx's form of the one limit that a transport keeps; the others are kept above it."""
+    return {"connect": connect, "read": None, "write": None, "pool": None}

@@ -1,0 +1,160 @@
+"""Is it worth another try, and when: delays, and what one page and one stream have spent."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from random import Random
+
+from ..clock import Clock
+from ..contracts import Stream
+from ..errors import AsyncStreamsError, ConfigError, RateLimitWaitTooLong
+from ..model import Backoff, RequestContext
+
+_log = logging.getLogger("asyncstreams")
+_THROTTLE_BACKOFF = Backoff(base=1.0, cap=60.0)
+_PATIENCE = 4  # waits without a success in between, as a multiple of max_server_wait
+_LARGEST_EXPONENT = 60
+_A_YEAR = 366 * 86_400
+
+
+def full_jitter(failures: int, backoff: Backoff, random: Random) -> float:
+    """Seconds to wait after `failures` in a row (from 1): uniform in [0, min(cap, base * 2**(failures-1))].
+
+    Of the usual jitters the only one without a common floor, so that those who failed together
+    do not come back together (Brooker, "Exponential Backoff And Jitter", 2015).
+    """
+    ceiling = min(backoff.cap, backoff.base * 2.0 ** min(failures - 1, _LARGEST_EXPONENT))
+    return random.uniform(0.0, ceiling)
+
+
+class StreamBackoff:
+    """How sick an endpoint is, as all slices of its stream see it together.
+
+    `failures` counts those in a row without a success. What was sent before the count last rose
+    does not raise it again: 32 requests that fail at once are one observation.
+    """
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self._raised_at = -math.inf
+
+    def failed(self, sent_at: float, now: float) -> None:
+        """A request sent at `sent_at` failed; both on the monotonic clock."""
+        if sent_at >= self._raised_at:
+            self.failures += 1
+            self._raised_at = now
+
+    def succeeded(self) -> None:
+        """The endpoint is well again."""
+        self.failures = 0
+
+    def __repr__(self) -> str:
+        return f"<StreamBackoff {self.failures} failures in a row>"
+
+
+class Tries:
+    """What one page has spent of its tries, its time and its patience with the server's waits."""
+
+    def __init__(
+        self, stream: Stream, context: RequestContext, clock: Clock, random: Random, shared: StreamBackoff
+    ) -> None:
+        self._stream, self._clock, self._random, self._shared = stream, clock, random, shared
+        self._context = context
+        self.sent = 0
+        self.refreshed = False
+        self._spent = 0
+        self._reread = False
+        self._throttled = 0
+        self._waited_for_server = 0.0
+        self._began = clock.monotonic()
+        self._sent_at = self._began
+
+    def next_context(self) -> RequestContext:
+        """The context of the next send: its `attempt` counts from 1."""
+        self.sent += 1
+        self._sent_at = self._clock.monotonic()
+        return self._context if self.sent == 1 else replace(self._context, attempt=self.sent)
+
+    def first_reread(self) -> bool:
+        """Whether the page may be fetched again because its JSON was malformed: once."""
+        first, self._reread = not self._reread, True
+        return first
+
+    def succeeded(self) -> None:
+        """The page is here."""
+        if self._shared.failures:
+            self._shared.succeeded()
+
+    async def failed(self, error: AsyncStreamsError, *, wait: float | None = None) -> None:
+        """Spend a try and wait for the next one; `wait` is the server's or the author's, in seconds.
+
+        Raises `error` when the tries or the time are used up.
+        """
+        now = self._clock.monotonic()
+        self._spent += 1
+        self._shared.failed(self._sent_at, now)
+        failures = max(self._spent, self._shared.failures)
+        delay = full_jitter(failures, self._stream.backoff, self._random) if wait is None else wait
+        elapsed = now - self._began - self._waited_for_server
+        if self._spent >= self._stream.max_tries or elapsed + delay > self._stream.max_time:
+            self._log("give_up", error, None)
+            raise error.locate(tries=self.sent)
+        self._log("retry", error, delay)
+        await self._clock.sleep(delay)
+
+    def ordered_wait(self, error: AsyncStreamsError, wait: float | None) -> float:
+        """Seconds for which the gate is to close; no try is spent. `wait` None: our own backoff.
+
+        Raises RateLimitWaitTooLong when that is beyond the stream's `max_server_wait`, or when
+        the waits without a success add up to four times as much.
+        """
+        self._throttled += 1
+        own = full_jitter(self._throttled, _THROTTLE_BACKOFF, self._random)
+        # A floor below the jitter: a server that says no may not be asked again at once.
+        delay = max(own, _THROTTLE_BACKOFF.base / 2) if wait is None else wait
+        most = self._stream.max_server_wait
+        if delay > most or self._waited_for_server + delay > most * _PATIENCE:
+            raise RateLimitWaitTooLong(
+                f"{error.message}; it wants us to come back {self._come_back(delay)}",
+                status=error.status,
+                tries=self.sent,
+                hint=f"start again then, or raise max_server_wait (now {most:g} s)",
+            )
+        self._waited_for_server += delay
+        self._log("gate", error, delay)
+        return delay
+
+    def _come_back(self, delay: float) -> str:
+        if delay > _A_YEAR:
+            return f"in {delay:,.0f} s"
+        moment = datetime.fromtimestamp(self._clock.wall() + delay, UTC)
+        return f"in {delay:,.0f} s, at {moment:%Y-%m-%d %H:%M:%S} UTC"
+
+    def _log(self, event: str, error: AsyncStreamsError, delay: float | None) -> None:
+        _log.log(
+            logging.WARNING if event == "give_up" else logging.INFO,
+            "%s: %s: %s (%s, request %d of this page)",
+            self._stream.name,
+            event,
+            error.message,
+            "no try is left" if delay is None else f"next in {delay:.2f} s",
+            self.sent,
+            extra={"event": event, "stream": self._stream.name, "delay": delay, "attempt": self.sent},
+        )
+
+
+def checked_backoff_time(stream: Stream, told: Callable[[], float | None]) -> float | None:
+    """What the author's `backoff_time` says, in seconds; None and 0 leave it to us, as in the Airbyte CDK.
+
+    Raises ConfigError for what is no duration.
+    """
+    seconds = told()
+    if not seconds:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+        raise ConfigError(f"{type(stream).__name__}.backoff_time returned {seconds!r}: seconds, or None")
+    return float(seconds)

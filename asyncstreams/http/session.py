@@ -1,0 +1,123 @@
+"""What is open while something is being read: connections, gates, time and chance."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from random import Random
+from types import TracebackType
+from weakref import WeakKeyDictionary
+
+import anyio
+import httpx
+
+from ..clock import Clock
+from ..contracts import Routes
+from ..errors import ConfigError
+from .governor import Governor
+from .origin import Origin
+from .request import ClientOptions
+from .transport import AiohttpTransport, tls_context
+
+
+class Session:
+    """Connections per origin and client options, governors per quota key; for one event loop.
+
+    A transport that the user gave is borrowed, and stays open; what the session opened itself
+    is closed with it.
+    """
+
+    def __init__(
+        self, clock: Clock, random: Random, transport: httpx.AsyncBaseTransport | Routes | None = None
+    ) -> None:
+        self.clock = clock
+        self.random = random
+        self._borrowed = _as_transport(transport)
+        self._transports: dict[tuple[Origin, ClientOptions], httpx.AsyncBaseTransport] = {}
+        self._governors: dict[tuple[Origin, object], Governor] = {}
+
+    def transport_for(self, origin: Origin, options: ClientOptions) -> httpx.AsyncBaseTransport:
+        """What sends to this origin."""
+        if self._borrowed is not None:
+            return self._borrowed
+        key = (origin, options)
+        transport = self._transports.get(key)
+        if transport is None:
+            transport = self._transports[key] = _open(options)
+        return transport
+
+    def governor_for(self, origin: Origin, credential: object) -> Governor:
+        """The governor of this origin and credential."""
+        key = (origin, credential)
+        governor = self._governors.get(key)
+        if governor is None:
+            governor = self._governors[key] = Governor(self.clock, self.random)
+        return governor
+
+    async def __aenter__(self) -> Session:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with anyio.CancelScope(shield=True):
+            for transport in self._transports.values():
+                await transport.aclose()
+        self._transports.clear()
+
+
+class Sessions:
+    """At most one open session per event loop: whoever comes while it is open shares it."""
+
+    def __init__(self, open_session: Callable[[], Session]) -> None:
+        self._open_session = open_session
+        self._open: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[Session, int]] = WeakKeyDictionary()
+
+    @asynccontextmanager
+    async def lease(self) -> AsyncIterator[Session]:
+        """The running loop's session, opened by the first that asks and closed by the last that leaves."""
+        loop = asyncio.get_running_loop()
+        session, users = self._open.get(loop) or (self._open_session(), 0)
+        self._open[loop] = (session, users + 1)
+        try:
+            yield session
+        finally:
+            session, users = self._open[loop]
+            if users > 1:
+                self._open[loop] = (session, users - 1)
+            else:
+                del self._open[loop]
+                await session.__aexit__(None, None, None)
+
+
+def _open(options: ClientOptions) -> httpx.AsyncBaseTransport:
+    tls = _tls(options)
+    if not options.proxy and not options.http2:
+        return AiohttpTransport(tls, replay=options.replay)
+    if options.http2 and importlib.util.find_spec("h2") is None:
+        raise ConfigError('request_kwargs: http2 needs another package: pip install "asyncstreams[http2]"')
+    # No limits: httpcore's pool loses connections when those who queue in it are cancelled.
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    return httpx.AsyncHTTPTransport(
+        verify=tls, proxy=options.proxy, http2=options.http2, limits=limits, trust_env=False
+    )
+
+
+def _tls(options: ClientOptions) -> ssl.SSLContext:
+    try:
+        return tls_context(options.verify, options.cert)
+    except OSError as error:
+        raise ConfigError(f"request_kwargs: verify or cert cannot be loaded: {error.strerror or error}") from None
+
+
+def _as_transport(transport: httpx.AsyncBaseTransport | Routes | None) -> httpx.AsyncBaseTransport | None:
+    if transport is None or isinstance(transport, httpx.AsyncBaseTransport):
+        return transport
+    if isinstance(transport, Routes):
+        return httpx.MockTransport(transport.async_handler)
+    raise ConfigError(
+        f"transport={type(transport).__name__}: an httpx.AsyncBaseTransport, such as httpx.MockTransport, is needed"
+    )

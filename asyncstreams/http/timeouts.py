@@ -1,0 +1,133 @@
+"""Is the server still answering: all limits of one attempt under one timer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from types import TracebackType
+
+from ..errors import StallTimeout
+from ..model import Timeouts
+
+_RATE_WINDOW = 30.0
+
+
+class Watch:
+    """An `asyncio.timeout` whose deadline moves by plain assignment.
+
+    Rescheduling a timer for each piece of a body costs more than reading the piece. So one timer
+    sleeps until the nearest deadline, and when it wakes looks whether that still stands.
+    Use as `async with`; StallTimeout leaves it, naming the limit that ran out.
+    """
+
+    __slots__ = ("_bytes", "_deadline", "_end", "_handle", "_limits", "_loop", "_phase", "_scope", "_window")
+
+    def __init__(self, limits: Timeouts, *, whole: bool = True) -> None:
+        self._limits = limits
+        self._loop = asyncio.get_running_loop()
+        self._scope = asyncio.timeout(None)
+        now = self._loop.time()
+        self._end = now + limits.total if whole else float("inf")
+        self._phase = "first_byte"
+        self._deadline = min(now + limits.connect + limits.first_byte, self._end)
+        self._window = (now, 0)
+        self._bytes = 0
+        self._handle: asyncio.TimerHandle | None = None
+
+    def body_begins(self) -> None:
+        """The headers are here; from now on the limits between pieces hold."""
+        now = self._loop.time()
+        self._phase = "read"
+        self._deadline = min(now + self._limits.read, self._end)
+        self._window = (now, 0)
+
+    def received(self, count: int) -> None:
+        """A piece of the body has come."""
+        now = self._loop.time()
+        self._bytes += count
+        self._deadline = min(now + self._limits.read, self._end)
+        since, before = self._window
+        if self._limits.min_rate and now - since >= _RATE_WINDOW:
+            if self._bytes - before < self._limits.min_rate * (now - since):
+                self._phase, self._deadline = "min_rate", now
+                self._scope.reschedule(now)
+            self._window = (now, self._bytes)
+
+    async def __aenter__(self) -> Watch:
+        await self._scope.__aenter__()
+        self._handle = self._loop.call_at(self._deadline, self._look)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+        try:
+            await self._scope.__aexit__(kind, error, trace)
+        except TimeoutError:
+            raise self._stalled() from None
+
+    def _look(self) -> None:
+        if self._loop.time() >= self._deadline:
+            self._handle = None
+            self._scope.reschedule(self._loop.time())
+        else:
+            self._handle = self._loop.call_at(self._deadline, self._look)
+
+    def _stalled(self) -> StallTimeout:
+        limits = self._limits
+        if self._deadline >= self._end:
+            return _stall("total", f"did not finish its answer within {limits.total:g} s")
+        if self._phase == "first_byte":
+            return _stall("first_byte", f"sent no answer within {limits.connect + limits.first_byte:g} s")
+        return _too_slow(limits) if self._phase == "min_rate" else _silent(limits)
+
+
+class PatientPieces:
+    """The pieces of a streamed body: each within `read` seconds, all together above `min_rate`.
+
+    A body that is parsed while it arrives may take hours: only waiting for it is measured.
+    """
+
+    def __init__(self, pieces: AsyncIterator[bytes], limits: Timeouts) -> None:
+        self._pieces = pieces
+        self._limits = limits
+        self._waited = 0.0
+        self._bytes = 0
+
+    def __aiter__(self) -> PatientPieces:
+        return self
+
+    async def __anext__(self) -> bytes:
+        now = asyncio.get_running_loop().time
+        begun = now()
+        try:
+            async with asyncio.timeout(self._limits.read):
+                piece = await anext(self._pieces)
+        except TimeoutError:
+            raise _silent(self._limits) from None
+        self._waited += now() - begun
+        self._bytes += len(piece)
+        if self._waited >= _RATE_WINDOW:
+            if self._bytes < self._limits.min_rate * self._waited:
+                raise _too_slow(self._limits)
+            self._waited, self._bytes = 0.0, 0
+        return piece
+
+    async def aclose(self) -> None:
+        """Close what the pieces come from."""
+        if isinstance(self._pieces, AsyncGenerator):
+            await self._pieces.aclose()
+
+
+def _silent(limits: Timeouts) -> StallTimeout:
+    return _stall("read", f"stopped in mid-body for {limits.read:g} s")
+
+
+def _too_slow(limits: Timeouts) -> StallTimeout:
+    return _stall("min_rate", f"sent fewer than {limits.min_rate:g} bytes/s for {_RATE_WINDOW:g} s")
+
+
+def _stall(setting: str, told: str) -> StallTimeout:
+    return StallTimeout(told, hint=f"if the API is known to be that slow: timeouts = Timeouts({setting}=...)")

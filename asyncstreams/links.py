@@ -1,0 +1,39 @@
+"""What does a `Link` header say (RFC 8288, section 3)?"""
+
+from __future__ import annotations
+
+import re
+
+_TARGET = re.compile(r"\s*<([^>]*)>")
+_PARAM = re.compile(r"""\s*;\s*([^\s=;,"]+)\s*(?:=\s*("(?:[^"\\]|\\.)*"|[^\s;,"]*))?""")
+_NEXT = re.compile(r"\s*,")
+
+
+def parse_link_header(value: str) -> dict[str, str]:
+    """Targets by relation type, lower-cased; the first of a type wins, what is malformed is skipped.
+
+    Several headers are joined by commas, as HTTP has it. A link with an `anchor` speaks of
+    another resource and is left out.
+    """
+    links: dict[str, str] = {}
+    position = 0
+    while position < len(value):
+        match = _TARGET.match(value, position)
+        if match is None:
+            position = value.find(",", position) + 1 or len(value)
+            continue
+        target, position = match.group(1), match.end()
+        params: dict[str, str] = {}
+        while (match := _PARAM.match(value, position)) is not None:
+            params.setdefault(match.group(1).lower(), _unquoted(match.group(2) or ""))
+            position = match.end()
+        if "anchor" not in params:
+            for relation in params.get("rel", "").lower().split():
+                links.setdefault(relation, target)
+        following = _NEXT.match(value, position)
+        position = following.end() if following else (value.find(",", position) + 1 or len(value))
+    return links
+
+
+def _unquoted(value: str) -> str:
+    return re.sub(r"\\(.)", r"\1", value[1:-1]) if value.startswith('"') else value

@@ -1,0 +1,211 @@
+"""The words that every room shares: records, slices, pages, secrets, and options with a unit."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, NoReturn, TypeAlias
+
+from .errors import ConfigError
+
+Record: TypeAlias = dict[str, Any]
+Params: TypeAlias = Mapping[str, Any]
+
+
+class Slice(Mapping[str, Any]):
+    """A part of a stream that is read by itself: a mapping of its partition's names to values.
+
+    `interval` is half-open, in the cursor's own type. `slice | {...}` gives a new Slice with the
+    same interval; two slices are equal when partition and interval are.
+    """
+
+    __slots__ = ("_partition", "interval")
+
+    def __init__(self, partition: Mapping[str, Any] | None = None, interval: tuple[Any, Any] | None = None) -> None:
+        self._partition: dict[str, Any] = dict(partition or {})
+        self.interval = interval
+
+    @property
+    def partition(self) -> dict[str, Any]:
+        """A copy of the mapping, without the interval."""
+        return dict(self._partition)
+
+    def __getitem__(self, key: str) -> Any:
+        return self._partition[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._partition)
+
+    def __len__(self) -> int:
+        return len(self._partition)
+
+    def __or__(self, other: Mapping[str, Any]) -> Slice:
+        interval = other.interval if isinstance(other, Slice) and other.interval else self.interval
+        return Slice({**self._partition, **other}, interval)
+
+    def __ror__(self, other: Mapping[str, Any]) -> Slice:
+        return Slice({**other, **self._partition}, self.interval)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Slice):
+            return self._partition == other._partition and self.interval == other.interval
+        return self._partition == other if isinstance(other, Mapping) and self.interval is None else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # a mapping of any values, like dict
+
+    def __repr__(self) -> str:
+        interval = f", interval={self.interval!r}" if self.interval else ""
+        return f"Slice({self._partition!r}{interval})"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestContext:
+    """What a hook may know about the request that it helps to build.
+
+    `attempt` counts the sends of this page from 1; hooks are called anew for each.
+    `next_page_token` is None for the first page. It is left out of the repr: it may be a signed URL.
+    """
+
+    stream_slice: Slice = field(default_factory=Slice)
+    next_page_token: Any = field(default=None, repr=False)
+    stream_state: Mapping[str, Any] = field(default_factory=dict)
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The records of one response, or of one part of a streamed body.
+
+    `number` counts from 0 within the slice. `is_last` says that the slice ended with this page;
+    a page that `limit=` cut short does not say so.
+    """
+
+    stream: str
+    stream_slice: Slice
+    number: int
+    records: list[Record] = field(repr=False)
+    is_last: bool
+
+
+class Secret:
+    """A string that shows itself to nobody but `reveal()`; it compares in constant time."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str | Secret) -> None:
+        self._value: str = value._value if isinstance(value, Secret) else value
+        if not isinstance(self._value, str):
+            raise ConfigError(f"a Secret holds a str, not {type(value).__name__}")
+
+    def reveal(self) -> str:
+        """The string itself; the caller takes care of it."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret('***')"
+
+    def __str__(self) -> str:
+        return "***"
+
+    def __format__(self, spec: str) -> str:
+        return format("***", spec)
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Secret):
+            return NotImplemented
+        return hmac.compare_digest(self._value.encode(), other._value.encode())
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __copy__(self) -> Secret:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Secret:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Secret is not written anywhere: reveal() it on purpose, or read it again where it is needed")
+
+
+class ResponseAction(Enum):
+    """What `classify` decides about a response."""
+
+    SUCCESS = "success"
+    RETRY = "retry"
+    """The request is sent again after a backoff, and spends a try."""
+    THROTTLED = "throttled"
+    """Everything that shares the quota waits; no try is spent."""
+    REFRESH_AUTH = "refresh_auth"
+    """The credential is renewed and the request sent again, once."""
+    RESET_PAGINATION = "reset_pagination"
+    """The slice is read from its first page again; what was handed over comes again."""
+    IGNORE = "ignore"
+    """An empty page that ends the slice."""
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Full jitter: after the n-th failure, 0 to min(cap, base * 2**(n-1)) seconds."""
+
+    base: float = 0.25
+    cap: float = 30.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.base <= self.cap:
+            raise ConfigError(f"Backoff(base={self.base}, cap={self.cap}): 0 <= base <= cap, in seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Limits of one attempt, in seconds; `min_rate` in bytes per second.
+
+    connect: until the connection stands. first_byte: from then to the headers. read: between two
+    pieces of the body. total: for the whole response, not for a streamed one. min_rate: a body
+    that arrives more slowly over 30 s is given up; 0 switches that off.
+    """
+
+    connect: float = 10.0
+    first_byte: float = 60.0
+    read: float = 30.0
+    total: float = 300.0
+    min_rate: float = 1024.0
+
+    def __post_init__(self) -> None:
+        if min(self.connect, self.first_byte, self.read, self.total) <= 0 or self.min_rate < 0:
+            raise ConfigError(f"{self}: seconds above 0, and a min_rate of 0 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class BodyLimits:
+    """Bounds of one body, in bytes: as it comes, decoded, and decoded / wire after the first MiB.
+
+    `require_length` refuses a body that neither Content-Length nor chunked coding delimits,
+    since nobody can tell whether such a body was cut.
+    """
+
+    wire: int = 256 * 2**20
+    decoded: int = 512 * 2**20
+    ratio: int = 200
+    require_length: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.wire, self.decoded, self.ratio) <= 0:
+            raise ConfigError(f"{self}: all bounds are above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class PageRequest:
+    """What a page token adds to a request. With a `url`, that is where it goes, as it is."""
+
+    params: Params = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    json: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    url: str | None = None

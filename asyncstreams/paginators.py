@@ -1,0 +1,303 @@
+"""How does one page lead to the next: the ready-made ways, pure and frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeAlias
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from .errors import ConfigError, UnexpectedContent
+from .links import parse_link_header
+from .messages import Response
+from .model import PageRequest
+from .selectors import Header, Selector, check_selector, select
+
+__all__ = ["Continuation", "Cursor", "Header", "LinkHeader", "NextUrl", "Offset", "PageNumber"]
+
+Into: TypeAlias = Literal["params", "json", "data", "headers"]
+
+
+@dataclass(frozen=True, slots=True)
+class PageNumber:
+    """Pages by number. Ends at the total, where one is told; else at the first empty page.
+
+    A short page is no end, since servers shorten pages in the middle; `stop_on_short_page=True`
+    is for those who know that theirs does not. `total_pages` and `total_items` select the
+    totals in a response; `total_items` needs `size`.
+    """
+
+    param: str = "page"
+    start: int = 1
+    size: int | None = None
+    size_param: str = "per_page"
+    total_pages: Selector | None = None
+    total_items: Selector | None = None
+    stop_on_short_page: bool = False
+
+    def __post_init__(self) -> None:
+        _check_name("PageNumber", "param", self.param)
+        if self.size is not None and self.size < 1:
+            raise ConfigError(f"PageNumber(size={self.size}): a page holds at least one record")
+        if self.total_items is not None and self.size is None:
+            raise ConfigError("PageNumber(total_items=...) needs size=, to know how many pages that makes")
+        if self.stop_on_short_page and self.size is None:
+            raise ConfigError("PageNumber(stop_on_short_page=True) needs size=, to know which page is short")
+        for name in ("total_pages", "total_items"):
+            if (selector := getattr(self, name)) is not None:
+                check_selector("PageNumber", name, selector)
+
+    def first(self) -> int:
+        return self.start
+
+    def next(self, token: Any, response: Response, count: int) -> int | None:
+        following = int(token) + 1
+        pages = self.page_count(response)
+        if pages is not None:
+            return following if following < self.start + pages else None
+        if count == 0 or (self.stop_on_short_page and self.size is not None and count < self.size):
+            return None
+        return following
+
+    def apply(self, token: Any) -> PageRequest:
+        params = {self.param: token}
+        return PageRequest(params=params if self.size is None else {**params, self.size_param: self.size})
+
+    def page_count(self, response: Response) -> int | None:
+        if self.total_pages is not None:
+            return _count(self.total_pages, response)
+        if self.total_items is None or self.size is None:
+            return None
+        items = _count(self.total_items, response)
+        return None if items is None else -(-items // self.size)
+
+    def token_at(self, number: int, response: Response) -> int:
+        return self.start + number
+
+
+@dataclass(frozen=True, slots=True)
+class Offset:
+    """Pages by offset, which moves by the records that came: a server may cap `limit`.
+
+    Ends at the total, where `total` selects one; else at the first empty page, or, with
+    `stop_on_short_page=True`, at the first that holds fewer than `limit`.
+    """
+
+    param: str = "offset"
+    limit: int = 100
+    limit_param: str = "limit"
+    total: Selector | None = None
+    stop_on_short_page: bool = False
+
+    def __post_init__(self) -> None:
+        _check_name("Offset", "param", self.param)
+        _check_name("Offset", "limit_param", self.limit_param)
+        if self.limit < 1:
+            raise ConfigError(f"Offset(limit={self.limit}): a page holds at least one record")
+        if self.total is not None:
+            check_selector("Offset", "total", self.total)
+
+    def first(self) -> int:
+        return 0
+
+    def next(self, token: Any, response: Response, count: int) -> int | None:
+        total = None if self.total is None else _count(self.total, response)
+        # An empty page before the total was reached: step over it, a whole page.
+        following = int(token) + (count or self.limit)
+        if total is not None:
+            return following if following < total else None
+        if count == 0 or (self.stop_on_short_page and count < self.limit):
+            return None
+        return following
+
+    def apply(self, token: Any) -> PageRequest:
+        return PageRequest(params={self.param: token, self.limit_param: self.limit})
+
+    def page_count(self, response: Response) -> int | None:
+        total = None if self.total is None else _count(self.total, response)
+        return None if total is None else -(-total // self.limit)
+
+    def token_at(self, number: int, response: Response) -> int:
+        return number * self.limit
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Pages by a token that each response gives: `token` selects it, `into` says where it goes.
+
+    Ends where there is no token, where `more` selects something falsy, or where
+    `stop_when(response)` is true. A response whose `more` is true but which gives no token
+    raises UnexpectedContent: to end there would lose the rest without a word.
+    """
+
+    token: Selector
+    param: str = "cursor"
+    into: Into = "params"
+    more: Selector | None = None
+    stop_when: Callable[[Response], bool] | None = None
+
+    def __post_init__(self) -> None:
+        check_selector("Cursor", "token", self.token)
+        _check_name("Cursor", "param", self.param)
+        if self.into not in ("params", "json", "data", "headers"):
+            raise ConfigError(f'Cursor(into={self.into!r}): one of "params", "json", "data", "headers"')
+        if self.more is not None:
+            check_selector("Cursor", "more", self.more)
+
+    def first(self) -> None:
+        return None
+
+    def next(self, token: Any, response: Response, count: int) -> Any:
+        if self.stop_when is not None and self.stop_when(response):
+            return None
+        more = None if self.more is None else select(self.more, response)
+        if self.more is not None and (not more or str(more).lower() == "false"):
+            return None
+        following = select(self.token, response)
+        if not following and more:
+            raise UnexpectedContent(
+                f"says that there is more ({_told(self.more)}), but gives no token ({_told(self.token)})",
+                hint="check the `token` of the stream's Cursor against a real response",
+            )
+        return following or None
+
+    def apply(self, token: Any) -> PageRequest:
+        if token is None:
+            return PageRequest()
+        if self.into == "params":
+            return PageRequest(params={self.param: token})
+        if self.into == "headers":
+            return PageRequest(headers={self.param: str(token)})
+        return (
+            PageRequest(json=_nested(self.param, token))
+            if self.into == "json"
+            else PageRequest(data={self.param: token})
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LinkHeader:
+    """Pages by the `Link` header (RFC 8288): `rel="next"`, until there is none."""
+
+    rel: str = "next"
+
+    def first(self) -> None:
+        return None
+
+    def next(self, token: Any, response: Response, count: int) -> str | None:
+        return _links(response).get(self.rel.lower())
+
+    def apply(self, token: Any) -> PageRequest:
+        return PageRequest(url=token)
+
+    def page_count(self, response: Response) -> int | None:
+        """From the first page's rel="last", where it differs from rel="next" in one whole number."""
+        numbers = self._numbers(response)
+        return None if numbers is None else numbers.last - numbers.following + 2
+
+    def token_at(self, number: int, response: Response) -> str:
+        numbers = self._numbers(response)
+        if numbers is None:
+            raise ValueError("this response has no numbered links")
+        return _with_param(numbers.url, numbers.param, str(numbers.following - 1 + number))
+
+    def _numbers(self, response: Response) -> _Numbered | None:
+        links = _links(response)
+        following, last = links.get(self.rel.lower()), links.get("last")
+        if following is None or last is None:
+            return None
+        ours, theirs = urlsplit(following), urlsplit(last)
+        mine, other = parse_qsl(ours.query, True), parse_qsl(theirs.query, True)
+        if ours[:3] != theirs[:3] or [name for name, _ in mine] != [name for name, _ in other]:
+            return None
+        changed = [(*pair, value) for pair, (_, value) in zip(mine, other, strict=True) if pair[1] != value]
+        if len(changed) != 1 or not (changed[0][1].isdecimal() and changed[0][2].isdecimal()):
+            return None
+        return _Numbered(following, changed[0][0], int(changed[0][1]), int(changed[0][2]))
+
+
+class _Numbered(NamedTuple):
+    url: str
+    param: str
+    following: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class NextUrl:
+    """Pages by a URL in the response: `url` selects it. Relative ones are resolved (RFC 3986)."""
+
+    url: Selector
+
+    def __post_init__(self) -> None:
+        check_selector("NextUrl", "url", self.url)
+
+    def first(self) -> None:
+        return None
+
+    def next(self, token: Any, response: Response, count: int) -> str | None:
+        following = select(self.url, response)
+        if following is not None and not isinstance(following, str):
+            raise UnexpectedContent(f"gives a {type(following).__name__} where {_told(self.url)} should hold a URL")
+        return following or None
+
+    def apply(self, token: Any) -> PageRequest:
+        return PageRequest(url=token)
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """Pages by several keys at once: the mapping at `fields` is merged into the params (MediaWiki)."""
+
+    fields: Selector = "continue"
+
+    def __post_init__(self) -> None:
+        check_selector("Continuation", "fields", self.fields)
+
+    def first(self) -> None:
+        return None
+
+    def next(self, token: Any, response: Response, count: int) -> dict[str, Any] | None:
+        following = select(self.fields, response)
+        if following and not isinstance(following, dict):
+            raise UnexpectedContent(
+                f"gives a {type(following).__name__} where {_told(self.fields)} should hold an object"
+            )
+        return following or None
+
+    def apply(self, token: Any) -> PageRequest:
+        return PageRequest(params=token or {})
+
+
+def _links(response: Response) -> dict[str, str]:
+    return parse_link_header(response.headers.get("link") or "")
+
+
+def _count(selector: Selector, response: Response) -> int | None:
+    found = select(selector, response)
+    if isinstance(found, str) and found.strip().isdecimal():
+        found = int(found)
+    return found if isinstance(found, int) and not isinstance(found, bool) and found >= 0 else None
+
+
+def _nested(param: str, token: Any) -> dict[str, Any]:
+    """`"variables.after"` is a field in an object, as GraphQL has it."""
+    name, dot, rest = param.partition(".")
+    return {name: _nested(rest, token) if dot else token}
+
+
+def _with_param(url: str, param: str, value: str) -> str:
+    parts = urlsplit(url)
+    pairs = [(name, value if name == param else old) for name, old in parse_qsl(parts.query, True)]
+    return urlunsplit(parts._replace(query=urlencode(pairs)))
+
+
+def _told(selector: Selector | None) -> str:
+    if isinstance(selector, Header):
+        return f"header {selector.name}"
+    return repr(selector) if isinstance(selector, str) else getattr(selector, "__name__", "a function")
+
+
+def _check_name(owner: str, argument: str, value: object) -> None:
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{owner}({argument}={value!r}): the name of a parameter is needed")

@@ -1,0 +1,65 @@
+"""Does the paging of a slice come to an end?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from ..contracts import Stream
+from ..errors import PaginationLoop
+from ..model import Record
+
+_SAME_PAGES = 3
+_EMPTY_PAGES = 1000
+
+
+class LoopGuard:
+    """Watches the tokens and pages of one slice; remembers 8 bytes for each token.
+
+    Not only the last token is compared: servers cycle A-B-A. A page counts as the same when its
+    number of records and its first, middle and last one are.
+    """
+
+    def __init__(self, stream: Stream, first_url: str) -> None:
+        self._stream = stream
+        # A next link that leads back to the beginning is a token that was seen.
+        self._seen: set[int] = {hash(_bytes(first_url))}
+        self._last_page: tuple[int, bytes] | None = None
+        self._same = 0
+        self._empty = 0
+
+    def page(self, number: int, records: list[Record]) -> None:
+        """One more page, before it is handed over. Raises PaginationLoop."""
+        if number >= self._stream.max_pages:
+            raise PaginationLoop(
+                f"still gives a next page after {self._stream.max_pages:,}",
+                hint="raise max_pages, if the stream is really that long; slices would make it resumable",
+            )
+        self._empty = 0 if records else self._empty + 1
+        if self._empty > _EMPTY_PAGES:
+            raise PaginationLoop(f"gave {_EMPTY_PAGES:,} empty pages in a row, each with a next one")
+        if not records or not self._stream.loop_guard:
+            return
+        page = (len(records), _bytes([records[0], records[len(records) // 2], records[-1]]))
+        self._same = self._same + 1 if page == self._last_page else 1
+        self._last_page = page
+        if self._same >= _SAME_PAGES:
+            raise PaginationLoop(
+                f"gave the same page of {len(records)} records {_SAME_PAGES} times in a row, under new tokens",
+                hint="does the API know the paging parameter? If equal pages are right: loop_guard = False",
+            )
+
+    def token(self, token: Any) -> None:
+        """The next page's token. Raises PaginationLoop for one that was seen in this slice."""
+        seen = hash(_bytes(token))
+        if seen in self._seen:
+            raise PaginationLoop(
+                "gave a page token that it had given before: the same pages would come again",
+                hint="is the token taken from the right place, and sent under the right name?",
+            )
+        self._seen.add(seen)
+
+
+def _bytes(value: Any) -> bytes:
+    return orjson.dumps(value, default=repr, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)

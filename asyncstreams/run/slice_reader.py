@@ -1,0 +1,199 @@
+"""How is a slice read: request, parse, page, next token, until there is none."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
+from typing import Any
+
+from ..contracts import Stream
+from ..errors import AsyncStreamsError, ConfigError, MalformedJSON, PaginationLoop
+from ..http.chain import Chain
+from ..http.outcome import unexpected_body
+from ..http.retry import Tries
+from ..messages import Request, Response
+from ..model import Page, Record, RequestContext, ResponseAction, Slice
+from ..selectors import select_path
+from .guard import LoopGuard
+
+_PAGE_RECORDS = 1000
+_PAGE_BYTES = 2**20
+_MOST_RESETS = 3
+_log = logging.getLogger("asyncstreams")
+
+
+class SliceReader:
+    """Reads one slice, page after page."""
+
+    def __init__(self, stream: Stream, chain: Chain, stream_slice: Slice, state: Mapping[str, Any]) -> None:
+        self._stream, self._chain = stream, chain
+        self._slice, self._state = stream_slice, state
+        self._number = 0
+        self._token: Any = None
+        self._came_from: str | None = None
+        self._guard: LoopGuard | None = None
+        self._resets = 0
+        self._ended = False
+
+    async def pages(self) -> AsyncGenerator[Page]:
+        """Every page of the slice, in order; the errors that leave name slice and page."""
+        with self._located():
+            while not self._ended:
+                if self._guard is not None and self._token is not None:
+                    self._guard.token(self._token)
+                async with aclosing(self._next_pages()) as pages:
+                    async for page in pages:
+                        yield page
+                        self._number += 1
+
+    async def _next_pages(self) -> AsyncGenerator[Page]:
+        """The page of the next response, or the several of a streamed one."""
+        tries = self._chain.tries(RequestContext(self._slice, self._token, self._state))
+        while True:
+            response, action = await self._chain.fetch(self._request, tries)
+            if action is not ResponseAction.SUCCESS or response.status_code == 204:
+                await response.aclose()
+                if action is ResponseAction.RESET_PAGINATION:
+                    self._reset()
+                else:
+                    self._ended = True
+                    yield self._page([], is_last=True)
+                return
+            handed_over = False
+            try:
+                async with aclosing(self._parsed(response)) as pages:
+                    async for page in pages:
+                        handed_over = True
+                        yield page
+                return
+            except AsyncStreamsError as error:
+                if handed_over or not self._worth_another(error, tries):
+                    raise error.locate(tries=tries.sent)
+                await tries.failed(error)
+
+    async def _parsed(self, response: Response) -> AsyncGenerator[Page]:
+        if response.has_body:
+            yield self._completed(await self._records(response), response)
+            return
+        try:
+            async with aclosing(self._pieces(response)) as pages:
+                async for page in pages:
+                    yield page
+        finally:
+            await response.aclose()
+
+    async def _records(self, response: Response) -> list[Record]:
+        """What `parse_response` makes of a whole body. Raises UnexpectedContent, MalformedJSON."""
+        try:
+            parsed = self._stream.parse_response(response, response.context)
+            if inspect.isawaitable(parsed):
+                parsed = await parsed
+            if isinstance(parsed, AsyncIterable):
+                records = [record async for record in parsed]
+            else:
+                records = self._checked_iterable(parsed)
+        except MalformedJSON as error:
+            raise unexpected_body(self._stream, response, error) from None
+        self._check_records(records)
+        return records
+
+    async def _pieces(self, response: Response) -> AsyncGenerator[Page]:
+        """Pages of a body that is still arriving: 1,000 records or 1 MiB each."""
+        parsed = self._stream.parse_response(response, response.context)
+        assert isinstance(parsed, AsyncGenerator)
+        batch: list[Record] = []
+        count = 0
+        begun = response.bytes_read
+        async with aclosing(parsed):
+            async for record in parsed:
+                # A full batch waits for the record after it, so that the last page knows that it is.
+                if batch and (len(batch) >= _PAGE_RECORDS or response.bytes_read - begun >= _PAGE_BYTES):
+                    self._check_records(batch)
+                    yield self._page(batch, is_last=False)
+                    count += len(batch)
+                    batch, begun = [], response.bytes_read
+                batch.append(record)
+        self._check_records(batch)
+        yield self._completed(batch, response, count + len(batch))
+
+    def _request(self, context: RequestContext) -> Request:
+        return self._chain.builder.page(context, self._came_from)
+
+    def _completed(self, records: list[Record], response: Response, count: int | None = None) -> Page:
+        """The page that ends a response; finds out what comes after it."""
+        came_from = response.request.url_text if isinstance(response.request, Request) else str(response.url)
+        if self._guard is None:
+            self._guard = LoopGuard(self._stream, came_from)
+        self._guard.page(self._number, records)
+        token = self._following(response, self._count(records, response) if count is None else count)
+        self._came_from, self._token = came_from, token
+        self._ended = not token
+        return self._page(records, is_last=self._ended)
+
+    def _following(self, response: Response, count: int) -> Any:
+        stream = self._stream
+        if not stream.pages_itself:
+            return stream.next_page_token(response, response.context)
+        if stream.paginator is None:
+            return None
+        current = stream.paginator.first() if self._token is None else self._token
+        return stream.paginator.next(current, response, count)
+
+    def _count(self, records: list[Record], response: Response) -> int:
+        """How many records the API sent, where parse_response may have left some out."""
+        body = response.decoded_json
+        path = self._stream.records_path
+        if path is not None and body is not None:
+            body = select_path(path, body)
+        return len(body) if isinstance(body, list) else len(records)
+
+    def _page(self, records: list[Record], *, is_last: bool) -> Page:
+        return Page(self._stream.name, self._slice, self._number, records, is_last)
+
+    def _reset(self) -> None:
+        self._resets += 1
+        if self._resets > _MOST_RESETS:
+            raise PaginationLoop(f"asked to begin the slice anew more than {_MOST_RESETS} times")
+        _log.warning(
+            "%s: the slice is read from its first page again; %d pages come twice", self._stream.name, self._number
+        )
+        self._number, self._token, self._came_from, self._guard = 0, None, None, None
+
+    def _worth_another(self, error: AsyncStreamsError, tries: Tries) -> bool:
+        if not self._stream.idempotent:
+            return False
+        # Malformed JSON may have been cut without a sign of it: once more, and no more.
+        return error.retryable or (isinstance(error, MalformedJSON) and tries.first_reread())
+
+    def _checked_iterable(self, parsed: Any) -> list[Record]:
+        if isinstance(parsed, list):
+            return parsed
+        if isinstance(parsed, Iterable) and not isinstance(parsed, Mapping | str | bytes):
+            return list(parsed)
+        owner, kind = type(self._stream).__name__, type(parsed).__name__
+        hint = "return [record] for a single record" if isinstance(parsed, Mapping) else "is there a `return` missing?"
+        raise ConfigError(f"{owner}.parse_response returned {kind}: an iterable of dicts is needed", hint=hint)
+
+    def _check_records(self, records: list[Record]) -> None:
+        if set(map(type, records)) <= {dict}:
+            return
+        for number, record in enumerate(records):
+            if not isinstance(record, dict):
+                raise ConfigError(
+                    f"{type(self._stream).__name__}.parse_response gave {type(record).__name__} as record {number}: "
+                    "a dict is needed",
+                    hint="`yield from` a list of records, not the list itself" if isinstance(record, list) else None,
+                )
+
+    @contextmanager
+    def _located(self) -> Iterator[None]:
+        try:
+            yield
+        except AsyncStreamsError as error:
+            error.locate(stream=self._stream.name, stream_slice=self._slice, page=self._number)
+            raise
+        except Exception as error:
+            error.add_note(f"asyncstreams: in stream {self._stream.name!r}, slice {self._slice!r}, page {self._number}")
+            raise

@@ -1,0 +1,69 @@
+"""Where in a response does a value lie: a dotted path, a header, or a function of the author's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from .errors import ConfigError
+from .messages import Response
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The value of one response header."""
+
+    name: str
+
+
+Selector: TypeAlias = str | Header | Callable[[Response], Any]
+_STEP = re.compile(r"[^.\[\]]+|\[-?\d+\]")
+
+
+def select(selector: Selector, response: Response) -> Any:
+    """What the selector finds; None where there is nothing. Raises MalformedJSON for a path."""
+    if isinstance(selector, str):
+        return select_path(selector, response.json())
+    if isinstance(selector, Header):
+        return response.headers.get(selector.name)
+    return selector(response)
+
+
+def select_path(path: str, value: Any) -> Any:
+    """What lies at `"meta.next"` or `"data[-1].id"`; None where there is nothing.
+
+    A key that holds the dot itself wins: `"@odata.nextLink"` needs no quoting.
+    """
+    if isinstance(value, dict) and path in value:
+        return value[path]
+    for step in _STEP.findall(path):
+        value = _item(value, int(step[1:-1])) if step.startswith("[") else _key(value, step)
+        if value is None:
+            return None
+    return value
+
+
+def check_selector(owner: str, name: str, selector: object) -> None:
+    """Refuse what cannot be a selector, naming the argument. Raises ConfigError."""
+    if isinstance(selector, str):
+        steps = _STEP.findall(selector)
+        if not steps or "".join(steps).replace("[", "") != selector.replace(".", "").replace("[", ""):
+            raise ConfigError(
+                f"{owner}({name}={selector!r}): not a path", hint='write it as "meta.next" or "data[-1].id"'
+            )
+    elif not isinstance(selector, Header) and not callable(selector):
+        raise ConfigError(
+            f"{owner}({name}={selector!r}): a dotted path, Header(...) or a function of the response is needed"
+        )
+
+
+def _key(value: Any, key: str) -> Any:
+    return value.get(key) if isinstance(value, dict) else None
+
+
+def _item(value: Any, index: int) -> Any:
+    if not isinstance(value, list) or not -len(value) <= index < len(value):
+        return None
+    return value[index]

@@ -1,0 +1,45 @@
+"""How does respx, which patches httpcore, see requests that our own transport sends?"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, ClassVar, TypeAlias
+
+import httpx
+import respx.mocks
+from respx.models import PassThrough
+
+from ..http.transport import AiohttpTransport
+
+_Handler: TypeAlias = Callable[[AiohttpTransport, httpx.Request], Awaitable[httpx.Response]]
+
+
+class AsyncstreamsMocker(respx.mocks.HTTPCoreMocker):
+    """Patches what respx's own default patches, and our transport."""
+
+    name: ClassVar[str] = "asyncstreams"
+    targets: ClassVar[list[str]] = [
+        *respx.mocks.HTTPCoreMocker.targets,
+        f"{AiohttpTransport.__module__}.{AiohttpTransport.__qualname__}",
+    ]
+
+    @classmethod
+    def mock(cls, spec: Any) -> Any:
+        if getattr(spec, "__module__", None) != AiohttpTransport.__module__:
+            return super().mock(spec)
+        original: _Handler = spec
+
+        async def handle_async_request(self: AiohttpTransport, request: httpx.Request) -> httpx.Response:
+            await request.aread()
+            try:
+                response: httpx.Response = await cls.async_handler(request)
+            except PassThrough:
+                return await original(self, request)
+            return response
+
+        return handle_async_request
+
+
+def make_default() -> None:
+    """From now on `respx.mock` and `respx_mock` catch our requests, and refuse unmocked ones."""
+    respx.mocks.DEFAULT_MOCKER = AsyncstreamsMocker.name
