@@ -125,8 +125,6 @@ def _check_types(owner: str, stream: object) -> None:
 
 
 def _check_hook(cls: type, name: str, value: object) -> None:
-    if isinstance(value, staticmethod | classmethod | property):
-        value = getattr(value, "__func__", None) or getattr(value, "fget", None)
     arguments = _HOOKS[name]
     if not callable(value):
         raise ConfigError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard, cast
 
 import msgspec
 import orjson
@@ -42,6 +42,20 @@ def decode_lines(block: bytes) -> list[Any]:
 def encode(value: Any) -> bytes:
     """Compact JSON; integers of any size stay exact. Raises TypeError for what JSON lacks."""
     return msgspec.json.encode(value)
+
+
+def as_object(value: Any) -> dict[str, Any] | None:
+    """The value, if it is a JSON object."""
+    return cast(dict[str, Any], value) if isinstance(value, dict) else None
+
+
+def as_array(value: Any) -> list[Any] | None:
+    """The value, if it is a JSON array."""
+    return value if _is_array(value) else None
+
+
+def _is_array(value: Any) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)
 
 
 def _explained(body: bytes, error: Exception) -> MalformedJSON:

@@ -54,7 +54,7 @@ class Request(httpx.Request):
         return self._url_text
 
     @property
-    def url(self) -> httpx.URL:  # type: ignore[override]  # an attribute there, the same to its users
+    def url(self) -> httpx.URL:
         if self._url is None:
             self._url = httpx.URL(self._url_text)
         return self._url
@@ -65,7 +65,7 @@ class Request(httpx.Request):
         self._url_text = str(self._url)
 
     @property
-    def headers(self) -> httpx.Headers:  # type: ignore[override]  # as above
+    def headers(self) -> httpx.Headers:
         if self._headers is None:
             self._headers = Headers(self._pairs)
         return self._headers
@@ -121,7 +121,7 @@ class Response(httpx.Response):
         self.bytes_read = 0
 
     @property
-    def headers(self) -> httpx.Headers:  # type: ignore[override]  # an attribute there, the same to its users
+    def headers(self) -> httpx.Headers:
         if self._headers is None:
             self._headers = Headers(self._raw_headers)
         return self._headers

@@ -70,7 +70,7 @@ class RequestContext:
 
     stream_slice: Slice = field(default_factory=Slice)
     next_page_token: Any = field(default=None, repr=False)
-    stream_state: Mapping[str, Any] = field(default_factory=dict)
+    stream_state: Mapping[str, Any] = field(default_factory=dict[str, Any])
     attempt: int = 1
 
 
@@ -204,8 +204,8 @@ class BodyLimits:
 class PageRequest:
     """What a page token adds to a request. With a `url`, that is where it goes, as it is."""
 
-    params: Params = field(default_factory=dict)
-    headers: Mapping[str, str] = field(default_factory=dict)
-    json: Mapping[str, Any] = field(default_factory=dict)
-    data: Mapping[str, Any] = field(default_factory=dict)
+    params: Params = field(default_factory=dict[str, Any])
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    json: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    data: Mapping[str, Any] = field(default_factory=dict[str, Any])
     url: str | None = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -14,9 +13,11 @@ from weakref import WeakKeyDictionary
 import anyio
 import httpx
 
+from . import exact_json
 from .auth import checked_header_name, checked_token, set_header
 from .clock import Clock, SystemClock
-from .errors import AuthError, ConfigError, HttpStatusError
+from .errors import AuthError, ConfigError, HttpStatusError, MalformedJSON
+from .exact_json import as_object
 from .model import Secret
 from .redaction import safe_url, scrub
 from .selectors import select_path
@@ -196,14 +197,11 @@ class Oauth2Authenticator(httpx.Auth):
         return held
 
     def _tokens(self, response: httpx.Response) -> OauthTokens:
-        try:
-            answer = json.loads(response.content)
-        except ValueError:
-            answer = None
+        answer = _answer(response)
         access_name, expires_name, refresh_name = self._names
         access = select_path(access_name, answer)
         if not isinstance(access, str) or not access:
-            held = f"an object with {sorted(answer)}" if isinstance(answer, dict) else "no JSON object"
+            held = "no JSON object" if answer is None else f"an object with {sorted(answer)}"
             raise AuthError(
                 f"the token endpoint {self._where()} answered {response.status_code} without {access_name!r}: {held}",
                 status=response.status_code,
@@ -224,13 +222,9 @@ class Oauth2Authenticator(httpx.Auth):
         return lifetime if 0 < lifetime < float("inf") else _DEFAULT_LIFETIME
 
     def _refusal(self, response: httpx.Response) -> AuthError:
-        try:
-            answer = json.loads(response.content)
-        except ValueError:
-            answer = None
+        answer = _answer(response) or {}
         known = [secret.reveal() for secret in (self._client_secret, self._refresh_token) if secret is not None]
-        code = answer.get("error") if isinstance(answer, dict) else None
-        description = answer.get("error_description") if isinstance(answer, dict) else None
+        code, description = answer.get("error"), answer.get("error_description")
         told = ": ".join(scrub(str(text), known)[:200] for text in (code, description) if isinstance(text, str))
         return AuthError(
             f"the token endpoint {self._where()} answered {response.status_code} {told}".rstrip(),
@@ -248,6 +242,13 @@ _REMEDIES = {
     "invalid_scope": "ask for fewer scopes, or have these granted",
     "unauthorized_client": "this client may not use this grant: check its registration",
 }
+
+
+def _answer(response: httpx.Response) -> dict[str, Any] | None:
+    try:
+        return as_object(exact_json.decode(response.content))
+    except MalformedJSON:
+        return None
 
 
 def _checked(argument: str, value: str | Secret) -> Secret:

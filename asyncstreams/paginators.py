@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from .errors import ConfigError, UnexpectedContent
+from .exact_json import as_object
 from .links import parse_link_header
 from .messages import Response
 from .model import PageRequest
@@ -258,11 +259,10 @@ class Continuation:
         return None
 
     def next(self, token: Any, response: Response, count: int) -> dict[str, Any] | None:
-        following = select(self.fields, response)
-        if following and not isinstance(following, dict):
-            raise UnexpectedContent(
-                f"gives a {type(following).__name__} where {_told(self.fields)} should hold an object"
-            )
+        found = select(self.fields, response)
+        following = as_object(found)
+        if found and following is None:
+            raise UnexpectedContent(f"gives a {type(found).__name__} where {_told(self.fields)} should hold an object")
         return following or None
 
     def apply(self, token: Any) -> PageRequest:

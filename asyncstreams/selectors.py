@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from .errors import ConfigError
+from .exact_json import as_array, as_object
 from .messages import Response
 
 
@@ -36,8 +37,9 @@ def select_path(path: str, value: Any) -> Any:
 
     A key that holds the dot itself wins: `"@odata.nextLink"` needs no quoting.
     """
-    if isinstance(value, dict) and path in value:
-        return value[path]
+    fields = as_object(value)
+    if fields is not None and path in fields:
+        return fields[path]
     for step in _STEP.findall(path):
         value = _item(value, int(step[1:-1])) if step.startswith("[") else _key(value, step)
         if value is None:
@@ -60,10 +62,10 @@ def check_selector(owner: str, name: str, selector: object) -> None:
 
 
 def _key(value: Any, key: str) -> Any:
-    return value.get(key) if isinstance(value, dict) else None
+    fields = as_object(value)
+    return None if fields is None else fields.get(key)
 
 
 def _item(value: Any, index: int) -> Any:
-    if not isinstance(value, list) or not -len(value) <= index < len(value):
-        return None
-    return value[index]
+    items = as_array(value)
+    return items[index] if items is not None and -len(items) <= index < len(items) else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from random import Random
 from typing import Any, TypedDict, Unpack
@@ -15,6 +15,7 @@ from .clock import Clock, SystemClock
 from .contracts import Middleware, Paginator, Parsed, Routes, Slices
 from .declaration import check_class, check_options, check_values, snake_case
 from .errors import AsyncStreamsError, ConfigError, UnexpectedContent
+from .exact_json import as_array, as_object
 from .http.chain import Chain
 from .http.outcome import default_action, is_transient
 from .http.request import Body
@@ -228,7 +229,7 @@ class HttpStream:
         return Session(self.clock, Random(self.seed), self.transport)
 
     @asynccontextmanager
-    async def _lease(self) -> AsyncIterator[Chain]:
+    async def _lease(self) -> AsyncGenerator[Chain]:
         """The chain of the running loop's session, which is open meanwhile."""
         check_values(self)
         async with self._sessions.lease() as session:
@@ -237,13 +238,14 @@ class HttpStream:
                 try:
                     chain = self._chains[session] = Chain(self, session)
                 except AsyncStreamsError as error:
-                    raise error.locate(stream=self.name)
+                    error.locate(stream=self.name)
+                    raise
             yield chain
 
     @asynccontextmanager
     async def _open_pages(
         self, limit: int | None, slices: Slices | None, state: Mapping[str, Any] | None
-    ) -> AsyncIterator[AsyncIterator[Page]]:
+    ) -> AsyncGenerator[AsyncGenerator[Page]]:
         if limit is not None and limit < 0:
             raise ConfigError(f"{self.name}: limit={limit}: a number of records from 0")
         known: Mapping[str, Any] = {} if state is None else state
@@ -255,24 +257,25 @@ class HttpStream:
     @asynccontextmanager
     async def _open_records(
         self, limit: int | None, slices: Slices | None, state: Mapping[str, Any] | None
-    ) -> AsyncIterator[AsyncIterator[Record]]:
+    ) -> AsyncGenerator[AsyncGenerator[Record]]:
         async with self._open_pages(limit, slices, state) as pages, aclosing(records_of(pages)) as records:
             yield records
 
 
 def _array(owner: str, body: Any, path: str | None) -> list[Record]:
     found = body if path is None else select_path(path, body)
-    if isinstance(found, list):
-        return found
+    if (array := as_array(found)) is not None:
+        return array
     told = "nothing" if found is None else f"a JSON {type(found).__name__}"
     where = "where the body should be an array" if path is None else f"at records_path = {path!r}"
     raise UnexpectedContent(f"sent {told} {where}", hint=_where_arrays_are(owner, body))
 
 
 def _where_arrays_are(owner: str, body: Any) -> str:
-    if not isinstance(body, dict):
+    fields = as_object(body)
+    if fields is None:
         return f"override {owner}.parse_response"
-    arrays = [key for key, value in body.items() if isinstance(value, list)]
+    arrays = [key for key, value in fields.items() if isinstance(value, list)]
     if arrays:
         return f"records_path = {arrays[0]!r}" + (f" (or {', '.join(map(repr, arrays[1:]))})" if arrays[1:] else "")
-    return f"the body has the keys {sorted(body)[:20]}: set records_path, or override parse_response"
+    return f"the body has the keys {sorted(fields)[:20]}: set records_path, or override parse_response"

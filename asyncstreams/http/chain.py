@@ -48,7 +48,8 @@ class Chain:
         self._home = origin_of(stream.url_base)
         self._home_prefix = f"{self._home}/"
         self._backoff = StreamBackoff()
-        self._once: Send = reduce(_wrapped, reversed(stream.middleware), self._sign_and_send)
+        innermost: Send = self._sign_and_send
+        self._once = reduce(_wrapped, reversed(stream.middleware), innermost)
         if stream.authenticator is not None:
             self._require_https()
 

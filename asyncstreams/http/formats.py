@@ -5,15 +5,13 @@ from __future__ import annotations
 import codecs
 import csv
 from collections.abc import AsyncGenerator
-from typing import Any, TypeVar
+from typing import Any
 
 from .. import exact_json
 from ..errors import ConfigError, MalformedJSON, UnexpectedContent
 from ..messages import Response
 from ..model import Record
 from .json_items import ItemScanner
-
-T = TypeVar("T", bytes, str)
 
 _LONGEST_LINE = 16 * 2**20
 
@@ -23,12 +21,13 @@ async def ndjson(response: Response) -> AsyncGenerator[Record]:
 
     Raises MalformedJSON, naming the line: also for a last line that was cut.
     """
-    rest = b""
+    rest: bytes = b""
     line = 1
     async for piece in response.aiter_bytes():
         whole, newline, tail = piece.rpartition(b"\n")
         if not newline:
-            rest = _bounded(rest + piece, "line")
+            rest += piece
+            _check_length(len(rest), "line")
             continue
         block = rest + whole
         rest = tail
@@ -98,7 +97,7 @@ async def _rows(response: Response, delimiter: str, quotechar: str, encoding: st
         del pending[:used]
         for row in rows:
             yield row
-        _bounded(rest + "".join(pending), "row")
+        _check_length(len(rest) + sum(map(len, pending)), "row")
     rest += _text(decoder, b"", final=True)
     rows, _ = _parsed([*pending, rest] if rest else pending, delimiter, quotechar, final=True)
     for row in rows:
@@ -136,7 +135,6 @@ def _text(decoder: codecs.IncrementalDecoder, piece: bytes, *, final: bool = Fal
         raise UnexpectedContent(f"sent bytes that are not {error.encoding}: {error.reason}") from None
 
 
-def _bounded(text: T, what: str) -> T:
-    if len(text) > _LONGEST_LINE:
+def _check_length(length: int, what: str) -> None:
+    if length > _LONGEST_LINE:
         raise UnexpectedContent(f"sent a {what} of more than {_LONGEST_LINE:,} bytes")
-    return text

@@ -27,7 +27,7 @@ class ItemScanner:
     def __init__(self, path: str) -> None:
         self._path = path
         self._steps = path.split(".") if path else []
-        self._buffer = b""
+        self._buffer: bytes = b""
         self._skeleton: list[bytes] = []
         self._skeleton_size = 0
         # Outside the array: the open containers, each with its last key where it is an object.
@@ -59,7 +59,8 @@ class ItemScanner:
         if not self._found:
             found = select_path(self._path, skeleton) if self._path else skeleton
             told = "nothing" if found is None else f"a {type(found).__name__}"
-            keys = f"; the body's keys are {sorted(skeleton)[:20]}" if isinstance(skeleton, dict) else ""
+            fields = exact_json.as_object(skeleton)
+            keys = "" if fields is None else f"; the body's keys are {sorted(fields)[:20]}"
             raise UnexpectedContent(f"sent {told} where {self._path or 'the body'!r} should be an array{keys}")
         return items
 

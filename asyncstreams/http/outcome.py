@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from http import HTTPStatus
 from typing import Any
 
 from ..auth import known_secrets
 from ..contracts import Stream
 from ..errors import AsyncStreamsError, AuthError, HttpStatusError, MalformedJSON, UnexpectedContent
-from ..exact_json import decode
+from ..exact_json import as_array, as_object, decode
 from ..messages import Response
 from ..model import ResponseAction
 from ..redaction import safe_url, scrub, sent_secrets
 
 ERROR_BODY_LIMIT = 64 * 1024
 _SHOWN = 200
+_DEEPEST = 5
 _MESSAGE_KEYS = (
     "detail",
     "message",
@@ -142,18 +143,19 @@ def api_message(response: Response, secrets: Iterable[str] = ()) -> str | None:
 def _texts(value: Any, depth: int = 0) -> Iterator[str]:
     if isinstance(value, str):
         yield value
-    elif isinstance(value, list) and depth < 5:
-        for item in value[:5]:
+    elif depth > _DEEPEST:
+        return
+    elif (items := as_array(value)) is not None:
+        for item in items[:5]:
             yield from _texts(item, depth + 1)
-    elif isinstance(value, Mapping) and depth < 5:
-        found = False
-        if isinstance(value.get("title"), str) and isinstance(value.get("detail"), str):
-            yield f"{value['title']}: {value['detail']}"
+    elif (fields := as_object(value)) is not None:
+        title, detail = fields.get("title"), fields.get("detail")
+        if isinstance(title, str) and isinstance(detail, str):
+            yield f"{title}: {detail}"
             return
-        for key in _MESSAGE_KEYS:
-            if not found and value.get(key):
-                found = True
-                yield from _texts(value[key], depth + 1)
+        key = next((key for key in _MESSAGE_KEYS if fields.get(key)), None)
+        if key is not None:
+            yield from _texts(fields[key], depth + 1)
 
 
 def _phrase(status: int) -> str:

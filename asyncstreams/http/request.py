@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qsl, quote, urlencode
 
 import httpx
@@ -51,7 +51,7 @@ class SendOptions:
 
     timeouts: Timeouts
     follow_redirects: bool = False
-    extensions: Mapping[str, Any] = field(default_factory=dict)
+    extensions: Mapping[str, Any] = field(default_factory=dict[str, Any])
     client: ClientOptions = ClientOptions()
 
 
@@ -178,7 +178,8 @@ def with_params(owner: str, url: str, params: Mapping[str, Any]) -> str:
         if isinstance(value, str):
             pairs.append((name, value))
         elif isinstance(value, list | tuple | set | frozenset):
-            pairs.extend((name, _param(owner, name, item)) for item in value if item is not None)
+            values = cast(Iterable[Any], value)
+            pairs.extend((name, _param(owner, name, item)) for item in values if item is not None)
         elif value is not None:
             pairs.append((name, _param(owner, name, value)))
     if "?" in url:
@@ -218,8 +219,8 @@ def _timeouts(owner: str, timeout: Any, default: Timeouts) -> Timeouts:
         return timeout
     if isinstance(timeout, httpx.Timeout):
         timeout = (timeout.connect or default.connect, timeout.read or default.read)
-    if isinstance(timeout, tuple) and len(timeout) == 2:
-        connect, read = timeout
+    if isinstance(timeout, tuple):
+        connect, read = cast(tuple[float, float], timeout)
         return replace(default, connect=connect, first_byte=read, read=read, total=max(default.total, read))
     if isinstance(timeout, int | float):
         return replace(default, connect=timeout, first_byte=timeout, read=timeout, total=max(default.total, timeout))
@@ -252,8 +253,9 @@ def _checked_path(owner: str, path: str) -> str:
 def _param(owner: str, name: str, value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, Mapping | bytes):
-        raise ConfigError(f"{owner}: the parameter {name!r} is a {type(value).__name__}: a str or a number is needed")
+    if isinstance(value, dict | bytes):
+        kind = "dict" if isinstance(value, dict) else "bytes"
+        raise ConfigError(f"{owner}: the parameter {name!r} is a {kind}: a str or a number is needed")
     return str(value)
 
 
@@ -262,10 +264,10 @@ def _merged(owner: str, hook: str, ours: Any, pages: Mapping[str, Any]) -> Any:
         return ours
     if ours is not None and not isinstance(ours, Mapping):
         raise ConfigError(f"{owner}.{hook} must be a mapping, since the paginator adds to it")
-    merged = dict(ours or {})
+    merged = dict(cast(Mapping[str, Any], ours or {}))
     for name, value in pages.items():
         nested = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
-        merged[name] = _merged(owner, hook, merged[name], value) if nested else value
+        merged[name] = _merged(owner, hook, merged[name], cast(Mapping[str, Any], value)) if nested else value
     return merged
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from random import Random
 from types import TracebackType
@@ -77,7 +77,7 @@ class Sessions:
         self._open: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[Session, int]] = WeakKeyDictionary()
 
     @asynccontextmanager
-    async def lease(self) -> AsyncIterator[Session]:
+    async def lease(self) -> AsyncGenerator[Session]:
         """The running loop's session, opened by the first that asks and closed by the last that leaves."""
         loop = asyncio.get_running_loop()
         session, users = self._open.get(loop) or (self._open_session(), 0)

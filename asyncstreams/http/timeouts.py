@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from types import TracebackType
 
 from ..errors import StallTimeout
@@ -117,8 +117,9 @@ class PatientPieces:
 
     async def aclose(self) -> None:
         """Close what the pieces come from."""
-        if isinstance(self._pieces, AsyncGenerator):
-            await self._pieces.aclose()
+        aclose = getattr(self._pieces, "aclose", None)
+        if aclose is not None:
+            await aclose()
 
 
 def _silent(limits: Timeouts) -> StallTimeout:

@@ -48,9 +48,10 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         session = self._session or self._open()
-        ours = isinstance(request, Request)
-        url = request.url_text if ours else str(request.url)
-        headers = request.header_pairs() if ours else request.headers.multi_items()
+        if isinstance(request, Request):
+            url, headers = request.url_text, request.header_pairs()
+        else:
+            url, headers = str(request.url), request.headers.multi_items()
         failure: httpx.TransportError
         try:
             answer = await session.request(
@@ -94,13 +95,13 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
 
 
 class _Body(PromptStream):
-    """The raw body of one response, piece by piece as it is read from the socket."""
+    """The raw body of one response, piece by piece; its own iterator, since a generator costs more."""
 
     def __init__(self, answer: aiohttp.ClientResponse) -> None:
         self._answer = answer
         self._content = answer.content
 
-    def __aiter__(self) -> _Body:  # type: ignore[override]  # an iterator of its own: a generator costs more
+    def __aiter__(self) -> _Body:
         return self
 
     async def __anext__(self) -> bytes:

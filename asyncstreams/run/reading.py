@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callab
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar, cast
 
 from ..contracts import Slices, Stream
 from ..errors import AsyncStreamsError, ConfigError
@@ -91,14 +91,15 @@ async def _each_slice(stream: Stream, slices: Slices) -> AsyncGenerator[Slice]:
             async for given in slices:
                 yield _as_slice(stream, given)
         elif isinstance(slices, Iterable):
-            for given in slices:
-                yield _as_slice(stream, given)
+            for one in slices:
+                yield _as_slice(stream, one)
         else:
             raise ConfigError(
                 f"{type(stream).__name__}.stream_slices returned {type(slices).__name__}: an iterable is needed"
             )
     except AsyncStreamsError as error:
-        raise error.locate(stream=stream.name)
+        error.locate(stream=stream.name)
+        raise
     finally:
         if isinstance(slices, AsyncGenerator):
             await slices.aclose()
@@ -108,7 +109,7 @@ def _as_slice(stream: Stream, given: Any) -> Slice:
     if isinstance(given, Slice):
         return given
     if given is None or isinstance(given, Mapping):
-        return Slice(given)
+        return Slice(cast(Mapping[str, Any] | None, given))
     raise ConfigError(
         f"{type(stream).__name__}: a slice is a {type(given).__name__}: a mapping or a Slice is needed",
         hint='such as {"project": 7}',

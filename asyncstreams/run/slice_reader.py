@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Mapping
 from contextlib import aclosing, contextmanager
-from typing import Any
+from typing import Any, cast
 
 from ..contracts import Stream
 from ..errors import AsyncStreamsError, ConfigError, MalformedJSON, PaginationLoop
+from ..exact_json import as_array
 from ..http.chain import Chain
 from ..http.outcome import unexpected_body
 from ..http.retry import Tries
@@ -70,7 +71,8 @@ class SliceReader:
                 return
             except AsyncStreamsError as error:
                 if handed_over or not self._worth_another(error, tries):
-                    raise error.locate(tries=tries.sent)
+                    error.locate(tries=tries.sent)
+                    raise
                 await tries.failed(error)
 
     async def _parsed(self, response: Response) -> AsyncGenerator[Page]:
@@ -101,8 +103,8 @@ class SliceReader:
 
     async def _pieces(self, response: Response) -> AsyncGenerator[Page]:
         """Pages of a body that is still arriving: 1,000 records or 1 MiB each."""
-        parsed = self._stream.parse_response(response, response.context)
-        assert isinstance(parsed, AsyncGenerator)
+        # The stream says that it streams because parse_response is an async generator.
+        parsed = cast(AsyncGenerator[Record], self._stream.parse_response(response, response.context))
         batch: list[Record] = []
         count = 0
         begun = response.bytes_read
@@ -147,7 +149,8 @@ class SliceReader:
         path = self._stream.records_path
         if path is not None and body is not None:
             body = select_path(path, body)
-        return len(body) if isinstance(body, list) else len(records)
+        found = as_array(body)
+        return len(records) if found is None else len(found)
 
     def _page(self, records: list[Record], *, is_last: bool) -> Page:
         return Page(self._stream.name, self._slice, self._number, records, is_last)
@@ -167,14 +170,14 @@ class SliceReader:
         # Malformed JSON may have been cut without a sign of it: once more, and no more.
         return error.retryable or (isinstance(error, MalformedJSON) and tries.first_reread())
 
-    def _checked_iterable(self, parsed: Any) -> list[Record]:
+    def _checked_iterable(self, parsed: Iterable[Record]) -> list[Record]:
         if isinstance(parsed, list):
             return parsed
         if isinstance(parsed, Iterable) and not isinstance(parsed, Mapping | str | bytes):
             return list(parsed)
-        owner, kind = type(self._stream).__name__, type(parsed).__name__
+        owner = type(self._stream).__name__
         hint = "return [record] for a single record" if isinstance(parsed, Mapping) else "is there a `return` missing?"
-        raise ConfigError(f"{owner}.parse_response returned {kind}: an iterable of dicts is needed", hint=hint)
+        raise ConfigError(f"{owner}.parse_response returned {_kind(parsed)}: an iterable of dicts is needed", hint=hint)
 
     def _check_records(self, records: list[Record]) -> None:
         if set(map(type, records)) <= {dict}:
@@ -182,13 +185,13 @@ class SliceReader:
         for number, record in enumerate(records):
             if not isinstance(record, dict):
                 raise ConfigError(
-                    f"{type(self._stream).__name__}.parse_response gave {type(record).__name__} as record {number}: "
+                    f"{type(self._stream).__name__}.parse_response gave {_kind(record)} as record {number}: "
                     "a dict is needed",
                     hint="`yield from` a list of records, not the list itself" if isinstance(record, list) else None,
                 )
 
     @contextmanager
-    def _located(self) -> Iterator[None]:
+    def _located(self) -> Generator[None]:
         try:
             yield
         except AsyncStreamsError as error:
@@ -197,3 +200,7 @@ class SliceReader:
         except Exception as error:
             error.add_note(f"asyncstreams: in stream {self._stream.name!r}, slice {self._slice!r}, page {self._number}")
             raise
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__

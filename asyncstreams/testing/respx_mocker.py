@@ -1,5 +1,7 @@
 """How does respx, which patches httpcore, see requests that our own transport sends?"""
 
+# pyright: basic
+# respx annotates its routers, but not its mockers.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
@@ -26,13 +28,13 @@ class AsyncstreamsMocker(respx.mocks.HTTPCoreMocker):
     @classmethod
     def mock(cls, spec: Any) -> Any:
         if getattr(spec, "__module__", None) != AiohttpTransport.__module__:
-            return super().mock(spec)
+            return super().mock(spec)  # type: ignore[no-untyped-call]  # respx has no annotations here
         original: _Handler = spec
 
         async def handle_async_request(self: AiohttpTransport, request: httpx.Request) -> httpx.Response:
             await request.aread()
             try:
-                response: httpx.Response = await cls.async_handler(request)
+                response: httpx.Response = await cls.async_handler(request)  # type: ignore[no-untyped-call]  # nor here
             except PassThrough:
                 return await original(self, request)
             return response
