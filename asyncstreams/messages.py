@@ -118,6 +118,7 @@ class Response(httpx.Response):
         self._headers: Headers | None = None
         self._json: Any = _UNREAD
         self._pieces: AsyncGenerator[bytes] | None = None
+        self._by_name: dict[bytes, bytes] | None = None
         self.bytes_read = 0
 
     @property
@@ -134,6 +135,16 @@ class Response(httpx.Response):
     def raw_headers(self) -> RawHeaders:
         """Names and values as they came."""
         return self._raw_headers if self._headers is None else self._headers.raw
+
+    def raw_header(self, name: bytes) -> bytes | None:
+        """A header by its lower-case name, several values joined by commas, without building the others."""
+        if self._by_name is None:
+            self._by_name = {}
+            for key, value in self.raw_headers:
+                key = key.lower()
+                before = self._by_name.get(key)
+                self._by_name[key] = value if before is None else before + b", " + value
+        return self._by_name.get(name)
 
     def set_body(self, content: bytes) -> None:
         """Attach the whole, decoded body."""

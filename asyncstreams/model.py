@@ -6,12 +6,14 @@ import hmac
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, NoReturn, TypeAlias
+from types import MappingProxyType
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 from .errors import ConfigError
 
 Record: TypeAlias = dict[str, Any]
 Params: TypeAlias = Mapping[str, Any]
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Slice(Mapping[str, Any]):
@@ -200,12 +202,11 @@ class BodyLimits:
             raise ConfigError(f"{self}: all bounds are above 0")
 
 
-@dataclass(frozen=True, slots=True)
-class PageRequest:
+class PageRequest(NamedTuple):
     """What a page token adds to a request. With a `url`, that is where it goes, as it is."""
 
-    params: Params = field(default_factory=dict[str, Any])
-    headers: Mapping[str, str] = field(default_factory=dict[str, str])
-    json: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    data: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    params: Params = _NOTHING
+    headers: Mapping[str, str] = _NOTHING
+    json: Mapping[str, Any] = _NOTHING
+    data: Mapping[str, Any] = _NOTHING
     url: str | None = None

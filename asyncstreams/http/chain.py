@@ -67,7 +67,7 @@ class Chain:
             request = make(tries.next_context())
             try:
                 response = await self._attempt(request)
-                action = self._classify(response)
+                action = self._classify(response, request.extensions["asyncstreams"].context)
                 if action in _DONE:
                     tries.succeeded()
                     return Answer(response, action)
@@ -89,8 +89,8 @@ class Chain:
         # Raised outside the handler: what a transport says may show more than it should.
         raise failure
 
-    def _classify(self, response: Response) -> ResponseAction:
-        action = self._stream.classify(response, response.context)
+    def _classify(self, response: Response, context: RequestContext) -> ResponseAction:
+        action = self._stream.classify(response, context)
         if not isinstance(action, ResponseAction):
             owner = type(self._stream).__name__
             raise ConfigError(f"{owner}.classify returned {action!r}: a ResponseAction is needed")
@@ -141,7 +141,7 @@ class Chain:
     async def _signed(self, request: httpx.Request, attempt: Attempt) -> Response:
         """Sign under a ticket, and send; what an authenticator sends besides takes tickets of its own."""
         authenticator = self._stream.authenticator
-        governor = self._governor(request)
+        governor = self._session.governor_for(self._origin(request), authenticator)
         if authenticator is None or isinstance(authenticator, Signer):
             async with governor:
                 if authenticator is not None:
@@ -206,10 +206,11 @@ class Chain:
             response = _ours(await transport.handle_async_request(request), request)
             watch.body_begins()
             limits = self._stream.body_limits
-            if streamed and response.is_success and response.status_code != 204:
+            succeeded = 200 <= response.status_code < 300
+            if streamed and succeeded and response.status_code != 204:
                 response.set_pieces(streamed_pieces(response, limits, options.timeouts))
             else:
-                at_most = None if response.is_success else ERROR_BODY_LIMIT
+                at_most = None if succeeded else ERROR_BODY_LIMIT
                 response.set_body(await read_body(response, limits, watch, at_most=at_most))
         return response
 

@@ -53,7 +53,7 @@ def default_action(stream: Stream, response: Response) -> ResponseAction:
     """By status, and by the stream's `should_retry`."""
     status = response.status_code
     if stream.should_retry(response):
-        ordered = status == 429 or (status == 503 and "retry-after" in response.headers)
+        ordered = status == 429 or (status == 503 and response.raw_header(b"retry-after") is not None)
         return ResponseAction.THROTTLED if ordered else ResponseAction.RETRY
     if 200 <= status < 300:
         return ResponseAction.SUCCESS

@@ -24,10 +24,8 @@ def retry_after(response: Response, wall: float) -> float | None:
 
 def asked_to_back_off(response: Response) -> float | None:
     """Seconds of a `Backoff` header, with which Kinto asks for a pause even on a 200."""
-    for name, value in response.raw_headers:
-        if name.lower() == b"backoff":
-            return _wait(value.decode("ascii", "replace"), 0.0)
-    return None
+    value = response.raw_header(b"backoff")
+    return None if value is None else _wait(value.decode("ascii", "replace"), 0.0)
 
 
 def _wait(value: str, now: float) -> float | None:

@@ -6,8 +6,8 @@ import functools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
-from urllib.parse import parse_qsl, quote, urlencode
+from typing import Any, NamedTuple, cast
+from urllib.parse import parse_qsl, quote
 
 import httpx
 
@@ -21,6 +21,7 @@ from .body import ACCEPT_ENCODING
 from .origin import Origin, allowed_origins, resolve
 
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:@/]*")
+_UNRESERVED = re.compile(r"[A-Za-z0-9\-._~]*")
 _STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -55,18 +56,16 @@ class SendOptions:
     client: ClientOptions = ClientOptions()
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """What a middleware finds in `request.extensions["asyncstreams"]`."""
 
-    stream: Stream = field(repr=False)
+    stream: Stream
     context: RequestContext
-    options: SendOptions = field(repr=False)
+    options: SendOptions
     streamed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
+class Body(NamedTuple):
     """At most one of the two."""
 
     json: Any = None
@@ -94,10 +93,12 @@ class RequestBuilder:
         else:
             params = {**(stream.request_params(context) or {}), **page.params}
             url = self.url(stream.path(context), params)
-        body = Body(
-            _merged(self._owner, "request_json", stream.request_json(context), page.json),
-            _merged(self._owner, "request_data", stream.request_data(context), page.data),
-        )
+        json, data = stream.request_json(context), stream.request_data(context)
+        if page.json:
+            json = _merged(self._owner, "request_json", json, page.json)
+        if page.data:
+            data = _merged(self._owner, "request_data", data, page.data)
+        body = Body(json, data)
         headers = {**(stream.request_headers(context) or {}), **page.headers}
         kwargs = stream.request_kwargs(context)
         return self.request(stream.http_method, url, headers, body, context, kwargs, stream.streams_body)
@@ -128,8 +129,15 @@ class RequestBuilder:
         if isinstance(path, str) and path.startswith(("https://", "http://")):
             joined = resolve(path, self._stream.url_base, self.allowed)
         else:
-            joined = join(self._owner, self._stream.url_base, path)
+            joined = self._joined(path)
         return with_params(self._owner, joined, params) if params else joined
+
+    def _joined(self, path: str | tuple[str | int, ...]) -> str:
+        try:
+            return join(self._owner, self._stream.url_base, path)
+        except TypeError:
+            # A segment that cannot be looked up in a cache, such as a list, is told like any other.
+            return join.__wrapped__(self._owner, self._stream.url_base, path)
 
     def _headers(self, headers: Mapping[str, Any], content_type: str | None) -> list[tuple[str, str]]:
         pairs = list(_DEFAULT_HEADERS)
@@ -153,6 +161,7 @@ class RequestBuilder:
         return text
 
 
+@functools.lru_cache(maxsize=1024, typed=True)
 def join(owner: str, base: str, path: str | tuple[str | int, ...]) -> str:
     """Base and path, with one slash between them; no segment of either is ever dropped.
 
@@ -185,7 +194,7 @@ def with_params(owner: str, url: str, params: Mapping[str, Any]) -> str:
     if "?" in url:
         url, _, query = url.partition("?")
         pairs = [pair for pair in parse_qsl(query, keep_blank_values=True) if pair[0] not in params] + pairs
-    return f"{url}?{urlencode(pairs, quote_via=quote, safe='')}" if pairs else url
+    return f"{url}?{'&'.join([f'{_quoted(name)}={_quoted(value)}' for name, value in pairs])}" if pairs else url
 
 
 def parse_request_kwargs(owner: str, kwargs: Mapping[str, Any], default: SendOptions) -> SendOptions:
@@ -227,6 +236,10 @@ def _timeouts(owner: str, timeout: Any, default: Timeouts) -> Timeouts:
     raise ConfigError(f"{owner}.request_kwargs: timeout is a number of seconds, (connect, read), or Timeouts(...)")
 
 
+def _quoted(text: str) -> str:
+    return text if _UNRESERVED.fullmatch(text) else quote(text, safe="")
+
+
 def _segment(owner: str, segment: Any) -> str:
     if isinstance(segment, bool) or not isinstance(segment, str | int) or segment == "":
         raise ConfigError(
@@ -260,8 +273,6 @@ def _param(owner: str, name: str, value: Any) -> str:
 
 
 def _merged(owner: str, hook: str, ours: Any, pages: Mapping[str, Any]) -> Any:
-    if not pages:
-        return ours
     if ours is not None and not isinstance(ours, Mapping):
         raise ConfigError(f"{owner}.{hook} must be a mapping, since the paginator adds to it")
     merged = dict(cast(Mapping[str, Any], ours or {}))

@@ -70,14 +70,16 @@ class Tries:
         self._reread = False
         self._throttled = 0
         self._waited_for_server = 0.0
-        self._began = clock.monotonic()
-        self._sent_at = self._began
+        self._began = self._sent_at = 0.0
 
     def next_context(self) -> RequestContext:
         """The context of the next send: its `attempt` counts from 1."""
         self.sent += 1
         self._sent_at = self._clock.monotonic()
-        return self._context if self.sent == 1 else replace(self._context, attempt=self.sent)
+        if self.sent > 1:
+            return replace(self._context, attempt=self.sent)
+        self._began = self._sent_at
+        return self._context
 
     def first_reread(self) -> bool:
         """Whether the page may be fetched again because its JSON was malformed: once."""

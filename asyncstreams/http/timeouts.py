@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from types import TracebackType
 
@@ -20,42 +21,40 @@ class Watch:
     Use as `async with`; StallTimeout leaves it, naming the limit that ran out.
     """
 
-    __slots__ = ("_bytes", "_deadline", "_end", "_handle", "_limits", "_loop", "_phase", "_scope", "_window")
+    __slots__ = ("_bytes", "_deadline", "_end", "_handle", "_limits", "_loop", "_phase", "_scope", "_since")
 
     def __init__(self, limits: Timeouts, *, whole: bool = True) -> None:
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._scope = asyncio.timeout(None)
         now = self._loop.time()
-        self._end = now + limits.total if whole else float("inf")
+        self._end = now + limits.total if whole else math.inf
         self._phase = "first_byte"
-        self._deadline = min(now + limits.connect + limits.first_byte, self._end)
-        self._window = (now, 0)
+        self._deadline = now + limits.connect + limits.first_byte
+        self._since = math.inf
         self._bytes = 0
         self._handle: asyncio.TimerHandle | None = None
 
     def body_begins(self) -> None:
         """The headers are here; from now on the limits between pieces hold."""
-        now = self._loop.time()
+        self._since = self._loop.time()
         self._phase = "read"
-        self._deadline = min(now + self._limits.read, self._end)
-        self._window = (now, 0)
+        self._deadline = self._since + self._limits.read
 
     def received(self, count: int) -> None:
         """A piece of the body has come."""
         now = self._loop.time()
+        self._deadline = now + self._limits.read
         self._bytes += count
-        self._deadline = min(now + self._limits.read, self._end)
-        since, before = self._window
-        if self._limits.min_rate and now - since >= _RATE_WINDOW:
-            if self._bytes - before < self._limits.min_rate * (now - since):
-                self._phase, self._deadline = "min_rate", now
+        if now - self._since >= _RATE_WINDOW:
+            if self._bytes < self._limits.min_rate * (now - self._since):
+                self._phase = "min_rate"
                 self._scope.reschedule(now)
-            self._window = (now, self._bytes)
+            self._since, self._bytes = now, 0
 
     async def __aenter__(self) -> Watch:
         await self._scope.__aenter__()
-        self._handle = self._loop.call_at(self._deadline, self._look)
+        self._handle = self._loop.call_at(min(self._deadline, self._end), self._look)
         return self
 
     async def __aexit__(
@@ -69,15 +68,16 @@ class Watch:
             raise self._stalled() from None
 
     def _look(self) -> None:
-        if self._loop.time() >= self._deadline:
+        nearest = min(self._deadline, self._end)
+        if self._loop.time() >= nearest:
             self._handle = None
             self._scope.reschedule(self._loop.time())
         else:
-            self._handle = self._loop.call_at(self._deadline, self._look)
+            self._handle = self._loop.call_at(nearest, self._look)
 
     def _stalled(self) -> StallTimeout:
         limits = self._limits
-        if self._deadline >= self._end:
+        if self._loop.time() >= self._end:
             return _stall("total", f"did not finish its answer within {limits.total:g} s")
         if self._phase == "first_byte":
             return _stall("first_byte", f"sent no answer within {limits.connect + limits.first_byte:g} s")

@@ -49,15 +49,15 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         session = self._session or self._open()
         if isinstance(request, Request):
-            url, headers = request.url_text, request.header_pairs()
+            url, headers, body = request.url_text, request.header_pairs(), request.content
         else:
-            url, headers = str(request.url), request.headers.multi_items()
+            url, headers, body = str(request.url), request.headers.multi_items(), await request.aread()
         failure: httpx.TransportError
         try:
             answer = await session.request(
                 request.method,
                 URL(url, encoded=True),
-                data=await request.aread() or None,
+                data=body or None,
                 headers=headers,
                 allow_redirects=False,
                 timeout=_timeout(request.extensions),

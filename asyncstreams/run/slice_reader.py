@@ -44,13 +44,18 @@ class SliceReader:
             while not self._ended:
                 if self._guard is not None and self._token is not None:
                     self._guard.token(self._token)
-                async with aclosing(self._next_pages()) as pages:
-                    async for page in pages:
-                        yield page
-                        self._number += 1
+                page, more = await self._next()
+                if page is not None:
+                    yield page
+                    self._number += 1
+                if more is not None:
+                    async with aclosing(more):
+                        async for page in more:
+                            yield page
+                            self._number += 1
 
-    async def _next_pages(self) -> AsyncGenerator[Page]:
-        """The page of the next response, or the several of a streamed one."""
+    async def _next(self) -> tuple[Page | None, AsyncGenerator[Page] | None]:
+        """The next response's page and, where its body is still arriving, the pages after that."""
         tries = self._chain.tries(RequestContext(self._slice, self._token, self._state))
         while True:
             response, action = await self._chain.fetch(self._request, tries)
@@ -58,33 +63,28 @@ class SliceReader:
                 await response.aclose()
                 if action is ResponseAction.RESET_PAGINATION:
                     self._reset()
-                else:
-                    self._ended = True
-                    yield self._page([], is_last=True)
-                return
-            handed_over = False
+                    return None, None
+                self._ended = True
+                return self._page([], is_last=True), None
             try:
-                async with aclosing(self._parsed(response)) as pages:
-                    async for page in pages:
-                        handed_over = True
-                        yield page
-                return
+                if response.has_body:
+                    return self._completed(await self._records(response), response), None
+                return await self._begun(response)
             except AsyncStreamsError as error:
-                if handed_over or not self._worth_another(error, tries):
+                if not self._worth_another(error, tries):
                     error.locate(tries=tries.sent)
                     raise
                 await tries.failed(error)
 
-    async def _parsed(self, response: Response) -> AsyncGenerator[Page]:
-        if response.has_body:
-            yield self._completed(await self._records(response), response)
-            return
+    async def _begun(self, response: Response) -> tuple[Page, AsyncGenerator[Page] | None]:
+        """The first page of a body that is still arriving: until it is there, the request can be repeated."""
+        pages = self._pieces(response)
         try:
-            async with aclosing(self._pieces(response)) as pages:
-                async for page in pages:
-                    yield page
-        finally:
-            await response.aclose()
+            page = await anext(pages)
+        except BaseException:
+            await pages.aclose()
+            raise
+        return page, pages
 
     async def _records(self, response: Response) -> list[Record]:
         """What `parse_response` makes of a whole body. Raises UnexpectedContent, MalformedJSON."""
@@ -108,17 +108,20 @@ class SliceReader:
         batch: list[Record] = []
         count = 0
         begun = response.bytes_read
-        async with aclosing(parsed):
-            async for record in parsed:
-                # A full batch waits for the record after it, so that the last page knows that it is.
-                if batch and (len(batch) >= _PAGE_RECORDS or response.bytes_read - begun >= _PAGE_BYTES):
-                    self._check_records(batch)
-                    yield self._page(batch, is_last=False)
-                    count += len(batch)
-                    batch, begun = [], response.bytes_read
-                batch.append(record)
-        self._check_records(batch)
-        yield self._completed(batch, response, count + len(batch))
+        try:
+            async with aclosing(parsed):
+                async for record in parsed:
+                    # A full batch waits for the record after it, so that the last page knows that it is.
+                    if batch and (len(batch) >= _PAGE_RECORDS or response.bytes_read - begun >= _PAGE_BYTES):
+                        self._check_records(batch)
+                        yield self._page(batch, is_last=False)
+                        count += len(batch)
+                        batch, begun = [], response.bytes_read
+                    batch.append(record)
+            self._check_records(batch)
+            yield self._completed(batch, response, count + len(batch))
+        finally:
+            await response.aclose()
 
     def _request(self, context: RequestContext) -> Request:
         return self._chain.builder.page(context, self._came_from)
