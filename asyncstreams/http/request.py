@@ -17,7 +17,7 @@ from ..contracts import Stream
 from ..errors import ConfigError
 from ..messages import Request
 from ..model import PageRequest, RequestContext, Timeouts
-from .body import ACCEPT_ENCODING
+from .decompress import ACCEPT_ENCODING
 from .origin import Origin, allowed_origins, resolve
 
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:@/]*")
