@@ -123,6 +123,8 @@ class ApiKeyAuthenticator(Signer):
         owner = type(self).__name__
         if into not in ("header", "query", "cookie"):
             raise ConfigError(f'{owner}(into={into!r}): one of "header", "query", "cookie"')
+        if not name:
+            raise ConfigError(f"{owner}(name={name!r}): the name of a {into} is needed")
         self._name = name if into == "query" else checked_header_name(owner, name, "name")
         self._key = checked_token(owner, "key", key)
         self._into = into
@@ -175,6 +177,7 @@ def checked_header_name(owner: str, name: str, argument: str = "auth_header") ->
 def known_secrets(authenticator: object) -> Iterable[str]:
     """The secrets that an authenticator holds, so that messages can be searched for them."""
     for value in vars(authenticator).values() if hasattr(authenticator, "__dict__") else ():
-        if isinstance(value, Secret):
-            yield value.reveal()
-            yield value.reveal().partition(" ")[2]
+        secret = getattr(value, "access_token", value)
+        if isinstance(secret, Secret):
+            yield secret.reveal()
+            yield secret.reveal().partition(" ")[2]

@@ -33,12 +33,12 @@ class Paginator(Protocol):
 class CountedPaginator(Paginator, Protocol):
     """One that can know the number of pages, so that they can be read side by side."""
 
-    def page_count(self, response: Response) -> int | None:
-        """The number of pages of the slice that `response` tells; None when it does not."""
+    def page_count(self, response: Response, count: int) -> int | None:
+        """The number of pages of the slice, as its first response, of `count` records, tells; None if it does not."""
         ...
 
     def token_at(self, number: int, response: Response) -> Any:
-        """The token of page `number`, from 0, as `response` shows how to make it."""
+        """The token of page `number`, from 0, as the first response shows how to make it."""
         ...
 
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable
 
 from .errors import ConfigError
+from .model import Backoff, BodyLimits, Timeouts
 
 _HOOKS = {
     "path": ("context",),
@@ -36,6 +37,7 @@ _RENAMED = {
     "exit_on_rate_limit": "set max_server_wait instead, in seconds",
     "must_deduplicate_query_params": "remove it: parameters win over equal names in the path",
 }
+_PASSED_BY_THE_CDK = {"stream_state", "stream_slice", "next_page_token", "sync_mode", "cursor_field"}
 _CLOSE = 0.88
 
 
@@ -85,6 +87,8 @@ def check_values(stream: object) -> None:
             f"{owner}.url_base is {'missing' if not base else type(base).__name__}",
             hint='add `url_base = "https://api.example.com/v1/"`',
         )
+    if "?" in base or "#" in base:
+        raise ConfigError(f"{owner}.url_base holds a query or a fragment", hint="return them from request_params")
     paginator = getattr(stream, "paginator", None)
     if isinstance(paginator, type):
         raise ConfigError(
@@ -109,6 +113,9 @@ def _check_types(owner: str, stream: object) -> None:
         "http_method": (str, 'such as "GET"'),
         "allowed_origins": ((tuple, list, set, frozenset), 'a tuple, such as ("https://files.example.com",)'),
         "middleware": ((tuple, list), "a tuple of callables"),
+        "timeouts": (Timeouts, "Timeouts(connect=10, first_byte=60, read=30, total=300)"),
+        "body_limits": (BodyLimits, "BodyLimits(wire=..., decoded=..., ratio=...)"),
+        "backoff": (Backoff, "Backoff(base=0.25, cap=30)"),
     }
     for name, (kinds, told) in wanted.items():
         value = getattr(stream, name)
@@ -117,6 +124,9 @@ def _check_types(owner: str, stream: object) -> None:
         if isinstance(value, int | float) and value < (1 if kinds is int else 1e-9):
             raise ConfigError(f"{owner}.{name} = {value!r}: {told} is needed")
     authenticator = getattr(stream, "authenticator", None)
+    if isinstance(authenticator, type):
+        name = authenticator.__name__
+        raise ConfigError(f"{owner}.authenticator is the class {name}", hint=f"write {name}(...)")
     if authenticator is not None and not hasattr(authenticator, "async_auth_flow"):
         raise ConfigError(
             f"{owner}: authenticator is a {type(authenticator).__name__}: an httpx.Auth is needed",
@@ -136,14 +146,18 @@ def _check_hook(cls: type, name: str, value: object) -> None:
     if name not in _MAY_BE_ASYNC and (inspect.iscoroutinefunction(value) or inspect.isasyncgenfunction(value)):
         raise ConfigError(f"{cls.__name__}.{name} is async: it is a plain method, which does no I/O")
     signature = inspect.signature(value)
+    foreign = _PASSED_BY_THE_CDK.intersection(signature.parameters)
     try:
         signature.bind(*(None, *arguments))
+        fits = not foreign or (name == "stream_slices" and foreign == {"stream_state"})
     except TypeError:
+        fits = False
+    if not fits:
         raise ConfigError(
             f"{cls.__name__}.{name}{signature} cannot be called as {name}({', '.join(arguments)})",
             hint="what was stream_slice, stream_state and next_page_token are attributes of the context"
             + ("" if "context" in arguments else ": response.context"),
-        ) from None
+        )
 
 
 def _check_spelling(cls: type, name: str, base: type) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, TypeGuard, cast
 
 import msgspec
@@ -22,26 +23,26 @@ def decode(body: bytes) -> Any:
     Raises MalformedJSON, with the byte offset where known: also for NaN and Infinity, for
     numbers beyond a double's range, lone surrogates and text that follows the value.
     """
+    text = body[len(_BOM) :] if body.startswith(_BOM) else body
     try:
-        return _decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        if body.startswith(_BOM):
-            return decode(body[len(_BOM) :])
-        raise _explained(body, error) from None
+        return _decoder.decode(text)
+    except (msgspec.DecodeError, RecursionError, ValueError) as error:
+        failure = _explained(body, text, error)
+    # Raised outside the handler: a UnicodeDecodeError holds the whole body.
+    raise failure
 
 
 def decode_lines(block: bytes) -> list[Any]:
-    """The values of newline-delimited JSON; blank lines are skipped. Raises MalformedJSON."""
-    try:
-        return _decoder.decode_lines(block)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
-        # Only now line by line, so that the error can name the line's own position.
-        return [decode(line) for line in block.splitlines() if line.strip()]
+    """The values of newline-delimited JSON, one in each line; blank lines are skipped. Raises MalformedJSON."""
+    return [decode(line) for line in block.split(b"\n") if line.strip()]
 
 
 def encode(value: Any) -> bytes:
-    """Compact JSON; integers of any size stay exact. Raises TypeError for what JSON lacks."""
-    return msgspec.json.encode(value)
+    """Compact JSON; integers of any size stay exact. Raises TypeError for NaN, infinities and what JSON lacks."""
+    text = msgspec.json.encode(value)
+    if b"null" in text:
+        _refuse_not_finite(value)
+    return text
 
 
 def as_object(value: Any) -> dict[str, Any] | None:
@@ -58,14 +59,31 @@ def _is_array(value: Any) -> TypeGuard[list[Any]]:
     return isinstance(value, list)
 
 
-def _explained(body: bytes, error: Exception) -> MalformedJSON:
+def _refuse_not_finite(value: Any) -> None:
+    """msgspec writes what JSON has no number for as null, and says nothing."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise TypeError(f"JSON has no number for {value}")
+    if (fields := as_object(value)) is not None:
+        value = list(fields.values())
+    if isinstance(value, list | tuple):
+        for item in cast(list[Any], value):
+            _refuse_not_finite(item)
+
+
+def _explained(body: bytes, text: bytes, error: Exception) -> MalformedJSON:
+    """Why and where; the offset counts in `body`, `text` is what follows its byte order mark."""
     offset: int | None = None
     reason = str(error)
     try:
-        orjson.loads(body)
+        text.decode()
+        orjson.loads(text)
+    except UnicodeDecodeError as theirs:
+        offset, reason = theirs.start, f"not UTF-8 ({theirs.reason})"
     except orjson.JSONDecodeError as theirs:
-        # orjson counts characters of what it could read as UTF-8.
+        # orjson counts characters.
         offset = len(theirs.doc[: theirs.pos].encode("utf-8", "surrogatepass"))
         reason = theirs.msg
-    at = "" if offset is None else f" at byte {offset} of {len(body)}"
-    return MalformedJSON(f"sent JSON that is malformed{at}: {reason}", offset=offset)
+    if offset is None:
+        return MalformedJSON(f"sent JSON that is malformed: {reason}")
+    offset += len(body) - len(text)
+    return MalformedJSON(f"sent JSON that is malformed at byte {offset} of {len(body)}: {reason}", offset=offset)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 _TARGET = re.compile(r"\s*<([^>]*)>")
-_PARAM = re.compile(r"""\s*;\s*([^\s=;,"]+)\s*(?:=\s*("(?:[^"\\]|\\.)*"|[^\s;,"]*))?""")
+_PARAM = re.compile(r"""(?:\s*;)+\s*([^\s=;,"]+)\s*(?:=\s*("(?:[^"\\]|\\.)*"|[^\s;,"]*))?""")
 _NEXT = re.compile(r"\s*,")
 
 

@@ -190,6 +190,14 @@ class Response(httpx.Response):
         """The slice, token, state and attempt of the request that this answers."""
         return cast(RequestContext, self.request.extensions["asyncstreams"].context)
 
+    def raise_for_status(self) -> Response:
+        """As httpx has it; the message shows the URL without its query."""
+        if not self.is_success:
+            url = safe_url(str(self.request.url))
+            message = f"{self.status_code} {self.reason_phrase} for {url!r}"
+            raise httpx.HTTPStatusError(message, request=self.request, response=self)
+        return self
+
     def json(self, **kwargs: Any) -> Any:
         """The body as a JSON value, decoded once and then kept: do not change what you get.
 

@@ -120,7 +120,7 @@ class Secret:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Secret):
             return NotImplemented
-        return hmac.compare_digest(self._value.encode(), other._value.encode())
+        return hmac.compare_digest(_octets(self._value), _octets(other._value))
 
     def __hash__(self) -> int:
         return hash(self._value)
@@ -133,6 +133,11 @@ class Secret:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Secret is not written anywhere: reveal() it on purpose, or read it again where it is needed")
+
+
+def _octets(text: str) -> bytes:
+    # Values from the environment may hold octets that are no text.
+    return text.encode("utf-8", "surrogatepass")
 
 
 class ResponseAction(Enum):
@@ -180,7 +185,8 @@ class Timeouts:
     min_rate: float = 1024.0
 
     def __post_init__(self) -> None:
-        if min(self.connect, self.first_byte, self.read, self.total) <= 0 or self.min_rate < 0:
+        limits = (self.connect, self.first_byte, self.read, self.total)
+        if not all(limit > 0 for limit in limits) or not self.min_rate >= 0:
             raise ConfigError(f"{self}: seconds above 0, and a min_rate of 0 or more")
 
 

@@ -10,7 +10,6 @@ from typing import Any, Literal, TypeAlias
 from urllib.parse import quote_plus
 from weakref import WeakKeyDictionary
 
-import anyio
 import httpx
 
 from . import exact_json
@@ -189,10 +188,9 @@ class Oauth2Authenticator(httpx.Auth):
         # Kept before it is handed over: a rotated token that is lost cannot be had again.
         self._refresh_token = tokens.refresh_token or self._refresh_token
         if self._on_refresh is not None:
-            with anyio.fail_after(_HANDOVER_LIMIT, shield=True):
-                handed = self._on_refresh(tokens)
-                if inspect.isawaitable(handed):
-                    await handed
+            handed = self._on_refresh(tokens)
+            if inspect.isawaitable(handed):
+                await _to_its_end(handed)
         self._held = held
         return held
 
@@ -242,6 +240,21 @@ _REMEDIES = {
     "invalid_scope": "ask for fewer scopes, or have these granted",
     "unauthorized_client": "this client may not use this grant: check its registration",
 }
+
+
+async def _to_its_end(handed: Awaitable[None]) -> None:
+    """Wait for it even when we are cancelled meanwhile, for ten seconds: what is lost here is lost for good.
+
+    A task of its own, since no cancel scope holds back a plain `Task.cancel()`; it ends in here.
+    """
+    task = asyncio.ensure_future(handed)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task}, timeout=_HANDOVER_LIMIT)
+        raise
+    finally:
+        task.cancel()
 
 
 def _answer(response: httpx.Response) -> dict[str, Any] | None:

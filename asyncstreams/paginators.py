@@ -38,6 +38,7 @@ class PageNumber:
 
     def __post_init__(self) -> None:
         _check_name("PageNumber", "param", self.param)
+        _check_name("PageNumber", "size_param", self.size_param)
         if self.size is not None and self.size < 1:
             raise ConfigError(f"PageNumber(size={self.size}): a page holds at least one record")
         if self.total_items is not None and self.size is None:
@@ -53,9 +54,14 @@ class PageNumber:
 
     def next(self, token: Any, response: Response, count: int) -> int | None:
         following = int(token) + 1
-        pages = self.page_count(response)
-        if pages is not None:
+        if self.total_pages is not None and (pages := _count(self.total_pages, response)) is not None:
             return following if following < self.start + pages else None
+        if self.total_items is not None and self.size is not None:
+            items = _count(self.total_items, response)
+            if items is not None:
+                left = max(0, items - (int(token) - self.start) * self.size)
+                # The last page by the total, but not of its length: the server has a page size of its own.
+                return following if left > self.size or count != left else None
         if count == 0 or (self.stop_on_short_page and self.size is not None and count < self.size):
             return None
         return following
@@ -64,13 +70,12 @@ class PageNumber:
         params = {self.param: token}
         return PageRequest(params=params if self.size is None else {**params, self.size_param: self.size})
 
-    def page_count(self, response: Response) -> int | None:
+    def page_count(self, response: Response, count: int) -> int | None:
         if self.total_pages is not None:
             return _count(self.total_pages, response)
         if self.total_items is None or self.size is None:
             return None
-        items = _count(self.total_items, response)
-        return None if items is None else -(-items // self.size)
+        return _pages(_count(self.total_items, response), self.size, count)
 
     def token_at(self, number: int, response: Response) -> int:
         return self.start + number
@@ -114,9 +119,8 @@ class Offset:
     def apply(self, token: Any) -> PageRequest:
         return PageRequest(params={self.param: token, self.limit_param: self.limit})
 
-    def page_count(self, response: Response) -> int | None:
-        total = None if self.total is None else _count(self.total, response)
-        return None if total is None else -(-total // self.limit)
+    def page_count(self, response: Response, count: int) -> int | None:
+        return _pages(None if self.total is None else _count(self.total, response), self.limit, count)
 
     def token_at(self, number: int, response: Response) -> int:
         return number * self.limit
@@ -182,6 +186,9 @@ class LinkHeader:
 
     rel: str = "next"
 
+    def __post_init__(self) -> None:
+        _check_name("LinkHeader", "rel", self.rel)
+
     def first(self) -> None:
         return None
 
@@ -191,7 +198,7 @@ class LinkHeader:
     def apply(self, token: Any) -> PageRequest:
         return PageRequest(url=token)
 
-    def page_count(self, response: Response) -> int | None:
+    def page_count(self, response: Response, count: int) -> int | None:
         """From the first page's rel="last", where it differs from rel="next" in one whole number."""
         numbers = self._numbers(response)
         return None if numbers is None else numbers.last - numbers.following + 2
@@ -214,7 +221,12 @@ class LinkHeader:
         changed = [(*pair, value) for pair, (_, value) in zip(mine, other, strict=True) if pair[1] != value]
         if len(changed) != 1 or not (changed[0][1].isdecimal() and changed[0][2].isdecimal()):
             return None
-        return _Numbered(following, changed[0][0], int(changed[0][1]), int(changed[0][2]))
+        name, number = changed[0][0], int(changed[0][1])
+        # An offset in the links is no page number: those go up by one from what was asked for.
+        own = dict(parse_qsl(response.url.query.decode("ascii", "replace"))).get(name)
+        if number not in (1, 2) if own is None else own != str(number - 1):
+            return None
+        return _Numbered(following, name, number, int(changed[0][2]))
 
 
 class _Numbered(NamedTuple):
@@ -278,6 +290,11 @@ def _count(selector: Selector, response: Response) -> int | None:
     if isinstance(found, str) and found.strip().isdecimal():
         found = int(found)
     return found if isinstance(found, int) and not isinstance(found, bool) and found >= 0 else None
+
+
+def _pages(items: int | None, size: int, count: int) -> int | None:
+    """Pages of `size` that hold so many items; None where the first shows that the server has another size."""
+    return None if items is None or count != min(size, items) else -(-items // size)
 
 
 def _nested(param: str, token: Any) -> dict[str, Any]:

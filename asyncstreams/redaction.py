@@ -12,19 +12,27 @@ import httpx
 
 _HIDDEN = "***"
 _SHORTEST = 4
+_LARGEST_FORM = 16 * 1024
+_JSON_STRING = re.compile(r':\s*"((?:[^"\\]|\\.)*)"')
 _HARMLESS_HEADERS = frozenset(
     ("accept", "accept-encoding", "connection", "content-length", "content-type", "host", "user-agent")
 )
 _SECRET_NAME = r"[\w.-]*(?:token|secret|passw|api[-_]?key|authorization|credential|signature|session)[\w.-]*"
 _NAMED_SECRET = re.compile(rf"""(["']?{_SECRET_NAME}["']?\s*[:=]\s*)("(?:[^"\\]|\\.)*"?|'[^']*'?|[^\s,&;}}]+)""", re.I)
-_BEARER = re.compile(r"\b(Bearer|Basic|Token)\s+[\w.~+/=-]{6,}", re.I)
+# A word after "Token" is a credential when it looks like one: long, or with a digit or sign in it.
+_BEARER = re.compile(r"\b(Bearer|Basic|Token)\s+(?=\S{16}|\S*[\d._~+/=-]\S)[\w.~+/=-]{6,}", re.I)
 _URL_QUERY = re.compile(r"(\bhttps?://[^\s\"'<>?#]*)[?#][^\s\"'<>]*", re.I)
 _USERINFO = re.compile(r"(\bhttps?://)[^\s/@\"'<>]+@", re.I)
 
 
 def safe_url(url: str) -> str:
     """The URL without query, fragment and user information: any of them may hold a secret."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return _HIDDEN
+    if "@" in parts.path:
+        return f"{parts.scheme}://{_HIDDEN}"  # a password with a slash in it ends where nobody expects
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if parts.netloc else parts.path
 
 
@@ -49,7 +57,17 @@ def sent_secrets(request: httpx.Request) -> set[str]:
     for name, value in parse_qsl(request.url.query.decode("ascii", "replace")):
         if re.fullmatch(rf"{_SECRET_NAME}|key|sig|auth|code", name, re.I):
             found.add(value)
+    found.update(_body_values(request))
     return {value for value in found if len(value) >= _SHORTEST}
+
+
+def _body_values(request: httpx.Request) -> Iterable[str]:
+    """The values of a form or of a flat JSON object: a token request carries its secrets there."""
+    body: bytes = getattr(request, "_content", b"")
+    if not body or len(body) > _LARGEST_FORM:
+        return []
+    text = body.decode("utf-8", "replace")
+    return [*(value for _, value in parse_qsl(text)), *_JSON_STRING.findall(text)]
 
 
 def _credentials(value: str) -> Iterable[str]:
@@ -68,3 +86,7 @@ def _credentials(value: str) -> Iterable[str]:
 def _forms(secret: str) -> Iterable[str]:
     if len(secret) >= _SHORTEST:
         yield from (secret, quote(secret, safe=""), quote_plus(secret))
+        octets = secret.encode("utf-8", "surrogatepass")
+        for encoded in (base64.b64encode(octets), base64.urlsafe_b64encode(octets)):
+            yield encoded.decode()
+            yield encoded.decode().rstrip("=")

@@ -20,6 +20,7 @@ class Header:
 
 
 Selector: TypeAlias = str | Header | Callable[[Response], Any]
+_PATH = re.compile(r"(?:[^.\[\]]+|\[-?\d+\])(?:\.[^.\[\]]+|\[-?\d+\])*")
 _STEP = re.compile(r"[^.\[\]]+|\[-?\d+\]")
 
 
@@ -50,8 +51,7 @@ def select_path(path: str, value: Any) -> Any:
 def check_selector(owner: str, name: str, selector: object) -> None:
     """Refuse what cannot be a selector, naming the argument. Raises ConfigError."""
     if isinstance(selector, str):
-        steps = _STEP.findall(selector)
-        if not steps or "".join(steps).replace("[", "") != selector.replace(".", "").replace("[", ""):
+        if not _PATH.fullmatch(selector):
             raise ConfigError(
                 f"{owner}({name}={selector!r}): not a path", hint='write it as "meta.next" or "data[-1].id"'
             )

@@ -65,48 +65,61 @@ class _Framing:
 
 
 class _Meter:
-    """Counts a body that is decoded against its bounds."""
+    """Counts a body that is decoded against its bounds, each of its codings by itself."""
 
-    def __init__(self, limits: BodyLimits) -> None:
+    def __init__(self, limits: BodyLimits, stages: int) -> None:
         self._limits = limits
         self.wire = 0
-        self.decoded = 0
+        self._decoded = [0] * stages
 
     def arrived(self, count: int) -> None:
         self.wire += count
         if self.wire > self._limits.wire:
             raise _more_than_wire(self._limits)
-
-    def unpacked(self, count: int) -> None:
-        self.decoded += count
-        if self.decoded > self._limits.decoded:
+        if not self._decoded and self.wire > self._limits.decoded:
             raise _more_than_decoded(self._limits)
-        if self.decoded > _RATIO_FROM and self.decoded > self.wire * self._limits.ratio:
-            raise _too_large(
-                f"sent {self.wire:,} bytes that became more than {self.decoded:,}", "ratio", self._limits.ratio
-            )
+
+    def unpacked(self, stage: int, count: int) -> None:
+        self._decoded[stage] += count
+        decoded = self._decoded[stage]
+        if decoded > self._limits.decoded:
+            raise _more_than_decoded(self._limits)
+        if decoded > _RATIO_FROM and decoded > self.wire * self._limits.ratio:
+            raise _too_large(f"sent {self.wire:,} bytes that became more than {decoded:,}", "ratio", self._limits.ratio)
 
 
 async def read_body(response: Response, limits: BodyLimits, watch: Watch, *, at_most: int | None = None) -> bytes:
-    """The whole body, decoded and checked; with `at_most`, its beginning, and no error for the rest.
+    """The whole body, decoded and checked. Raises TruncatedBody, DecodeError, ResponseTooLarge.
 
-    Raises TruncatedBody, DecodeError, ResponseTooLarge.
+    With `at_most`, its beginning, as far as it can be read: for errors, whose status says enough.
     """
     if response.request.method == "HEAD" or response.status_code in (204, 304):
         await _close(response)
         return b""
+    if at_most is not None:
+        return await _read_beginning(response, limits, watch, at_most)
     framing = _Framing(response)
-    if not framing.codings and at_most is None:
+    if not framing.codings:
         return await _read_plain(response, framing, limits, watch)
+    async with aclosing(_decoded(response, framing, limits, _raw_pieces(response), watch.received)) as body:
+        return b"".join([piece async for piece in body])
+
+
+async def _read_beginning(response: Response, limits: BodyLimits, watch: Watch, at_most: int) -> bytes:
     pieces: list[bytes] = []
     size = 0
-    source = _raw_pieces(response)
-    async with aclosing(_decoded(response, framing, limits, source, watch.received)) as body:
-        async for piece in body:
-            pieces.append(piece)
-            size += len(piece)
-            if at_most is not None and size >= at_most:
-                break
+    try:
+        framing = _Framing(response)
+        framing.length = None
+        source = _raw_pieces(response)
+        async with aclosing(_decoded(response, framing, limits, source, watch.received)) as body:
+            async for piece in body:
+                pieces.append(piece)
+                size += len(piece)
+                if size >= at_most:
+                    break
+    except (TruncatedBody, DecodeError, ResponseTooLarge):
+        await _close(response)
     return b"".join(pieces)[:at_most]
 
 
@@ -129,14 +142,13 @@ async def _decoded(
 ) -> AsyncGenerator[bytes]:
     try:
         framing.check(limits)
-        meter = _Meter(limits)
         # The coding that was applied last is undone first (RFC 9110, 8.4).
         chain = [decompressor(coding) for coding in reversed(framing.codings)]
-        async for raw in source:
+        meter = _Meter(limits, len(chain))
+        while (raw := await _next_piece(source)) is not None:
             received(len(raw))
             meter.arrived(len(raw))
-            for piece in through(chain, raw):
-                meter.unpacked(len(piece))
+            for piece in through(chain, raw, meter.unpacked):
                 yield piece
         framing.check_end(meter.wire)
         for coding in chain:
@@ -156,17 +168,17 @@ async def _read_plain(response: Response, framing: _Framing, limits: BodyLimits,
     source = _raw_pieces(response)
     try:
         framing.check(limits)
-        async for raw in source:
+        while (raw := await _next_piece(source)) is not None:
             watch.received(len(raw))
             size += len(raw)
             if size > limits.wire:
                 raise _more_than_wire(limits)
+            if size > limits.decoded:
+                raise _more_than_decoded(limits)
             pieces.append(raw)
     finally:
         await _close(response, source)
     framing.check_end(size)
-    if size > limits.decoded:
-        raise _more_than_decoded(limits)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
@@ -189,6 +201,18 @@ class _SyncPieces:
 def _raw_pieces(response: Response) -> AsyncIterator[bytes]:
     stream = response.stream
     return aiter(stream) if isinstance(stream, httpx.AsyncByteStream) else _SyncPieces(stream)
+
+
+async def _next_piece(source: AsyncIterator[bytes]) -> bytes | None:
+    """The next piece, or None at the end. Raises TruncatedBody where the connection broke off."""
+    try:
+        return await anext(source)
+    except StopAsyncIteration:
+        return None
+    except httpx.TransportError as error:
+        reason = type(error).__name__
+    # Raised outside the handler: what a transport says may show more than it should.
+    raise TruncatedBody(f"broke off in mid-body ({reason})")
 
 
 async def _close(response: Response, source: AsyncIterator[bytes] | None = None) -> None:

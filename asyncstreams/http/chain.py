@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from functools import partial, reduce
 from typing import NamedTuple
 
 import httpx
 
-from ..auth import Signer
+from ..auth import Signer, known_secrets
 from ..contracts import Middleware, Send, Stream
 from ..errors import AsyncStreamsError, ConfigError, HostUnavailable, HttpStatusError
 from ..messages import Request, Response
 from ..model import RequestContext, ResponseAction
-from ..redaction import safe_url
+from ..redaction import safe_url, scrub, sent_secrets
 from .body import read_body, streamed_pieces
 from .governor import Governor
 from .origin import Origin, origin_of, resolve
@@ -29,6 +29,10 @@ from .transport import BadCertificate, UnknownHost
 
 _MOST_REDIRECTS = 5
 _DONE = frozenset((ResponseAction.SUCCESS, ResponseAction.IGNORE, ResponseAction.RESET_PAGINATION))
+
+
+class _Unresolved(HostUnavailable):
+    """A host name that is unknown, perhaps only now."""
 
 
 class Answer(NamedTuple):
@@ -48,10 +52,11 @@ class Chain:
         self._home = origin_of(stream.url_base)
         self._home_prefix = f"{self._home}/"
         self._backoff = StreamBackoff()
+        self._answered = False
         innermost: Send = self._sign_and_send
         self._once = reduce(_wrapped, reversed(stream.middleware), innermost)
         if stream.authenticator is not None:
-            self._require_https()
+            self._require_encryption(self.builder.allowed)
 
     def tries(self, context: RequestContext) -> Tries:
         """What the page of this context may spend."""
@@ -67,6 +72,7 @@ class Chain:
             request = make(tries.next_context())
             try:
                 response = await self._attempt(request)
+                self._answered = True
                 action = self._classify(response, request.extensions["asyncstreams"].context)
                 if action in _DONE:
                     tries.succeeded()
@@ -76,7 +82,18 @@ class Chain:
                 self._locate(error, request, tries)
                 if not error.retryable or not self._may_repeat(error):
                     raise
-                await tries.failed(error)
+                await self._failed(error, tries)
+
+    async def _failed(self, error: AsyncStreamsError, tries: Tries) -> None:
+        try:
+            await tries.failed(error)
+        except _Unresolved as last:
+            if self._answered:
+                raise
+            failure = ConfigError(f"the host name in url_base has never been found: {last.message}")
+        else:
+            return
+        raise failure.locate(stream=error.stream, url=error.url, method=error.method, tries=tries.sent)
 
     async def _attempt(self, request: Request) -> Response:
         failure: AsyncStreamsError
@@ -85,7 +102,7 @@ class Chain:
         except httpx.UnsupportedProtocol:
             failure = ConfigError("only http and https URLs can be fetched")
         except httpx.TransportError as error:
-            failure = self._no_answer(error)
+            failure = self._no_answer(error, request)
         # Raised outside the handler: what a transport says may show more than it should.
         raise failure
 
@@ -174,6 +191,7 @@ class Chain:
     async def _token_answer(self, request: httpx.Request, options: SendOptions) -> Response:
         """What a token endpoint says; raises a retryable error where it does not answer properly."""
         origin = origin_of(str(request.url))
+        self._require_encryption([origin])
         governor = self._session.governor_for(origin, "token endpoint")
         request.extensions = {**request.extensions, "timeout": {"connect": options.timeouts.connect}}
         failure: AsyncStreamsError | None = None
@@ -185,7 +203,7 @@ class Chain:
                 limits = self._stream.body_limits
                 response.set_body(await read_body(response, limits, watch, at_most=ERROR_BODY_LIMIT))
         except httpx.TransportError as error:
-            failure = self._no_answer(error)
+            failure = self._no_answer(error, request)
             failure.args = (f"the token endpoint {failure.message}",)
         else:
             if not is_transient(response.status_code):
@@ -203,6 +221,7 @@ class Chain:
         transport = self._session.transport_for(self._origin(request), options.client)
         streamed = attempt.streamed and not getattr(self._stream.authenticator, "requires_response_body", False)
         async with Watch(options.timeouts, whole=not streamed) as watch:
+            request.extensions["connected"] = watch.connected
             response = _ours(await transport.handle_async_request(request), request)
             watch.body_begins()
             limits = self._stream.body_limits
@@ -236,21 +255,20 @@ class Chain:
     def _governor(self, request: httpx.Request) -> Governor:
         return self._session.governor_for(self._origin(request), self._stream.authenticator)
 
-    def _no_answer(self, error: httpx.TransportError) -> AsyncStreamsError:
+    def _no_answer(self, error: httpx.TransportError, request: httpx.Request) -> AsyncStreamsError:
+        reason = scrub(str(error), {*sent_secrets(request), *known_secrets(self._stream.authenticator)})
         cause = error.__cause__ or error.__context__
         if isinstance(error, BadCertificate) or isinstance(cause, ssl.SSLCertVerificationError):
             return ConfigError(
-                f"the server's certificate was not accepted: {error if isinstance(error, BadCertificate) else 'TLS'}",
+                f"the server's certificate was not accepted: {reason}",
                 hint='a private authority: return {"verify": "/path/to/ca.pem"} from request_kwargs',
             )
         if isinstance(error, httpx.LocalProtocolError):
-            return ConfigError(str(error))
+            return ConfigError(reason)
         told = "did not answer" if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout) else "broke off"
-        failure = HostUnavailable(f"{told}: {error}")
+        failure = (_Unresolved if isinstance(error, UnknownHost) else HostUnavailable)(f"{told}: {reason}")
         failure.retryable = True
         failure.was_sent = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
-        if isinstance(error, UnknownHost):
-            failure.hint = "is the host name in url_base right?"
         return failure
 
     def _may_repeat(self, error: AsyncStreamsError) -> bool:
@@ -259,13 +277,14 @@ class Chain:
     def _locate(self, error: AsyncStreamsError, request: Request, tries: Tries) -> None:
         error.locate(stream=self._stream.name, method=request.method, url=safe_url(request.url_text), tries=tries.sent)
 
-    def _require_https(self) -> None:
-        if self._home.scheme == "http" and not self._home.is_loopback and not self._stream.allow_insecure:
-            owner = type(self._stream).__name__
-            raise ConfigError(
-                f"{owner}.url_base = {safe_url(self._stream.url_base)!r}: a credential would go out unencrypted",
-                hint="use https, or set allow_insecure = True where the network is your own",
-            )
+    def _require_encryption(self, origins: Iterable[Origin]) -> None:
+        """Raises ConfigError where a credential would cross a network in the clear."""
+        for origin in origins:
+            if origin.scheme == "http" and not origin.is_loopback and not self._stream.allow_insecure:
+                raise ConfigError(
+                    f"{type(self._stream).__name__}: a credential would go to {origin} unencrypted",
+                    hint="use https, or set allow_insecure = True where the network is your own",
+                )
 
 
 def _wrapped(send: Send, middleware: Middleware) -> Send:

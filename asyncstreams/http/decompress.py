@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from ..errors import DecodeError, TruncatedBody
@@ -36,8 +36,11 @@ class _Zlib:
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         while data:
-            if self._ended and not self._next_member(data):
-                return
+            if self._ended:
+                data = data.lstrip(b"\0")  # padding, as tape archives have it
+                if not data:
+                    return
+                self._next_member(data)
             if not self._begun and self._coding == "deflate" and (data[0] & 0x0F) != 8:
                 self._member = zlib.decompressobj(-15)
             self._begun = True
@@ -58,14 +61,11 @@ class _Zlib:
         if self._begun and not self._ended:
             raise TruncatedBody(f"sent a {self._coding} body without its end: it was cut on the way")
 
-    def _next_member(self, data: bytes) -> bool:
-        if not data.strip(b"\0"):
-            return False  # padding, as tape archives have it
+    def _next_member(self, data: bytes) -> None:
         if self._coding != "gzip" or not data.startswith(_GZIP_MAGIC[: len(data)]):
             raise DecodeError(f"sent bytes after the end of its {self._coding} body: {data[:8].hex(' ')}")
         self._member = zlib.decompressobj(self._bits)
         self._ended = False
-        return True
 
 
 class _Brotli:
@@ -81,10 +81,11 @@ class _Brotli:
                 piece = self._inner.process(data, output_buffer_limit=_PIECE)
             except self._library.error as error:
                 raise DecodeError(f"sent a body labelled br that is not: {error}") from None
-            if piece:
-                yield piece
             data = b""
-            if self._inner.can_accept_more_data():
+            if piece:
+                # It may hold more back, and says only after an empty piece that it does not.
+                yield piece
+            elif self._inner.is_finished() or self._inner.can_accept_more_data():
                 return
 
     def end(self) -> None:
@@ -157,10 +158,13 @@ def decompressor(coding: str) -> Decompressor:
     )
 
 
-def through(chain: list[Decompressor], data: bytes) -> Iterator[bytes]:
-    """`data`, as it comes out of the whole chain, piece by piece."""
-    if not chain:
+def through(
+    chain: list[Decompressor], data: bytes, unpacked: Callable[[int, int], None], stage: int = 0
+) -> Iterator[bytes]:
+    """`data`, as it comes out of the whole chain, piece by piece; `unpacked` is told each stage and its bytes."""
+    if stage == len(chain):
         yield data
         return
-    for piece in chain[0].feed(data):
-        yield from through(chain[1:], piece)
+    for piece in chain[stage].feed(data):
+        unpacked(stage, len(piece))
+        yield from through(chain, piece, unpacked, stage + 1)

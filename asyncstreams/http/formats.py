@@ -52,6 +52,9 @@ async def csv_rows(
         number += 1
         if header is None:
             header = row
+            if len(set(header)) < len(header):
+                twice = next(name for name in header if header.count(name) > 1)
+                raise UnexpectedContent(f"sent CSV whose header names {twice!r} twice: one of the two would be lost")
             continue
         if len(row) != len(header):
             raise UnexpectedContent(f"sent CSV whose row {number} has {len(row)} fields; the header has {len(header)}")
@@ -62,7 +65,7 @@ async def json_items(response: Response, path: str = "") -> AsyncGenerator[Recor
     """The items of the array at a dotted path (`""`: the body itself), without holding the array.
 
     Raises MalformedJSON for a body that is malformed or cut, UnexpectedContent when there is no
-    array at the path. Items that end before the fault have been given by then.
+    array at the path.
     """
     scanner = ItemScanner(path)
     async for piece in response.aiter_bytes():
@@ -109,6 +112,8 @@ def _parsed(lines: list[str], delimiter: str, quotechar: str, *, final: bool) ->
     reader = csv.reader(lines, delimiter=delimiter, quotechar=quotechar, strict=True)
     rows: list[list[str]] = []
     used = 0
+    # The limit is the whole process's, so it is lent: nothing else runs meanwhile.
+    usual_limit = csv.field_size_limit(_LONGEST_LINE)
     try:
         for row in reader:
             used = reader.line_num
@@ -117,6 +122,8 @@ def _parsed(lines: list[str], delimiter: str, quotechar: str, *, final: bool) ->
     except csv.Error as error:
         if final or "unexpected end of data" not in str(error):
             raise UnexpectedContent(f"sent CSV that is malformed: {error}") from None
+    finally:
+        csv.field_size_limit(usual_limit)
     return rows, used
 
 

@@ -128,7 +128,10 @@ class ItemScanner:
                 cut = match.end()
                 commas += 1
         if cut:
-            items.extend(_decoded(buffer[: cut - 1]))
+            whole = buffer[: cut - 1]
+            if not whole.strip():
+                raise MalformedJSON("sent JSON that is malformed: a comma without an item before it")
+            items.extend(_decoded(whole))
             self._buffer, self._commas = buffer[cut:], commas
         else:
             self._look_from = 2 * len(buffer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 from typing import NamedTuple
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 from ..errors import ConfigError, CrossOriginLink
 from ..redaction import safe_url
@@ -36,13 +36,17 @@ class Origin(NamedTuple):
 
 
 def origin_of(url: str) -> Origin:
-    """The origin of an absolute http(s) URL. Raises ValueError for anything else."""
-    parts = urlsplit(url)
+    """The origin of an absolute http(s) URL. Raises ValueError for anything else, without showing it."""
+    parts = _split(url)
+    if parts is None:
+        raise ValueError("its host or its port is malformed")
     if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
         raise ValueError("an absolute http or https URL is needed")
-    if "\\" in parts.netloc or any(char.isspace() or ord(char) < 32 for char in url):
+    if "\\" in parts.netloc or any(char.isspace() or ord(char) < 32 or ord(char) == 127 for char in url):
         raise ValueError("white space, a control character or a backslash in the URL")
-    return Origin(parts.scheme, parts.hostname.lower(), parts.port or _DEFAULT_PORTS[parts.scheme])
+    return Origin(
+        parts.scheme, parts.hostname.lower(), _DEFAULT_PORTS[parts.scheme] if parts.port is None else parts.port
+    )
 
 
 def allowed_origins(owner: str, url_base: str, extra: Iterable[str]) -> frozenset[Origin]:
@@ -55,7 +59,10 @@ def resolve(link: str, base: str, allowed: frozenset[Origin]) -> str:
 
     Raises CrossOriginLink, naming no query, when it leaves the allowed origins.
     """
-    url = urljoin(base, link.strip())
+    try:
+        url = urljoin(base, link.strip())
+    except ValueError:
+        url = ""
     try:
         origin = origin_of(url)
     except ValueError as error:
@@ -71,7 +78,22 @@ def resolve(link: str, base: str, allowed: frozenset[Origin]) -> str:
     return url.partition("#")[0]
 
 
+def _split(url: str) -> SplitResult | None:
+    """None where it cannot be split: the standard library's errors show what they could not read."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts
+
+
 def _declared(owner: str, attribute: str, url: str) -> Origin:
+    if "@" in url:
+        raise ConfigError(
+            f"{owner}.{attribute} holds user information",
+            hint="pass authenticator=BasicHttpAuthenticator(username, password) instead",
+        )
     try:
         return origin_of(url)
     except ValueError as error:

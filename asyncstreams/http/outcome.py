@@ -16,6 +16,7 @@ from ..redaction import safe_url, scrub, sent_secrets
 
 ERROR_BODY_LIMIT = 64 * 1024
 _SHOWN = 200
+_LOOKED_AT = 8192
 _DEEPEST = 5
 _MESSAGE_KEYS = (
     "detail",
@@ -99,8 +100,9 @@ def unexpected_body(stream: Stream, response: Response, error: MalformedJSON) ->
     """The error for a body that is not the JSON it should be: HTML and nothing at all are told apart."""
     body = response.content
     kind = response.headers.get("content-type", "no content type")
-    start = body[:_SHOWN].lstrip(b"\xef\xbb\xbf \t\r\n")
-    shown = scrub(start.decode("utf-8", "replace"), secrets_of(stream, response))
+    start = body[:_LOOKED_AT].lstrip(b"\xef\xbb\xbf \t\r\n")
+    # Cut after it was searched: a secret across the cut would show its first half.
+    shown = scrub(start.decode("utf-8", "replace"), secrets_of(stream, response))[:_SHOWN]
     if not body:
         return UnexpectedContent(
             f"answered {response.status_code} with an empty body where JSON is due",

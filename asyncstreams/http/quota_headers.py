@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 from ..messages import Response
 
-_SECONDS = re.compile(r"\d{1,10}(?:\.\d{1,6})?")
+_SECONDS = re.compile(r"[0-9]{1,300}(?:\.[0-9]{1,300})?")
 
 
 def retry_after(response: Response, wall: float) -> float | None:
@@ -29,23 +30,29 @@ def asked_to_back_off(response: Response) -> float | None:
 
 
 def _wait(value: str, now: float) -> float | None:
-    value = value.strip()
-    if _SECONDS.fullmatch(value):
-        seconds = float(value)
-    else:
-        date = _date(value)
-        if date is None:
-            # Several headers may arrive joined by commas, which only a date contains otherwise.
-            parts = [_wait(part, now) for part in value.split(",")] if "," in value else []
-            return max((part for part in parts if part), default=None)
-        seconds = date - now
-    return seconds if 0 < seconds < math.inf else None
+    """The longest of the values, which may be joined by commas; a date holds one of its own."""
+    waits: list[float] = []
+    parts = value.split(",")
+    while parts:
+        part = parts.pop(0).strip()
+        if _SECONDS.fullmatch(part):
+            waits.append(float(part))
+            continue
+        if part.isalpha() and parts and (date := _date(f"{part},{parts[0]}")) is not None:
+            parts.pop(0)
+        else:
+            date = _date(part)
+        if date is not None:
+            waits.append(date - now)
+    return max((wait for wait in waits if 0 < wait < math.inf), default=None)
 
 
 def _date(value: str | None) -> float | None:
     if not value:
         return None
     try:
-        return parsedate_to_datetime(value).timestamp()
+        date = parsedate_to_datetime(value)
+        # All HTTP dates are GMT, also in the form that does not say so (RFC 9110, 5.6.7).
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         return None

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, cast
-from urllib.parse import parse_qsl, quote
+from urllib.parse import quote, unquote_plus
 
 import httpx
 
@@ -129,15 +129,8 @@ class RequestBuilder:
         if isinstance(path, str) and path.startswith(("https://", "http://")):
             joined = resolve(path, self._stream.url_base, self.allowed)
         else:
-            joined = self._joined(path)
+            joined = join(self._owner, self._stream.url_base, path)
         return with_params(self._owner, joined, params) if params else joined
-
-    def _joined(self, path: str | tuple[str | int, ...]) -> str:
-        try:
-            return join(self._owner, self._stream.url_base, path)
-        except TypeError:
-            # A segment that cannot be looked up in a cache, such as a list, is told like any other.
-            return join.__wrapped__(self._owner, self._stream.url_base, path)
 
     def _headers(self, headers: Mapping[str, Any], content_type: str | None) -> list[tuple[str, str]]:
         pairs = list(_DEFAULT_HEADERS)
@@ -161,7 +154,6 @@ class RequestBuilder:
         return text
 
 
-@functools.lru_cache(maxsize=1024, typed=True)
 def join(owner: str, base: str, path: str | tuple[str | int, ...]) -> str:
     """Base and path, with one slash between them; no segment of either is ever dropped.
 
@@ -191,10 +183,12 @@ def with_params(owner: str, url: str, params: Mapping[str, Any]) -> str:
             pairs.extend((name, _param(owner, name, item)) for item in values if item is not None)
         elif value is not None:
             pairs.append((name, _param(owner, name, value)))
+    parts = [f"{_quoted(name)}={_quoted(value)}" for name, value in pairs]
     if "?" in url:
+        # What the URL holds already stays as it is written, byte for byte.
         url, _, query = url.partition("?")
-        pairs = [pair for pair in parse_qsl(query, keep_blank_values=True) if pair[0] not in params] + pairs
-    return f"{url}?{'&'.join([f'{_quoted(name)}={_quoted(value)}' for name, value in pairs])}" if pairs else url
+        parts = [part for part in query.split("&") if unquote_plus(part.partition("=")[0]) not in params] + parts
+    return f"{url}?{'&'.join(parts)}" if parts else url
 
 
 def parse_request_kwargs(owner: str, kwargs: Mapping[str, Any], default: SendOptions) -> SendOptions:
@@ -247,10 +241,14 @@ def _segment(owner: str, segment: Any) -> str:
             "a str or an int is needed",
             hint="does the record, from which it is taken, always hold this field?",
         )
-    encoded = quote(str(segment), safe="")
+    try:
+        encoded = quote(str(segment), safe="")
+    except UnicodeEncodeError:
+        raise ConfigError(f"{owner}.path() has a segment that is not Unicode text: a lone surrogate") from None
     return encoded.replace(".", "%2E") if encoded in (".", "..") else encoded
 
 
+@functools.lru_cache(maxsize=1024)
 def _checked_path(owner: str, path: str) -> str:
     path, mark, query = path.partition("?")
     if "/." in f"/{path}" and any(segment in (".", "..") for segment in path.split("/")):
@@ -260,7 +258,8 @@ def _checked_path(owner: str, path: str) -> str:
         )
     if not _PLAIN_PATH.fullmatch(path):
         path = quote(_STRAY_PERCENT.sub("%25", path), safe="%!$&'()*+,;=:@/~")
-    return f"{path}{mark}{quote(query, safe='%!$&()*+,;=:@/?~')}" if mark else path
+    query = quote(_STRAY_PERCENT.sub("%25", query), safe="%!$&'()*+,;=:@/?~")
+    return f"{path}{mark}{query}"
 
 
 def _param(owner: str, name: str, value: Any) -> str:

@@ -44,7 +44,7 @@ class StreamBackoff:
 
     def failed(self, sent_at: float, now: float) -> None:
         """A request sent at `sent_at` failed; both on the monotonic clock."""
-        if sent_at >= self._raised_at:
+        if sent_at > self._raised_at:
             self.failures += 1
             self._raised_at = now
 

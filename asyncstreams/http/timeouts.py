@@ -35,6 +35,10 @@ class Watch:
         self._bytes = 0
         self._handle: asyncio.TimerHandle | None = None
 
+    def connected(self) -> None:
+        """The connection stands. A transport that does not say so has `connect` seconds more."""
+        self._deadline = self._loop.time() + self._limits.first_byte
+
     def body_begins(self) -> None:
         """The headers are here; from now on the limits between pieces hold."""
         self._since = self._loop.time()
@@ -54,7 +58,7 @@ class Watch:
 
     async def __aenter__(self) -> Watch:
         await self._scope.__aenter__()
-        self._handle = self._loop.call_at(min(self._deadline, self._end), self._look)
+        self._sleep(self._loop.time())
         return self
 
     async def __aexit__(
@@ -73,14 +77,19 @@ class Watch:
             self._handle = None
             self._scope.reschedule(self._loop.time())
         else:
-            self._handle = self._loop.call_at(nearest, self._look)
+            self._sleep(self._loop.time())
+
+    def _sleep(self, now: float) -> None:
+        # Never for longer than the shortest limit: a deadline that is set later cannot be earlier.
+        nap = now + min(self._limits.read, self._limits.first_byte)
+        self._handle = self._loop.call_at(min(self._deadline, self._end, nap), self._look)
 
     def _stalled(self) -> StallTimeout:
         limits = self._limits
         if self._loop.time() >= self._end:
             return _stall("total", f"did not finish its answer within {limits.total:g} s")
         if self._phase == "first_byte":
-            return _stall("first_byte", f"sent no answer within {limits.connect + limits.first_byte:g} s")
+            return _stall("first_byte", f"sent no answer within {limits.first_byte:g} s")
         return _too_slow(limits) if self._phase == "min_rate" else _silent(limits)
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import functools
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import aiohttp
@@ -17,6 +18,10 @@ from yarl import URL
 from ..messages import Request, Response
 from .body import PromptStream
 
+# aiohttp has no way to hand something from a request to the connector that serves it.
+_told_when_connected: ContextVar[Callable[[], None] | None] = ContextVar("told_when_connected", default=None)
+# Below the 5 s after which many servers close an idle connection.
+_KEEP_ALIVE = 4.5
 _AUTO_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 
 
@@ -34,11 +39,40 @@ def tls_context(verify: bool | str = True, cert: str | tuple[str, ...] | None = 
     return context
 
 
+class _Connector(aiohttp.TCPConnector):
+    """Never gives out a connection on which bytes came that nobody had asked for."""
+
+    async def connect(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[Any],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109  # aiohttp's signature
+    ) -> aiohttp.connector.Connection:
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            if connection.protocol is None or not connection.protocol.should_close:
+                if (told := _told_when_connected.get()) is not None:
+                    told()
+                return connection
+            connection.close()
+
+
+async def _once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Keeps aiohttp from sending a request again by itself: whether that is right is decided above."""
+    failure: httpx.TransportError
+    try:
+        return await send(request)
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        failure = _as_httpx(error)
+    raise failure
+
+
 class AiohttpTransport(httpx.AsyncBaseTransport):
     """Sends each request as it is: no redirects, cookies, decompression, proxies of the environment.
 
-    Bound to the event loop of its first request. `replay=False` never uses a connection twice,
-    so that nothing can be sent again behind our back. Nobody queues in the pool: it has no limit.
+    Bound to the event loop of its first request. `replay=False` uses each connection once, for
+    requests that must not meet one that the server has just closed. Nobody queues in the pool:
+    it has no limit.
     """
 
     def __init__(self, tls: ssl.SSLContext | None = None, *, replay: bool = True) -> None:
@@ -53,6 +87,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         else:
             url, headers, body = str(request.url), request.headers.multi_items(), await request.aread()
         failure: httpx.TransportError
+        _told_when_connected.set(request.extensions.get("connected"))
         try:
             answer = await session.request(
                 request.method,
@@ -81,13 +116,16 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             self._session = None
 
     def _open(self) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(
-            limit=0, ssl=self._tls or tls_context(), force_close=not self._replay, happy_eyeballs_delay=0.25
-        )
+        tls = self._tls or tls_context()
+        if self._replay:
+            connector = _Connector(limit=0, ssl=tls, keepalive_timeout=_KEEP_ALIVE)
+        else:
+            connector = _Connector(limit=0, ssl=tls, force_close=True)
         self._session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
+            middlewares=(_once,),
             skip_auto_headers=_AUTO_HEADERS,
             trust_env=False,
         )

@@ -16,6 +16,7 @@ from ..http.outcome import unexpected_body
 from ..http.retry import Tries
 from ..messages import Request, Response
 from ..model import Page, Record, RequestContext, ResponseAction, Slice
+from ..redaction import safe_url
 from ..selectors import select_path
 from .guard import LoopGuard
 
@@ -69,22 +70,21 @@ class SliceReader:
             try:
                 if response.has_body:
                     return self._completed(await self._records(response), response), None
-                return await self._begun(response)
+                return await self._begun(response, tries)
             except AsyncStreamsError as error:
+                _locate(error, response, tries)
                 if not self._worth_another(error, tries):
-                    error.locate(tries=tries.sent)
                     raise
                 await tries.failed(error)
 
-    async def _begun(self, response: Response) -> tuple[Page, AsyncGenerator[Page] | None]:
+    async def _begun(self, response: Response, tries: Tries) -> tuple[Page, AsyncGenerator[Page] | None]:
         """The first page of a body that is still arriving: until it is there, the request can be repeated."""
-        pages = self._pieces(response)
+        pages = self._pieces(response, tries)
         try:
-            page = await anext(pages)
+            return await anext(pages), pages
         except BaseException:
             await pages.aclose()
             raise
-        return page, pages
 
     async def _records(self, response: Response) -> list[Record]:
         """What `parse_response` makes of a whole body. Raises UnexpectedContent, MalformedJSON."""
@@ -101,7 +101,7 @@ class SliceReader:
         self._check_records(records)
         return records
 
-    async def _pieces(self, response: Response) -> AsyncGenerator[Page]:
+    async def _pieces(self, response: Response, tries: Tries) -> AsyncGenerator[Page]:
         """Pages of a body that is still arriving: 1,000 records or 1 MiB each."""
         # The stream says that it streams because parse_response is an async generator.
         parsed = cast(AsyncGenerator[Record], self._stream.parse_response(response, response.context))
@@ -120,6 +120,9 @@ class SliceReader:
                     batch.append(record)
             self._check_records(batch)
             yield self._completed(batch, response, count + len(batch))
+        except AsyncStreamsError as error:
+            _locate(error, response, tries)
+            raise
         finally:
             await response.aclose()
 
@@ -134,7 +137,7 @@ class SliceReader:
         self._guard.page(self._number, records)
         token = self._following(response, self._count(records, response) if count is None else count)
         self._came_from, self._token = came_from, token
-        self._ended = not token
+        self._ended = token is None if self._stream.pages_itself else not token
         return self._page(records, is_last=self._ended)
 
     def _following(self, response: Response, count: int) -> Any:
@@ -178,9 +181,12 @@ class SliceReader:
             return parsed
         if isinstance(parsed, Iterable) and not isinstance(parsed, Mapping | str | bytes):
             return list(parsed)
-        owner = type(self._stream).__name__
-        hint = "return [record] for a single record" if isinstance(parsed, Mapping) else "is there a `return` missing?"
-        raise ConfigError(f"{owner}.parse_response returned {_kind(parsed)}: an iterable of dicts is needed", hint=hint)
+        single = isinstance(parsed, Mapping)
+        raise ConfigError(
+            f"{type(self._stream).__name__}.parse_response returned {_kind(cast(object, parsed))}: "
+            "an iterable of dicts is needed",
+            hint="return [record] for a single record" if single else "is there a `return` missing?",
+        )
 
     def _check_records(self, records: list[Record]) -> None:
         if set(map(type, records)) <= {dict}:
@@ -203,6 +209,12 @@ class SliceReader:
         except Exception as error:
             error.add_note(f"asyncstreams: in stream {self._stream.name!r}, slice {self._slice!r}, page {self._number}")
             raise
+
+
+def _locate(error: AsyncStreamsError, response: Response, tries: Tries) -> None:
+    request = response.request
+    url = safe_url(request.url_text if isinstance(request, Request) else str(request.url))
+    error.locate(tries=tries.sent, method=request.method, url=url, status=response.status_code)
 
 
 def _kind(value: object) -> str:

@@ -9,6 +9,7 @@ from typing import Any, cast
 from weakref import WeakSet
 
 _ASLEEP = 1e-9
+_RESOLUTION = 1e-6
 
 
 class VirtualClock:
@@ -55,6 +56,8 @@ class VirtualClock:
         offset = loop.time() - self._now
         cast(Any, loop)._selector = _LeapingSelector(inner, self.advance)
         cast(Any, loop).time = lambda: self._now + offset
+        # Beyond half a year the loop's own resolution would be lost to rounding, and timers never due.
+        cast(Any, loop)._clock_resolution = _RESOLUTION
         self._loops.add(loop)
 
     def __repr__(self) -> str:

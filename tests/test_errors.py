@@ -1,0 +1,376 @@
+"""When an API fails, does the error say what happened, where, and what to do?"""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import httpx
+import pytest
+from httpx import Response
+
+from asyncstreams import (
+    AsyncStreamsError,
+    AuthError,
+    ConfigError,
+    CrossOriginLink,
+    DecodeError,
+    HostUnavailable,
+    HttpStatusError,
+    HttpStream,
+    LinkHeader,
+    MalformedJSON,
+    PageNumber,
+    PaginationLoop,
+    RateLimitWaitTooLong,
+    RemoteError,
+    ResponseTooLarge,
+    Slice,
+    StallTimeout,
+    TokenAuthenticator,
+    TruncatedBody,
+    UnexpectedContent,
+)
+
+URL = "https://api.example.com/v1/users"
+
+
+class Users(HttpStream):
+    url_base = "https://api.example.com/v1/"
+
+    def path(self, context):
+        return "users"
+
+    def request_params(self, context):
+        return {"filter": "private-matter"}
+
+
+async def failure_of(stream: HttpStream) -> AsyncStreamsError:
+    with pytest.raises(AsyncStreamsError) as caught:
+        await stream.read()
+    return caught.value
+
+
+@pytest.mark.parametrize("status", [400, 402, 403, 404, 405, 409, 410, 414, 422, 451])
+async def test_a_4xx_is_one_request_and_an_error_that_says_where(respx_mock, status):
+    route = respx_mock.get(URL).respond(status, json={"message": "no such thing"})
+
+    error = await failure_of(Users())
+
+    assert type(error) is HttpStatusError
+    assert route.call_count == 1
+    assert (error.stream, error.method, error.url, error.status, error.tries) == ("users", "GET", URL, status, 1)
+    for told in ("users", "GET", URL, str(status), "no such thing"):
+        assert told in str(error)
+    assert "private-matter" not in f"{error} {error!r} {vars(error)}"
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({"title": "Out of credit", "detail": "Your balance is 30", "type": "about:blank"}, "Your balance is 30"),
+        ({"title": "Out of credit", "status": 403}, "Out of credit"),
+        ({"message": "plain"}, "plain"),
+        ({"messages": ["one", "two"]}, "one, two"),
+        ({"error": "plain"}, "plain"),
+        ({"error": {"code": 7, "message": "nested"}}, "nested"),
+        ({"errors": [{"message": "first"}, {"message": "second"}]}, "first, second"),
+        ({"errors": {"message": "nested"}}, "nested"),
+        ({"failure": "plain"}, "plain"),
+        ({"failures": ["plain"]}, "plain"),
+        ({"detail": "plain"}, "plain"),
+        ({"error": "invalid_request", "error_description": "scope is missing"}, "scope is missing"),
+        ([{"message": "in a list"}], "in a list"),
+    ],
+)
+async def test_the_apis_own_message_is_told(respx_mock, body, told):
+    respx_mock.get(URL).respond(400, json=body)
+
+    error = await failure_of(Users())
+
+    assert told in str(error)
+
+
+@pytest.mark.parametrize("told", ["Token expired", "Invalid token provided", "Basic authentication is switched off"])
+async def test_a_message_about_tokens_is_told_in_full(respx_mock, told):
+    respx_mock.get(URL).respond(401, json={"message": told})
+
+    error = await failure_of(Users())
+
+    assert told in str(error)
+
+
+async def test_rfc_9457_tells_title_and_detail(respx_mock):
+    problem = {"type": "https://example.com/credit", "title": "Out of credit", "detail": "30 left, 50 needed"}
+    respx_mock.get(URL).respond(403, content=json.dumps(problem), headers={"Content-Type": "application/problem+json"})
+
+    error = await failure_of(Users())
+
+    assert "Out of credit" in str(error)
+    assert "30 left, 50 needed" in str(error)
+
+
+async def test_a_message_without_end_is_cut(respx_mock):
+    respx_mock.get(URL).respond(400, json={"message": "blah " * 10_000})
+
+    error = await failure_of(Users())
+
+    assert "blah blah" in str(error)
+    assert len(str(error)) < 1000
+
+
+@pytest.mark.parametrize("content", [b"<h1>gone</h1>", b"", b"[1, 2", b"\xff\xfe\x00", b"null", b"7"])
+async def test_an_error_body_that_is_no_json_does_not_hide_the_status(respx_mock, content):
+    respx_mock.get(URL).respond(404, content=content)
+
+    error = await failure_of(Users())
+
+    assert type(error) is HttpStatusError
+    assert "404 Not Found" in str(error)
+
+
+async def test_an_error_names_slice_and_page(respx_mock):
+    class Tagged(Users):
+        paginator = PageNumber()
+
+        def stream_slices(self, state):
+            return [{"tag": "a"}, {"tag": "b"}]
+
+        def request_params(self, context):
+            return {"tag": context.stream_slice["tag"]}
+
+    respx_mock.get(URL, params={"tag": "a", "page": "1"}).respond(json=[])
+    respx_mock.get(URL, params={"tag": "b", "page": "1"}).respond(json=[{"id": 1}])
+    respx_mock.get(URL, params={"tag": "b", "page": "2"}).respond(404)
+
+    error = await failure_of(Tagged())
+
+    assert (error.stream_slice, error.page) == ({"tag": "b"}, 1)
+    assert "'tag': 'b'" in str(error)
+    assert "page 1" in str(error)
+
+
+@pytest.mark.parametrize("content", [b"<h1>hello</h1>", b"", b"[oops", b"{}", b'<input type="password">'])
+async def test_an_error_about_a_body_says_where_as_well(respx_mock, virtual_clock, content):
+    respx_mock.get(URL).respond(200, content=content)
+
+    error = await failure_of(Users(clock=virtual_clock))
+
+    assert (error.stream, error.method, error.url, error.status) == ("users", "GET", URL, 200)
+
+
+async def test_html_with_a_200_is_told_with_its_type_and_its_beginning(respx_mock):
+    respx_mock.get(URL).respond(200, html="<!DOCTYPE html><title>Maintenance tonight</title>" + "x" * 5000)
+
+    error = await failure_of(Users())
+
+    assert type(error) is UnexpectedContent
+    assert "text/html" in str(error)
+    assert "Maintenance tonight" in str(error)
+    assert "x" * 200 not in str(error)
+
+
+async def test_a_login_page_with_a_200_is_an_auth_error(respx_mock):
+    respx_mock.get(URL).respond(200, html='<html><form action="/login"><input type="password"></form></html>')
+
+    error = await failure_of(Users())
+
+    assert type(error) is AuthError
+    assert "login page" in str(error)
+
+
+async def test_an_empty_body_where_json_is_due_is_an_error(respx_mock):
+    respx_mock.get(URL).respond(200, content=b"")
+
+    error = await failure_of(Users())
+
+    assert isinstance(error, UnexpectedContent)
+    assert "empty body" in str(error)
+
+
+async def test_an_empty_body_is_the_authors_business_in_an_own_parse_response(respx_mock):
+    class Lenient(Users):
+        def parse_response(self, response, context):
+            return response.json() if response.content else []
+
+    respx_mock.get(URL).respond(200, content=b"")
+
+    records = await Lenient().read()
+
+    assert records == []
+
+
+async def test_an_object_where_an_array_is_due_names_the_records_path(respx_mock):
+    respx_mock.get(URL).respond(json={"total": 2, "items": [{"id": 1}, {"id": 2}]})
+
+    error = await failure_of(Users())
+
+    assert type(error) is UnexpectedContent
+    assert "records_path = 'items'" in str(error)
+
+
+async def test_a_records_path_without_an_array_names_where_one_is(respx_mock):
+    class Wrapped(Users):
+        records_path = "data"
+
+    respx_mock.get(URL).respond(json={"items": [{"id": 1}]})
+
+    error = await failure_of(Wrapped())
+
+    assert type(error) is UnexpectedContent
+    assert "records_path = 'data'" in str(error)
+    assert "records_path = 'items'" in str(error)
+
+
+async def test_malformed_json_is_tried_once_more_and_then_tells_the_offset(respx_mock, virtual_clock):
+    route = respx_mock.get(URL).respond(200, content=b'[{"id": 1}, {"id": oops}]')
+
+    error = await failure_of(Users(clock=virtual_clock))
+
+    assert type(error) is MalformedJSON
+    assert error.offset == 19
+    assert "byte 19" in str(error)
+    assert route.call_count == error.tries == 2
+
+
+async def test_the_offset_counts_bytes_and_not_characters(respx_mock, virtual_clock):
+    respx_mock.get(URL).respond(200, content='["\u00e4\u00e4", oops]'.encode())
+
+    error = await failure_of(Users(clock=virtual_clock))
+
+    assert error.offset == len('["\u00e4\u00e4", '.encode())
+
+
+async def test_malformed_json_that_is_whole_the_second_time_is_read(respx_mock, virtual_clock):
+    respx_mock.get(URL).mock(side_effect=[Response(200, content=b'[{"id": 1}'), Response(200, json=[{"id": 1}])])
+
+    records = await Users(clock=virtual_clock).read()
+
+    assert records == [{"id": 1}]
+
+
+@pytest.mark.parametrize("content", [b"[NaN]", b"[1e400]", b'["\\ud800"]', b"[1] trailing", b"[" * 3000 + b"]" * 3000])
+async def test_json_that_no_strict_parser_accepts_is_malformed(respx_mock, virtual_clock, content):
+    respx_mock.get(URL).respond(200, content=content)
+
+    error = await failure_of(Users(clock=virtual_clock))
+
+    assert type(error) is MalformedJSON
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConfigError("m", hint="h"),
+        AuthError("m", status=401),
+        HttpStatusError("m", status=404, stream="users", stream_slice=Slice({"a": 1}, (0, 9)), page=3),
+        TruncatedBody("m"),
+        DecodeError("m", retryable=False, hint="h"),
+        ResponseTooLarge("m"),
+        UnexpectedContent("m"),
+        MalformedJSON("m", offset=7, hint="h"),
+        CrossOriginLink("m"),
+        PaginationLoop("m"),
+        StallTimeout("m"),
+        RateLimitWaitTooLong("m", tries=2),
+        HostUnavailable("m", method="GET", url=URL),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_survives_pickling(error):
+    error.locate(tries=4)
+    error.add_note("a note")
+
+    copied = pickle.loads(pickle.dumps(error))
+
+    assert type(copied) is type(error)
+    assert str(copied) == str(error)
+    assert copied.args == error.args
+    assert vars(copied) == vars(error)
+    assert copied.retryable == error.retryable
+
+
+async def test_an_error_of_a_real_read_survives_pickling(respx_mock):
+    respx_mock.get(URL).respond(404, json={"message": "gone"})
+    error = await failure_of(Users())
+
+    copied = pickle.loads(pickle.dumps(error))
+
+    assert (str(copied), vars(copied)) == (str(error), vars(error))
+
+
+def test_the_tree_tells_who_must_act():
+    assert issubclass(AuthError, ConfigError)
+    assert issubclass(MalformedJSON, UnexpectedContent)
+    for kind in (HttpStatusError, TruncatedBody, DecodeError, ResponseTooLarge, UnexpectedContent, CrossOriginLink):
+        assert issubclass(kind, RemoteError)
+    assert not issubclass(RemoteError, ConfigError)
+
+
+async def test_the_text_of_a_404(respx_mock):
+    respx_mock.get(URL).respond(404, json={"message": "no such table"})
+
+    error = await failure_of(Users())
+
+    assert str(error) == (
+        'users: GET https://api.example.com/v1/users answered 404 Not Found: "no such table"\n'
+        "  at: page 0, 1 request sent\n"
+        "  hint: check url_base and path(): the URL above is the one that was asked for"
+    )
+
+
+async def test_the_text_of_a_401_on_a_later_page_of_a_slice(respx_mock):
+    class Tagged(Users):
+        paginator = LinkHeader()
+
+        def stream_slices(self, state):
+            return [{"tag": "b"}]
+
+    respx_mock.get(URL, params={"filter": "private-matter"}).respond(
+        json=[{"id": 1}], headers={"Link": '<?page=2>; rel="next"'}
+    )
+    respx_mock.get(URL, params={"page": "2"}).respond(401, json={"error": {"message": "Please sign in"}})
+
+    error = await failure_of(Tagged(authenticator=TokenAuthenticator("t0k")))
+
+    assert str(error) == (
+        'tagged: GET https://api.example.com/v1/users answered 401 Unauthorized: "Please sign in"\n'
+        "  at: slice {'tag': 'b'}, page 1 (page 0 was handed over), 1 request sent\n"
+        "  hint: the API does not accept the credential: is it complete, still valid, and for this API?"
+    )
+
+
+async def test_the_text_of_a_500_that_stayed(respx_mock, virtual_clock):
+    respx_mock.get(URL).respond(500)
+
+    error = await failure_of(Users(clock=virtual_clock))
+
+    assert str(error) == (
+        "users: GET https://api.example.com/v1/users answered 500 Internal Server Error\n"
+        "  at: page 0, 5 requests sent\n"
+        "  hint: the API's side is at fault: try again later, or raise max_tries"
+    )
+
+
+async def test_the_text_of_malformed_json(respx_mock, virtual_clock):
+    respx_mock.get(URL).respond(200, content=b'[{"id": 1}, oops]', headers={"Content-Type": "application/json"})
+
+    error = await failure_of(Users(clock=virtual_clock))
+
+    assert (
+        str(error)
+        .splitlines()[0]
+        .startswith("users: GET https://api.example.com/v1/users sent JSON that is malformed at byte 12 of 17: ")
+    )
+    assert str(error).endswith("  at: page 0, 2 requests sent")
+
+
+async def test_the_text_of_a_host_that_does_not_answer(respx_mock, virtual_clock):
+    respx_mock.get(URL).mock(side_effect=httpx.ConnectError("Connection refused"))
+
+    error = await failure_of(Users(clock=virtual_clock))
+
+    assert type(error) is HostUnavailable
+    assert str(error) == (
+        "users: GET https://api.example.com/v1/users did not answer: Connection refused\n  at: page 0, 5 requests sent"
+    )

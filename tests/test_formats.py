@@ -1,0 +1,380 @@
+"""Does a body that arrives in pieces give the same records as the whole of it, and an error where it must?"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asyncstreams import (
+    AsyncStreamsError,
+    ConfigError,
+    HttpStream,
+    MalformedJSON,
+    RequestContext,
+    Response,
+    UnexpectedContent,
+    csv_rows,
+    json_items,
+    ndjson,
+)
+
+often = settings(max_examples=60, deadline=None)
+leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+texts = st.text(max_size=6) | st.text(alphabet='[]{}",:\\\n\ré', max_size=6)
+keys = texts | st.sampled_from(["data", "items", "a.b"])
+values = st.recursive(
+    leaves | texts, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3), max_leaves=8
+)
+records = st.lists(st.dictionaries(keys, values, max_size=3), max_size=5)
+cuts = st.lists(st.integers(0, 400), max_size=6)
+BOM = b"\xef\xbb\xbf"
+
+
+def in_one(body: bytes) -> list[bytes]:
+    return [body]
+
+
+def byte_by_byte(body: bytes) -> list[bytes]:
+    return [body[at : at + 1] for at in range(len(body))]
+
+
+def in_pieces(body: bytes, at: Sequence[int]) -> list[bytes]:
+    edges = sorted({0, len(body), *(cut for cut in at if cut < len(body))})
+    return [body[start:end] for start, end in pairwise(edges)]
+
+
+any_chunking = pytest.mark.parametrize("pieces", [in_one, byte_by_byte])
+Chunking = Callable[[bytes], list[bytes]]
+
+
+def arriving(pieces: Sequence[bytes]) -> Response:
+    async def body() -> AsyncGenerator[bytes]:
+        for piece in pieces:
+            yield piece
+
+    response = Response(
+        200, headers=[], stream=httpx.ByteStream(b""), request=httpx.Request("GET", "https://api.example.com/")
+    )
+    response.set_pieces(body())
+    return response
+
+
+async def until_the_fault(items: AsyncIterator[Any]) -> tuple[list[Any], AsyncStreamsError | None]:
+    found = []
+    try:
+        async for item in items:
+            found.append(item)  # noqa: PERF401  (what came before the fault is kept)
+    except AsyncStreamsError as error:
+        return found, error
+    return found, None
+
+
+@often
+@given(records=records, end=st.sampled_from(["\n", "\r\n", "\n\n", "\n \n"]), last=st.booleans(), at=cuts)
+async def test_ndjson_gives_the_same_records_for_any_chunking(
+    records: list[Any], end: str, last: bool, at: list[int]
+) -> None:
+    text = end.join(json.dumps(record, ensure_ascii=False) for record in records) + (end if last else "")
+
+    found = [record async for record in ndjson(arriving(in_pieces(text.encode(), at)))]
+
+    assert repr(found) == repr(records)
+
+
+@often
+@given(record=st.dictionaries(keys, values, min_size=1, max_size=3), before=st.integers(0, 3), data=st.data())
+async def test_ndjson_whose_last_line_was_cut_anywhere_names_that_line(
+    record: dict[str, Any], before: int, data: st.DataObject
+) -> None:
+    last = json.dumps(record).encode()
+    body = b'{"id":1}\n' * before + last[: data.draw(st.integers(1, len(last) - 1))]
+
+    found, error = await until_the_fault(ndjson(arriving(in_pieces(body, data.draw(cuts)))))
+
+    assert isinstance(error, MalformedJSON)
+    assert f"line {before + 1}" in str(error)
+    assert found in ([], [{"id": 1}] * before, *([{"id": 1}] * n for n in range(before)))
+
+
+@any_chunking
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"x",
+        b'{"a":NaN}',
+        b'{"a":1},',
+        b'{"a":"\xff"}',
+        b'{"a":1e400}',
+        pytest.param(
+            b'{"a":1} {"a":2}',
+        ),
+    ],
+)
+async def test_a_malformed_line_of_ndjson_is_named(line: bytes, pieces: Chunking) -> None:
+    body = b'{"id":1}\n\n{"id":2}\r\n' + line + b'\n{"id":3}\n'
+
+    _, error = await until_the_fault(ndjson(arriving(pieces(body))))
+
+    assert isinstance(error, MalformedJSON)
+    assert "line 4" in str(error)
+
+
+async def test_a_value_over_two_lines_is_no_ndjson_however_it_is_cut() -> None:
+    _, error = await until_the_fault(ndjson(arriving(byte_by_byte(b'{"a":\n1}\n'))))
+
+    assert isinstance(error, MalformedJSON)
+    assert "line 1" in str(error)
+
+
+async def test_a_value_over_two_lines_is_no_ndjson_in_one_piece_either() -> None:
+    _, error = await until_the_fault(ndjson(arriving([b'{"a":\n1}\n'])))
+
+    assert isinstance(error, MalformedJSON)
+
+
+@any_chunking
+@pytest.mark.parametrize("body", [b"", b"\n", b"\r\n \n"])
+async def test_ndjson_without_a_line_has_no_records(body: bytes, pieces: Chunking) -> None:
+    assert await until_the_fault(ndjson(arriving(pieces(body)))) == ([], None)
+
+
+@often
+@given(
+    header=st.lists(st.text(min_size=1, max_size=4), min_size=1, max_size=4, unique=True),
+    cells=st.lists(st.text(max_size=5) | st.text(alphabet='",\r\n é', max_size=5), max_size=16),
+    style=st.sampled_from([("\r\n", csv.QUOTE_MINIMAL), ("\n", csv.QUOTE_ALL), ("\r\n", csv.QUOTE_ALL)]),
+    mark=st.sampled_from([b"", BOM]),
+    at=cuts,
+)
+async def test_csv_gives_the_same_rows_as_the_standard_library_for_any_chunking(
+    header: list[str], cells: list[str], style: tuple[str, int], mark: bytes, at: list[int]
+) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator=style[0], quoting=style[1])  # type: ignore[arg-type]
+    width = len(header)
+    writer.writerows([header, *(cells[i : i + width] for i in range(0, len(cells) - width + 1, width))])
+    body = mark + text.getvalue().encode()
+
+    found = [row async for row in csv_rows(arriving(in_pieces(body, at)))]
+
+    assert found == list(csv.DictReader(io.StringIO(body.decode("utf-8-sig"), newline="")))
+
+
+@any_chunking
+@pytest.mark.parametrize(
+    ("body", "rows"),
+    [
+        (b'id,text\n1,"two\nlines"\n2,"say ""hi"", then"\n', [("1", "two\nlines"), ("2", 'say "hi", then')]),
+        (b'id,text\r\n1,"a\r\n\r\nb"\r\n', [("1", "a\r\n\r\nb")]),
+        (BOM + b"id,text\n1,x", [("1", "x")]),
+        (b"id,text\n\n1,x\n\n", [("1", "x")]),
+        (b"id,text\n1,\n", [("1", "")]),
+        (b"id,text\n", []),
+        (b"", []),
+        ("id,text\n1,\u2028\x0b\x85é\n".encode(), [("1", "\u2028\x0b\x85é")]),
+    ],
+)
+async def test_csv_keeps_what_quotes_enclose(body: bytes, rows: list[tuple[str, str]], pieces: Chunking) -> None:
+    found, error = await until_the_fault(csv_rows(arriving(pieces(body))))
+
+    assert error is None
+    assert found == [{"id": number, "text": text} for number, text in rows]
+
+
+@any_chunking
+@pytest.mark.parametrize(
+    ("body", "options"),
+    [
+        ("id;name\n1;'a;b'\n".encode("latin-1"), {"delimiter": ";", "quotechar": "'", "encoding": "latin-1"}),
+        ("id\tname\n1\ta;b\n".encode("utf-16"), {"delimiter": "\t", "encoding": "utf-16"}),
+    ],
+)
+async def test_csv_is_read_as_its_dialect_says(body: bytes, options: dict[str, str], pieces: Chunking) -> None:
+    assert [row async for row in csv_rows(arriving(pieces(body)), **options)] == [{"id": "1", "name": "a;b"}]
+
+
+@any_chunking
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b"a,b\n1,2\n3\n", "row 3 has 1"),
+        (b"a,b\n1,2,3\n", "row 2 has 3"),
+        (b'a,b\n"x\ny",2\n1,2,3\n', "row 3 has 3"),
+        (b'a,b\n1,"never closed\n2,3\n', "CSV"),
+        (b'a,b\n1,"x"y\n', "CSV"),
+        (b"a,b\n1,\xff\n", "utf-8"),
+        (b"a,b\n1,\xc3", "utf-8"),
+    ],
+)
+async def test_csv_that_is_not_what_it_should_be_is_an_error(body: bytes, told: str, pieces: Chunking) -> None:
+    _, error = await until_the_fault(csv_rows(arriving(pieces(body))))
+
+    assert isinstance(error, UnexpectedContent)
+    assert told in str(error)
+
+
+async def test_csv_fields_may_be_long() -> None:
+    body = b"id,text\n1," + b"x" * 200_000 + b"\n"
+
+    found, error = await until_the_fault(csv_rows(arriving(in_pieces(body, [100_000]))))
+
+    assert error is None
+    assert len(found[0]["text"]) == 200_000
+
+
+async def test_an_encoding_that_python_does_not_know_is_a_config_error() -> None:
+    with pytest.raises(ConfigError, match="klingon"):
+        [row async for row in csv_rows(arriving([b"a\n1\n"]), encoding="klingon")]
+
+
+@often
+@given(
+    items=st.lists(values, max_size=5),
+    path=st.lists(st.text(st.characters(exclude_characters="."), max_size=4).filter(bool), max_size=3),
+    beside=st.dictionaries(texts, values, max_size=3),
+    first=st.booleans(),
+    indent=st.none() | st.just(1),
+    ascii_only=st.booleans(),
+    at=cuts,
+)
+async def test_json_items_gives_the_items_of_the_array_at_the_path_for_any_chunking(
+    items: list[Any], path: list[str], beside: dict[str, Any], first: bool, indent: Any, ascii_only: bool, at: list[int]
+) -> None:
+    dotted = ".".join(path)
+    body: Any = items
+    for key in reversed(path):
+        others = {name: value for name, value in beside.items() if name not in (key, dotted)}
+        body = {**others, key: body} if first else {key: body, **others}
+    text = json.dumps(body, indent=indent, ensure_ascii=ascii_only).encode()
+
+    found = [item async for item in json_items(arriving(in_pieces(text, at)), dotted)]
+
+    assert repr(found) == repr(items)
+
+
+@any_chunking
+@pytest.mark.parametrize(
+    ("path", "body", "items"),
+    [
+        ("", b"[]", []),
+        ("", b" [ ] ", []),
+        ("", BOM + b"[1]", [1]),
+        ("data", b'{"data":[ ]}', []),
+        ("data", b'{"x":{"data":[1]},"y":[{"data":[2]}],"data":[3],"z":{"data":[4]}}', [3]),
+        ("data", b'{"data":[{"data":[1]},{"data":{"data":[]}}]}', [{"data": [1]}, {"data": {"data": []}}]),
+        ("data", b'{"note":"{\\"data\\":[1]}","data":["]","\\"],[","\\\\"]}', ["]", '"],[', "\\"]),
+        ("data", b'{"d\\u0061ta":[1]}', [1]),
+        ("a.b", b'{"b":[0],"a":{"x":{"b":[1]},"b":[2]}}', [2]),
+        ("a.b", b'{"a.b":[1]}', [1]),
+        ("a", b'{"a":[18446744073709551617,[2,[3]],null,-1.5e3]}', [2**64 + 1, [2, [3]], None, -1500.0]),
+    ],
+)
+async def test_json_items_finds_its_array_and_no_other(
+    path: str, body: bytes, items: list[Any], pieces: Chunking
+) -> None:
+    assert await until_the_fault(json_items(arriving(pieces(body)), path)) == (items, None)
+
+
+@pytest.mark.parametrize(
+    ("body", "pieces"),
+    [
+        *(
+            (body, pieces)
+            for pieces in (in_one, byte_by_byte)
+            for body in (
+                *(b"", b"[", b"[" * 5000, b"[1,]", b"[1, ]", b"[,]", b"[1 2]", b"[1:2]", b"[1}", b"[{]}]", b"[[1}]"),
+                *(b"[1]]", b"[1] 2", b"[1][2]", b"[NaN]", b"[1e400]", b"[01]", b'["a]', b'["\xff"]', b'["\\ud800"]'),
+                b'[{"a":1,}]',
+            )
+        ),
+        (b"[1,,2]", in_one),
+        (b"[,1]", in_one),
+        pytest.param(b"[1,,2]", byte_by_byte),
+        pytest.param(b"[,1]", byte_by_byte),
+    ],
+)
+async def test_an_array_that_is_malformed_is_an_error(body: bytes, pieces: Chunking) -> None:
+    _, error = await until_the_fault(json_items(arriving(pieces(body))))
+
+    assert isinstance(error, MalformedJSON)
+
+
+@any_chunking
+@pytest.mark.parametrize(
+    "body",
+    [b'{"data":[1}', b'{"data":[1]]', b'{"data":[1],}', b'{"data" [1]}', b'{"data":[1]} x', b'{"x":NaN,"data":[1]}'],
+)
+async def test_what_is_malformed_around_the_array_is_an_error_too(body: bytes, pieces: Chunking) -> None:
+    _, error = await until_the_fault(json_items(arriving(pieces(body)), "data"))
+
+    assert isinstance(error, MalformedJSON)
+
+
+@any_chunking
+async def test_json_that_is_cut_at_any_byte_is_an_error(pieces: Chunking) -> None:
+    body = '{"n":[1,{"data":[0]}],"data":[{"a":"],\\"}"},[1,[]],"é\\\\",12,{}],"z":{"k":null}}'.encode()
+
+    ends = [(await until_the_fault(json_items(arriving(pieces(body[:cut])), "data")))[1] for cut in range(len(body))]
+
+    assert [cut for cut, error in enumerate(ends) if not isinstance(error, MalformedJSON)] == []
+
+
+@any_chunking
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("data", b'{"items":[1],"total":2}'),
+        ("data", b'{"items":{"data":[1]},"total":2}'),
+        ("items.data", b'{"items":[{"data":[1]}],"total":2}'),
+        ("items", b'{"items":null,"total":2}'),
+        ("items", b'{"items":{},"total":2}'),
+        ("", b'{"items":[1],"total":2}'),
+    ],
+)
+async def test_a_path_without_an_array_is_unexpected_content_that_names_the_keys(
+    path: str, body: bytes, pieces: Chunking
+) -> None:
+    found, error = await until_the_fault(json_items(arriving(pieces(body)), path))
+
+    assert found == []
+    assert type(error) is UnexpectedContent
+    assert "items" in str(error)
+    assert "total" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("read", "body"),
+    [
+        (ndjson, b'{"id":"1"}\n{"id":"2"}\n'),
+        (csv_rows, b"id\n1\n2\n"),
+        (lambda response: json_items(response, "data"), b'{"data":[{"id":"1"},{"id":"2"}]}'),
+    ],
+)
+async def test_a_stream_reads_the_body_while_it_arrives(read: Any, body: bytes) -> None:
+    class Arriving(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            for piece in byte_by_byte(body):
+                yield piece
+
+    class Things(HttpStream):
+        url_base = "https://api.example.com"
+
+        def path(self, context: RequestContext) -> str:
+            return "things"
+
+        async def parse_response(self, response: Response, context: RequestContext) -> AsyncGenerator[Any]:
+            async for record in read(response):
+                yield record
+
+    things = Things(transport=httpx.MockTransport(lambda request: httpx.Response(200, stream=Arriving())))
+
+    assert await things.read() == [{"id": "1"}, {"id": "2"}]

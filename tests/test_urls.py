@@ -1,0 +1,393 @@
+"""Does every request go exactly where its author says, and nowhere else?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qs, parse_qsl, unquote, unquote_to_bytes, urlencode, urlsplit
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asyncstreams import ConfigError, CrossOriginLink, HttpStream, NextUrl, PageNumber, RequestContext
+from asyncstreams.http.origin import Origin, allowed_origins, origin_of, resolve
+from asyncstreams.http.request import join, with_params
+
+often = settings(max_examples=60, deadline=None)
+through_a_stream = settings(max_examples=20, deadline=None)
+
+HOME = "https://api.example.com"
+OURS = frozenset([origin_of(HOME)])
+segments = st.one_of(
+    st.text(min_size=1, max_size=12),
+    st.text(alphabet="./%?#\\ &=+ä\U0001f600\n", min_size=1, max_size=6),
+    st.sampled_from([".", "..", "/", "//", "../..", "%2e%2e", "%", "%2F", "a/b", "?x=1", "#f", " ", "\x00"]),
+    st.integers(),
+)
+bases = st.lists(st.from_regex(r"[a-z0-9.]{1,5}", fullmatch=True).filter(lambda s: s.strip(".")), max_size=3).map(
+    lambda parts: "/".join([HOME, *parts])
+)
+values = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.text(max_size=8), st.lists(st.text(max_size=5), max_size=3)
+)
+
+
+async def paths_seen(path: Any, params: Any = None, base: str = f"{HOME}/v1", **attributes: Any) -> list[httpx.URL]:
+    seen: list[httpx.URL] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request.url)
+        return httpx.Response(200, json=[])
+
+    class Things(HttpStream):
+        url_base = base
+        paginator = attributes.get("paginator")
+
+        def path(self, context: RequestContext) -> Any:
+            return path
+
+        def request_params(self, context: RequestContext) -> Any:
+            return params
+
+    await Things(transport=httpx.MockTransport(answer)).read()
+    return seen
+
+
+@often
+@given(base=bases, slash=st.sampled_from(["", "/"]), path=st.lists(segments, min_size=1, max_size=4).map(tuple))
+def test_tuple_segments_round_trip_whatever_they_hold(base: str, slash: str, path: tuple[str | int, ...]) -> None:
+    url = join("Things", base + slash, path)
+
+    own = url.removeprefix(f"{base}/")
+    assert url.startswith(f"{base}/")
+    assert [unquote(part) for part in own.split("/")] == [str(segment) for segment in path]
+
+
+@often
+@given(base=bases, slash=st.sampled_from(["", "/"]), lead=st.sampled_from(["", "/"]), data=st.data())
+def test_no_segment_of_base_or_str_path_is_dropped(base: str, slash: str, lead: str, data: st.DataObject) -> None:
+    own = data.draw(st.lists(st.from_regex(r"[A-Za-z0-9_~:@!$&'()*+,;=-]{1,6}", fullmatch=True), min_size=1))
+
+    url = join("Things", base + slash, lead + "/".join(own))
+
+    assert url == "/".join([base, *own])
+
+
+@through_a_stream
+@given(path=st.lists(segments, min_size=1, max_size=3).map(tuple))
+async def test_tuple_segments_arrive_at_the_transport_one_for_one(path: tuple[str | int, ...]) -> None:
+    (url,) = await paths_seen(path)
+
+    raw = url.raw_path.decode("ascii")
+    assert url.host == "api.example.com"
+    assert [unquote(part) for part in raw.split("/")] == ["", "v1", *map(str, path)]
+
+
+@often
+@given(text=st.text(max_size=20).filter(lambda s: "%" not in s and "?" not in s and not s.startswith("/")))
+def test_a_str_path_without_dot_segments_arrives_with_unsafe_characters_encoded(text: str) -> None:
+    if {".", ".."} & set(text.split("/")):
+        with pytest.raises(ConfigError):
+            join("Things", HOME, text)
+        return
+
+    url = join("Things", f"{HOME}/", text)
+
+    assert url.isascii()
+    assert not set(url) & set(' "<>\\^`{|}#\n\r\t\x00')
+    assert unquote(url.removeprefix(f"{HOME}/")) == text
+
+
+@often
+@given(octets=st.binary(min_size=1, max_size=5))
+def test_percent_escapes_in_a_str_path_are_kept_as_they_are(octets: bytes) -> None:
+    escaped = "".join(f"%{octet:02X}" for octet in octets)
+
+    assert join("Things", HOME, f"a/{escaped}/b") == f"{HOME}/a/{escaped}/b"
+    assert join("Things", HOME, f"a?q={escaped}") == f"{HOME}/a?q={escaped}"
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("50%", "50%25"),
+        ("100%/x%2Fy", "100%25/x%2Fy"),
+        ("a b/ü", "a%20b/%C3%BC"),
+        ("a#b", "a%23b"),
+        *(("users/", "users/"), ("/users", "users")),
+        ("search?q=a b", "search?q=a%20b"),
+        ("", ""),
+    ],
+)
+def test_a_str_path_is_encoded_where_it_must_be(path: str, expected: str) -> None:
+    assert join("Things", f"{HOME}/v1/", path) == f"{HOME}/v1/{expected}"
+
+
+def test_a_stray_percent_sign_in_the_query_of_a_path_is_encoded() -> None:
+    assert join("Things", HOME, "search?q=50%") == f"{HOME}/search?q=50%25"
+
+
+@pytest.mark.parametrize("path", ["..", ".", "../users", "users/..", "a/./b", "/../x", "a/../b?x=1", "../"])
+async def test_a_str_path_that_leads_upwards_is_refused(path: str) -> None:
+    with pytest.raises(ConfigError, match=r"path"):
+        await paths_seen(path)
+
+
+@pytest.mark.parametrize("segment", ["", None, True, 1.5, b"x", ["a"]])
+async def test_a_segment_that_is_empty_or_of_another_type_is_refused(segment: Any) -> None:
+    with pytest.raises(ConfigError, match="segment"):
+        await paths_seen(("users", segment))
+
+
+@pytest.mark.parametrize("segment", [True, 1.0])
+async def test_a_segment_is_refused_also_after_an_equal_one_of_the_right_type(segment: Any) -> None:
+    await paths_seen(("users", 1))
+
+    with pytest.raises(ConfigError, match="segment"):
+        await paths_seen(("users", segment))
+
+
+@pytest.mark.parametrize("path", [None, 7, ["users", "1"], b"users"])
+async def test_a_path_of_another_type_is_refused(path: Any) -> None:
+    with pytest.raises(ConfigError, match="path"):
+        await paths_seen(path)
+
+
+@often
+@given(params=st.dictionaries(st.text(min_size=1, max_size=6), values, max_size=4))
+def test_params_round_trip_none_left_out_lists_repeated_booleans_lower_case(params: dict[str, Any]) -> None:
+    expected = [
+        (name, str(item).lower() if isinstance(item, bool) else str(item))
+        for name, value in params.items()
+        for item in (value if isinstance(value, list) else [value])
+        if item is not None
+    ]
+
+    url = with_params("Things", f"{HOME}/a", params)
+
+    assert url.partition("?")[0] == f"{HOME}/a"
+    assert parse_qsl(url.partition("?")[2], keep_blank_values=True) == expected
+
+
+@often
+@given(
+    own=st.lists(st.tuples(st.sampled_from("abc"), st.text(max_size=5)), max_size=4),
+    params=st.dictionaries(st.sampled_from("bcd"), st.text(max_size=5), min_size=1),
+)
+def test_params_win_over_equal_names_in_the_path_and_the_others_stay(
+    own: list[tuple[str, str]], params: dict[str, str]
+) -> None:
+    url = with_params("Things", f"{HOME}?{urlencode(own)}", params)
+
+    kept = [pair for pair in own if pair[0] not in params]
+    assert parse_qsl(urlsplit(url).query, keep_blank_values=True) == [*kept, *params.items()]
+
+
+async def test_a_query_in_the_path_and_the_paginators_parameters_go_out_together() -> None:
+    (url,) = await paths_seen("users?active=true&page=9", {"sort": "id"}, paginator=PageNumber(size=5))
+
+    assert parse_qs(url.query.decode()) == {"active": ["true"], "sort": ["id"], "page": ["1"], "per_page": ["5"]}
+
+
+def test_percent_escapes_in_a_query_are_kept_when_params_are_added() -> None:
+    url = with_params("Things", join("Things", HOME, "search?q=%FF"), {"page": 1})
+
+    assert unquote_to_bytes(urlsplit(url).query) == b"q=\xff&page=1"
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, b"x", [{"a": 1}]])
+def test_a_parameter_that_has_no_text_is_refused_by_name(value: Any) -> None:
+    with pytest.raises(ConfigError, match="'filter'"):
+        with_params("Things", HOME, {"filter": value})
+
+
+@pytest.mark.parametrize(
+    ("url", "origin"),
+    [
+        ("https://api.example.com", ("https", "api.example.com", 443)),
+        ("https://api.example.com:443/x", ("https", "api.example.com", 443)),
+        ("HTTPS://API.Example.COM/x", ("https", "api.example.com", 443)),
+        ("http://api.example.com", ("http", "api.example.com", 80)),
+        ("http://api.example.com:443", ("http", "api.example.com", 443)),
+        ("https://[2001:DB8::1]:8443/", ("https", "2001:db8::1", 8443)),
+        ("https://user:pw@api.example.com/", ("https", "api.example.com", 443)),
+    ],
+)
+def test_an_origin_is_scheme_host_and_port(url: str, origin: tuple[str, str, int]) -> None:
+    assert origin_of(url) == Origin(*origin)
+
+
+@often
+@given(
+    scheme=st.sampled_from(["http", "https"]),
+    host=st.one_of(st.from_regex(r"[a-z][a-z0-9.-]{0,8}[a-z]", fullmatch=True), st.ip_addresses(v=6).map(str)),
+    port=st.integers(1, 65535),
+)
+def test_an_origins_text_has_the_same_origin(scheme: str, host: str, port: int) -> None:
+    origin = Origin(scheme, host, port)
+
+    assert origin_of(str(origin)) == origin
+    assert origin_of(f"{origin}/path?x=http://other.example/") == origin
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(
+            "",
+            "users",
+            "/users",
+            "//api.example.com/x",
+            "ftp://api.example.com/",
+            "file:///x",
+            "https://",
+            "https:///x",
+        ),
+        "https://api.example.com:99999/",
+        "https://api.example.com:x/",
+        "https://api.example.com\\@evil.example/",
+        "https://evil.example\\.api.example.com/",
+        "https://api.example.com /",
+        "https://api.exam\tple.com/",
+        "https://api.example.com/a\r\nHost: evil",
+        "https://[::1/",
+    ],
+)
+def test_what_is_not_an_absolute_http_url_has_no_origin(url: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011
+        origin_of(url)
+
+
+def test_port_0_is_not_the_default_port() -> None:
+    with pytest.raises(CrossOriginLink):
+        resolve(f"{HOME}:0/x", HOME, OURS)
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        *("https://evil.example/", "//evil.example/x", "\t//evil.example/x", "ht\ntps://evil.example/x"),
+        "http://api.example.com/v1/users",
+        "https://api.example.com:8443/",
+        "https://api.example.com@evil.example/",
+        "https://api.example.com:443@evil.example/",
+        "https://user:pw@api.example.com/",
+        "https://evil.example#@api.example.com/",
+        "https://evil.example?@api.example.com/",
+        "https://evil.example\\@api.example.com/",
+        "https://api.example.com.evil.example/",
+        *("https://evilapi.example.com/", "https://example.com/", "https://api.example.com./"),
+        "https://api%2eexample.com/",
+        *("https://[::1]/", "https://127.0.0.1/"),
+        *("file:///etc/passwd", "data:application/json,[]", "javascript:alert(1)"),
+    ],
+)
+def test_a_link_to_another_origin_is_refused_before_anything_is_sent(link: str) -> None:
+    with pytest.raises(CrossOriginLink):
+        resolve(link, f"{HOME}/v1/users?page=1", OURS)
+
+
+@pytest.mark.parametrize("link", ["https://[evil/", "https://ap\u2100i.example.com/", "//[::1", "/users\x7f"])
+def test_a_link_that_is_no_url_at_all_is_refused_like_any_other(link: str) -> None:
+    with pytest.raises(CrossOriginLink):
+        resolve(link, f"{HOME}/v1/users", OURS)
+
+
+@often
+@given(
+    link=st.text(alphabet="https:/\\@.#?[]apievl-com0489%\t ", max_size=24)
+    | st.text(max_size=24).filter(lambda text: "\x7f" not in text)
+)
+def test_whatever_is_resolved_stays_at_an_allowed_origin_for_httpx_too(link: str) -> None:
+    try:
+        url = resolve(link, f"{HOME}/v1/users", OURS)
+    except (CrossOriginLink, ValueError):
+        return
+
+    seen = httpx.URL(url)
+    assert (seen.scheme, seen.host, seen.userinfo) == ("https", "api.example.com", b"")
+    assert seen.port in (None, 0)  # 0 has a test of its own
+
+
+@pytest.mark.parametrize(
+    ("link", "expected"),
+    [
+        ("?page=2", f"{HOME}/v1/users?page=2"),
+        ("users?page=2", f"{HOME}/v1/users?page=2"),
+        ("/v2/users", f"{HOME}/v2/users"),
+        ("../v2/users", f"{HOME}/v2/users"),
+        ("//api.example.com/x", f"{HOME}/x"),
+        (f"  {HOME}/x  ", f"{HOME}/x"),
+        (f"{HOME}:443/x#part", f"{HOME}:443/x"),
+        ("https://API.EXAMPLE.COM/x", "https://API.EXAMPLE.COM/x"),
+    ],
+)
+def test_a_link_within_the_origin_is_resolved_as_rfc_3986_says(link: str, expected: str) -> None:
+    assert resolve(link, f"{HOME}/v1/users?page=1", OURS) == expected
+
+
+def test_a_refused_link_is_told_without_its_query_and_user_information() -> None:
+    with pytest.raises(CrossOriginLink) as caught:
+        resolve("https://user:hunter2@evil.example/x?token=s3cr3t", HOME, OURS)
+
+    assert "evil.example" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+    assert "s3cr3t" not in str(caught.value)
+
+
+def test_a_declared_origin_is_allowed_beside_the_streams_own() -> None:
+    allowed = allowed_origins("Things", f"{HOME}/v1", ("https://files.example.com",))
+
+    assert resolve("https://files.example.com/a", HOME, allowed) == "https://files.example.com/a"
+    assert resolve("/b", HOME, allowed) == f"{HOME}/b"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "api.example.com",
+        "ftp://api.example.com",
+        "https://",
+        "https://a b/",
+        pytest.param(
+            "https://[bad",
+        ),
+    ],
+)
+def test_a_url_base_that_is_no_http_url_is_a_config_error(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"Things\.url_base"):
+        allowed_origins("Things", url, ())
+
+
+@pytest.mark.parametrize("host", ["localhost", "api.localhost", "127.0.0.1", "127.8.9.1", "[::1]"])
+def test_this_machine_is_loopback(host: str) -> None:
+    assert origin_of(f"http://{host}:8080/").is_loopback
+
+
+@pytest.mark.parametrize("host", ["localhost.a.example", "127.0.0.1.a.example", "evillocalhost", "0.0.0.0", "10.0.0.1"])
+def test_no_other_machine_is_loopback(host: str) -> None:
+    assert not origin_of(f"http://{host}:8080/").is_loopback
+
+
+@pytest.mark.parametrize("make", [lambda host: f"https://{host}/next", lambda host: f"//{host}/next"])
+async def test_a_stream_sends_nothing_to_a_next_link_of_another_host(make: Callable[[str], str]) -> None:
+    hosts: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        hosts.append(request.url.host)
+        return httpx.Response(200, json={"items": [{"id": 1}], "next": make("evil.example")})
+
+    class Things(HttpStream):
+        url_base = HOME
+        records_path = "items"
+        paginator = NextUrl("next")
+
+        def path(self, context: RequestContext) -> str:
+            return "things"
+
+    with pytest.raises(CrossOriginLink):
+        await Things(transport=httpx.MockTransport(answer)).read()
+
+    assert hosts == ["api.example.com"]

@@ -1,0 +1,191 @@
+"""Does virtual time pass at once, in the right order, for everybody who waits?"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asyncstreams import HttpStatusError, HttpStream, RequestContext
+from asyncstreams.testing import VirtualClock
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 2000).map(lambda tenths: tenths / 10), min_size=1, max_size=12))
+def test_sleepers_wake_in_the_order_of_their_moments_each_on_time(naps: list[float]) -> None:
+    clock = VirtualClock()
+    woken: list[tuple[float, float]] = []
+
+    async def nap(seconds: float) -> None:
+        await clock.sleep(seconds)
+        woken.append((seconds, clock.monotonic()))
+
+    async def run() -> None:
+        clock.monotonic()
+        await asyncio.gather(*map(nap, naps))
+
+    asyncio.run(run())
+
+    assert [seconds for seconds, _ in woken] == sorted(naps)
+    assert [at for _, at in woken] == pytest.approx(sorted(naps), abs=1e-6)
+
+
+async def test_an_hour_passes_at_once(virtual_clock: VirtualClock) -> None:
+    began, monotonic, wall = time.perf_counter(), virtual_clock.monotonic(), virtual_clock.wall()
+
+    await virtual_clock.sleep(3600)
+
+    assert time.perf_counter() - began < 1
+    assert virtual_clock.monotonic() - monotonic == pytest.approx(3600)
+    assert virtual_clock.wall() - wall == pytest.approx(3600)
+
+
+def test_a_year_passes_at_once() -> None:
+    clock = VirtualClock()
+
+    with given_up_after(1.0):
+        asyncio.run(clock.sleep(366 * 86_400))
+
+    assert clock.monotonic() == pytest.approx(366 * 86_400)
+
+
+@contextmanager
+def given_up_after(seconds: float) -> Iterator[None]:
+    """A loop that spins for ever can only be left by a signal."""
+
+    def give_up(number: int, frame: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+async def test_asyncio_sleep_keeps_step_with_the_clock(virtual_clock: VirtualClock) -> None:
+    virtual_clock.monotonic()
+    order: list[str] = []
+
+    async def by_asyncio() -> None:
+        await asyncio.sleep(2)
+        order.append("asyncio")
+
+    async def by_clock(seconds: float) -> None:
+        await virtual_clock.sleep(seconds)
+        order.append(f"clock {seconds}")
+
+    await asyncio.gather(by_clock(3), by_asyncio(), by_clock(1))
+
+    assert order == ["clock 1", "asyncio", "clock 3"]
+    assert virtual_clock.monotonic() == pytest.approx(3)
+
+
+async def test_a_timeout_ends_a_longer_wait_at_its_own_moment(virtual_clock: VirtualClock) -> None:
+    virtual_clock.monotonic()
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(5):
+            await virtual_clock.sleep(60)
+
+    assert virtual_clock.monotonic() == pytest.approx(5)
+
+
+async def test_a_timeout_leaves_a_shorter_wait_alone(virtual_clock: VirtualClock) -> None:
+    async with asyncio.timeout(60):
+        await virtual_clock.sleep(59)
+
+    assert virtual_clock.monotonic() == pytest.approx(59)
+
+
+async def test_a_timer_that_was_set_before_the_clock_keeps_its_distance(virtual_clock: VirtualClock) -> None:
+    virtual_clock.advance(1000)
+    timer = asyncio.ensure_future(asyncio.sleep(10))
+    await asyncio.sleep(0)
+
+    await virtual_clock.sleep(9)
+    assert not timer.done()
+
+    await virtual_clock.sleep(2)
+    assert timer.done()
+
+
+async def test_time_stands_still_while_somebody_works(virtual_clock: VirtualClock) -> None:
+    before = virtual_clock.monotonic()
+
+    for _ in range(100):
+        await asyncio.sleep(0)
+
+    assert virtual_clock.monotonic() == before
+
+
+async def test_advance_lets_time_pass_without_a_wait(virtual_clock: VirtualClock) -> None:
+    wall = virtual_clock.wall()
+
+    virtual_clock.advance(90)
+
+    assert virtual_clock.monotonic() == pytest.approx(90)
+    assert virtual_clock.wall() == pytest.approx(wall + 90)
+
+
+def test_the_wall_begins_where_it_is_told() -> None:
+    assert VirtualClock(start=1000.0).wall() == 1000.0
+    assert VirtualClock().wall() == 1_767_225_600.0
+
+
+def test_two_loops_one_after_the_other_share_one_time() -> None:
+    clock = VirtualClock()
+
+    asyncio.run(clock.sleep(100))
+    assert clock.monotonic() == pytest.approx(100)
+
+    asyncio.run(clock.sleep(50))
+    assert clock.monotonic() == pytest.approx(150)
+
+
+def test_a_loop_has_one_clock() -> None:
+    async def two_clocks() -> None:
+        VirtualClock().monotonic()
+        VirtualClock().monotonic()
+
+    with pytest.raises(RuntimeError, match="one clock"):
+        asyncio.run(two_clocks())
+
+
+def moments_of_the_tries(seed: int) -> list[float]:
+    clock = VirtualClock()
+    moments: list[float] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        moments.append(clock.monotonic())
+        return httpx.Response(503)
+
+    class Things(HttpStream):
+        url_base = "https://api.example.com"
+
+        def path(self, context: RequestContext) -> str:
+            return "things"
+
+    with pytest.raises(HttpStatusError):
+        asyncio.run(Things(transport=httpx.MockTransport(answer), clock=clock, seed=seed).read())
+    return moments
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_the_same_seed_gives_the_same_sequence_of_waits(seed: int) -> None:
+    first = moments_of_the_tries(seed)
+
+    assert len(first) == 5
+    assert first == sorted(first)
+    assert moments_of_the_tries(seed) == pytest.approx(first, abs=1e-9)
+    assert moments_of_the_tries(seed + 1) != pytest.approx(first, abs=1e-9)
