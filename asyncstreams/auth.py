@@ -93,17 +93,20 @@ class BasicHttpAuthenticator(AbstractHeaderAuthenticator):
 
     def __init__(
         self,
-        username: str,
+        username: str | Secret,
         password: str | Secret = "",
         auth_method: str = "Basic",
         auth_header: str = "Authorization",
     ) -> None:
         owner = type(self).__name__
-        if ":" in username:
+        name = Secret(username).reveal()
+        if ":" in name:
             raise ConfigError(f"{owner}(username=...): a colon cannot be part of it (RFC 7617)")
         self.auth_header = checked_header_name(owner, auth_header)
-        self._username, self._method = username, auth_method
-        pair = f"{username}:{Secret(password).reveal()}".encode()
+        self._username, self._password, self._method = Secret(username), Secret(password), auth_method
+        # Without a password the user name is the credential, as Stripe has it.
+        self._shown = repr(username) if isinstance(username, str) and password else "***"
+        pair = f"{name}:{self._password.reveal()}".encode()
         self._header = Secret(f"{auth_method} {base64.b64encode(pair).decode()}".strip())
 
     @property
@@ -111,7 +114,7 @@ class BasicHttpAuthenticator(AbstractHeaderAuthenticator):
         return self._header.reveal()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._username!r}, ***, {self._method!r}, {self.auth_header!r})"
+        return f"{type(self).__name__}({self._shown}, ***, {self._method!r}, {self.auth_header!r})"
 
 
 class ApiKeyAuthenticator(Signer):

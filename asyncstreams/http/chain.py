@@ -12,14 +12,14 @@ import httpx
 
 from ..auth import Signer, known_secrets
 from ..contracts import Middleware, Send, Stream
-from ..errors import AsyncStreamsError, ConfigError, HostUnavailable, HttpStatusError
+from ..errors import AsyncStreamsError, ConfigError, HostUnavailable, HttpStatusError, MalformedJSON
 from ..messages import Request, Response
 from ..model import RequestContext, ResponseAction
 from ..redaction import safe_url, scrub, sent_secrets
 from .body import read_body, streamed_pieces
 from .governor import Governor
 from .origin import Origin, origin_of, resolve
-from .outcome import ERROR_BODY_LIMIT, is_transient, refusal, retry_status_error
+from .outcome import ERROR_BODY_LIMIT, is_transient, refusal, retry_status_error, unexpected_body
 from .quota_headers import asked_to_back_off, retry_after
 from .request import Attempt, RequestBuilder, SendOptions
 from .retry import StreamBackoff, Tries, checked_backoff_time
@@ -80,7 +80,9 @@ class Chain:
                 await self._again(response, action, tries)
             except AsyncStreamsError as error:
                 self._locate(error, request, tries)
-                if not error.retryable or not self._may_repeat(error):
+                # Malformed JSON may have been cut without a sign of it: once more, and no more.
+                again = error.retryable or (isinstance(error, MalformedJSON) and tries.first_reread())
+                if not again or not self._may_repeat(error):
                     raise
                 await self._failed(error, tries)
 
@@ -107,7 +109,10 @@ class Chain:
         raise failure
 
     def _classify(self, response: Response, context: RequestContext) -> ResponseAction:
-        action = self._stream.classify(response, context)
+        try:
+            action = self._stream.classify(response, context)
+        except MalformedJSON as error:
+            raise unexpected_body(self._stream, response, error) from None
         if not isinstance(action, ResponseAction):
             owner = type(self._stream).__name__
             raise ConfigError(f"{owner}.classify returned {action!r}: a ResponseAction is needed")

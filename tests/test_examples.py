@@ -1,0 +1,201 @@
+"""Do the examples read everything that their APIs have, and print what they say?"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import httpx
+import pytest
+from api_server import CHARGES, GAMES, ISSUES, KEY, REPOS, TOKEN, Apis
+from loopback import Received, Wire, answer, serve
+
+from asyncstreams import AuthError, BasicHttpAuthenticator, HttpStatusError, TokenAuthenticator
+from asyncstreams.testing import VirtualClock
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+CREDENTIALS = {"GITHUB_TOKEN": TOKEN, "STRIPE_API_KEY": KEY}
+PRINTED = {
+    "github_repos": """\
+250 repositories of encode, 125,875 stars
+     999  repo-27
+     998  repo-54
+     997  repo-81
+""",
+    "stripe_charges": """\
+350 charges
+eur      3,080.00
+usd      3,062.50
+""",
+    "graphql_issues": "300 issues of pallets/click: 100 open, 200 closed\n",
+    "ndjson_export": """\
+500 games of DrNykterstein
+     214  mate
+     143  resign
+     143  draw
+""",
+}
+
+LAST = {"nodes": [{"number": 1}], "pageInfo": {"hasNextPage": False, "endCursor": None}}
+
+
+def one_issue() -> httpx.Response:
+    return httpx.Response(200, json={"data": {"repository": {"issues": LAST}}})
+
+
+def example(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"examples_{name}", EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+async def run(name: str) -> tuple[int | None, str, str]:
+    """Exit code, stdout and stderr of the example as a program, with a server of its own."""
+    async with serve(Apis()) as server:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-W", "error", EXAMPLES / f"{name}.py", server.url),
+            env={**os.environ, **CREDENTIALS},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
+
+
+def test_every_example_is_run_here() -> None:
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(PRINTED)
+
+
+async def test_each_example_prints_its_result_and_nothing_else() -> None:
+    results = await asyncio.gather(*map(run, PRINTED))
+
+    assert dict(zip(PRINTED, results, strict=True)) == {name: (0, text, "") for name, text in PRINTED.items()}
+
+
+async def test_the_repositories_are_all_read_page_after_page() -> None:
+    async with serve(Apis()) as server:
+        repos = await example("github_repos").Repos("encode", server.url).read()
+
+    assert [repo["id"] for repo in repos] == [repo["id"] for repo in REPOS]
+    assert len(server.requests) == 3
+
+
+async def test_the_github_token_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_TOKEN", "ghp_wrong")
+
+    async with serve(Apis()) as server:
+        with pytest.raises(AuthError, match="Bad credentials"):
+            await example("github_repos").main(server.url)
+
+
+async def test_the_repositories_need_no_token(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("GITHUB_TOKEN", raising=False)
+
+    async with serve(Apis()) as server:
+        await example("github_repos").main(server.url)
+
+    assert capsys.readouterr().out == PRINTED["github_repos"]
+    assert "authorization" not in {name.lower() for request in server.requests for name, _ in request.headers}
+
+
+async def test_the_charges_are_all_read_under_the_key_as_user_name() -> None:
+    async with serve(Apis()) as server:
+        charges = await example("stripe_charges").Charges(KEY, server.url).read()
+
+    assert [charge["id"] for charge in charges] == [charge["id"] for charge in CHARGES]
+    assert len(server.requests) == 4
+
+
+async def test_an_authenticator_that_is_passed_in_wins_over_the_key() -> None:
+    async with serve(Apis()) as server:
+        charges = example("stripe_charges").Charges(KEY, server.url, authenticator=BasicHttpAuthenticator("sk_other"))
+
+        with pytest.raises(AuthError, match="Invalid API Key"):
+            await charges.read()
+
+
+async def test_the_issues_are_all_read_although_an_error_hides_in_a_200() -> None:
+    async with serve(Apis()) as server:
+        issues = example("graphql_issues").Issues(
+            "pallets", "click", server.url, authenticator=TokenAuthenticator(TOKEN)
+        )
+        found = await issues.read()
+
+    assert [issue["number"] for issue in found] == [issue["number"] for issue in ISSUES]
+    assert len(server.requests) == 3 + 1
+
+
+async def test_a_repository_that_is_not_there_is_told_in_the_words_of_the_api() -> None:
+    async with serve(Apis()) as server:
+        issues = example("graphql_issues").Issues(
+            "pallets", "clique", server.url, authenticator=TokenAuthenticator(TOKEN)
+        )
+
+        with pytest.raises(HttpStatusError, match="Could not resolve to a Repository"):
+            await issues.read()
+
+    assert len(server.requests) == 1
+
+
+async def test_a_rate_limit_inside_a_200_is_waited_for_and_spends_no_try(virtual_clock: VirtualClock) -> None:
+    limited = httpx.Response(200, headers={"Retry-After": "60"}, json={"errors": [{"type": "RATE_LIMITED"}]})
+    answers = [limited] * 6 + [one_issue()]
+    api = httpx.MockTransport(lambda request: answers.pop(0))
+    issues = example("graphql_issues").Issues("pallets", "click", transport=api, clock=virtual_clock)
+
+    found = await issues.read()
+
+    assert [issue["number"] for issue in found] == [1]
+    assert virtual_clock.monotonic() >= 6 * 60
+
+
+async def test_malformed_json_is_tried_once_more_where_classify_reads_it(virtual_clock: VirtualClock) -> None:
+    answers = [httpx.Response(200, content=b'{"data":'), one_issue()]
+    api = httpx.MockTransport(lambda request: answers.pop(0))
+    issues = example("graphql_issues").Issues("pallets", "click", transport=api, clock=virtual_clock)
+
+    found = await issues.read()
+
+    assert [issue["number"] for issue in found] == [1]
+
+
+def test_a_key_that_is_the_user_name_is_not_shown() -> None:
+    charges = example("stripe_charges").Charges(KEY)
+
+    assert KEY not in repr(charges.authenticator)
+
+
+async def test_the_export_is_read_whole() -> None:
+    async with serve(Apis()) as server, example("ndjson_export").Games("DrNykterstein", server.url).records() as games:
+        ids = [game["id"] async for game in games]
+
+    assert ids == [game["id"] for game in GAMES]
+    assert len(server.requests) == 1
+
+
+async def test_games_of_the_export_are_handed_out_while_the_others_are_still_to_come() -> None:
+    received = asyncio.Event()
+
+    async def in_two_parts(request: Received, wire: Wire) -> None:
+        lines = b"".join(b'{"id":"game%d"}\n' % number for number in range(1500))
+        await wire.send(answer(lines, f"Content-Length: {2 * len(lines)}"))
+        await received.wait()
+        await wire.send(lines)
+
+    games = example("ndjson_export").Games
+    async with asyncio.timeout(10), serve(in_two_parts) as server, games("anybody", server.url).records() as records:
+        first = await anext(records)
+        received.set()
+        count = 1 + len([game async for game in records])
+
+    assert first == {"id": "game0"}
+    assert count == 3000

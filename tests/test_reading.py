@@ -1,0 +1,391 @@
+"""What does a reader see: records, pages, slices, errors, and what is sent on the way?"""
+
+import asyncio
+from contextlib import nullcontext
+from typing import Any
+
+import httpx
+import pytest
+import respx
+
+from asyncstreams import (
+    ConfigError,
+    CrossOriginLink,
+    Header,
+    HttpStatusError,
+    HttpStream,
+    PageNumber,
+    Slice,
+    TokenAuthenticator,
+)
+
+ITEMS = "https://api.test/v1/items"
+SLICES = [{"shop": "a"}, {"shop": "b"}]
+
+
+def declare(**declared: Any) -> HttpStream:
+    """Pages of two records, three in each slice; their ids begin with the shop."""
+    own = {
+        "url_base": "https://api.test/v1",
+        "path": lambda self, context: "items",
+        "request_params": lambda self, context: {"shop": context.stream_slice.get("shop", "")},
+        "paginator": PageNumber(total_pages=Header("X-Pages")),
+    }
+    return type("Items", (HttpStream,), own | declared)()
+
+
+def ids(shop: str, *pages: int) -> list[dict[str, str]]:
+    return [{"id": f"{shop}{page}{n}"} for page in pages for n in "xy"]
+
+
+def answer(request: httpx.Request) -> httpx.Response:
+    page, shop = request.url.params.get("page", "1"), request.url.params.get("shop", "")
+    return httpx.Response(200, json=ids(shop, int(page)), headers={"X-Pages": "3"})
+
+
+async def pages_of(stream: HttpStream, **narrowed: Any) -> list[Any]:
+    async with stream.pages(**narrowed) as pages:
+        return [page async for page in pages]
+
+
+@pytest.fixture
+def route(respx_mock):
+    return respx_mock.route(url=ITEMS).mock(side_effect=answer)
+
+
+async def test_read_gives_all_records_of_all_slices_in_order(route):
+    records = await declare(stream_slices=lambda self, state: SLICES).read()
+
+    assert records == ids("a", 1, 2, 3) + ids("b", 1, 2, 3)
+
+
+async def test_a_page_knows_its_stream_its_slice_its_number_and_whether_it_is_the_last(route):
+    pages = await pages_of(declare(), slices=SLICES)
+
+    assert [(page.stream, page.stream_slice, page.number, page.is_last) for page in pages] == [
+        ("items", shop, number, number == 2) for shop in SLICES for number in (0, 1, 2)
+    ]
+    assert pages[4].records == ids("b", 2)
+
+
+@pytest.mark.parametrize(
+    ("limit", "requests"), [(0, 0), (1, 1), (2, 1), (3, 2), (6, 3), (7, 4), (12, 6), (13, 6), (None, 6)]
+)
+async def test_a_limit_sends_no_request_more_than_it_needs(respx_mock, limit, requests):
+    route = respx_mock.route(url=ITEMS, name="items").mock(side_effect=answer)
+    respx_mock.assert_all_called = False
+    everything = ids("a", 1, 2, 3) + ids("b", 1, 2, 3)
+
+    records = await declare().read(slices=SLICES, limit=limit)
+
+    assert records == everything[:limit]
+    assert route.call_count == requests
+
+
+async def test_a_page_that_a_limit_cut_short_is_not_the_last_of_its_slice(route):
+    pages = await pages_of(declare(), limit=5)
+
+    assert [(len(page.records), page.is_last) for page in pages] == [(2, False), (2, False), (1, False)]
+
+
+async def test_records_keep_to_a_limit(route):
+    async with declare().records(limit=3) as records:
+        taken = [record["id"] async for record in records]
+
+    assert taken == ["1x", "1y", "2x"]
+
+
+async def arriving(*slices):
+    for each in slices:
+        yield each
+
+
+KINDS = [list, tuple, iter, lambda given: arriving(*given), lambda given: map(Slice, given)]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=["list", "tuple", "iterator", "async generator", "Slices"])
+@pytest.mark.parametrize("where", ["argument", "hook"])
+async def test_slices_come_from_any_iterable_of_mappings_or_slices(route, kind, where):
+    if where == "hook":
+        pages = await pages_of(declare(stream_slices=lambda self, state: kind(SLICES)))
+    else:
+        pages = await pages_of(declare(), slices=kind(SLICES))
+
+    assert [page.stream_slice for page in pages] == [SLICES[0]] * 3 + [SLICES[1]] * 3
+    assert all(isinstance(page.stream_slice, Slice) for page in pages)
+
+
+@pytest.mark.parametrize(("slices", "expected"), [([None], ids("", 1)), ([], [])])
+async def test_none_is_one_empty_slice_and_no_slice_no_request(respx_mock, slices, expected):
+    respx_mock.route(url=ITEMS).mock(side_effect=answer)
+    respx_mock.assert_all_called = False
+
+    assert await declare(stream_slices=lambda self, state: slices, paginator=None).read() == expected
+    assert respx_mock.calls.call_count == len(slices)
+
+
+async def test_slices_given_to_a_reading_take_the_place_of_stream_slices(route):
+    records = await declare(stream_slices=lambda self, state: [{"shop": "z"}]).read(slices=[{"shop": "a"}])
+
+    assert records == ids("a", 1, 2, 3)
+
+
+@pytest.mark.parametrize("wrong", ["ab", [3], 7, {"shop": "a"}], ids=repr)
+async def test_what_is_no_slice_is_a_mistake(wrong):
+    with pytest.raises(ConfigError):
+        await declare(stream_slices=lambda self, state: wrong).read()
+
+
+@pytest.mark.parametrize("given", [None, {"day": 3}])
+async def test_hooks_see_the_state_that_the_reading_was_given(route, given):
+    seen = []
+    stream = declare(
+        stream_slices=lambda self, state: seen.append(state) or [{}],
+        request_headers=lambda self, context: seen.append(context.stream_state),
+    )
+
+    await stream.read(state=given, limit=1)
+
+    assert seen == [given or {}, given or {}]
+
+
+@pytest.mark.parametrize("what", ["pages", "records"])
+async def test_iterating_without_entering_shows_the_two_lines_to_write(what):
+    lines = f"    async with stream.{what}() as {what}:\n        async for {what[:-1]} in {what}: ..."
+
+    with pytest.raises(TypeError) as caught:
+        async for _ in getattr(declare(), what)():
+            pass
+
+    assert lines in str(caught.value)
+
+
+async def test_request_goes_through_the_same_chain(respx_mock, virtual_clock):
+    detail = respx_mock.get("https://api.test/v1/items/a%2Fb").mock(
+        side_effect=[httpx.Response(503), httpx.Response(200, json={"id": 7})]
+    )
+    stream = declare(clock=virtual_clock, authenticator=TokenAuthenticator("t"))
+
+    response = await stream.request(("items", "a/b"), params={"all": True})
+
+    assert response.json() == {"id": 7}
+    assert str(detail.calls.last.request.url).endswith("?all=true")
+    assert detail.calls.last.request.headers["authorization"] == "Bearer t"
+
+
+async def test_request_may_post_and_raises_what_reading_raises(respx_mock):
+    route = respx_mock.post(ITEMS).respond(422, json={"message": "no such field"})
+
+    with pytest.raises(HttpStatusError, match="no such field"):
+        await declare().request("items", method="POST", json={"q": 1}, headers={"X-Mine": "yes"})
+
+    request = route.calls.last.request
+    assert (request.content, request.headers["x-mine"]) == (b'{"q":1}', "yes")
+
+
+async def test_parse_response_may_ask_for_details(route, respx_mock):
+    respx_mock.get(url__regex=r".*/items/\w+$").respond(json={"more": 1})
+
+    async def parse_response(self, response, context):
+        return [record | (await self.request(("items", record["id"]))).json() for record in response.json()]
+
+    records = await declare(parse_response=parse_response, paginator=None).read()
+
+    assert records == [{"id": "1x", "more": 1}, {"id": "1y", "more": 1}]
+
+
+HOOKS = """path request_params request_headers request_json request_data request_kwargs parse_response
+next_page_token classify should_retry backoff_time middleware stream_slices"""
+NO_NOTE = pytest.mark.xfail(strict=True, reason="an error in stream_slices leaves without a note")
+
+
+@pytest.mark.parametrize(
+    "hook", [pytest.param(hook, marks=NO_NOTE if hook == "stream_slices" else ()) for hook in HOOKS.split()]
+)
+async def test_an_error_in_a_hook_leaves_unchanged_with_a_note_of_where(respx_mock, virtual_clock, hook):
+    route = respx_mock.route(url=ITEMS).respond(500 if hook == "backoff_time" else 200, json=[])
+    respx_mock.assert_all_called = False
+    mistake = KeyError("mine")
+
+    def fail(*arguments):
+        raise mistake
+
+    with pytest.raises(KeyError) as caught:
+        await declare(clock=virtual_clock, **{hook: (fail,) if hook == "middleware" else fail}).read()
+
+    assert caught.value is mistake
+    assert any("'items'" in note for note in getattr(mistake, "__notes__", ()))
+    assert route.call_count <= 1
+
+
+async def test_an_error_names_stream_slice_page_and_request(route):
+    route.side_effect = [answer(httpx.Request("GET", f"{ITEMS}?shop=b")), httpx.Response(404)]
+
+    with pytest.raises(HttpStatusError) as caught:
+        await declare().read(slices=[{"shop": "b"}])
+
+    error = caught.value
+    assert (error.stream, error.stream_slice, error.page) == ("items", {"shop": "b"}, 1)
+    assert (error.method, error.url, error.status, error.tries) == ("GET", ITEMS, 404, 1)
+
+
+async def test_an_error_in_the_body_of_the_readers_own_block_leaves_unchanged(route):
+    mistake = KeyError("mine")
+
+    with pytest.raises(KeyError) as caught:  # noqa: PT012  # the block is the reader's
+        async with declare().records() as records:
+            async for _ in records:
+                raise mistake
+
+    assert caught.value is mistake
+
+
+async def test_leaving_early_sends_nothing_more_and_closes_what_was_open(route):
+    closed = []
+
+    async def slices():
+        try:
+            for each in SLICES:
+                yield each
+        finally:
+            closed.append(True)
+
+    async with declare().records(slices=slices()) as records:
+        async for _ in records:
+            break
+
+    assert route.call_count == 1
+    assert closed == [True]
+
+
+async def test_two_readings_at_once_do_not_disturb_each_other(route):
+    stream = declare()
+
+    one, other = await asyncio.gather(stream.read(slices=[{"shop": "a"}]), stream.read(slices=[{"shop": "b"}]))
+
+    assert (one, other) == (ids("a", 1, 2, 3), ids("b", 1, 2, 3))
+
+
+def test_a_stream_is_read_in_a_second_event_loop(respx_mock):
+    respx_mock.route(url=ITEMS).mock(side_effect=answer)
+    stream = declare(authenticator=TokenAuthenticator("t"))
+
+    first, second = asyncio.run(stream.read()), asyncio.run(stream.read())
+
+    assert first == second == ids("", 1, 2, 3)
+
+
+async def test_a_stream_is_read_through_an_httpx_mock_transport_which_stays_open():
+    class Mine(httpx.MockTransport):
+        async def aclose(self):
+            raise AssertionError
+
+    stream = declare(transport=Mine(answer))
+
+    assert await stream.read() == ids("", 1, 2, 3)
+    assert await stream.read() == ids("", 1, 2, 3)
+
+
+async def test_a_stream_is_read_through_a_respx_router():
+    router = respx.Router()
+    router.get(ITEMS).mock(side_effect=answer)
+
+    assert await declare(transport=router).read() == ids("", 1, 2, 3)
+
+
+async def test_middleware_wraps_each_attempt_with_a_fresh_request_the_first_outermost(route, virtual_clock):
+    route.side_effect = [httpx.Response(500), answer]
+    seen = []
+
+    def named(name):
+        async def middleware(request, send):
+            seen.append((name, request.headers.get("x-mark")))
+            request.headers["X-Mark"] = name
+            response = await send(request)
+            seen.append((name, response.status_code))
+            return response
+
+        return middleware
+
+    await declare(middleware=(named("outer"), named("inner")), clock=virtual_clock).read(limit=1)
+
+    around = [("outer", None), ("inner", "outer")]
+    assert seen == [*around, ("inner", 500), ("outer", 500), *around, ("inner", 200), ("outer", 200)]
+    assert route.calls.last.request.headers["x-mark"] == "inner"
+
+
+async def test_middleware_and_hooks_are_called_anew_with_the_context_of_each_attempt(route, virtual_clock):
+    route.side_effect = [httpx.Response(500), answer]
+    seen = []
+
+    async def middleware(request, send):
+        found = request.extensions["asyncstreams"]
+        seen.append((found.stream, found.context.stream_slice, found.context.attempt, request.headers["x-attempt"]))
+        return await send(request)
+
+    stream = declare(
+        middleware=(middleware,),
+        clock=virtual_clock,
+        request_headers=lambda self, context: {"X-Attempt": str(context.attempt)},
+    )
+    await stream.read(slices=[{"shop": "a"}], limit=1)
+
+    assert seen == [(stream, {"shop": "a"}, 1, "1"), (stream, {"shop": "a"}, 2, "2")]
+
+
+async def test_middleware_sees_the_whole_body_and_may_answer_itself(route):
+    async def middleware(request, send):
+        return httpx.Response(200, json=[*(await send(request)).json(), {"id": "mine"}])
+
+    records = await declare(middleware=(middleware,), paginator=None).read()
+
+    assert records == [*ids("", 1), {"id": "mine"}]
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+async def test_a_redirect_is_not_followed_and_its_target_named(respx_mock, code):
+    respx_mock.get(ITEMS).respond(code, headers={"Location": "/v2/items?key=s3cret"})
+
+    with pytest.raises(HttpStatusError, match="/v2/items") as caught:
+        await declare().read()
+
+    assert caught.value.status == code
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("switch", ["follow_redirects", "allow_redirects"])
+@pytest.mark.parametrize(("hops", "arrives"), [(1, True), (5, True), (6, False)])
+async def test_redirects_are_followed_when_asked_for_five_at_most(respx_mock, switch, hops, arrives):
+    steps = [httpx.Response(302, headers={"Location": f"{ITEMS}?hop={n}"}) for n in range(hops)]
+    route = respx_mock.get(ITEMS).mock(side_effect=[*steps, httpx.Response(200, json=[{"id": 1}])])
+    declared = {"request_kwargs": lambda self, context: {switch: True}, "paginator": None}
+
+    with nullcontext() if arrives else pytest.raises(HttpStatusError):
+        assert await declare(authenticator=TokenAuthenticator("t"), **declared).read() == [{"id": 1}]
+
+    assert [call.request.headers["authorization"] for call in route.calls] == ["Bearer t"] * min(hops + 1, 6)
+
+
+@pytest.mark.parametrize("target", ["https://evil.test/", "http://api.test/v1/items", "//evil.test/v1/items"])
+async def test_a_redirect_to_another_origin_is_refused_though_redirects_are_on(respx_mock, target):
+    anywhere = respx_mock.route(url__regex=".*").respond(302, headers={"Location": target})
+
+    with pytest.raises(CrossOriginLink):
+        await declare(request_kwargs=lambda self, context: {"follow_redirects": True}).read()
+
+    assert anywhere.call_count == 1
+
+
+@pytest.mark.parametrize("code", [204, 304])
+async def test_204_and_304_are_an_empty_page_that_ends_the_slice_and_are_not_parsed(route, code):
+    route.side_effect = [httpx.Response(code), *[answer] * 3]
+    parsed = []
+    stream = declare(
+        parse_response=lambda self, response, context: parsed.append(response.status_code) or response.json(),
+        next_page_token=lambda self, response, context: parsed.append(response.status_code),
+    )
+
+    pages = await pages_of(stream, slices=SLICES)
+
+    assert [(page.number, len(page.records), page.is_last) for page in pages] == [(0, 0, True), (0, 2, True)]
+    assert parsed == [200, 200]
