@@ -250,8 +250,7 @@ class HttpStream:
             raise ConfigError(f"{self.name}: limit={limit}: a number of records from 0")
         known: Mapping[str, Any] = {} if state is None else state
         async with self._lease() as chain:
-            parts = self.stream_slices(known) if slices is None else slices
-            async with aclosing(stream_pages(self, chain, parts, known, limit)) as pages:
+            async with aclosing(stream_pages(self, chain, slices, known, limit)) as pages:
                 yield pages
 
     @asynccontextmanager

@@ -196,12 +196,9 @@ async def test_parse_response_may_ask_for_details(route, respx_mock):
 
 HOOKS = """path request_params request_headers request_json request_data request_kwargs parse_response
 next_page_token classify should_retry backoff_time middleware stream_slices"""
-NO_NOTE = pytest.mark.xfail(strict=True, reason="an error in stream_slices leaves without a note")
 
 
-@pytest.mark.parametrize(
-    "hook", [pytest.param(hook, marks=NO_NOTE if hook == "stream_slices" else ()) for hook in HOOKS.split()]
-)
+@pytest.mark.parametrize("hook", HOOKS.split())
 async def test_an_error_in_a_hook_leaves_unchanged_with_a_note_of_where(respx_mock, virtual_clock, hook):
     route = respx_mock.route(url=ITEMS).respond(500 if hook == "backoff_time" else 200, json=[])
     respx_mock.assert_all_called = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections.abc import Callable, Iterable
 from contextlib import aclosing
@@ -22,11 +23,12 @@ from .origin import Origin, origin_of, resolve
 from .outcome import ERROR_BODY_LIMIT, is_transient, refusal, retry_status_error, unexpected_body
 from .quota_headers import asked_to_back_off, retry_after
 from .request import Attempt, RequestBuilder, SendOptions
-from .retry import StreamBackoff, Tries, checked_backoff_time
+from .retry import StreamBackoff, Tries, checked_backoff_time, wait_too_long
 from .session import Session
 from .timeouts import Watch
 from .transport import BadCertificate, UnknownHost
 
+_log = logging.getLogger("asyncstreams")
 _MOST_REDIRECTS = 5
 _DONE = frozenset((ResponseAction.SUCCESS, ResponseAction.IGNORE, ResponseAction.RESET_PAGINATION))
 
@@ -53,6 +55,7 @@ class Chain:
         self._home_prefix = f"{self._home}/"
         self._backoff = StreamBackoff()
         self._answered = False
+        self._warned = False
         innermost: Send = self._sign_and_send
         self._once = reduce(_wrapped, reversed(stream.middleware), innermost)
         if stream.authenticator is not None:
@@ -137,12 +140,22 @@ class Chain:
         error = retry_status_error(stream, response)
         if not stream.idempotent:
             raise error
-        told = checked_backoff_time(stream, partial(stream.backoff_time, response))
-        wait = retry_after(response, self._session.clock.wall()) if told is None else told
+        wait = checked_backoff_time(stream, partial(stream.backoff_time, response))
+        ordered = self._ordered(response) if wait is None else None
         if action is ResponseAction.THROTTLED:
-            self._governor(response.request).close_for(tries.ordered_wait(error, wait))
+            seconds = tries.ordered_wait(error, ordered if wait is None else wait)
+            self._governor(response.request).close_for(seconds)
         else:
-            await tries.failed(error, wait=wait)
+            await tries.failed(error, wait=wait, ordered=ordered)
+
+    def _ordered(self, response: Response) -> float | None:
+        """What the server orders; one that orders nothing that can be understood is told of, once."""
+        ordered = retry_after(response, self._session.clock.wall())
+        told = response.raw_header(b"retry-after")
+        if ordered is None and told is not None and told.strip() != b"0" and not self._warned:
+            self._warned = True
+            _log.warning("%s: a Retry-After that cannot be followed is ignored: %.40r", self._stream.name, told)
+        return ordered
 
     async def _sign_and_send(self, request: httpx.Request) -> httpx.Response:
         """One attempt as the middleware sees it: signed, sent, and redirected where that is asked for."""
@@ -164,6 +177,9 @@ class Chain:
         """Sign under a ticket, and send; what an authenticator sends besides takes tickets of its own."""
         authenticator = self._stream.authenticator
         governor = self._session.governor_for(self._origin(request), authenticator)
+        if governor.closed_for > self._stream.max_server_wait:
+            told = "the API asked for a pause"
+            raise wait_too_long(self._stream, told, governor.closed_for, self._session.clock.wall())
         if authenticator is None or isinstance(authenticator, Signer):
             async with governor:
                 if authenticator is not None:

@@ -33,9 +33,9 @@ class Governor:
             self._spread = min(_LONGEST_SPREAD, seconds * _SPREAD_SHARE)
 
     @property
-    def is_open(self) -> bool:
-        """Whether a request may go out at once."""
-        return not self._opens_at or self._clock.monotonic() >= self._opens_at
+    def closed_for(self) -> float:
+        """Seconds until the gate opens; 0 where it is open."""
+        return max(0.0, self._opens_at - self._clock.monotonic()) if self._opens_at else 0.0
 
     async def opened(self) -> None:
         """Wait until the gate is open; it may have closed again while we waited."""
@@ -55,6 +55,6 @@ class Governor:
         self._on_the_wire -= 1
 
     def __repr__(self) -> str:
-        wait = self._opens_at - self._clock.monotonic() if self._opens_at else 0.0
-        gate = "open" if wait <= 0 else f"closed for {wait:.1f} s"
+        wait = self.closed_for
+        gate = f"closed for {wait:.1f} s" if wait else "open"
         return f"<Governor {gate}, {self._on_the_wire} on the wire>"

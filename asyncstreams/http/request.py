@@ -99,7 +99,10 @@ class RequestBuilder:
         if page.data:
             data = _merged(self._owner, "request_data", data, page.data)
         body = Body(json, data)
-        headers = {**(stream.request_headers(context) or {}), **page.headers}
+        headers = dict(stream.request_headers(context) or {})
+        if page.headers:
+            ours = {name.lower() for name in page.headers}
+            headers = {name: value for name, value in headers.items() if name.lower() not in ours} | dict(page.headers)
         kwargs = stream.request_kwargs(context)
         return self.request(stream.http_method, url, headers, body, context, kwargs, stream.streams_body)
 

@@ -91,20 +91,30 @@ class Tries:
         if self._shared.failures:
             self._shared.succeeded()
 
-    async def failed(self, error: AsyncStreamsError, *, wait: float | None = None) -> None:
-        """Spend a try and wait for the next one; `wait` is the server's or the author's, in seconds.
+    async def failed(
+        self, error: AsyncStreamsError, *, wait: float | None = None, ordered: float | None = None
+    ) -> None:
+        """Spend a try and wait for the next one: `wait` is the author's, `ordered` the server's, in seconds.
 
-        Raises `error` when the tries or the time are used up.
+        Raises `error` when the tries or the time are used up, and as `ordered_wait`.
         """
         now = self._clock.monotonic()
         self._spent += 1
         self._shared.failed(self._sent_at, now)
-        failures = max(self._spent, self._shared.failures)
-        delay = full_jitter(failures, self._stream.backoff, self._random) if wait is None else wait
+        delay = wait
+        if delay is None:
+            failures = max(self._spent, self._shared.failures)
+            delay = full_jitter(failures, self._stream.backoff, self._random)
+            if ordered is not None:
+                # Those who were sent away together do not come back together.
+                delay = max(delay, ordered) + self._random.uniform(0.0, min(1.0, 0.1 * ordered))
+        own = 0.0 if ordered is not None else delay
         elapsed = now - self._began - self._waited_for_server
-        if self._spent >= self._stream.max_tries or elapsed + delay > self._stream.max_time:
+        if self._spent >= self._stream.max_tries or elapsed + own > self._stream.max_time:
             self._log("give_up", error, None)
             raise error.locate(tries=self.sent)
+        if ordered is not None:
+            self._wait_for_server(error, ordered)
         self._log("retry", error, delay)
         await self._clock.sleep(delay)
 
@@ -118,23 +128,17 @@ class Tries:
         own = full_jitter(self._throttled, _THROTTLE_BACKOFF, self._random)
         # A floor below the jitter: a server that says no may not be asked again at once.
         delay = max(own, _THROTTLE_BACKOFF.base / 2) if wait is None else wait
-        most = self._stream.max_server_wait
-        if delay > most or self._waited_for_server + delay > most * _PATIENCE:
-            raise RateLimitWaitTooLong(
-                f"{error.message}; it wants us to come back {self._come_back(delay)}",
-                status=error.status,
-                tries=self.sent,
-                hint=f"start again then, or raise max_server_wait (now {most:g} s)",
-            )
-        self._waited_for_server += delay
+        self._wait_for_server(error, delay)
         self._log("gate", error, delay)
         return delay
 
-    def _come_back(self, delay: float) -> str:
-        if delay > _A_YEAR:
-            return f"in {delay:,.0f} s"
-        moment = datetime.fromtimestamp(self._clock.wall() + delay, UTC)
-        return f"in {delay:,.0f} s, at {moment:%Y-%m-%d %H:%M:%S} UTC"
+    def _wait_for_server(self, error: AsyncStreamsError, delay: float) -> None:
+        most = self._stream.max_server_wait
+        if delay > most or self._waited_for_server + delay > most * _PATIENCE:
+            raise wait_too_long(self._stream, error.message, delay, self._clock.wall()).locate(
+                status=error.status, tries=self.sent
+            )
+        self._waited_for_server += delay
 
     def _log(self, event: str, error: AsyncStreamsError, delay: float | None) -> None:
         _log.log(
@@ -147,6 +151,17 @@ class Tries:
             self.sent,
             extra={"event": event, "stream": self._stream.name, "delay": delay, "attempt": self.sent},
         )
+
+
+def wait_too_long(stream: Stream, told: str, delay: float, wall: float) -> RateLimitWaitTooLong:
+    """The error for a wait of `delay` seconds, counted from `wall`; it names the time to come back."""
+    moment = ""
+    if delay <= _A_YEAR:
+        moment = f", at {datetime.fromtimestamp(wall + delay, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return RateLimitWaitTooLong(
+        f"{told}; it wants us to come back in {delay:,.0f} s{moment}",
+        hint=f"start again then, or raise max_server_wait (now {stream.max_server_wait:g} s)",
+    )
 
 
 def checked_backoff_time(stream: Stream, told: Callable[[], float | None]) -> float | None:

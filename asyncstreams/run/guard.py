@@ -29,13 +29,8 @@ class LoopGuard:
         self._same = 0
         self._empty = 0
 
-    def page(self, number: int, records: list[Record]) -> None:
+    def page(self, records: list[Record]) -> None:
         """One more page, before it is handed over. Raises PaginationLoop."""
-        if number >= self._stream.max_pages:
-            raise PaginationLoop(
-                f"still gives a next page after {self._stream.max_pages:,}",
-                hint="raise max_pages, if the stream is really that long; slices would make it resumable",
-            )
         self._empty = 0 if records else self._empty + 1
         if self._empty > _EMPTY_PAGES:
             raise PaginationLoop(f"gave {_EMPTY_PAGES:,} empty pages in a row, each with a next one")
@@ -50,8 +45,16 @@ class LoopGuard:
                 hint="does the API know the paging parameter? If equal pages are right: loop_guard = False",
             )
 
-    def token(self, token: Any) -> None:
-        """The next page's token. Raises PaginationLoop for one that was seen in this slice."""
+    def token(self, number: int, token: Any) -> None:
+        """The next page's number and token, before it is asked for.
+
+        Raises PaginationLoop beyond `max_pages`, and for a token that was seen in this slice.
+        """
+        if number >= self._stream.max_pages:
+            raise PaginationLoop(
+                f"still gives a next page after {self._stream.max_pages:,}",
+                hint="raise max_pages, if the stream is really that long; slices would make it resumable",
+            )
         seen = hash(_bytes(token))
         if seen in self._seen:
             raise PaginationLoop(

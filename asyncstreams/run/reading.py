@@ -56,13 +56,20 @@ class Reading(Generic[T]):
 
 
 async def stream_pages(
-    stream: Stream, chain: Chain, slices: Slices, state: Mapping[str, Any], limit: int | None
+    stream: Stream,
+    chain: Chain,
+    slices: Slices | None,
+    state: Mapping[str, Any],
+    limit: int | None,
 ) -> AsyncGenerator[Page]:
-    """The pages of the slices, one slice after the other; with `limit`, of that many records in all."""
+    """The pages of the slices, one slice after the other; with `limit`, of that many records in all.
+
+    Without `slices`, those of the stream's own `stream_slices`.
+    """
     left = limit
     if left == 0:
         return
-    async with aclosing(_each_slice(stream, slices)) as each:
+    async with aclosing(_each_slice(stream, slices, state)) as each:
         async for stream_slice in each:
             async with aclosing(SliceReader(stream, chain, stream_slice, state).pages()) as pages:
                 async for page in pages:
@@ -85,24 +92,29 @@ async def records_of(pages: AsyncGenerator[Page]) -> AsyncGenerator[Record]:
                 yield record
 
 
-async def _each_slice(stream: Stream, slices: Slices) -> AsyncGenerator[Slice]:
+async def _each_slice(stream: Stream, slices: Slices | None, state: Mapping[str, Any]) -> AsyncGenerator[Slice]:
+    given: Slices = ()
     try:
-        if isinstance(slices, AsyncIterable):
-            async for given in slices:
-                yield _as_slice(stream, given)
-        elif isinstance(slices, Iterable):
-            for one in slices:
+        given = stream.stream_slices(state) if slices is None else slices
+        if isinstance(given, AsyncIterable):
+            async for one in given:
                 yield _as_slice(stream, one)
+        elif isinstance(given, Iterable):
+            for another in given:
+                yield _as_slice(stream, another)
         else:
             raise ConfigError(
-                f"{type(stream).__name__}.stream_slices returned {type(slices).__name__}: an iterable is needed"
+                f"{type(stream).__name__}.stream_slices returned {type(given).__name__}: an iterable is needed"
             )
     except AsyncStreamsError as error:
         error.locate(stream=stream.name)
         raise
+    except Exception as error:
+        error.add_note(f"asyncstreams: in the slices of stream {stream.name!r}")
+        raise
     finally:
-        if isinstance(slices, AsyncGenerator):
-            await slices.aclose()
+        if isinstance(given, AsyncGenerator):
+            await given.aclose()
 
 
 def _as_slice(stream: Stream, given: Any) -> Slice:

@@ -44,7 +44,7 @@ class SliceReader:
         with self._located():
             while not self._ended:
                 if self._guard is not None and self._token is not None:
-                    self._guard.token(self._token)
+                    self._guard.token(self._number, self._token)
                 page, more = await self._next()
                 if page is not None:
                     yield page
@@ -134,7 +134,7 @@ class SliceReader:
         came_from = response.request.url_text if isinstance(response.request, Request) else str(response.url)
         if self._guard is None:
             self._guard = LoopGuard(self._stream, came_from)
-        self._guard.page(self._number, records)
+        self._guard.page(records)
         token = self._following(response, self._count(records, response) if count is None else count)
         self._came_from, self._token = came_from, token
         self._ended = token is None if self._stream.pages_itself else not token
