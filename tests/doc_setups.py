@@ -5,13 +5,69 @@ A setup runs in the script's own process, before it, with respx started: what no
 
 from __future__ import annotations
 
-SETUPS = {
-    "github": """
+GITHUB = """
 import respx
 
 repos = [{"id": number, "name": f"repo-{number}", "stargazers_count": number} for number in range(1, 151)]
 first, second = "https://api.github.com/orgs/encode/repos", "https://api.github.com/organizations/1/repos?page=2"
 respx.get(second).respond(json=repos[100:])
 respx.get(first).respond(json=repos[:100], headers={"Link": f'<{second}>; rel="next"'})
-""",
-}
+"""
+
+# A script that goes on where the one above it in the document ended.
+REPOS = """
+import asyncio
+from asyncstreams import HttpStream, LinkHeader
+
+
+class Repos(HttpStream):
+    url_base = "https://api.github.com/"
+    paginator = LinkHeader()
+
+    def path(self, context):
+        return "orgs/encode/repos"
+"""
+
+SHOP = """
+import json
+
+import httpx
+import respx
+
+base = "https://api.example.com/v1"
+
+
+def customers(request):
+    number = int(request.url.params["page"])
+    everyone = [{"id": 1, "name": "Ann"}, {"id": 2, "name": "Bob"}, {"id": 3, "name": "Cid"}]
+    return httpx.Response(200, json={"data": everyone[number * 2 - 2 : number * 2], "meta": {"total": 3}})
+
+
+def orders(request):
+    if request.url.params.get("after") == "o-2":
+        return httpx.Response(200, json={"orders": [{"id": "o-3"}], "after": None})
+    return httpx.Response(200, json={"orders": [{"id": "o-1"}, {"id": "o-2"}], "after": "o-2"})
+
+
+def invoices(request):
+    assert request.headers["Authorization"] == "Bearer fresh-token"
+    return httpx.Response(200, json=[{"id": "i-1"}])
+
+
+events = [{"id": 1, "kind": "sale"}, {"id": 2, "kind": "ping"}, {"id": 3, "kind": "refund"}]
+respx.get(f"{base}/customers").mock(side_effect=customers)
+respx.get(f"{base}/orders").mock(side_effect=orders)
+respx.get(f"{base}/projects").respond(json=[{"key": "a"}, {"key": "b/c"}])
+respx.get(f"{base}/projects/a/issues").respond(json=[{"id": "a-1"}])
+respx.get(f"{base}/projects/b%2Fc/issues").respond(json=[{"id": "b/c-1"}])
+respx.get(f"{base}/export.ndjson").respond(text="".join(json.dumps(event) + "\\n" for event in events))
+respx.get(f"{base}/invoices").mock(side_effect=invoices)
+respx.post("https://auth.example.com/token").respond(
+    json={"access_token": "fresh-token", "refresh_token": "rotated", "expires_in": 3600}
+)
+respx.get(f"{base}/reports").mock(
+    side_effect=[httpx.Response(200, json={"error": told}) for told in ("not ready", "no such report")]
+)
+"""
+
+SETUPS = {"github": GITHUB, "repos": GITHUB + REPOS, "shop": SHOP}

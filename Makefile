@@ -1,0 +1,34 @@
+# `make` lists what there is. Needs Python 3.11 or newer, and nothing else.
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: help test lint types format bench clean
+
+help:  ## List these targets
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+test: $(VENV)/.ready  ## Run all tests, with the examples and the snippets of the documents
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.ready  ## Look for mistakes and for what is formatted otherwise
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.ready  ## Check the types of package and examples, strictly, twice
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(VENV)/.ready  ## Format everything
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.ready  ## Measure the CPU of a page, beside loops written by hand (5 minutes)
+	$(BIN)/python benchmarks/read.py
+
+clean:  ## Remove the environment and all caches
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
+
+$(VENV)/.ready: pyproject.toml scripts/environment
+	@./scripts/environment $(VENV) lint
+	@touch $@
