@@ -249,9 +249,8 @@ class HttpStream:
         if limit is not None and limit < 0:
             raise ConfigError(f"{self.name}: limit={limit}: a number of records from 0")
         known: Mapping[str, Any] = {} if state is None else state
-        async with self._lease() as chain:
-            async with aclosing(stream_pages(self, chain, slices, known, limit)) as pages:
-                yield pages
+        async with self._lease() as chain, aclosing(stream_pages(self, chain, slices, known, limit)) as pages:
+            yield pages
 
     @asynccontextmanager
     async def _open_records(
