@@ -1,7 +1,7 @@
 """Where in a JSON text, that is still arriving, do the items of one array lie?
 
-Written here, and not taken from ijson: that reads a fifth as fast, refuses integers beyond 64
-bits where floats are wanted as such, and replaces lone surrogates without a word.
+Written here, and not taken from ijson: that refuses integers beyond 64 bits where floats are
+wanted as such, and replaces lone surrogates without a word.
 """
 
 from __future__ import annotations
