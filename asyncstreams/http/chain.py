@@ -76,7 +76,7 @@ class Chain:
             try:
                 response = await self._attempt(request)
                 self._answered = True
-                action = self._classify(response, request.extensions["asyncstreams"].context)
+                action = await self._classify(response, request.extensions["asyncstreams"].context)
                 if action in _DONE:
                     tries.succeeded()
                     return Answer(response, action)
@@ -111,11 +111,14 @@ class Chain:
         # Raised outside the handler: what a transport says may show more than it should.
         raise failure
 
-    def _classify(self, response: Response, context: RequestContext) -> ResponseAction:
+    async def _classify(self, response: Response, context: RequestContext) -> ResponseAction:
         try:
             action = self._stream.classify(response, context)
         except MalformedJSON as error:
             raise unexpected_body(self._stream, response, error) from None
+        except BaseException:
+            await _let_go(response)
+            raise
         if not isinstance(action, ResponseAction):
             owner = type(self._stream).__name__
             raise ConfigError(f"{owner}.classify returned {action!r}: a ResponseAction is needed")
