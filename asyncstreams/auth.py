@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import base64
-import itertools
 import re
 from abc import abstractmethod
 from collections.abc import Generator, Iterable, Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import httpx
 
@@ -77,15 +76,17 @@ class MultipleTokenAuthenticator(AbstractHeaderAuthenticator):
             raise ConfigError(f"{owner}(tokens=...): a list of one or more tokens is needed")
         self.auth_header = checked_header_name(owner, auth_header)
         checked = [checked_token(owner, f"tokens[{at}]", token) for at, token in enumerate(tokens)]
-        self._count, self._method = len(checked), auth_method
-        self._turn = itertools.cycle([Secret(f"{auth_method} {token.reveal()}".strip()) for token in checked])
+        self._headers = tuple(Secret(f"{auth_method} {token.reveal()}".strip()) for token in checked)
+        self._method = auth_method
+        self._turn = -1
 
     @property
     def token(self) -> str:
-        return next(self._turn).reveal()
+        self._turn = (self._turn + 1) % len(self._headers)
+        return self._headers[self._turn].reveal()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._count} tokens, {self._method!r}, {self.auth_header!r})"
+        return f"{type(self).__name__}({len(self._headers)} tokens, {self._method!r}, {self.auth_header!r})"
 
 
 class BasicHttpAuthenticator(AbstractHeaderAuthenticator):
@@ -179,7 +180,9 @@ def checked_header_name(owner: str, name: str, argument: str = "auth_header") ->
 
 def known_secrets(authenticator: object) -> Iterable[str]:
     """The secrets that an authenticator holds, so that messages can be searched for them."""
-    for value in vars(authenticator).values() if hasattr(authenticator, "__dict__") else ():
+    held = vars(authenticator).values() if hasattr(authenticator, "__dict__") else ()
+    several = [secret for value in held if isinstance(value, tuple) for secret in cast(tuple[object, ...], value)]
+    for value in (*held, *several):
         secret = getattr(value, "access_token", value)
         if isinstance(secret, Secret):
             yield secret.reveal()

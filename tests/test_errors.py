@@ -249,7 +249,9 @@ async def test_malformed_json_that_is_whole_the_second_time_is_read(respx_mock, 
     assert records == [{"id": 1}]
 
 
-@pytest.mark.parametrize("content", [b"[NaN]", b"[1e400]", b'["\\ud800"]', b"[1] trailing", b"[" * 3000 + b"]" * 3000])
+@pytest.mark.parametrize(
+    "content", [b"[NaN]", b"[1e400]", b'["\\ud800"]', b"[1] trailing", b"[" * 100_000 + b"]" * 100_000]
+)
 async def test_json_that_no_strict_parser_accepts_is_malformed(respx_mock, virtual_clock, content):
     respx_mock.get(URL).respond(200, content=content)
 
