@@ -176,6 +176,8 @@ async def _read_plain(response: Response, framing: _Framing, limits: BodyLimits,
             if size > limits.decoded:
                 raise _more_than_decoded(limits)
             pieces.append(raw)
+            if size == framing.length:
+                break
     finally:
         await _close(response, source)
     framing.check_end(size)

@@ -220,12 +220,8 @@ class Chain:
         request.extensions = {**request.extensions, "timeout": {"connect": options.timeouts.connect}}
         failure: AsyncStreamsError | None = None
         try:
-            async with governor, Watch(options.timeouts) as watch:
-                transport = self._session.transport_for(origin, options.client)
-                response = _ours(await transport.handle_async_request(request), request)
-                watch.body_begins()
-                limits = self._stream.body_limits
-                response.set_body(await read_body(response, limits, watch, at_most=ERROR_BODY_LIMIT))
+            async with governor:
+                response = await self._token_response(request, options)
         except httpx.TransportError as error:
             failure = self._no_answer(error, request)
             failure.args = (f"the token endpoint {failure.message}",)
@@ -240,11 +236,20 @@ class Chain:
                 governor.close_for(min(wait, self._stream.max_server_wait))
         raise failure.locate(url=safe_url(str(request.url)), method=request.method)
 
+    async def _token_response(self, request: httpx.Request, options: SendOptions) -> Response:
+        with Watch(options.timeouts) as watch:
+            transport = self._session.transport_for(origin_of(str(request.url)), options.client)
+            response = _ours(await transport.handle_async_request(request), request)
+            watch.body_begins()
+            limits = self._stream.body_limits
+            response.set_body(await read_body(response, limits, watch, at_most=ERROR_BODY_LIMIT))
+        return response
+
     async def _on_the_wire(self, request: httpx.Request, attempt: Attempt) -> Response:
         options = attempt.options
         transport = self._session.transport_for(self._origin(request), options.client)
         streamed = attempt.streamed and not getattr(self._stream.authenticator, "requires_response_body", False)
-        async with Watch(options.timeouts, whole=not streamed) as watch:
+        with Watch(options.timeouts, whole=not streamed) as watch:
             request.extensions["connected"] = watch.connected
             response = _ours(await transport.handle_async_request(request), request)
             watch.body_begins()

@@ -14,26 +14,53 @@ _RATE_WINDOW = 30.0
 
 
 class Watch:
-    """An `asyncio.timeout` whose deadline moves by plain assignment.
+    """What `asyncio.timeout` does, with a deadline that moves by plain assignment.
 
     Rescheduling a timer for each piece of a body costs more than reading the piece. So one timer
     sleeps until the nearest deadline, and when it wakes looks whether that still stands.
-    Use as `async with`; StallTimeout leaves it, naming the limit that ran out.
+    StallTimeout leaves the `with`, naming the limit that ran out.
     """
 
-    __slots__ = ("_bytes", "_deadline", "_end", "_handle", "_limits", "_loop", "_phase", "_scope", "_since")
+    __slots__ = (
+        "_bytes",
+        "_cancelling",
+        "_deadline",
+        "_end",
+        "_expired",
+        "_handle",
+        "_limits",
+        "_loop",
+        "_phase",
+        "_since",
+        "_task",
+    )
 
     def __init__(self, limits: Timeouts, *, whole: bool = True) -> None:
         self._limits = limits
         self._loop = asyncio.get_running_loop()
-        self._scope = asyncio.timeout(None)
         now = self._loop.time()
         self._end = now + limits.total if whole else math.inf
         self._phase = "first_byte"
         self._deadline = now + limits.connect + limits.first_byte
         self._since = math.inf
         self._bytes = 0
-        self._handle: asyncio.TimerHandle | None = None
+        self._expired = False
+
+    def __enter__(self) -> Watch:
+        task = asyncio.current_task()
+        assert task is not None, "a Watch cancels the task that it is used in"
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._sleep(self._loop.time())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._handle.cancel()
+        # A cancellation from elsewhere that came as well goes on: then more are under way than were.
+        if self._expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            raise self._stalled() from None
 
     def connected(self) -> None:
         """The connection stands. A transport that does not say so has `connect` seconds more."""
@@ -46,38 +73,22 @@ class Watch:
         self._deadline = self._since + self._limits.read
 
     def received(self, count: int) -> None:
-        """A piece of the body has come."""
+        """A piece of the body has come. Raises StallTimeout when they come too slowly."""
         now = self._loop.time()
         self._deadline = now + self._limits.read
         self._bytes += count
         if now - self._since >= _RATE_WINDOW:
             if self._bytes < self._limits.min_rate * (now - self._since):
-                self._phase = "min_rate"
-                self._scope.reschedule(now)
+                raise _too_slow(self._limits)
             self._since, self._bytes = now, 0
 
-    async def __aenter__(self) -> Watch:
-        await self._scope.__aenter__()
-        self._sleep(self._loop.time())
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._handle is not None:
-            self._handle.cancel()
-        try:
-            await self._scope.__aexit__(kind, error, trace)
-        except TimeoutError:
-            raise self._stalled() from None
-
     def _look(self) -> None:
-        nearest = min(self._deadline, self._end)
-        if self._loop.time() >= nearest:
-            self._handle = None
-            self._scope.reschedule(self._loop.time())
+        now = self._loop.time()
+        if now >= min(self._deadline, self._end):
+            self._expired = True
+            self._task.cancel()
         else:
-            self._sleep(self._loop.time())
+            self._sleep(now)
 
     def _sleep(self, now: float) -> None:
         # Never for longer than the shortest limit: a deadline that is set later cannot be earlier.
@@ -90,7 +101,7 @@ class Watch:
             return _stall("total", f"did not finish its answer within {limits.total:g} s")
         if self._phase == "first_byte":
             return _stall("first_byte", f"sent no answer within {limits.first_byte:g} s")
-        return _too_slow(limits) if self._phase == "min_rate" else _silent(limits)
+        return _silent(limits)
 
 
 class PatientPieces:

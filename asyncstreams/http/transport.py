@@ -14,6 +14,7 @@ from typing import Any
 
 import aiohttp
 import httpx
+from aiohttp import HttpVersion10
 from yarl import URL
 
 from ..messages import Request, Response
@@ -106,7 +107,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
                 headers=answer.raw_headers,
                 stream=_Body(answer),
                 request=request,
-                extensions={"http_version": b"HTTP/%d.%d" % answer.version} if answer.version else {},
+                extensions={"http_version": b"HTTP/1.0" if answer.version == HttpVersion10 else b"HTTP/1.1"},
             )
         # Raised outside the handler: aiohttp's errors may show a URL with its query.
         raise failure
