@@ -1,0 +1,217 @@
+"""How does one attempt reach the wire: governed, signed, sent, and read?"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterable
+from contextlib import aclosing
+
+import httpx
+
+from ..auth import Signer, known_secrets
+from ..contracts import Stream
+from ..errors import AsyncStreamsError, ConfigError, HostUnavailable, HttpStatusError
+from ..messages import Request, Response
+from ..redaction import safe_url, scrub, sent_secrets
+from .body import read_body, streamed_pieces
+from .governor import Governor
+from .origin import Origin, origin_of, resolve
+from .outcome import ERROR_BODY_LIMIT, is_transient
+from .quota_headers import retry_after
+from .request import Attempt, SendOptions
+from .retry import wait_too_long
+from .session import Session
+from .timeouts import Watch
+from .transport import BadCertificate, UnknownHost
+
+_MOST_REDIRECTS = 5
+
+
+class UnknownHostName(HostUnavailable):
+    """A host name that cannot be found, perhaps only now."""
+
+
+class Wire:
+    """What lies between a stream's chain and the network, for one session.
+
+    Every physical send takes a ticket of its governor, and is signed after it has it.
+    """
+
+    def __init__(self, stream: Stream, session: Session, allowed: frozenset[Origin]) -> None:
+        self._stream = stream
+        self._session = session
+        self._allowed = allowed
+        self._home = origin_of(stream.url_base)
+        self._home_prefix = f"{self._home}/"
+        if stream.authenticator is not None:
+            self._require_encryption(allowed)
+
+    async def send(self, request: httpx.Request) -> httpx.Response:
+        """One attempt as the middleware sees it: signed, sent, and redirected where that is asked for."""
+        attempt = request.extensions.get("asyncstreams")
+        if not isinstance(attempt, Attempt):
+            raise ConfigError(
+                "a middleware passed a request on that is not the stream's",
+                hint="give a request that you make yourself extensions=request.extensions",
+            )
+        response = await self._signed(request, attempt)
+        for _ in range(_MOST_REDIRECTS):
+            if not (attempt.options.follow_redirects and response.has_redirect_location):
+                break
+            request = self._redirected(request, response)
+            response = await self._signed(request, attempt)
+        return response
+
+    def governor(self, request: httpx.Request) -> Governor:
+        """The governor of where the request goes, with the stream's credential."""
+        return self._session.governor_for(self._origin(request), self._stream.authenticator)
+
+    def no_answer(self, error: httpx.TransportError, request: httpx.Request) -> AsyncStreamsError:
+        """The error of ours for a request that a transport could not get answered."""
+        reason = scrub(str(error), {*sent_secrets(request), *known_secrets(self._stream.authenticator)})
+        cause = error.__cause__ or error.__context__
+        if isinstance(error, BadCertificate) or isinstance(cause, ssl.SSLCertVerificationError):
+            return ConfigError(
+                f"the server's certificate was not accepted: {reason}",
+                hint='a private authority: return {"verify": "/path/to/ca.pem"} from request_kwargs',
+            )
+        if isinstance(error, httpx.LocalProtocolError):
+            return ConfigError(reason)
+        told = "did not answer" if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout) else "broke off"
+        failure = (UnknownHostName if isinstance(error, UnknownHost) else HostUnavailable)(f"{told}: {reason}")
+        failure.retryable = True
+        failure.was_sent = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+        return failure
+
+    async def _signed(self, request: httpx.Request, attempt: Attempt) -> Response:
+        """Sign under a ticket, and send; what an authenticator sends besides takes tickets of its own."""
+        authenticator = self._stream.authenticator
+        governor = self.governor(request)
+        if governor.closed_for > self._stream.max_server_wait:
+            told = "the API asked for a pause"
+            raise wait_too_long(self._stream, told, governor.closed_for, self._session.clock.wall())
+        if authenticator is None or isinstance(authenticator, Signer):
+            async with governor:
+                if authenticator is not None:
+                    authenticator.sign(request)
+                return await self._on_the_wire(request, attempt)
+        response: Response | None = None
+        async with aclosing(authenticator.async_auth_flow(request)) as flow:
+            while True:
+                async with governor:
+                    try:
+                        outgoing = await (anext(flow) if response is None else flow.asend(response))
+                    except StopAsyncIteration:
+                        if response is None:
+                            raise ConfigError(f"{authenticator!r} sent nothing") from None
+                        return response
+                    await let_go(response)
+                    if self._is_own(outgoing, request):
+                        response = await self._on_the_wire(outgoing, attempt)
+                        continue
+                # A token must be fetched first: meanwhile the ticket is given back.
+                response = await self._token_answer(outgoing, attempt.options)
+
+    def _is_own(self, outgoing: httpx.Request, request: httpx.Request) -> bool:
+        """Whether an authenticator sends the stream's request, or one to its token endpoint."""
+        if outgoing is request:
+            return True
+        same_place = outgoing.url.copy_with(query=None) == request.url.copy_with(query=None)
+        return same_place and outgoing.method == request.method
+
+    async def _token_answer(self, request: httpx.Request, options: SendOptions) -> Response:
+        """What a token endpoint says; raises a retryable error where it does not answer properly."""
+        origin = origin_of(str(request.url))
+        self._require_encryption([origin])
+        governor = self._session.governor_for(origin, "token endpoint")
+        request.extensions = {**request.extensions, "timeout": {"connect": options.timeouts.connect}}
+        failure: AsyncStreamsError | None = None
+        try:
+            async with governor:
+                response = await self._token_response(request, options)
+        except httpx.TransportError as error:
+            failure = self.no_answer(error, request)
+            failure.args = (f"the token endpoint {failure.message}",)
+        else:
+            if not is_transient(response.status_code):
+                return response
+            failure = HttpStatusError(
+                f"the token endpoint answered {response.status_code}", status=response.status_code
+            )
+            failure.retryable = True
+            if (wait := retry_after(response, self._session.clock.wall())) is not None:
+                governor.close_for(min(wait, self._stream.max_server_wait))
+        raise failure.locate(url=safe_url(str(request.url)), method=request.method)
+
+    async def _token_response(self, request: httpx.Request, options: SendOptions) -> Response:
+        with Watch(options.timeouts) as watch:
+            transport = self._session.transport_for(origin_of(str(request.url)), options.client)
+            response = as_ours(await transport.handle_async_request(request), request)
+            watch.body_begins()
+            limits = self._stream.body_limits
+            response.set_body(await read_body(response, limits, watch, at_most=ERROR_BODY_LIMIT))
+        return response
+
+    async def _on_the_wire(self, request: httpx.Request, attempt: Attempt) -> Response:
+        options = attempt.options
+        transport = self._session.transport_for(self._origin(request), options.client)
+        streamed = attempt.streamed and not getattr(self._stream.authenticator, "requires_response_body", False)
+        with Watch(options.timeouts, whole=not streamed) as watch:
+            request.extensions["connected"] = watch.connected
+            response = as_ours(await transport.handle_async_request(request), request)
+            watch.body_begins()
+            limits = self._stream.body_limits
+            succeeded = 200 <= response.status_code < 300
+            if streamed and succeeded and response.status_code != 204:
+                response.set_pieces(streamed_pieces(response, limits, options.timeouts))
+            else:
+                at_most = None if succeeded else ERROR_BODY_LIMIT
+                response.set_body(await read_body(response, limits, watch, at_most=at_most))
+        return response
+
+    def _redirected(self, request: httpx.Request, response: Response) -> httpx.Request:
+        if request.method not in ("GET", "HEAD") and response.status_code not in (307, 308):
+            raise HttpStatusError(
+                f"answered a {request.method} with a redirect that would turn it into a GET",
+                status=response.status_code,
+            )
+        target = resolve(response.headers["location"], str(request.url), self._allowed)
+        pairs = request.header_pairs() if isinstance(request, Request) else request.headers.multi_items()
+        return Request(
+            request.method, target, headers=list(pairs), content=request.content, extensions=request.extensions
+        )
+
+    def _origin(self, request: httpx.Request) -> Origin:
+        """Where the request goes; looked at before any connection, whoever made or changed it."""
+        url = request.url_text if isinstance(request, Request) else str(request.url)
+        if url.startswith(self._home_prefix):
+            return self._home
+        return origin_of(resolve(url, self._stream.url_base, self._allowed))
+
+    def _require_encryption(self, origins: Iterable[Origin]) -> None:
+        """Raises ConfigError where a credential would cross a network in the clear."""
+        for origin in origins:
+            if origin.scheme == "http" and not origin.is_loopback and not self._stream.allow_insecure:
+                raise ConfigError(
+                    f"{type(self._stream).__name__}: a credential would go to {origin} unencrypted",
+                    hint="use https, or set allow_insecure = True where the network is your own",
+                )
+
+
+def as_ours(response: httpx.Response, request: httpx.Request) -> Response:
+    """A transport's response as our own kind: mocks and other transports answer with httpx's."""
+    if isinstance(response, Response):
+        return response
+    return Response(
+        response.status_code,
+        headers=response.headers.raw,
+        stream=response.stream,
+        request=request,
+        extensions=response.extensions,
+    )
+
+
+async def let_go(response: Response | None) -> None:
+    """Drop a body that is still arriving."""
+    if response is not None and not response.has_body:
+        await response.aclose()
