@@ -1,4 +1,4 @@
-"""Extract whole HTTP APIs, concurrently, from Python."""
+"""Extract whole HTTP APIs from async Python: declare a stream, and read all of it."""
 
 from ._version import __version__
 from .auth import (
@@ -9,7 +9,7 @@ from .auth import (
     TokenAuthenticator,
 )
 from .clock import Clock, SystemClock
-from .contracts import Middleware, Paginator, Send
+from .contracts import Middleware, Paginator, Parsed, Routes, Send, Slices
 from .errors import (
     AsyncStreamsError,
     AuthError,
@@ -28,12 +28,14 @@ from .errors import (
     UnexpectedContent,
 )
 from .http.formats import csv_rows, json_items, ndjson
+from .http.request import Attempt
 from .messages import Request, Response
 from .model import (
     Backoff,
     BodyLimits,
     Page,
     PageRequest,
+    Params,
     Record,
     RequestContext,
     ResponseAction,
@@ -43,12 +45,14 @@ from .model import (
 )
 from .oauth import Oauth2Authenticator, OauthTokens
 from .paginators import Continuation, Cursor, Header, LinkHeader, NextUrl, Offset, PageNumber
+from .selectors import Selector
 from .streams import HttpStream, StreamOptions
 
 __all__ = [
     "AbstractHeaderAuthenticator",
     "ApiKeyAuthenticator",
     "AsyncStreamsError",
+    "Attempt",
     "AuthError",
     "Backoff",
     "BasicHttpAuthenticator",
@@ -76,6 +80,8 @@ __all__ = [
     "PageRequest",
     "PaginationLoop",
     "Paginator",
+    "Params",
+    "Parsed",
     "RateLimitWaitTooLong",
     "Record",
     "RemoteError",
@@ -84,9 +90,12 @@ __all__ = [
     "Response",
     "ResponseAction",
     "ResponseTooLarge",
+    "Routes",
     "Secret",
+    "Selector",
     "Send",
     "Slice",
+    "Slices",
     "StallTimeout",
     "StreamOptions",
     "SystemClock",

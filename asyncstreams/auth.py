@@ -13,6 +13,7 @@ import httpx
 from .errors import ConfigError
 from .messages import Request
 from .model import Secret
+from .urls import with_params
 
 _TOKEN_CHARS = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
@@ -138,7 +139,12 @@ class ApiKeyAuthenticator(Signer):
         if self._into == "header":
             set_header(request, self._name, key)
         elif self._into == "query":
-            request.url = request.url.copy_set_param(self._name, key)
+            parameter = {self._name: key}
+            if isinstance(request, Request):
+                # As text: a parsed query would not come out as it went in.
+                request.url_text = with_params(type(self).__name__, request.url_text, parameter)
+            else:
+                request.url = request.url.copy_merge_params(parameter)
         else:
             others = request.headers.get("Cookie")
             set_header(request, "Cookie", f"{others}; {self._name}={key}" if others else f"{self._name}={key}")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import httpx
 
-from .messages import Response
+from .messages import Request, Response
 from .model import Backoff, BodyLimits, PageRequest, Params, Record, RequestContext, ResponseAction, Slice, Timeouts
 
 
@@ -42,13 +42,13 @@ class CountedPaginator(Paginator, Protocol):
         ...
 
 
-Send: TypeAlias = Callable[[httpx.Request], Awaitable[httpx.Response]]
+Send: TypeAlias = Callable[[httpx.Request], Awaitable[Response]]
 
 
 class Middleware(Protocol):
     """An extra link of the chain: sees a fresh request for each attempt, before it is signed."""
 
-    async def __call__(self, request: httpx.Request, send: Send) -> httpx.Response: ...
+    async def __call__(self, request: Request, send: Send, /) -> httpx.Response: ...
 
 
 @runtime_checkable
@@ -61,10 +61,11 @@ class Routes(Protocol):
 Parsed: TypeAlias = Iterable[Record] | Awaitable[Iterable[Record]] | AsyncIterator[Record]
 
 
+_SomeSlices: TypeAlias = Iterable[Slice] | Iterable[Mapping[str, Any]] | Iterable[None]
 Slices: TypeAlias = (
-    Iterable[Slice]
-    | Iterable[Mapping[str, Any]]
-    | Iterable[None]
+    _SomeSlices
+    | Awaitable[Iterable[Slice]]
+    | Awaitable[Iterable[Mapping[str, Any]]]
     | AsyncIterable[Slice]
     | AsyncIterable[Mapping[str, Any]]
 )
@@ -88,7 +89,7 @@ class Stream(Protocol):
     authenticator: httpx.Auth | None
     timeouts: Timeouts
     body_limits: BodyLimits
-    middleware: tuple[Middleware, ...]
+    middleware: Sequence[Middleware]
     allowed_origins: tuple[str, ...]
     allow_insecure: bool
 

@@ -38,7 +38,18 @@ _RENAMED = {
     "must_deduplicate_query_params": "remove it: parameters win over equal names in the path",
 }
 _PASSED_BY_THE_CDK = {"stream_state", "stream_slice", "next_page_token", "sync_mode", "cursor_field"}
-_CLOSE = 0.88
+_MEANT = {
+    "pagination": "paginator",
+    "base_url": "url_base",
+    "auth": "authenticator",
+    "params": "request_params",
+    "get_params": "request_params",
+    "headers": "request_headers",
+    "method": "http_method",
+    "retries": "max_tries",
+    "parse": "parse_response",
+}
+_CLOSE = 0.82
 
 
 def snake_case(name: str) -> str:
@@ -72,6 +83,11 @@ def check_options(cls: type, given: Iterable[str], known: Iterable[str]) -> None
         if name in _RENAMED:
             raise ConfigError(
                 f"{cls.__name__}({name}=...) has no meaning here", hint=_RENAMED[name].format("n", "n + 1")
+            )
+        if name in vars(cls) or any(name in vars(base) for base in cls.__mro__):
+            raise ConfigError(
+                f"{cls.__name__}({name}=...): not an option, but an attribute of the class",
+                hint=f"write it there: {name} = ...; or set it on the instance",
             )
         close = difflib.get_close_matches(name, known, 1, 0.7)
         meant = f"did you mean {close[0]!r}? " if close else ""
@@ -111,6 +127,7 @@ def _check_types(owner: str, stream: object) -> None:
         "max_time": ((int, float), "seconds above 0"),
         "max_server_wait": ((int, float), "seconds above 0"),
         "http_method": (str, 'such as "GET"'),
+        "records_path": ((str, type(None)), "a dotted path"),
         "allowed_origins": ((tuple, list, set, frozenset), 'a tuple, such as ("https://files.example.com",)'),
         "middleware": ((tuple, list), "a tuple of callables"),
         "timeouts": (Timeouts, "Timeouts(connect=10, first_byte=60, read=30, total=300)"),
@@ -161,8 +178,13 @@ def _check_hook(cls: type, name: str, value: object) -> None:
 
 
 def _check_spelling(cls: type, name: str, base: type) -> None:
-    known = [hook for hook in dir(base) if not hook.startswith("_")]
-    close = difflib.get_close_matches(name, known, 1, _CLOSE)
+    declared = {attribute for attribute in base.__annotations__ if not attribute.startswith("_")}
+    known = {*_HOOKS, *declared}
+    if "_" not in name and {name + "s", name.removesuffix("s")} & known:
+        return  # `paths` is a word of its own, `stream_slice` is not
+    close = [_MEANT[name]] if name in _MEANT else difflib.get_close_matches(name, sorted(known), 1, _CLOSE)
+    if not close and hasattr(vars(cls).get(name), "async_auth_flow"):
+        close = ["authenticator"]
     if close:
         raise ConfigError(
             f"{cls.__name__}.{name} is never called; did you mean {close[0]!r}?",

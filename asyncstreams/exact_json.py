@@ -38,7 +38,10 @@ def decode_lines(block: bytes) -> list[Any]:
 
 
 def encode(value: Any) -> bytes:
-    """Compact JSON; integers of any size stay exact. Raises TypeError for NaN, infinities and what JSON lacks."""
+    """Compact JSON; integers of any size stay exact. Dates, decimals and bytes become strings.
+
+    Raises TypeError for NaN, for the infinities, and for objects that have no form in JSON.
+    """
     text = msgspec.json.encode(value)
     if b"null" in text:
         _refuse_not_finite(value)

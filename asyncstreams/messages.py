@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any, cast
 
+import anyio
 import httpx
 
 from . import exact_json
-from .errors import ConfigError
+from .errors import ConfigError, MalformedJSON
 from .model import RequestContext
 from .redaction import safe_url
 
@@ -53,6 +54,10 @@ class Request(httpx.Request):
         """The URL as it goes out, without parsing it."""
         return self._url_text
 
+    @url_text.setter
+    def url_text(self, value: str) -> None:
+        self._url_text, self._url = value, None
+
     @property
     def url(self) -> httpx.URL:
         if self._url is None:
@@ -76,7 +81,9 @@ class Request(httpx.Request):
 
     def header_pairs(self) -> list[tuple[str, str]]:
         """Names and values as they go out."""
-        return self._pairs if self._headers is None else self._headers.multi_items()
+        if self._headers is None:
+            return self._pairs
+        return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self._headers.raw]
 
     def set_header(self, name: str, value: str) -> None:
         """Set one header in place of any equal one, without building the others."""
@@ -172,8 +179,13 @@ class Response(httpx.Response):
     async def aclose(self) -> None:
         """Let the connection go; a body that was read already stays."""
         self.is_closed = True
-        if self._pieces is not None:
-            await self._pieces.aclose()
+        if self._pieces is None:
+            return
+        await self._pieces.aclose()
+        # A generator that was never begun closes nothing.
+        if not self.is_stream_consumed and isinstance(self.stream, httpx.AsyncByteStream):
+            with anyio.CancelScope(shield=True):
+                await self.stream.aclose()
 
     @property
     def has_body(self) -> bool:
@@ -213,5 +225,8 @@ class Response(httpx.Response):
         if kwargs:
             return super().json(**kwargs)
         if self._json is _UNREAD:
-            self._json = exact_json.decode(self.content)
+            try:
+                self._json = exact_json.decode(self.content)
+            except MalformedJSON as error:
+                raise error.locate(method=self.request.method, url=safe_url(str(self.request.url))) from None
         return self._json

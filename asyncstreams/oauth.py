@@ -225,15 +225,19 @@ class Oauth2Authenticator(httpx.Auth):
         code, description = answer.get("error"), answer.get("error_description")
         told = ": ".join(scrub(str(text), known)[:200] for text in (code, description) if isinstance(text, str))
         return AuthError(
-            f"the token endpoint {self._where()} answered {response.status_code} {told}".rstrip(),
+            f"answered {response.status_code} to the request for a token: {told}".rstrip(": "),
             status=response.status_code,
-            hint=_REMEDIES.get(str(code), "check client id, client secret, refresh token and scopes"),
+            method="POST",
+            url=self._where(),
+            hint=_REMEDIES.get(str(code)) or _REMEDY_BY_STATUS.get(response.status_code, _REMEDY),
         )
 
     def _where(self) -> str:
         return safe_url(self._endpoint)
 
 
+_REMEDY = "check client id, client secret, refresh token and scopes"
+_REMEDY_BY_STATUS = {404: "check token_refresh_endpoint", 405: "check token_refresh_endpoint"}
 _REMEDIES = {
     "invalid_grant": "the refresh token is expired, revoked or already used: authorise again and store the new one",
     "invalid_client": 'check client id and secret, and whether the endpoint wants client_auth="basic"',

@@ -35,10 +35,12 @@ class PageNumber:
     total_pages: Selector | None = None
     total_items: Selector | None = None
     stop_on_short_page: bool = False
+    into: Into = "params"
 
     def __post_init__(self) -> None:
         _check_name("PageNumber", "param", self.param)
         _check_name("PageNumber", "size_param", self.size_param)
+        _check_into("PageNumber", self.into)
         if self.size is not None and self.size < 1:
             raise ConfigError(f"PageNumber(size={self.size}): a page holds at least one record")
         if self.total_items is not None and self.size is None:
@@ -67,8 +69,8 @@ class PageNumber:
         return following
 
     def apply(self, token: Any) -> PageRequest:
-        params = {self.param: token}
-        return PageRequest(params=params if self.size is None else {**params, self.size_param: self.size})
+        fields = {self.param: token}
+        return _placed(self.into, fields if self.size is None else {**fields, self.size_param: self.size})
 
     def page_count(self, response: Response, count: int) -> int | None:
         if self.total_pages is not None:
@@ -94,10 +96,12 @@ class Offset:
     limit_param: str = "limit"
     total: Selector | None = None
     stop_on_short_page: bool = False
+    into: Into = "params"
 
     def __post_init__(self) -> None:
         _check_name("Offset", "param", self.param)
         _check_name("Offset", "limit_param", self.limit_param)
+        _check_into("Offset", self.into)
         if self.limit < 1:
             raise ConfigError(f"Offset(limit={self.limit}): a page holds at least one record")
         if self.total is not None:
@@ -117,7 +121,7 @@ class Offset:
         return following
 
     def apply(self, token: Any) -> PageRequest:
-        return PageRequest(params={self.param: token, self.limit_param: self.limit})
+        return _placed(self.into, {self.param: token, self.limit_param: self.limit})
 
     def page_count(self, response: Response, count: int) -> int | None:
         return _pages(None if self.total is None else _count(self.total, response), self.limit, count)
@@ -144,10 +148,14 @@ class Cursor:
     def __post_init__(self) -> None:
         check_selector("Cursor", "token", self.token)
         _check_name("Cursor", "param", self.param)
-        if self.into not in ("params", "json", "data", "headers"):
-            raise ConfigError(f'Cursor(into={self.into!r}): one of "params", "json", "data", "headers"')
+        _check_into("Cursor", self.into)
         if self.more is not None:
             check_selector("Cursor", "more", self.more)
+
+    @property
+    def selector(self) -> Selector:
+        """What selects the next page."""
+        return self.token
 
     def first(self) -> None:
         return None
@@ -169,15 +177,7 @@ class Cursor:
     def apply(self, token: Any) -> PageRequest:
         if token is None:
             return PageRequest()
-        if self.into == "params":
-            return PageRequest(params={self.param: token})
-        if self.into == "headers":
-            return PageRequest(headers={self.param: str(token)})
-        return (
-            PageRequest(json=_nested(self.param, token))
-            if self.into == "json"
-            else PageRequest(data={self.param: token})
-        )
+        return _placed(self.into, {self.param: token})
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +245,11 @@ class NextUrl:
     def __post_init__(self) -> None:
         check_selector("NextUrl", "url", self.url)
 
+    @property
+    def selector(self) -> Selector:
+        """What selects the next page."""
+        return self.url
+
     def first(self) -> None:
         return None
 
@@ -297,10 +302,22 @@ def _pages(items: int | None, size: int, count: int) -> int | None:
     return None if items is None or count != min(size, items) else -(-items // size)
 
 
-def _nested(param: str, token: Any) -> dict[str, Any]:
-    """`"variables.after"` is a field in an object, as GraphQL has it."""
-    name, dot, rest = param.partition(".")
-    return {name: _nested(rest, token) if dot else token}
+def _placed(into: Into, fields: dict[str, Any]) -> PageRequest:
+    """Fields of a page, where they go. In a JSON body `"variables.after"` is a field in an object."""
+    if into == "params":
+        return PageRequest(params=fields)
+    if into == "headers":
+        return PageRequest(headers={name: str(value) for name, value in fields.items()})
+    if into == "data":
+        return PageRequest(data=fields)
+    body: dict[str, Any] = {}
+    for name, value in fields.items():
+        *outer, last = name.split(".")
+        inner = body
+        for step in outer:
+            inner = inner.setdefault(step, {})
+        inner[last] = value
+    return PageRequest(json=body)
 
 
 def _with_param(url: str, param: str, value: str) -> str:
@@ -313,6 +330,11 @@ def _told(selector: Selector | None) -> str:
     if isinstance(selector, Header):
         return f"header {selector.name}"
     return repr(selector) if isinstance(selector, str) else getattr(selector, "__name__", "a function")
+
+
+def _check_into(owner: str, into: object) -> None:
+    if into not in ("params", "json", "data", "headers"):
+        raise ConfigError(f'{owner}(into={into!r}): one of "params", "json", "data", "headers"')
 
 
 def _check_name(owner: str, argument: str, value: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,6 +47,26 @@ def select_path(path: str, value: Any) -> Any:
         if value is None:
             return None
     return value
+
+
+def misses(selector: Selector, response: Response) -> str | None:
+    """Why a path seems to be wrong for this body, and not only to find nothing; None where it may be right.
+
+    An object on its way that is not there, or a key that is spelt almost so.
+    """
+    fields = as_object(response.decoded_json)
+    if not isinstance(selector, str) or fields is None or selector in fields or "[" in selector:
+        return None
+    *outer, last = selector.split(".")
+    for step in outer:
+        inner = as_object(fields.get(step))
+        if step not in fields:
+            return f"{selector!r} is not in the body, whose keys are {sorted(fields)[:20]}"
+        if inner is None:
+            return None
+        fields = inner
+    close = difflib.get_close_matches(last, list(fields), 1, 0.75)
+    return f"{selector!r} is not in the body; is it {close[0]!r}?" if close and last not in fields else None
 
 
 def check_selector(owner: str, name: str, selector: object) -> None:

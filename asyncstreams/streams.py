@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from random import Random
 from typing import Any, TypedDict, Unpack
-from weakref import WeakKeyDictionary
 
 import httpx
 
@@ -33,7 +32,7 @@ class StreamOptions(TypedDict, total=False):
     timeouts: Timeouts
     body_limits: BodyLimits
     transport: httpx.AsyncBaseTransport | Routes | None
-    middleware: tuple[Middleware, ...]
+    middleware: Sequence[Middleware]
     allowed_origins: tuple[str, ...]
     allow_insecure: bool
     clock: Clock
@@ -75,7 +74,7 @@ class HttpStream:
     body_limits: BodyLimits = BodyLimits()
     transport: httpx.AsyncBaseTransport | Routes | None = None
     """What sends, in place of our own; it is borrowed and not closed."""
-    middleware: tuple[Middleware, ...] = ()
+    middleware: Sequence[Middleware] = ()
     """Extra links of the chain, the first one outermost."""
     allowed_origins: tuple[str, ...] = ()
     """Other origins that links, redirects and paths may lead to; the credential goes there too."""
@@ -95,7 +94,6 @@ class HttpStream:
         self._streams_body = inspect.isasyncgenfunction(type(self).parse_response)
         self._pages_itself = type(self).next_page_token is HttpStream.next_page_token
         self._sessions = Sessions(self._new_session)
-        self._chains: WeakKeyDictionary[Session, Chain] = WeakKeyDictionary()
 
     def path(self, context: RequestContext) -> str | tuple[str | int, ...]:
         """Where below `url_base`: a str, or a tuple of segments, each of which is percent-encoded.
@@ -231,15 +229,18 @@ class HttpStream:
     @asynccontextmanager
     async def _lease(self) -> AsyncGenerator[Chain]:
         """The chain of the running loop's session, which is open meanwhile."""
+        if not hasattr(self, "_sessions"):
+            owner = type(self).__name__
+            raise ConfigError(
+                f"{owner}.__init__ does not call its super()", hint="begin it with super().__init__(**options)"
+            )
         check_values(self)
         async with self._sessions.lease() as session:
-            chain = self._chains.get(session)
-            if chain is None:
-                try:
-                    chain = self._chains[session] = Chain(self, session)
-                except AsyncStreamsError as error:
-                    error.locate(stream=self.name)
-                    raise
+            try:
+                chain = session.kept_for(self, lambda: Chain(self, session))
+            except AsyncStreamsError as error:
+                error.locate(stream=self.name)
+                raise
             yield chain
 
     @asynccontextmanager
@@ -263,7 +264,14 @@ class HttpStream:
 def _array(owner: str, body: Any, path: str | None) -> list[Record]:
     found = body if path is None else select_path(path, body)
     if (array := as_array(found)) is not None:
-        return array
+        other = next((number for number, item in enumerate(array) if not isinstance(item, dict)), None)
+        if other is None:
+            return array
+        kind = type(array[other]).__name__
+        raise UnexpectedContent(
+            f"sent an array whose item {other} is a {kind}, where objects should be",
+            hint=f"override {owner}.parse_response",
+        )
     told = "nothing" if found is None else f"a JSON {type(found).__name__}"
     where = "where the body should be an array" if path is None else f"at records_path = {path!r}"
     raise UnexpectedContent(f"sent {told} {where}", hint=_where_arrays_are(owner, body))

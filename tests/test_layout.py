@@ -18,7 +18,7 @@ FLOORS = [
     ("run",),
     ("http",),
     ("paginators", "auth", "oauth", "declaration"),
-    ("selectors", "links"),
+    ("selectors", "links", "urls"),
     ("contracts",),
     ("messages",),
     ("model", "redaction", "exact_json"),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from asyncstreams import ConfigError, CrossOriginLink, HttpStream, NextUrl, PageNumber, RequestContext
 from asyncstreams.http.origin import Origin, allowed_origins, origin_of, resolve
-from asyncstreams.http.request import join, with_params
+from asyncstreams.urls import join, with_params
 
 often = settings(max_examples=60, deadline=None)
 through_a_stream = settings(max_examples=20, deadline=None)

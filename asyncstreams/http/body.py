@@ -176,8 +176,8 @@ async def _read_plain(response: Response, framing: _Framing, limits: BodyLimits,
             if size > limits.decoded:
                 raise _more_than_decoded(limits)
             pieces.append(raw)
-            if size == framing.length:
-                break
+            if size == framing.length and isinstance(response.stream, PromptStream):
+                break  # ours has seen the end by now; httpcore's connection has not
     finally:
         await _close(response, source)
     framing.check_end(size)
@@ -244,5 +244,5 @@ def _too_large(told: str, bound: str, value: int) -> ResponseTooLarge:
     return ResponseTooLarge(
         told,
         hint=f"if that is expected: body_limits = BodyLimits({bound}=...), now {value:,}; "
-        "an async generator as parse_response reads a large body in flat memory",
+        "read as a stream, by an async generator as parse_response, it needs no memory",
     )

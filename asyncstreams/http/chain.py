@@ -19,7 +19,7 @@ from .quota_headers import asked_to_back_off, retry_after
 from .request import RequestBuilder
 from .retry import StreamBackoff, Tries, checked_backoff_time
 from .session import Session
-from .wire import UnknownHostName, Wire, as_ours, let_go
+from .wire import GATE, UnknownHostName, Wire, as_ours, copied, let_go
 
 _log = logging.getLogger("asyncstreams")
 _DONE = frozenset((ResponseAction.SUCCESS, ResponseAction.IGNORE, ResponseAction.RESET_PAGINATION))
@@ -61,12 +61,18 @@ class Chain:
             try:
                 response = await self._attempt(request)
                 self._answered = True
-                action = await self._classify(response, request.extensions["asyncstreams"].context)
+                try:
+                    action = self._classify(response, request.extensions["asyncstreams"].context)
+                except BaseException:
+                    await let_go(response)
+                    raise
                 if action in _DONE:
                     tries.succeeded()
                     return Answer(response, action)
+                tries.waited_at_gate(request.extensions.pop(GATE, 0.0))
                 await self._again(response, action, tries)
             except AsyncStreamsError as error:
+                tries.waited_at_gate(request.extensions.pop(GATE, 0.0))
                 self._locate(error, request, tries)
                 # Malformed JSON may have been cut without a sign of it: once more, and no more.
                 again = error.retryable or (isinstance(error, MalformedJSON) and tries.first_reread())
@@ -77,10 +83,13 @@ class Chain:
     async def _failed(self, error: AsyncStreamsError, tries: Tries) -> None:
         try:
             await tries.failed(error)
-        except UnknownHostName as last:
+        except UnknownHostName:
             if self._answered:
                 raise
-            failure = ConfigError(f"the host name in url_base has never been found: {last.message}")
+            failure = ConfigError(
+                "did not answer: the host name in url_base cannot be found",
+                hint="is it spelt right, and is there a network?",
+            )
         else:
             return
         raise failure.locate(stream=error.stream, url=error.url, method=error.method, tries=tries.sent)
@@ -88,7 +97,7 @@ class Chain:
     async def _attempt(self, request: Request) -> Response:
         failure: AsyncStreamsError
         try:
-            return await _finished(await self._once(request), request)
+            return await self._once(request)
         except httpx.UnsupportedProtocol:
             failure = ConfigError("only http and https URLs can be fetched")
         except httpx.TransportError as error:
@@ -96,17 +105,17 @@ class Chain:
         # Raised outside the handler: what a transport says may show more than it should.
         raise failure
 
-    async def _classify(self, response: Response, context: RequestContext) -> ResponseAction:
+    def _classify(self, response: Response, context: RequestContext) -> ResponseAction:
         try:
             action = self._stream.classify(response, context)
         except MalformedJSON as error:
             raise unexpected_body(self._stream, response, error) from None
-        except BaseException:
-            await let_go(response)
-            raise
         if not isinstance(action, ResponseAction):
             owner = type(self._stream).__name__
-            raise ConfigError(f"{owner}.classify returned {action!r}: a ResponseAction is needed")
+            raise ConfigError(
+                f"{owner}.classify returned {action!r}: a ResponseAction is needed",
+                hint="end it with `return super().classify(response, context)`",
+            )
         if (pause := asked_to_back_off(response)) is not None:
             self._wire.governor(response.request).close_for(pause)
         return action
@@ -156,16 +165,20 @@ def _wrapped(send: Send, middleware: Middleware) -> Send:
     return partial(_through, middleware, send)
 
 
-async def _through(middleware: Middleware, send: Send, request: httpx.Request) -> httpx.Response:
-    return await middleware(request, send)
+async def _through(middleware: Middleware, send: Send, request: httpx.Request) -> Response:
+    ours = request if isinstance(request, Request) else copied(request)
+    return await _finished(await middleware(ours, send), ours)
 
 
 async def _finished(response: httpx.Response, request: Request) -> Response:
     """The chain's response, or one that a middleware made itself, whose body httpx has decoded."""
     if isinstance(response, Response):
-        if response.request is not request and "asyncstreams" not in response.request.extensions:
-            response.request = request
         return response
+    if not isinstance(response, httpx.Response):
+        raise ConfigError(
+            f"a middleware returned {type(response).__name__}: a response is needed",
+            hint="is there a `return` missing? `return await send(request)`",
+        )
     body = await response.aread()
     ours = as_ours(response, request)
     ours.set_body(body)

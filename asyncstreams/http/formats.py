@@ -52,6 +52,9 @@ async def csv_rows(
         number += 1
         if header is None:
             header = row
+            if row[0].lstrip()[:1] in ("<", "{", "["):
+                kind = response.headers.get("content-type", "no content type")
+                raise UnexpectedContent(f"sent HTML, XML or JSON instead of CSV ({kind})")
             if len(set(header)) < len(header):
                 twice = next(name for name in header if header.count(name) > 1)
                 raise UnexpectedContent(f"sent CSV whose header names {twice!r} twice: one of the two would be lost")
@@ -112,7 +115,7 @@ def _parsed(lines: list[str], delimiter: str, quotechar: str, *, final: bool) ->
     reader = csv.reader(lines, delimiter=delimiter, quotechar=quotechar, strict=True)
     rows: list[list[str]] = []
     used = 0
-    # The limit is the whole process's, so it is lent: nothing else runs meanwhile.
+    # The limit is the whole process's, so it is lent, for as long as one piece is parsed.
     usual_limit = csv.field_size_limit(_LONGEST_LINE)
     try:
         for row in reader:

@@ -28,6 +28,8 @@ class ItemScanner:
         self._path = path
         self._steps = path.split(".") if path else []
         self._buffer: bytes = b""
+        self._pieces: list[bytes] = []
+        self._waiting = 0
         self._skeleton: list[bytes] = []
         self._skeleton_size = 0
         # Outside the array: the open containers, each with its last key where it is an object.
@@ -43,9 +45,12 @@ class ItemScanner:
 
     def feed(self, piece: bytes) -> list[Any]:
         """The items that end in this piece. Raises MalformedJSON."""
-        self._buffer += piece
-        if len(self._buffer) > _LONGEST_ITEM + len(piece):
+        self._pieces.append(piece)
+        self._waiting += len(piece)
+        if len(self._buffer) + self._waiting > _LONGEST_ITEM + len(piece):
             raise UnexpectedContent(f"sent JSON with an item of more than {_LONGEST_ITEM:,} bytes")
+        if self._inside and len(self._buffer) + self._waiting < self._look_from:
+            return []
         return self._scan()
 
     def end(self) -> list[Any]:
@@ -65,6 +70,8 @@ class ItemScanner:
         return items
 
     def _scan(self) -> list[Any]:
+        self._buffer = b"".join((self._buffer, *self._pieces))
+        self._pieces, self._waiting = [], 0
         items: list[Any] = []
         moved = True
         while moved:
@@ -106,8 +113,6 @@ class ItemScanner:
     def _scan_items(self, items: list[Any]) -> bool:
         """Decode up to the last comma between items; true when the array ended."""
         buffer, depth, cut, commas = self._buffer, 0, 0, self._commas
-        if len(buffer) < self._look_from:
-            return False
         self._look_from = 0
         for match in _TOKEN.finditer(buffer):
             token = match.group()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 from typing import NamedTuple
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from ..errors import ConfigError, CrossOriginLink
 from ..redaction import safe_url
@@ -75,7 +75,8 @@ def resolve(link: str, base: str, allowed: frozenset[Origin]) -> str:
             hint=f'if the API really continues there, declare allowed_origins = ("{origin}",); '
             "the credential is then sent there too",
         )
-    return url.partition("#")[0]
+    # What is written already stays; only what no request line may hold is encoded.
+    return quote(url.partition("#")[0], safe="%/:=&?~+!$,;'@()*[]|\"<>{}^`\\")
 
 
 def _split(url: str) -> SplitResult | None:

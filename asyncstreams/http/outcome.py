@@ -13,6 +13,7 @@ from ..exact_json import as_array, as_object, decode
 from ..messages import Response
 from ..model import ResponseAction
 from ..redaction import safe_url, scrub, sent_secrets
+from .quota_headers import retry_after
 
 ERROR_BODY_LIMIT = 64 * 1024
 _SHOWN = 200
@@ -54,7 +55,8 @@ def default_action(stream: Stream, response: Response) -> ResponseAction:
     """By status, and by the stream's `should_retry`."""
     status = response.status_code
     if stream.should_retry(response):
-        ordered = status == 429 or (status == 503 and response.raw_header(b"retry-after") is not None)
+        # A date is compared with our time later on; here it counts as an order.
+        ordered = status == 429 or (status == 503 and retry_after(response, 0.0) is not None)
         return ResponseAction.THROTTLED if ordered else ResponseAction.RETRY
     if 200 <= status < 300:
         return ResponseAction.SUCCESS
@@ -122,6 +124,8 @@ def unexpected_body(stream: Stream, response: Response, error: MalformedJSON) ->
             hint="is url_base the API, and not its website? Else parse the body in parse_response",
         )
     error.args = (f"{error.message} ({kind}); it begins with {shown!r}",)
+    if "ndjson" in kind or "jsonl" in kind or b"}\n{" in body[:_LOOKED_AT]:
+        error.hint = "these are JSON lines: `async for record in ndjson(response): yield record` in parse_response"
     return error
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Mapping
+import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, cast
-from urllib.parse import quote, unquote_plus
 
 import httpx
 
@@ -17,18 +17,17 @@ from ..contracts import Stream
 from ..errors import ConfigError
 from ..messages import Request
 from ..model import PageRequest, RequestContext, Timeouts
+from ..urls import join, with_params
 from .decompress import ACCEPT_ENCODING
 from .origin import Origin, allowed_origins, resolve
 
-_PLAIN_PATH = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:@/]*")
-_UNRESERVED = re.compile(r"[A-Za-z0-9\-._~]*")
-_STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+USER_AGENT = f"asyncstreams/{__version__}"
 _DEFAULT_HEADERS = (
     ("Accept", "*/*"),
     ("Accept-Encoding", ACCEPT_ENCODING),
-    ("User-Agent", f"asyncstreams/{__version__}"),
+    ("User-Agent", USER_AGENT),
 )
 _ALIASES = {"allow_redirects": "follow_redirects", "proxies": "proxy"}
 _PER_REQUEST = ("timeout", "follow_redirects", "extensions")
@@ -39,11 +38,11 @@ _PER_CLIENT = ("verify", "cert", "proxy", "http2")
 class ClientOptions:
     """What only a connection of its own can give; equal ones share connections."""
 
-    verify: bool | str = True
+    verify: bool | str | ssl.SSLContext = True
     cert: str | tuple[str, ...] | None = None
     proxy: str | None = field(default=None, repr=False)
     http2: bool = False
-    replay: bool = True
+    reuse: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +78,7 @@ class RequestBuilder:
         self._stream = stream
         self._owner = type(stream).__name__
         self.allowed: frozenset[Origin] = allowed_origins(self._owner, stream.url_base, stream.allowed_origins)
-        self._options = SendOptions(stream.timeouts, client=ClientOptions(replay=stream.idempotent))
+        self._options = SendOptions(stream.timeouts, client=ClientOptions(reuse=stream.idempotent))
 
     def page(self, context: RequestContext, came_from: str | None) -> Request:
         """The request of one page. `came_from` is the URL whose response gave the token."""
@@ -157,43 +156,6 @@ class RequestBuilder:
         return text
 
 
-def join(owner: str, base: str, path: str | tuple[str | int, ...]) -> str:
-    """Base and path, with one slash between them; no segment of either is ever dropped.
-
-    An empty path is the base as it was written. The segments of a tuple are percent-encoded,
-    whatever they hold. Raises ConfigError for an empty segment, and for `.` or `..` in a str.
-    """
-    if isinstance(path, tuple):
-        path = "/".join([_segment(owner, segment) for segment in path])
-    elif not isinstance(path, str):
-        raise ConfigError(f"{owner}.path() returned {type(path).__name__}: a str or a tuple of segments is needed")
-    else:
-        path = _checked_path(owner, path)
-    return f"{base.rstrip('/')}/{path.lstrip('/')}" if path else base
-
-
-def with_params(owner: str, url: str, params: Mapping[str, Any]) -> str:
-    """The URL with these parameters; they win over equal names in it.
-
-    None is left out, a list gives the name once for each of its values, booleans are lower case.
-    """
-    pairs: list[tuple[str, str]] = []
-    for name, value in params.items():
-        if isinstance(value, str):
-            pairs.append((name, value))
-        elif isinstance(value, list | tuple | set | frozenset):
-            values = cast(Iterable[Any], value)
-            pairs.extend((name, _param(owner, name, item)) for item in values if item is not None)
-        elif value is not None:
-            pairs.append((name, _param(owner, name, value)))
-    parts = [f"{_quoted(name)}={_quoted(value)}" for name, value in pairs]
-    if "?" in url:
-        # What the URL holds already stays as it is written, byte for byte.
-        url, _, query = url.partition("?")
-        parts = [part for part in query.split("&") if unquote_plus(part.partition("=")[0]) not in params] + parts
-    return f"{url}?{'&'.join(parts)}" if parts else url
-
-
 def parse_request_kwargs(owner: str, kwargs: Mapping[str, Any], default: SendOptions) -> SendOptions:
     """Raises ConfigError for a key that is not known, listing those that are."""
     known = {_ALIASES.get(name, name): value for name, value in kwargs.items() if name != "stream"}
@@ -208,6 +170,8 @@ def parse_request_kwargs(owner: str, kwargs: Mapping[str, Any], default: SendOpt
     if isinstance(client.get("proxy"), Mapping):
         proxies = client["proxy"]
         client["proxy"] = proxies.get("https") or proxies.get("http") or proxies.get("all")
+    if client.get("proxy") and not str(client["proxy"]).startswith(("http://", "https://", "socks5://", "socks5h://")):
+        raise ConfigError(f"{owner}.request_kwargs: the proxy has no scheme", hint="write it as http://host:port")
     if isinstance(client.get("cert"), list):
         client["cert"] = tuple(client["cert"])
     timeout = known.get("timeout")
@@ -226,52 +190,12 @@ def _timeouts(owner: str, timeout: Any, default: Timeouts) -> Timeouts:
     if isinstance(timeout, httpx.Timeout):
         timeout = (timeout.connect or default.connect, timeout.read or default.read)
     if isinstance(timeout, tuple):
-        connect, read = cast(tuple[float, float], timeout)
+        connect, read = cast(tuple[float | None, float | None], timeout)
+        connect, read = connect or default.connect, read or default.read
         return replace(default, connect=connect, first_byte=read, read=read, total=max(default.total, read))
     if isinstance(timeout, int | float):
         return replace(default, connect=timeout, first_byte=timeout, read=timeout, total=max(default.total, timeout))
     raise ConfigError(f"{owner}.request_kwargs: timeout is a number of seconds, (connect, read), or Timeouts(...)")
-
-
-def _quoted(text: str) -> str:
-    return text if _UNRESERVED.fullmatch(text) else quote(text, safe="")
-
-
-def _segment(owner: str, segment: Any) -> str:
-    if isinstance(segment, bool) or not isinstance(segment, str | int) or segment == "":
-        raise ConfigError(
-            f"{owner}.path() has a segment that is {'empty' if segment == '' else type(segment).__name__}: "
-            "a str or an int is needed",
-            hint="does the record, from which it is taken, always hold this field?",
-        )
-    try:
-        encoded = quote(str(segment), safe="")
-    except UnicodeEncodeError:
-        raise ConfigError(f"{owner}.path() has a segment that is not Unicode text: a lone surrogate") from None
-    return encoded.replace(".", "%2E") if encoded in (".", "..") else encoded
-
-
-@functools.lru_cache(maxsize=1024)
-def _checked_path(owner: str, path: str) -> str:
-    path, mark, query = path.partition("?")
-    if "/." in f"/{path}" and any(segment in (".", "..") for segment in path.split("/")):
-        raise ConfigError(
-            f"{owner}.path() leads upwards: {path!r}",
-            hint="return a tuple of segments; each is then percent-encoded, whatever it holds",
-        )
-    if not _PLAIN_PATH.fullmatch(path):
-        path = quote(_STRAY_PERCENT.sub("%25", path), safe="%!$&'()*+,;=:@/~")
-    query = quote(_STRAY_PERCENT.sub("%25", query), safe="%!$&'()*+,;=:@/?~")
-    return f"{path}{mark}{query}"
-
-
-def _param(owner: str, name: str, value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, dict | bytes):
-        kind = "dict" if isinstance(value, dict) else "bytes"
-        raise ConfigError(f"{owner}: the parameter {name!r} is a {kind}: a str or a number is needed")
-    return str(value)
 
 
 def _merged(owner: str, hook: str, ours: Any, pages: Mapping[str, Any]) -> Any:

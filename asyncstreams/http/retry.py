@@ -19,6 +19,7 @@ _THROTTLE_BACKOFF = Backoff(base=1.0, cap=60.0)
 _PATIENCE = 4  # waits without a success in between, as a multiple of max_server_wait
 _LARGEST_EXPONENT = 60
 _A_YEAR = 366 * 86_400
+_LONG_WAIT = 10.0
 
 
 def full_jitter(failures: int, backoff: Backoff, random: Random) -> float:
@@ -68,6 +69,8 @@ class Tries:
         self.refreshed = False
         self._spent = 0
         self._reread = False
+        self._at_gate = 0.0
+        self._waited = 0.0
         self._throttled = 0
         self._waited_for_server = 0.0
         self._began = self._sent_at = 0.0
@@ -80,6 +83,10 @@ class Tries:
             return replace(self._context, attempt=self.sent)
         self._began = self._sent_at
         return self._context
+
+    def waited_at_gate(self, seconds: float) -> None:
+        """Time that a closed gate took: it is not the page's."""
+        self._at_gate += seconds
 
     def first_reread(self) -> bool:
         """Whether the page may be fetched again because its JSON was malformed: once."""
@@ -109,12 +116,15 @@ class Tries:
                 # Those who were sent away together do not come back together.
                 delay = max(delay, ordered) + self._random.uniform(0.0, min(1.0, 0.1 * ordered))
         own = 0.0 if ordered is not None else delay
-        elapsed = now - self._began - self._waited_for_server
+        elapsed = now - self._began - self._at_gate - self._waited
         if self._spent >= self._stream.max_tries or elapsed + own > self._stream.max_time:
             self._log("give_up", error, None)
+            # Whoever catches it, such as a page that asked for a detail, does not try it all again.
+            error.retryable = False
             raise error.locate(tries=self.sent)
         if ordered is not None:
             self._wait_for_server(error, ordered)
+            self._waited += delay
         self._log("retry", error, delay)
         await self._clock.sleep(delay)
 
@@ -142,7 +152,8 @@ class Tries:
 
     def _log(self, event: str, error: AsyncStreamsError, delay: float | None) -> None:
         _log.log(
-            logging.WARNING if event == "give_up" else logging.INFO,
+            # What gives up raises as well; a wait that somebody may wonder about is told by default.
+            logging.WARNING if event != "give_up" and (delay or 0.0) >= _LONG_WAIT else logging.INFO,
             "%s: %s: %s (%s, request %d of this page)",
             self._stream.name,
             event,

@@ -6,9 +6,9 @@ import asyncio
 import importlib.util
 import ssl
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from random import Random
-from types import TracebackType
+from typing import TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import anyio
@@ -21,6 +21,8 @@ from .governor import Governor
 from .origin import Origin
 from .request import ClientOptions
 from .transport import AiohttpTransport, tls_context
+
+T = TypeVar("T")
 
 
 class Session:
@@ -37,7 +39,8 @@ class Session:
         self.random = random
         self._borrowed = _as_transport(transport)
         self._transports: dict[tuple[Origin, ClientOptions], httpx.AsyncBaseTransport] = {}
-        self._governors: dict[tuple[Origin, object], Governor] = {}
+        self._governors: dict[tuple[Origin, int], Governor] = {}
+        self._kept: dict[int, object] = {}
 
     def transport_for(self, origin: Origin, options: ClientOptions) -> httpx.AsyncBaseTransport:
         """What sends to this origin."""
@@ -50,23 +53,27 @@ class Session:
         return transport
 
     def governor_for(self, origin: Origin, credential: object) -> Governor:
-        """The governor of this origin and credential."""
-        key = (origin, credential)
+        """The governor of this origin and credential, which is told by identity."""
+        key = (origin, id(credential))
         governor = self._governors.get(key)
         if governor is None:
             governor = self._governors[key] = Governor(self.clock, self.random)
         return governor
 
-    async def __aenter__(self) -> Session:
-        return self
+    def kept_for(self, owner: object, make: Callable[[], T]) -> T:
+        """What `make` made when `owner` first asked; it lives as long as the session is open."""
+        if id(owner) not in self._kept:
+            self._kept[id(owner)] = make()
+        return cast(T, self._kept[id(owner)])
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def aclose(self) -> None:
+        """Close what the session opened."""
         with anyio.CancelScope(shield=True):
-            for transport in self._transports.values():
-                await transport.aclose()
+            async with AsyncExitStack() as everything:
+                for transport in self._transports.values():
+                    everything.push_async_callback(transport.aclose)
         self._transports.clear()
+        self._kept.clear()
 
 
 class Sessions:
@@ -90,13 +97,13 @@ class Sessions:
                 self._open[loop] = (session, users - 1)
             else:
                 del self._open[loop]
-                await session.__aexit__(None, None, None)
+                await session.aclose()
 
 
 def _open(options: ClientOptions) -> httpx.AsyncBaseTransport:
     tls = _tls(options)
     if not options.proxy and not options.http2:
-        return AiohttpTransport(tls, replay=options.replay)
+        return AiohttpTransport(tls, reuse=options.reuse)
     if options.http2 and importlib.util.find_spec("h2") is None:
         raise ConfigError('request_kwargs: http2 needs another package: pip install "asyncstreams[http2]"')
     # No limits: httpcore's pool loses connections when those who queue in it are cancelled.

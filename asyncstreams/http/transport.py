@@ -24,12 +24,18 @@ from .body import PromptStream
 _told_when_connected: ContextVar[Callable[[], None] | None] = ContextVar("told_when_connected", default=None)
 # Below the 5 s after which many servers close an idle connection.
 _KEEP_ALIVE = 4.5
+_LONGEST_HEADER = 64 * 1024
+_MOST_HEADERS = 512
 _AUTO_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 
 
 @functools.cache
-def tls_context(verify: bool | str = True, cert: str | tuple[str, ...] | None = None) -> ssl.SSLContext:
+def tls_context(
+    verify: bool | str | ssl.SSLContext = True, cert: str | tuple[str, ...] | None = None
+) -> ssl.SSLContext:
     """One context per process and setting: loading the certificate authorities takes 20 ms."""
+    if isinstance(verify, ssl.SSLContext):
+        return verify
     if verify is True:
         context = httpx.create_ssl_context(trust_env=False)
     elif verify is False:
@@ -72,14 +78,14 @@ async def _once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType)
 class AiohttpTransport(httpx.AsyncBaseTransport):
     """Sends each request as it is: no redirects, cookies, decompression, proxies of the environment.
 
-    Bound to the event loop of its first request. `replay=False` uses each connection once, for
+    Bound to the event loop of its first request. `reuse=False` uses each connection once, for
     requests that must not meet one that the server has just closed. Nobody queues in the pool:
     it has no limit.
     """
 
-    def __init__(self, tls: ssl.SSLContext | None = None, *, replay: bool = True) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None, *, reuse: bool = True) -> None:
         self._tls = tls
-        self._replay = replay
+        self._reuse = reuse
         self._session: aiohttp.ClientSession | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -87,9 +93,11 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         if isinstance(request, Request):
             url, headers, body = request.url_text, request.header_pairs(), request.content
         else:
-            url, headers, body = str(request.url), request.headers.multi_items(), await request.aread()
+            raw = request.headers.raw
+            headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in raw]
+            url, body = str(request.url), await request.aread()
         failure: httpx.TransportError
-        _told_when_connected.set(request.extensions.get("connected"))
+        connected = _told_when_connected.set(request.extensions.get("connected"))
         try:
             answer = await session.request(
                 request.method,
@@ -109,6 +117,8 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
                 request=request,
                 extensions={"http_version": b"HTTP/1.0" if answer.version == HttpVersion10 else b"HTTP/1.1"},
             )
+        finally:
+            _told_when_connected.reset(connected)
         # Raised outside the handler: aiohttp's errors may show a URL with its query.
         raise failure
 
@@ -119,7 +129,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
 
     def _open(self) -> aiohttp.ClientSession:
         tls = self._tls or tls_context()
-        if self._replay:
+        if self._reuse:
             connector = _Connector(limit=0, ssl=tls, keepalive_timeout=_KEEP_ALIVE)
         else:
             connector = _Connector(limit=0, ssl=tls, force_close=True)
@@ -130,6 +140,10 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             middlewares=(_once,),
             skip_auto_headers=_AUTO_HEADERS,
             trust_env=False,
+            # Signed links and cookies of gateways grow beyond aiohttp's 8 KiB.
+            max_line_size=_LONGEST_HEADER,
+            max_field_size=_LONGEST_HEADER,
+            max_headers=_MOST_HEADERS,
         )
         return self._session
 
@@ -163,7 +177,7 @@ class _Body(PromptStream):
 
 @functools.lru_cache(maxsize=64)
 def _client_timeout(connect: float | None) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(total=None, sock_connect=connect)
+    return aiohttp.ClientTimeout(total=None, connect=connect, sock_connect=connect)
 
 
 def _timeout(extensions: Mapping[str, Any]) -> aiohttp.ClientTimeout:
@@ -173,8 +187,10 @@ def _timeout(extensions: Mapping[str, Any]) -> aiohttp.ClientTimeout:
 
 def _as_httpx(error: Exception) -> httpx.TransportError:
     """The httpx error of the same meaning; its text holds no URL, header or body."""
-    if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError | ssl.SSLError):
+    if isinstance(error, aiohttp.ClientConnectorCertificateError | ssl.SSLCertVerificationError):
         return BadCertificate(_reason(error))
+    if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
+        return httpx.ConnectError(f"the TLS handshake failed: {_reason(error)}")
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return UnknownHost(_reason(error))
     if isinstance(error, aiohttp.ConnectionTimeoutError):

@@ -12,18 +12,23 @@ from ..auth import Signer, known_secrets
 from ..contracts import Stream
 from ..errors import AsyncStreamsError, ConfigError, HostUnavailable, HttpStatusError
 from ..messages import Request, Response
+from ..model import BodyLimits
 from ..redaction import safe_url, scrub, sent_secrets
 from .body import read_body, streamed_pieces
 from .governor import Governor
 from .origin import Origin, origin_of, resolve
 from .outcome import ERROR_BODY_LIMIT, is_transient
 from .quota_headers import retry_after
-from .request import Attempt, SendOptions
+from .request import USER_AGENT, Attempt, SendOptions
 from .retry import wait_too_long
 from .session import Session
 from .timeouts import Watch
-from .transport import BadCertificate, UnknownHost
+from .transport import AiohttpTransport, BadCertificate, UnknownHost
 
+_TOKEN_ENDPOINT = object()
+_TOKEN_LIMITS = BodyLimits(wire=ERROR_BODY_LIMIT, decoded=ERROR_BODY_LIMIT)
+GATE = "asyncstreams.gate"
+"""Where a request's extensions tell the seconds that it waited at a gate."""
 _MOST_REDIRECTS = 5
 
 
@@ -46,7 +51,7 @@ class Wire:
         if stream.authenticator is not None:
             self._require_encryption(allowed)
 
-    async def send(self, request: httpx.Request) -> httpx.Response:
+    async def send(self, request: httpx.Request) -> Response:
         """One attempt as the middleware sees it: signed, sent, and redirected where that is asked for."""
         attempt = request.extensions.get("asyncstreams")
         if not isinstance(attempt, Attempt):
@@ -54,11 +59,16 @@ class Wire:
                 "a middleware passed a request on that is not the stream's",
                 hint="give a request that you make yourself extensions=request.extensions",
             )
+        unsigned = list(_pairs(request)) if attempt.options.follow_redirects else []
         response = await self._signed(request, attempt)
-        for _ in range(_MOST_REDIRECTS):
+        for hops in range(1, _MOST_REDIRECTS + 2):
             if not (attempt.options.follow_redirects and response.has_redirect_location):
                 break
-            request = self._redirected(request, response)
+            if hops > _MOST_REDIRECTS:
+                target = safe_url(response.headers["location"])
+                told = f"redirected more than {_MOST_REDIRECTS} times, the last time to {target!r}"
+                raise HttpStatusError(told, status=response.status_code)
+            request = self._redirected(request, unsigned, response)
             response = await self._signed(request, attempt)
         return response
 
@@ -87,30 +97,43 @@ class Wire:
         """Sign under a ticket, and send; what an authenticator sends besides takes tickets of its own."""
         authenticator = self._stream.authenticator
         governor = self.governor(request)
-        if governor.closed_for > self._stream.max_server_wait:
-            told = "the API asked for a pause"
-            raise wait_too_long(self._stream, told, governor.closed_for, self._session.clock.wall())
+        await self._pass_gate(governor, request)
         if authenticator is None or isinstance(authenticator, Signer):
             async with governor:
                 if authenticator is not None:
                     authenticator.sign(request)
                 return await self._on_the_wire(request, attempt)
-        response: Response | None = None
         async with aclosing(authenticator.async_auth_flow(request)) as flow:
+            async with governor:
+                outgoing = await anext(flow)
+                own = self._is_own(outgoing, request)
+                response = await self._on_the_wire(outgoing, attempt) if own else None
             while True:
-                async with governor:
-                    try:
-                        outgoing = await (anext(flow) if response is None else flow.asend(response))
-                    except StopAsyncIteration:
-                        if response is None:
-                            raise ConfigError(f"{authenticator!r} sent nothing") from None
-                        return response
-                    await let_go(response)
-                    if self._is_own(outgoing, request):
+                if response is None:
+                    # A token must be fetched first: meanwhile the ticket is given back.
+                    response = await self._token_answer(outgoing, attempt.options)
+                # No ticket is needed to hear an answer: a rotated token must not wait at a gate.
+                try:
+                    outgoing = await flow.asend(response)
+                except StopAsyncIteration:
+                    return response
+                await let_go(response)
+                response = None
+                if self._is_own(outgoing, request):
+                    await self._pass_gate(governor, request)
+                    async with governor:
                         response = await self._on_the_wire(outgoing, attempt)
-                        continue
-                # A token must be fetched first: meanwhile the ticket is given back.
-                response = await self._token_answer(outgoing, attempt.options)
+
+    async def _pass_gate(self, governor: Governor, request: httpx.Request) -> None:
+        """Wait until the gate is open, and note for how long: it does not count as the page's time."""
+        if not (wait := governor.closed_for):
+            return
+        if wait > self._stream.max_server_wait:
+            raise wait_too_long(self._stream, "the API asked for a pause", wait, self._session.clock.wall())
+        began = self._session.clock.monotonic()
+        await governor.opened()
+        waited = self._session.clock.monotonic() - began
+        request.extensions[GATE] = request.extensions.get(GATE, 0.0) + waited
 
     def _is_own(self, outgoing: httpx.Request, request: httpx.Request) -> bool:
         """Whether an authenticator sends the stream's request, or one to its token endpoint."""
@@ -123,7 +146,7 @@ class Wire:
         """What a token endpoint says; raises a retryable error where it does not answer properly."""
         origin = origin_of(str(request.url))
         self._require_encryption([origin])
-        governor = self._session.governor_for(origin, "token endpoint")
+        governor = self._session.governor_for(origin, _TOKEN_ENDPOINT)
         request.extensions = {**request.extensions, "timeout": {"connect": options.timeouts.connect}}
         failure: AsyncStreamsError | None = None
         try:
@@ -146,10 +169,11 @@ class Wire:
     async def _token_response(self, request: httpx.Request, options: SendOptions) -> Response:
         with Watch(options.timeouts) as watch:
             transport = self._session.transport_for(origin_of(str(request.url)), options.client)
+            request.headers.setdefault("User-Agent", USER_AGENT)
             response = as_ours(await transport.handle_async_request(request), request)
             watch.body_begins()
-            limits = self._stream.body_limits
-            response.set_body(await read_body(response, limits, watch, at_most=ERROR_BODY_LIMIT))
+            at_most = None if response.is_success else ERROR_BODY_LIMIT
+            response.set_body(await read_body(response, _TOKEN_LIMITS, watch, at_most=at_most))
         return response
 
     async def _on_the_wire(self, request: httpx.Request, attempt: Attempt) -> Response:
@@ -158,6 +182,7 @@ class Wire:
         streamed = attempt.streamed and not getattr(self._stream.authenticator, "requires_response_body", False)
         with Watch(options.timeouts, whole=not streamed) as watch:
             request.extensions["connected"] = watch.connected
+            _complete(request, transport)
             response = as_ours(await transport.handle_async_request(request), request)
             watch.body_begins()
             limits = self._stream.body_limits
@@ -169,16 +194,15 @@ class Wire:
                 response.set_body(await read_body(response, limits, watch, at_most=at_most))
         return response
 
-    def _redirected(self, request: httpx.Request, response: Response) -> httpx.Request:
+    def _redirected(self, request: httpx.Request, unsigned: list[tuple[str, str]], response: Response) -> httpx.Request:
         if request.method not in ("GET", "HEAD") and response.status_code not in (307, 308):
             raise HttpStatusError(
                 f"answered a {request.method} with a redirect that would turn it into a GET",
                 status=response.status_code,
             )
         target = resolve(response.headers["location"], str(request.url), self._allowed)
-        pairs = request.header_pairs() if isinstance(request, Request) else request.headers.multi_items()
         return Request(
-            request.method, target, headers=list(pairs), content=request.content, extensions=request.extensions
+            request.method, target, headers=list(unsigned), content=request.content, extensions=request.extensions
         )
 
     def _origin(self, request: httpx.Request) -> Origin:
@@ -196,6 +220,29 @@ class Wire:
                     f"{type(self._stream).__name__}: a credential would go to {origin} unencrypted",
                     hint="use https, or set allow_insecure = True where the network is your own",
                 )
+
+
+def copied(request: httpx.Request) -> Request:
+    """A request that a middleware made itself, as our own kind."""
+    return Request(
+        request.method,
+        str(request.url),
+        headers=request.headers.multi_items(),
+        content=request.read(),
+        extensions=request.extensions,
+    )
+
+
+def _pairs(request: httpx.Request) -> list[tuple[str, str]]:
+    return request.header_pairs() if isinstance(request, Request) else request.headers.multi_items()
+
+
+def _complete(request: httpx.Request, transport: httpx.AsyncBaseTransport) -> None:
+    """Add what aiohttp adds by itself, and httpx's transports expect of their client."""
+    if not isinstance(transport, AiohttpTransport):
+        request.headers.setdefault("Host", request.url.netloc.decode("ascii"))
+        if request.content:
+            request.headers.setdefault("Content-Length", str(len(request.content)))
 
 
 def as_ours(response: httpx.Response, request: httpx.Request) -> Response:

@@ -15,7 +15,7 @@ _EMPTY_PAGES = 1000
 
 
 class LoopGuard:
-    """Watches the tokens and pages of one slice; remembers 8 bytes for each token.
+    """Watches the tokens and pages of one slice; remembers a hash of each token.
 
     Not only the last token is compared: servers cycle A-B-A. A page counts as the same when its
     number of records and its first, middle and last one are.
@@ -65,4 +65,7 @@ class LoopGuard:
 
 
 def _bytes(value: Any) -> bytes:
-    return orjson.dumps(value, default=repr, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
+    try:
+        return orjson.dumps(value, default=repr, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
+    except TypeError:  # integers beyond 64 bits, great depth
+        return repr(value).encode("utf-8", "surrogatepass")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import replace
@@ -96,6 +97,8 @@ async def _each_slice(stream: Stream, slices: Slices | None, state: Mapping[str,
     given: Slices = ()
     try:
         given = stream.stream_slices(state) if slices is None else slices
+        if inspect.isawaitable(given):
+            given = await given
         if isinstance(given, AsyncIterable):
             async for one in given:
                 yield _as_slice(stream, one)

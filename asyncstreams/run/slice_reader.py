@@ -10,14 +10,14 @@ from typing import Any, cast
 
 from ..contracts import Stream
 from ..errors import AsyncStreamsError, ConfigError, MalformedJSON, PaginationLoop
-from ..exact_json import as_array
+from ..exact_json import as_array, as_object
 from ..http.chain import Chain
 from ..http.outcome import unexpected_body
 from ..http.retry import Tries
 from ..messages import Request, Response
 from ..model import Page, Record, RequestContext, ResponseAction, Slice
 from ..redaction import safe_url
-from ..selectors import select_path
+from ..selectors import misses, select_path
 from .guard import LoopGuard
 
 _PAGE_RECORDS = 1000
@@ -72,8 +72,9 @@ class SliceReader:
                     return self._completed(await self._records(response), response), None
                 return await self._begun(response, tries)
             except AsyncStreamsError as error:
+                own = _is_about(error, response)
                 _locate(error, response, tries)
-                if not self._worth_another(error, tries):
+                if not own or not self._worth_another(error, tries):
                     raise
                 await tries.failed(error)
 
@@ -97,6 +98,8 @@ class SliceReader:
             else:
                 records = self._checked_iterable(parsed)
         except MalformedJSON as error:
+            if not _is_about(error, response):
+                raise  # of a detail call's response, which has been tried as often as it may
             raise unexpected_body(self._stream, response, error) from None
         self._check_records(records)
         return records
@@ -138,7 +141,14 @@ class SliceReader:
         token = self._following(response, self._count(records, response) if count is None else count)
         self._came_from, self._token = came_from, token
         self._ended = token is None if self._stream.pages_itself else not token
+        if self._ended and self._number == 0 and records:
+            self._warn_of_wrong_selector(response)
         return self._page(records, is_last=self._ended)
+
+    def _warn_of_wrong_selector(self, response: Response) -> None:
+        selector = getattr(self._stream.paginator, "selector", None) if self._stream.pages_itself else None
+        if selector is not None and (why := misses(selector, response)) is not None:
+            _log.warning("%s: the first page is taken for the only one, since %s", self._stream.name, why)
 
     def _following(self, response: Response, count: int) -> Any:
         stream = self._stream
@@ -155,6 +165,9 @@ class SliceReader:
         path = self._stream.records_path
         if path is not None and body is not None:
             body = select_path(path, body)
+        if path is None and (fields := as_object(body)) is not None:
+            arrays = [found for value in fields.values() if (found := as_array(value)) and isinstance(found[0], dict)]
+            body = arrays[0] if len(arrays) == 1 and len(arrays[0]) > len(records) else None
         found = as_array(body)
         return len(records) if found is None else len(found)
 
@@ -212,9 +225,19 @@ class SliceReader:
 
 
 def _locate(error: AsyncStreamsError, response: Response, tries: Tries) -> None:
+    if _is_about(error, response):
+        method, url = response.request.method, _url(response)
+        error.locate(tries=tries.sent, method=method, url=url, status=response.status_code)
+
+
+def _is_about(error: AsyncStreamsError, response: Response) -> bool:
+    """Whether an error out of `parse_response` is about its response, and not about a detail call's."""
+    return error.url is None or error.url == _url(response)
+
+
+def _url(response: Response) -> str:
     request = response.request
-    url = safe_url(request.url_text if isinstance(request, Request) else str(request.url))
-    error.locate(tries=tries.sent, method=request.method, url=url, status=response.status_code)
+    return safe_url(request.url_text if isinstance(request, Request) else str(request.url))
 
 
 def _kind(value: object) -> str:

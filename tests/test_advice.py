@@ -1,0 +1,184 @@
+"""Is a mistake that would pass in silence told, in words that help?"""
+
+from __future__ import annotations
+
+import logging
+
+import httpx
+import pytest
+
+from asyncstreams import (
+    AuthError,
+    ConfigError,
+    Cursor,
+    HttpStream,
+    LinkHeader,
+    MalformedJSON,
+    NextUrl,
+    Oauth2Authenticator,
+    Offset,
+    PageNumber,
+    TokenAuthenticator,
+    UnexpectedContent,
+    csv_rows,
+)
+
+
+class Users(HttpStream):
+    url_base = "https://api.example.com/"
+
+    def path(self, context):
+        return "users"
+
+
+def always(response: httpx.Response) -> httpx.MockTransport:
+    return httpx.MockTransport(lambda request: response)
+
+
+def paged(paginator, body, **options):
+    class Paged(Users):
+        records_path = "items"
+
+    stream = Paged(transport=always(httpx.Response(200, json=body)), **options)
+    stream.paginator = paginator
+    return stream
+
+
+ITEMS = [{"id": 1}]
+
+
+@pytest.mark.parametrize(
+    ("paginator", "body", "told"),
+    [
+        (Cursor("meta.next"), {"items": ITEMS, "next": "a"}, "'meta.next' is not in the body"),
+        (NextUrl("links.next"), {"items": ITEMS, "next": "/b"}, "'links.next' is not in the body"),
+        (Cursor("nxet"), {"items": ITEMS, "next": "a"}, "is it 'next'"),
+    ],
+)
+async def test_a_selector_that_looks_wrong_is_warned_about(caplog, paginator, body, told):
+    await paged(paginator, body).read()
+
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert told in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("paginator", "body"),
+    [
+        (Cursor("meta.next"), {"items": ITEMS, "meta": {"next": None}}),
+        (Cursor("meta.next"), {"items": ITEMS, "meta": {}}),
+        (NextUrl("next"), {"items": ITEMS}),
+        (Cursor("items[-1].token"), {"items": ITEMS}),
+    ],
+)
+async def test_a_single_page_is_nothing_to_warn_about(caplog, paginator, body):
+    await paged(paginator, body).read()
+
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "meant"),
+    [
+        ("pagination", PageNumber(), "paginator"),
+        ("base_url", "https://api.example.com/", "url_base"),
+        ("auth", TokenAuthenticator("t"), "authenticator"),
+        ("url_bsae", "https://api.example.com/", "url_base"),
+        ("max_trys", 3, "max_tries"),
+        ("params", {"a": 1}, "request_params"),
+        ("credential", TokenAuthenticator("t"), "authenticator"),
+    ],
+)
+def test_an_attribute_under_another_name_is_refused(name, value, meant):
+    kind = type("Wrong", (Users,), {name: value})
+
+    with pytest.raises(ConfigError, match=f"did you mean '{meant}'"):
+        kind()
+
+
+def test_an_attribute_given_as_an_option_is_told_to_be_one_of_the_class():
+    with pytest.raises(ConfigError, match="attribute of the class") as caught:
+        Users(max_tries=3)
+
+    assert "max_tries = ..." in str(caught.value)
+
+
+def test_helpers_of_the_author_keep_their_plain_names():
+    kind = type("Fine", (Users,), {"page": 1, "record": {}, "names": [], "paths": [], "since": "2026"})
+
+    assert kind().name == "fine"
+
+
+@pytest.mark.parametrize("body", [b'[{"id": 1}]', b"<html><body>log in</body></html>\n", b'{"error": "no"}\n'])
+async def test_csv_that_is_something_else_is_no_header(body):
+    class Rows(Users):
+        async def parse_response(self, response, context):
+            async for row in csv_rows(response):
+                yield row
+
+    with pytest.raises(UnexpectedContent, match="instead of CSV"):
+        await Rows(transport=always(httpx.Response(200, content=body))).read()
+
+
+@pytest.mark.parametrize("paginator", [Offset(limit=2, into="json"), Offset(param="page.from", limit=2, into="json")])
+async def test_an_offset_can_go_into_a_json_body(paginator):
+    bodies = []
+
+    def handler(request):
+        bodies.append(request.read())
+        return httpx.Response(200, json=[{"id": number} for number in range(2 if len(bodies) == 1 else 0)])
+
+    class Search(Users):
+        http_method = "POST"
+
+        def request_json(self, context):
+            return {"query": "*", "page": {"size": 2}}
+
+    stream = Search(transport=httpx.MockTransport(handler))
+    stream.paginator = paginator
+    await stream.read()
+
+    assert len(bodies) == 2
+    assert b'"query":"*"' in bodies[1]
+    assert (b'"offset":2' in bodies[1]) or (b'"page":{"size":2,"from":2}' in bodies[1])
+
+
+async def test_json_lines_read_as_json_are_told_as_such(virtual_clock):
+    lines = httpx.Response(200, content=b'{"id":1}\n{"id":2}\n', headers={"Content-Type": "application/x-ndjson"})
+
+    with pytest.raises(MalformedJSON, match="ndjson"):
+        await Users(transport=always(lines), clock=virtual_clock).read()
+
+
+async def test_a_token_endpoint_that_is_not_there_is_a_question_of_its_url():
+    oauth = Oauth2Authenticator("https://auth.example.com/nope", "app", "secret")
+    stream = Users(authenticator=oauth, transport=always(httpx.Response(404)))
+
+    with pytest.raises(AuthError, match="check token_refresh_endpoint") as caught:
+        await stream.read()
+
+    assert caught.value.url == "https://auth.example.com/nope"
+    assert caught.value.method == "POST"
+
+
+async def test_a_middleware_that_returns_nothing_is_told_so():
+    async def forgetful(request, send):
+        await send(request)
+
+    with pytest.raises(ConfigError, match="middleware returned NoneType"):
+        await Users(middleware=(forgetful,), transport=always(httpx.Response(200, json=[]))).read()
+
+
+async def test_a_long_wait_is_told_by_default_and_a_short_one_is_not(caplog, virtual_clock):
+    answers = [httpx.Response(429, headers={"Retry-After": told}) for told in ("120", "1")]
+    transport = httpx.MockTransport(lambda request: answers.pop(0) if answers else httpx.Response(200, json=[]))
+
+    with caplog.at_level(logging.INFO, "asyncstreams"):
+        await Users(transport=transport, clock=virtual_clock).read()
+
+    assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.INFO]
+
+
+def test_link_header_has_no_selector_to_be_wrong():
+    assert not hasattr(LinkHeader(), "selector")
