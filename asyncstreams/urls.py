@@ -38,16 +38,15 @@ def with_params(owner: str, url: str, params: Mapping[str, Any]) -> str:
 
     None is left out, a list gives the name once for each of its values, booleans are lower case.
     """
-    pairs: list[tuple[str, str]] = []
+    parts: list[str] = []
     for name, value in params.items():
         if isinstance(value, str):
-            pairs.append((name, value))
+            parts.append(f"{_quoted(name)}={_quoted(value)}")
         elif isinstance(value, list | tuple | set | frozenset):
             values = cast(Iterable[Any], value)
-            pairs.extend((name, _param(owner, name, item)) for item in values if item is not None)
+            parts += [f"{_quoted(name)}={_param(owner, name, item)}" for item in values if item is not None]
         elif value is not None:
-            pairs.append((name, _param(owner, name, value)))
-    parts = [f"{_quoted(name)}={_quoted(value)}" for name, value in pairs]
+            parts.append(f"{_quoted(name)}={_param(owner, name, value)}")
     if "?" in url:
         # What the URL holds already stays as it is written, byte for byte.
         url, _, query = url.partition("?")
@@ -93,9 +92,12 @@ def _checked_path(owner: str, path: str) -> str:
 
 
 def _param(owner: str, name: str, value: Any) -> str:
+    """One value as it stands in the query."""
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
     if isinstance(value, dict | bytes):
         kind = "dict" if isinstance(value, dict) else "bytes"
         raise ConfigError(f"{owner}: the parameter {name!r} is a {kind}: a str or a number is needed")
-    return str(value)
+    return _quoted(str(value))

@@ -29,6 +29,7 @@ _DEFAULT_HEADERS = (
     ("Accept-Encoding", ACCEPT_ENCODING),
     ("User-Agent", USER_AGENT),
 )
+_NO_HEADERS: Mapping[str, str] = {}
 _ALIASES = {"allow_redirects": "follow_redirects", "proxies": "proxy"}
 _PER_REQUEST = ("timeout", "follow_redirects", "extensions")
 _PER_CLIENT = ("verify", "cert", "proxy", "http2")
@@ -90,7 +91,8 @@ class RequestBuilder:
         if page.url is not None:
             url = resolve(page.url, came_from or stream.url_base, self.allowed)
         else:
-            params = {**(stream.request_params(context) or {}), **page.params}
+            params = stream.request_params(context)
+            params = {**params, **page.params} if params else page.params
             url = self.url(stream.path(context), params)
         json, data = stream.request_json(context), stream.request_data(context)
         if page.json:
@@ -98,7 +100,7 @@ class RequestBuilder:
         if page.data:
             data = _merged(self._owner, "request_data", data, page.data)
         body = Body(json, data)
-        headers = dict(stream.request_headers(context) or {})
+        headers = stream.request_headers(context) or _NO_HEADERS
         if page.headers:
             ours = {name.lower() for name in page.headers}
             headers = {name: value for name, value in headers.items() if name.lower() not in ours} | dict(page.headers)
@@ -209,15 +211,20 @@ def _merged(owner: str, hook: str, ours: Any, pages: Mapping[str, Any]) -> Any:
 
 
 def _encoded(owner: str, body: Body) -> tuple[bytes, str | None]:
-    if body.json is not None and body.data is not None:
-        raise ConfigError(f"{owner}: request_json and request_data both return a body; one request has one")
-    if body.json is not None:
-        return exact_json.encode(body.json), "application/json"
-    if body.data is None or body.data == {}:
+    """The octets of a body, and their content type."""
+    json, data = body
+    if json is None and not data:
         return b"", None
-    if isinstance(body.data, Mapping):
-        return _form(owner, body.data), "application/x-www-form-urlencoded"
-    return (body.data.encode() if isinstance(body.data, str) else body.data), None
+    if json is not None and data is not None:
+        raise ConfigError(f"{owner}: request_json and request_data both return a body; one request has one")
+    if isinstance(data, str | bytes):
+        return (data.encode() if isinstance(data, str) else data), None
+    if data is not None:
+        return _form(owner, data), "application/x-www-form-urlencoded"
+    try:
+        return exact_json.encode(json), "application/json"
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{owner}: request_json returned what JSON cannot hold: {error}") from None
 
 
 def _form(owner: str, fields: Mapping[str, Any]) -> bytes:

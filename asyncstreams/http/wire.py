@@ -97,7 +97,8 @@ class Wire:
         """Sign under a ticket, and send; what an authenticator sends besides takes tickets of its own."""
         authenticator = self._stream.authenticator
         governor = self.governor(request)
-        await self._pass_gate(governor, request)
+        if governor.closed_for:
+            await self._pass_gate(governor, request)
         if authenticator is None or isinstance(authenticator, Signer):
             async with governor:
                 if authenticator is not None:
