@@ -121,6 +121,17 @@ async def test_csv_that_is_something_else_is_no_header(body):
         await Rows(transport=always(httpx.Response(200, content=body))).read()
 
 
+async def test_a_csv_header_may_begin_with_a_bracket():
+    class Rows(Users):
+        async def parse_response(self, response, context):
+            async for row in csv_rows(response):
+                yield row
+
+    records = await Rows(transport=always(httpx.Response(200, content=b"[,<\n1,2\n"))).read()
+
+    assert records == [{"[": "1", "<": "2"}]
+
+
 @pytest.mark.parametrize("paginator", [Offset(limit=2, into="json"), Offset(param="page.from", limit=2, into="json")])
 async def test_an_offset_can_go_into_a_json_body(paginator):
     bodies = []

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from asyncstreams import (
@@ -158,6 +158,8 @@ async def test_ndjson_without_a_line_has_no_records(body: bytes, pieces: Chunkin
 async def test_csv_gives_the_same_rows_as_the_standard_library_for_any_chunking(
     header: list[str], cells: list[str], style: tuple[str, int], mark: bytes, at: list[int]
 ) -> None:
+    # A header that begins as HTML or JSON does is taken for that.
+    assume(header[0].lstrip()[:1] not in ("<", "{", "["))
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator=style[0], quoting=style[1])  # type: ignore[arg-type]
     width = len(header)
@@ -239,7 +241,9 @@ async def test_an_encoding_that_python_does_not_know_is_a_config_error() -> None
 @often
 @given(
     items=st.lists(values, max_size=5),
-    path=st.lists(st.text(st.characters(exclude_characters="."), max_size=4).filter(bool), max_size=3),
+    path=st.lists(
+        st.text(st.characters(exclude_characters=".", exclude_categories=["Cs"]), max_size=4).filter(bool), max_size=3
+    ),
     beside=st.dictionaries(texts, values, max_size=3),
     first=st.booleans(),
     indent=st.none() | st.just(1),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import re
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -13,6 +14,8 @@ from ..messages import Response
 from ..model import Record
 from .json_items import ItemScanner
 
+# How HTML, XML, a JSON object and a JSON array begin; a field may still begin with a bracket.
+_OTHER_FORMAT = re.compile(r'\s*(?:<[A-Za-z!?]|\{\s*"|\[\s*[\[{"])')
 _LONGEST_LINE = 16 * 2**20
 
 
@@ -52,7 +55,7 @@ async def csv_rows(
         number += 1
         if header is None:
             header = row
-            if row[0].lstrip()[:1] in ("<", "{", "["):
+            if _OTHER_FORMAT.match(row[0]):
                 kind = response.headers.get("content-type", "no content type")
                 raise UnexpectedContent(f"sent HTML, XML or JSON instead of CSV ({kind})")
             if len(set(header)) < len(header):
