@@ -28,6 +28,7 @@ from asyncstreams import (
 )
 
 often = settings(max_examples=60, deadline=None)
+names = st.characters(exclude_characters=".", exclude_categories=["Cs"])
 leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
 texts = st.text(max_size=6) | st.text(alphabet='[]{}",:\\\n\ré', max_size=6)
 keys = texts | st.sampled_from(["data", "items", "a.b"])
