@@ -105,6 +105,7 @@ class BasicHttpAuthenticator(AbstractHeaderAuthenticator):
         if ":" in name:
             raise ConfigError(f"{owner}(username=...): a colon cannot be part of it (RFC 7617)")
         self.auth_header = checked_header_name(owner, auth_header)
+        # Both are kept as secrets, so that known_secrets() finds them in what an API echoes.
         self._username, self._password, self._method = Secret(username), Secret(password), auth_method
         # Without a password the user name is the credential, as Stripe has it.
         self._shown = repr(username) if isinstance(username, str) and password else "***"

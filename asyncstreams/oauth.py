@@ -77,14 +77,7 @@ class Oauth2Authenticator(httpx.Auth):
         clock: Clock | None = None,
     ) -> None:
         _check_choices(client_auth=client_auth, send_as=send_as, expires_unit=expires_unit)
-        if not token_refresh_endpoint.startswith(("https://", "http://")):
-            raise ConfigError("Oauth2Authenticator(token_refresh_endpoint=...): an absolute URL is needed")
-        if client_auth == "basic" and client_secret is None:
-            raise ConfigError('Oauth2Authenticator(client_auth="basic") needs a client_secret')
-        if refresh_token is None and client_secret is None:
-            raise ConfigError(
-                "Oauth2Authenticator: neither refresh_token nor client_secret: nothing to get a token with"
-            )
+        _check_grant(token_refresh_endpoint, client_auth, client_secret, refresh_token)
         self._endpoint = token_refresh_endpoint
         self._client_id = client_id
         self._client_secret = None if client_secret is None else _checked("client_secret", client_secret)
@@ -270,6 +263,15 @@ def _answer(response: httpx.Response) -> dict[str, Any] | None:
 
 def _checked(argument: str, value: str | Secret) -> Secret:
     return checked_token("Oauth2Authenticator", argument, value)
+
+
+def _check_grant(endpoint: str, client_auth: str, secret: object, refresh_token: object) -> None:
+    if not endpoint.startswith(("https://", "http://")):
+        raise ConfigError("Oauth2Authenticator(token_refresh_endpoint=...): an absolute URL is needed")
+    if client_auth == "basic" and secret is None:
+        raise ConfigError('Oauth2Authenticator(client_auth="basic") needs a client_secret')
+    if refresh_token is None and secret is None:
+        raise ConfigError("Oauth2Authenticator: neither refresh_token nor client_secret: nothing to get a token with")
 
 
 def _check_choices(client_auth: str, send_as: str, expires_unit: str) -> None:

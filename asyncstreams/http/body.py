@@ -6,6 +6,7 @@ that are read piece by piece nobody else would notice.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 
@@ -25,9 +26,9 @@ _RATIO_FROM = 2**20
 class PromptStream(httpx.AsyncByteStream):
     """A body whose connection can be let go without waiting."""
 
+    @abstractmethod
     def close_now(self) -> None:
         """Give a connection that was read to its end back; drop any other."""
-        raise NotImplementedError
 
     async def aclose(self) -> None:
         self.close_now()
