@@ -8,6 +8,8 @@ from .auth import (
     MultipleTokenAuthenticator,
     TokenAuthenticator,
 )
+from .availability import Availability, AvailabilityStrategy, HttpAvailabilityStrategy
+from .catalog import CheckReport, StreamCheck, StreamDescription
 from .clock import Clock, SystemClock
 from .contracts import Middleware, Paginator, Parsed, Routes, Send, Slices
 from .errors import (
@@ -23,9 +25,21 @@ from .errors import (
     RateLimitWaitTooLong,
     RemoteError,
     ResponseTooLarge,
+    SchemaError,
     StallTimeout,
+    StreamUnavailable,
     TruncatedBody,
     UnexpectedContent,
+)
+from .events import (
+    Event,
+    Listener,
+    PageRead,
+    Retrying,
+    StreamEnded,
+    StreamSkipped,
+    StreamStarted,
+    Waiting,
 )
 from .http.formats import csv_rows, json_items, ndjson
 from .http.request import Attempt
@@ -36,6 +50,8 @@ from .model import (
     Page,
     PageRequest,
     Params,
+    Problem,
+    Quarantined,
     Record,
     RequestContext,
     ResponseAction,
@@ -44,9 +60,12 @@ from .model import (
     Timeouts,
 )
 from .oauth import Oauth2Authenticator, OauthTokens
+from .options import StreamOptions
 from .paginators import Continuation, Cursor, Header, LinkHeader, NextUrl, Offset, PageNumber
 from .selectors import Selector
-from .streams import HttpStream, StreamOptions
+from .source import Source
+from .streams import HttpStream
+from .transform import TransformConfig, TypeTransformer
 
 __all__ = [
     "AbstractHeaderAuthenticator",
@@ -54,20 +73,26 @@ __all__ = [
     "AsyncStreamsError",
     "Attempt",
     "AuthError",
+    "Availability",
+    "AvailabilityStrategy",
     "Backoff",
     "BasicHttpAuthenticator",
     "BodyLimits",
+    "CheckReport",
     "Clock",
     "ConfigError",
     "Continuation",
     "CrossOriginLink",
     "Cursor",
     "DecodeError",
+    "Event",
     "Header",
     "HostUnavailable",
+    "HttpAvailabilityStrategy",
     "HttpStatusError",
     "HttpStream",
     "LinkHeader",
+    "Listener",
     "MalformedJSON",
     "Middleware",
     "MultipleTokenAuthenticator",
@@ -77,11 +102,14 @@ __all__ = [
     "Offset",
     "Page",
     "PageNumber",
+    "PageRead",
     "PageRequest",
     "PaginationLoop",
     "Paginator",
     "Params",
     "Parsed",
+    "Problem",
+    "Quarantined",
     "RateLimitWaitTooLong",
     "Record",
     "RemoteError",
@@ -90,19 +118,31 @@ __all__ = [
     "Response",
     "ResponseAction",
     "ResponseTooLarge",
+    "Retrying",
     "Routes",
+    "SchemaError",
     "Secret",
     "Selector",
     "Send",
     "Slice",
     "Slices",
+    "Source",
     "StallTimeout",
+    "StreamCheck",
+    "StreamDescription",
+    "StreamEnded",
     "StreamOptions",
+    "StreamSkipped",
+    "StreamStarted",
+    "StreamUnavailable",
     "SystemClock",
     "Timeouts",
     "TokenAuthenticator",
+    "TransformConfig",
     "TruncatedBody",
+    "TypeTransformer",
     "UnexpectedContent",
+    "Waiting",
     "__version__",
     "csv_rows",
     "json_items",

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import httpx
 
+from .errors import HttpStatusError
 from .messages import Request, Response
-from .model import Backoff, BodyLimits, PageRequest, Params, Record, RequestContext, ResponseAction, Slice, Timeouts
+from .model import (
+    Backoff,
+    BodyLimits,
+    PageRequest,
+    Params,
+    PrimaryKey,
+    Record,
+    RequestContext,
+    ResponseAction,
+    Slice,
+    Timeouts,
+)
 
 
 class Paginator(Protocol):
@@ -71,6 +83,22 @@ Slices: TypeAlias = (
 )
 
 
+ValidationMode: TypeAlias = Literal["report", "quarantine", "fail", "off"]
+
+
+class Transformer(Protocol):
+    """What changes the records of a page, in place, by their schema."""
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it changes anything at all, so that a schema is needed."""
+        ...
+
+    def compiled(self, schema: Mapping[str, Any], /) -> Callable[[list[Record]], None] | None:
+        """What changes a page; None where there is nothing to do for this schema."""
+        ...
+
+
 class Stream(Protocol):
     """A stream as `http/` and `run/` know it: its declaration, and its hooks."""
 
@@ -79,6 +107,10 @@ class Stream(Protocol):
     http_method: str
     paginator: Paginator | None
     records_path: str | None
+    primary_key: PrimaryKey
+    validation: ValidationMode
+    max_quarantined: int
+    transformer: Transformer | None
     loop_guard: bool
     max_pages: int
     max_tries: int
@@ -87,6 +119,7 @@ class Stream(Protocol):
     backoff: Backoff
     idempotent: bool
     authenticator: httpx.Auth | None
+    transport: httpx.AsyncBaseTransport | Routes | None
     timeouts: Timeouts
     body_limits: BodyLimits
     middleware: Sequence[Middleware]
@@ -103,6 +136,14 @@ class Stream(Protocol):
         """Whether `paginator` pages the stream, and not a `next_page_token` of the author's."""
         ...
 
+    async def probe(self) -> str | None:
+        """Why the stream is unavailable, before anything of it is read; None: nothing is known against it."""
+        ...
+
+    def why_unavailable(self, error: HttpStatusError) -> str | None:
+        """Whether the error of a stream's first request means that it is unavailable, and why; None: it does not."""
+        ...
+
     def path(self, context: RequestContext) -> str | tuple[str | int, ...]: ...
     def request_params(self, context: RequestContext) -> Params | None: ...
     def request_headers(self, context: RequestContext) -> Mapping[str, str] | None: ...
@@ -115,3 +156,4 @@ class Stream(Protocol):
     def should_retry(self, response: Response) -> bool: ...
     def classify(self, response: Response, context: RequestContext) -> ResponseAction: ...
     def backoff_time(self, response: Response) -> float | None: ...
+    def get_json_schema(self) -> Mapping[str, Any] | Awaitable[Mapping[str, Any] | None] | None: ...

@@ -6,6 +6,7 @@ import difflib
 import inspect
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from .errors import ConfigError
 from .model import Backoff, BodyLimits, Timeouts
@@ -23,8 +24,10 @@ _HOOKS = {
     "should_retry": ("response",),
     "backoff_time": ("response",),
     "stream_slices": ("state",),
+    "get_json_schema": (),
 }
-_MAY_BE_ASYNC = {"parse_response", "stream_slices"}
+_MAY_BE_ASYNC = {"parse_response", "stream_slices", "get_json_schema"}
+_VALIDATIONS = ("report", "quarantine", "fail", "off")
 _RENAMED = {
     "max_retries": "set max_tries instead: it counts requests in all, so max_retries = {0} is max_tries = {1}",
     "request_body_json": "rename it to request_json(self, context)",
@@ -48,6 +51,9 @@ _MEANT = {
     "method": "http_method",
     "retries": "max_tries",
     "parse": "parse_response",
+    "json_schema": "get_json_schema",
+    "schema": "get_json_schema",
+    "validate": "validation",
 }
 _CLOSE = 0.82
 
@@ -89,7 +95,7 @@ def check_options(cls: type, given: Iterable[str], known: Iterable[str]) -> None
                 f"{cls.__name__}({name}=...): not an option, but an attribute of the class",
                 hint=f"write it there: {name} = ...; or set it on the instance",
             )
-        close = difflib.get_close_matches(name, known, 1, 0.7)
+        close = [_MEANT[name]] if _MEANT.get(name) in known else difflib.get_close_matches(name, known, 1, 0.7)
         meant = f"did you mean {close[0]!r}? " if close else ""
         raise ConfigError(f"{cls.__name__}({name}=...): unknown option", hint=f"{meant}known are {', '.join(known)}")
 
@@ -118,12 +124,31 @@ def check_values(stream: object) -> None:
             hint="such as PageNumber(), Offset(), Cursor(...), LinkHeader(), NextUrl(...), Continuation()",
         )
     _check_types(owner, stream)
+    _check_schema_settings(owner, stream)
+
+
+def _check_schema_settings(owner: str, stream: object) -> None:
+    validation = getattr(stream, "validation", None)
+    if validation not in _VALIDATIONS:
+        raise ConfigError(f"{owner}.validation = {validation!r}: one of {', '.join(map(repr, _VALIDATIONS))} is needed")
+    transformer = getattr(stream, "transformer", None)
+    if transformer is not None and not callable(getattr(transformer, "compiled", None)):
+        kind = transformer.__name__ if isinstance(transformer, type) else type(transformer).__name__
+        raise ConfigError(
+            f"{owner}.transformer is {kind}: a TypeTransformer is needed",
+            hint="such as TypeTransformer(TransformConfig.DefaultSchemaNormalization)",
+        )
+    key: Any = getattr(stream, "primary_key", None)
+    names: list[Any] = [key] if isinstance(key, str) or key is None else list(key)
+    if not all(name is None or isinstance(name, str | list | tuple) for name in names):
+        raise ConfigError(f"{owner}.primary_key = {key!r}: a field, or a list of fields or of paths, is needed")
 
 
 def _check_types(owner: str, stream: object) -> None:
     wanted: dict[str, tuple[type | tuple[type, ...], str]] = {
         "max_tries": (int, "a whole number from 1"),
         "max_pages": (int, "a whole number from 1"),
+        "max_quarantined": (int, "a whole number from 0"),
         "max_time": ((int, float), "seconds above 0"),
         "max_server_wait": ((int, float), "seconds above 0"),
         "http_method": (str, 'such as "GET"'),
@@ -138,7 +163,8 @@ def _check_types(owner: str, stream: object) -> None:
         value = getattr(stream, name)
         if not isinstance(value, kinds) or isinstance(value, bool):
             raise ConfigError(f"{owner}.{name} is a {type(value).__name__}: {told} is needed")
-        if isinstance(value, int | float) and value < (1 if kinds is int else 1e-9):
+        least = 0 if name == "max_quarantined" else 1 if kinds is int else 1e-9
+        if isinstance(value, int | float) and value < least:
             raise ConfigError(f"{owner}.{name} = {value!r}: {told} is needed")
     authenticator = getattr(stream, "authenticator", None)
     if isinstance(authenticator, type):

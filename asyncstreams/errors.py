@@ -4,12 +4,14 @@ AsyncStreamsError                 every error raised on purpose
   ConfigError                     the user's to mend; never tried again
     AuthError                     a 401 that renewal did not cure, a refused token endpoint
   RemoteError                     the API's side
+    StreamUnavailable             a stream that this credential cannot read
     HttpStatusError               a final status, or a retryable one that outlasted its tries
     TruncatedBody                 the body ended before its announced end
     DecodeError                   the body is not what its Content-Encoding says
     ResponseTooLarge              a body beyond `body_limits`
     UnexpectedContent             not what was declared: HTML for JSON, an object for an array
       MalformedJSON               JSON that no strict parser accepts
+      SchemaError                 records that do not fit their schema
     CrossOriginLink               a link to an origin that was not allowed
     PaginationLoop                paging that does not come to an end
     StallTimeout                  a server that answers too slowly, or stops in mid-body
@@ -111,6 +113,15 @@ class RemoteError(AsyncStreamsError):
     """The API did something that no declaration of ours can mend."""
 
 
+class StreamUnavailable(RemoteError):
+    """A stream of which nothing can be read; `reason` says why, as its availability strategy tells it."""
+
+    def __init__(self, reason: str, *, status: int | None = None, hint: str | None = None) -> None:
+        # A reason with a status begins with what was answered.
+        super().__init__(reason if status else f"unavailable: {reason}", status=status, hint=hint)
+        self.reason = reason
+
+
 class HttpStatusError(RemoteError):
     """A status that is final, or that stayed after all tries."""
 
@@ -143,6 +154,19 @@ class MalformedJSON(UnexpectedContent):
     def __init__(self, message: str, *, offset: int | None = None, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.offset = offset
+
+
+class SchemaError(UnexpectedContent):
+    """A record that does not fit its schema: `key` is what identifies it, `pointer` and `keyword` say where.
+
+    `pointer` is a JSON pointer into the record. Where too many were quarantined, the three are those of the last.
+    """
+
+    def __init__(self, message: str, *, key: Any, pointer: str, keyword: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.key = key
+        self.pointer = pointer
+        self.keyword = keyword
 
 
 class CrossOriginLink(RemoteError):

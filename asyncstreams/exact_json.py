@@ -12,6 +12,16 @@ from .errors import MalformedJSON
 
 _BOM = b"\xef\xbb\xbf"
 
+JSON_NAMES: dict[type, str] = {
+    dict: "object",
+    list: "array",
+    str: "string",
+    int: "integer",
+    float: "number",
+    bool: "boolean",
+    type(None): "null",
+}
+
 # msgspec decodes as fast as orjson and keeps integers beyond 64 bits, which orjson turns into
 # floats without a word; orjson is asked only where a failure must be explained.
 _decoder = msgspec.json.Decoder()
@@ -56,6 +66,11 @@ def as_object(value: Any) -> dict[str, Any] | None:
 def as_array(value: Any) -> list[Any] | None:
     """The value, if it is a JSON array."""
     return value if _is_array(value) else None
+
+
+def json_name(value: Any) -> str:
+    """What JSON calls a value of this kind; what is none of JSON's has Python's name."""
+    return JSON_NAMES.get(type(value), type(value).__name__)
 
 
 def _is_array(value: Any) -> TypeGuard[list[Any]]:

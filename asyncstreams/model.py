@@ -13,6 +13,8 @@ from .errors import ConfigError
 
 Record: TypeAlias = dict[str, Any]
 Params: TypeAlias = Mapping[str, Any]
+PrimaryKey: TypeAlias = str | list[str] | list[list[str]] | None
+"""A field, several fields, or several paths of fields, as in the Airbyte CDK."""
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -77,11 +79,36 @@ class RequestContext:
 
 
 @dataclass(frozen=True, slots=True)
+class Problem:
+    """One place where a record does not fit: never the value, which may be anybody's.
+
+    `pointer` is a JSON pointer (RFC 6901) into the record, `keyword` that of the schema, and
+    `detail` says what the schema wants there.
+    """
+
+    pointer: str
+    keyword: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.pointer or 'the record'}: {self.keyword}: {self.detail}"
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """A record that was kept back since it does not fit its schema, and where it does not."""
+
+    record: Record = field(repr=False)
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """The records of one response, or of one part of a streamed body.
 
     `number` counts from 0 within the slice. `is_last` says that the slice ended with this page;
-    a page that `limit=` cut short does not say so.
+    a page that `limit=` cut short does not say so. `quarantined` are the records that
+    `validation = "quarantine"` kept back from `records`.
     """
 
     stream: str
@@ -89,6 +116,7 @@ class Page:
     number: int
     records: list[Record] = field(repr=False)
     is_last: bool
+    quarantined: tuple[Quarantined, ...] = field(default=(), repr=False)
 
 
 class Secret:
@@ -216,3 +244,10 @@ class PageRequest(NamedTuple):
     json: Mapping[str, Any] = _NOTHING
     data: Mapping[str, Any] = _NOTHING
     url: str | None = None
+
+
+def key_paths(primary_key: PrimaryKey) -> list[list[str]]:
+    """A primary key in the form that names every field by its path."""
+    if isinstance(primary_key, str):
+        return [[primary_key]]
+    return [[path] if isinstance(path, str) else path for path in primary_key or ()]

@@ -3,40 +3,44 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from random import Random
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack, cast
 
 import httpx
 
+from .availability import Availability, AvailabilityStrategy, HttpAvailabilityStrategy
 from .clock import Clock, SystemClock
-from .contracts import Middleware, Paginator, Parsed, Routes, Slices
+from .contracts import Middleware, Paginator, Parsed, Routes, Slices, Transformer, ValidationMode
 from .declaration import check_class, check_options, check_values, snake_case
-from .errors import AsyncStreamsError, ConfigError, UnexpectedContent
-from .exact_json import as_array, as_object
+from .errors import AsyncStreamsError, ConfigError, HttpStatusError
+from .events import Listener
 from .http.chain import Chain
 from .http.outcome import default_action, is_transient
 from .http.request import Body
-from .http.session import Session, Sessions
+from .http.session import Session
 from .messages import Request, Response
-from .model import Backoff, BodyLimits, Page, Params, Record, RequestContext, ResponseAction, Slice, Timeouts
+from .model import (
+    Backoff,
+    BodyLimits,
+    Page,
+    Params,
+    PrimaryKey,
+    Record,
+    RequestContext,
+    ResponseAction,
+    Slice,
+    Timeouts,
+)
+from .options import Home, StreamOptions
+from .parsing import records_at
 from .run.reading import Reading, records_of, stream_pages
-from .selectors import select_path
+from .schema_files import find_schema, similar_files
 
-
-class StreamOptions(TypedDict, total=False):
-    """What every stream takes as a keyword, and may have as a class attribute; the keyword wins."""
-
-    authenticator: httpx.Auth | None
-    timeouts: Timeouts
-    body_limits: BodyLimits
-    transport: httpx.AsyncBaseTransport | Routes | None
-    middleware: Sequence[Middleware]
-    allowed_origins: tuple[str, ...]
-    allow_insecure: bool
-    clock: Clock
-    seed: int | None
+_log = logging.getLogger("asyncstreams")
 
 
 class HttpStream:
@@ -55,7 +59,19 @@ class HttpStream:
     """How one page leads to the next; without one, and without `next_page_token`, there is one page."""
     records_path: str | None = None
     """Where in the body the array of records lies, as a dotted path; None: the body is the array."""
-    primary_key: str | list[str] | None = None
+    primary_key: PrimaryKey = None
+    transformer: Transformer | None = None
+    """Changes records to what their schema says, before they are held against it."""
+    validation: ValidationMode = "report"
+    """What becomes of records that do not fit the schema; without a schema, nothing is looked at.
+
+    "report": they are handed over, counted, and warned of once for each place and keyword;
+    "quarantine": they are kept apart, in `page.quarantined`; "fail": SchemaError; "off".
+    """
+    max_quarantined: int = 1_000
+    """Records that may be quarantined in one reading; one more ends it with SchemaError."""
+    availability_strategy: Any = HttpAvailabilityStrategy()
+    """An AvailabilityStrategy, as an attribute, a property or a method; None: there is none."""
     loop_guard: bool = True
     """Whether the same non-empty page three times in a row is an error."""
     max_pages: int = 100_000
@@ -93,7 +109,7 @@ class HttpStream:
             self.name = snake_case(type(self).__name__)
         self._streams_body = inspect.isasyncgenfunction(type(self).parse_response)
         self._pages_itself = type(self).next_page_token is HttpStream.next_page_token
-        self._sessions = Sessions(self._new_session)
+        self.home = Home(self._new_session, [])
 
     def path(self, context: RequestContext) -> str | tuple[str | int, ...]:
         """Where below `url_base`: a str, or a tuple of segments, each of which is percent-encoded.
@@ -138,7 +154,7 @@ class HttpStream:
 
         By default the array at `records_path`. Raises UnexpectedContent where there is none.
         """
-        return _array(type(self).__name__, response.json(), self.records_path)
+        return records_at(self.records_path, response.json(), type(self).__name__)
 
     def classify(self, response: Response, context: RequestContext) -> ResponseAction:
         """What to do about a response; override it for errors that hide inside a 200.
@@ -159,6 +175,62 @@ class HttpStream:
     def stream_slices(self, state: Mapping[str, Any]) -> Slices:
         """The parts that are read one by one: mappings or Slices, from an iterable or async generator."""
         return [Slice()]
+
+    def get_json_schema(self) -> Mapping[str, Any] | Awaitable[Mapping[str, Any] | None] | None:
+        """The JSON schema of one record; None where there is none. It may be async, and ask the API.
+
+        By default that of `schemas/<name>.json` beside the module of the class, with what it refers
+        to in `schemas/shared/`.
+        """
+        schema = find_schema(type(self), HttpStream, self.name)
+        if schema is None and (similar := similar_files(type(self), HttpStream, self.name)):
+            _log.warning("%s: there is no schemas/%s.json, but %s", self.name, self.name, ", ".join(similar))
+        return schema
+
+    async def check_availability(self, source: object = None) -> Availability:
+        """Whether the stream can be read and, if not, why; asks for its first page.
+
+        Raises what a reading raises, where the strategy does not know what it means.
+        """
+        strategy = self._strategy()
+        if strategy is None:
+            return True, None
+        async with self.lease():
+            source = self.home.source if source is None else source
+            told: Any = strategy.check_availability(self, _log, source)
+            if inspect.isawaitable(told):
+                told = await told
+            return cast(Availability, told)
+
+    async def first_page(self) -> Page | None:
+        """The first page of the first slice; None where there are no slices. Asks no availability strategy."""
+        async with self.lease() as chain, aclosing(stream_pages(self, chain, None, {}, None, ask=False)) as pages:
+            return await anext(pages, None)
+
+    async def probe(self) -> str | None:
+        """Why the stream is unavailable, as a strategy with a `check_availability` of its own says; else None."""
+        strategy = self._strategy()
+        own: Any = getattr(type(strategy), "check_availability", None)
+        if strategy is None or own is HttpAvailabilityStrategy.check_availability:
+            return None  # the first request tells
+        available, reason = await self.check_availability()
+        return None if available else reason or "its availability strategy says so"
+
+    def why_unavailable(self, error: HttpStatusError) -> str | None:
+        """What the strategy makes of an error of the first request; None where that is just an error."""
+        handle = getattr(self._strategy(), "handle_http_error", None)
+        if handle is None:
+            return None
+        try:
+            available, reason = handle(self, _log, self.home.source, error)
+        except HttpStatusError:
+            return None
+        return None if available else reason or f"the API answered {error.status}"
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """From now on `listener` is called with each event of readings; returns what ends that."""
+        self.home.listeners.append(listener)
+        return partial(self.home.listeners.remove, listener)
 
     def pages(
         self, *, limit: int | None = None, slices: Slices | None = None, state: Mapping[str, Any] | None = None
@@ -200,7 +272,7 @@ class HttpStream:
 
         Raises as reading does: a response that comes back is one that `classify` let pass.
         """
-        async with self._lease() as chain:
+        async with self.lease() as chain:
             url = chain.builder.url(path, params or {})
 
             def make(context: RequestContext) -> Request:
@@ -223,25 +295,37 @@ class HttpStream:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"
 
-    def _new_session(self) -> Session:
-        return Session(self.clock, Random(self.seed), self.transport)
-
     @asynccontextmanager
-    async def _lease(self) -> AsyncGenerator[Chain]:
-        """The chain of the running loop's session, which is open meanwhile."""
-        if not hasattr(self, "_sessions"):
+    async def lease(self) -> AsyncGenerator[Chain]:
+        """The chain of the running loop's session, which is open meanwhile. Raises ConfigError."""
+        if not hasattr(self, "home"):
             owner = type(self).__name__
             raise ConfigError(
                 f"{owner}.__init__ does not call its super()", hint="begin it with super().__init__(**options)"
             )
         check_values(self)
-        async with self._sessions.lease() as session:
+        async with self.home.sessions.lease() as session:
             try:
                 chain = session.kept_for(self, lambda: Chain(self, session))
             except AsyncStreamsError as error:
                 error.locate(stream=self.name)
                 raise
             yield chain
+
+    def _new_session(self) -> Session:
+        return Session(self.clock, Random(self.seed), self.home.listeners)
+
+    def _strategy(self) -> AvailabilityStrategy | None:
+        strategy = self.availability_strategy
+        if inspect.isroutine(strategy):
+            strategy = strategy()
+        if isinstance(strategy, type) or (strategy is not None and not hasattr(strategy, "check_availability")):
+            kind = strategy.__name__ if isinstance(strategy, type) else type(strategy).__name__
+            raise ConfigError(
+                f"{type(self).__name__}.availability_strategy is {kind}: an AvailabilityStrategy is needed",
+                hint="such as HttpAvailabilityStrategy(), with its parentheses; or None",
+            ).locate(stream=self.name)
+        return cast(AvailabilityStrategy | None, strategy)
 
     @asynccontextmanager
     async def _open_pages(
@@ -250,7 +334,7 @@ class HttpStream:
         if limit is not None and limit < 0:
             raise ConfigError(f"{self.name}: limit={limit}: a number of records from 0")
         known: Mapping[str, Any] = {} if state is None else state
-        async with self._lease() as chain, aclosing(stream_pages(self, chain, slices, known, limit)) as pages:
+        async with self.lease() as chain, aclosing(stream_pages(self, chain, slices, known, limit)) as pages:
             yield pages
 
     @asynccontextmanager
@@ -259,29 +343,3 @@ class HttpStream:
     ) -> AsyncGenerator[AsyncGenerator[Record]]:
         async with self._open_pages(limit, slices, state) as pages, aclosing(records_of(pages)) as records:
             yield records
-
-
-def _array(owner: str, body: Any, path: str | None) -> list[Record]:
-    found = body if path is None else select_path(path, body)
-    if (array := as_array(found)) is not None:
-        other = next((number for number, item in enumerate(array) if not isinstance(item, dict)), None)
-        if other is None:
-            return array
-        kind = type(array[other]).__name__
-        raise UnexpectedContent(
-            f"sent an array whose item {other} is a {kind}, where objects should be",
-            hint=f"override {owner}.parse_response",
-        )
-    told = "nothing" if found is None else f"a JSON {type(found).__name__}"
-    where = "where the body should be an array" if path is None else f"at records_path = {path!r}"
-    raise UnexpectedContent(f"sent {told} {where}", hint=_where_arrays_are(owner, body))
-
-
-def _where_arrays_are(owner: str, body: Any) -> str:
-    fields = as_object(body)
-    if fields is None:
-        return f"override {owner}.parse_response"
-    arrays = [key for key, value in fields.items() if isinstance(value, list)]
-    if arrays:
-        return f"records_path = {arrays[0]!r}" + (f" (or {', '.join(map(repr, arrays[1:]))})" if arrays[1:] else "")
-    return f"the body has the keys {sorted(fields)[:20]}: set records_path, or override parse_response"

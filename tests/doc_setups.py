@@ -70,4 +70,44 @@ respx.get(f"{base}/reports").mock(
 )
 """
 
-SETUPS = {"github": GITHUB, "repos": GITHUB + REPOS, "shop": SHOP}
+MISTAKES = """
+import asyncio
+
+import httpx
+import respx
+from asyncstreams import *
+
+base = "https://api.example.com/v1"
+rows = [{"id": 1, "total": "9.50"}, {"id": 2, "total": 12.0}]
+
+
+class Shop(HttpStream):
+    url_base = base
+
+
+def orders(request):
+    if request.headers.get("Authorization") != "Bearer s3cret":
+        return httpx.Response(401, json={"message": "Invalid token"})
+    return httpx.Response(200, json={"data": rows, "next": None})
+
+
+respx.get(f"{base}/orders").mock(side_effect=orders)
+respx.get(f"{base}/payouts").respond(403, json={"message": "the scope payouts:read is missing"})
+respx.get(f"{base}/ordres").respond(404, json={"message": "no such resource"})
+respx.get(f"{base}/items").respond(json=rows)
+respx.get("https://www.example.com/orders").respond(
+    text="<!doctype html><title>The shop of all shops</title>", headers={"Content-Type": "text/html"}
+)
+
+
+def show(mistake):
+    try:
+        made = mistake()
+        asyncio.run(made.read() if isinstance(made, HttpStream) else made)
+    except Exception as error:
+        print(f"{type(error).__name__}: {error}")
+    else:
+        raise AssertionError("no error")
+"""
+
+SETUPS = {"github": GITHUB, "repos": GITHUB + REPOS, "shop": SHOP, "mistakes": MISTAKES}

@@ -72,7 +72,7 @@ async def test_an_array_of_something_else_than_objects_is_the_apis_fault():
 
     transport = httpx.MockTransport(lambda request: httpx.Response(200, json=[{"id": 1}, 2]))
 
-    with pytest.raises(UnexpectedContent, match="item 1 is a int"):
+    with pytest.raises(UnexpectedContent, match="item 1 is of type integer"):
         await Numbers(transport=transport).read()
 
 

@@ -38,6 +38,7 @@ class Chain:
     def __init__(self, stream: Stream, session: Session) -> None:
         self._stream = stream
         self._session = session
+        self.tell, self.listeners = session.tell, session.listeners
         self.builder = RequestBuilder(stream)
         self._backoff = StreamBackoff()
         self._answered = False
@@ -48,7 +49,7 @@ class Chain:
 
     def tries(self, context: RequestContext) -> Tries:
         """What the page of this context may spend."""
-        return Tries(self._stream, context, self._session.clock, self._session.random, self._backoff)
+        return Tries(self._stream, context, self._session, self._backoff)
 
     async def fetch(self, make: Callable[[RequestContext], Request], tries: Tries) -> Answer:
         """Send, and send again while that helps; `make` builds a fresh request for each attempt.

@@ -9,10 +9,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from random import Random
 
-from ..clock import Clock
 from ..contracts import Stream
 from ..errors import AsyncStreamsError, ConfigError, RateLimitWaitTooLong
+from ..events import Retrying
 from ..model import Backoff, RequestContext
+from .session import Session
 
 _log = logging.getLogger("asyncstreams")
 _THROTTLE_BACKOFF = Backoff(base=1.0, cap=60.0)
@@ -60,10 +61,9 @@ class StreamBackoff:
 class Tries:
     """What one page has spent of its tries, its time and its patience with the server's waits."""
 
-    def __init__(
-        self, stream: Stream, context: RequestContext, clock: Clock, random: Random, shared: StreamBackoff
-    ) -> None:
-        self._stream, self._clock, self._random, self._shared = stream, clock, random, shared
+    def __init__(self, stream: Stream, context: RequestContext, session: Session, shared: StreamBackoff) -> None:
+        self._stream, self._shared, self._tell = stream, shared, session.tell
+        self._clock, self._random = session.clock, session.random
         self._context = context
         self.sent = 0
         self.refreshed = False
@@ -125,7 +125,7 @@ class Tries:
         if ordered is not None:
             self._wait_for_server(error, ordered)
             self._waited += delay
-        self._log("retry", error, delay)
+        self._again("retry", error, delay)
         await self._clock.sleep(delay)
 
     def ordered_wait(self, error: AsyncStreamsError, wait: float | None) -> float:
@@ -139,7 +139,7 @@ class Tries:
         # A floor below the jitter: a server that says no may not be asked again at once.
         delay = max(own, _THROTTLE_BACKOFF.base / 2) if wait is None else wait
         self._wait_for_server(error, delay)
-        self._log("gate", error, delay)
+        self._again("gate", error, delay)
         return delay
 
     def _wait_for_server(self, error: AsyncStreamsError, delay: float) -> None:
@@ -149,6 +149,10 @@ class Tries:
                 status=error.status, tries=self.sent
             )
         self._waited_for_server += delay
+
+    def _again(self, event: str, error: AsyncStreamsError, delay: float) -> None:
+        self._tell(Retrying(self._stream.name, error.message, delay, self.sent))
+        self._log(event, error, delay)
 
     def _log(self, event: str, error: AsyncStreamsError, delay: float | None) -> None:
         _log.log(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import ssl
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from random import Random
 from typing import TypeVar, cast
@@ -17,6 +17,7 @@ import httpx
 from ..clock import Clock
 from ..contracts import Routes
 from ..errors import ConfigError
+from ..events import Event, Listener
 from .governor import Governor
 from .origin import Origin
 from .request import ClientOptions
@@ -28,24 +29,24 @@ T = TypeVar("T")
 class Session:
     """Connections per origin and client options, governors per quota key; for one event loop.
 
-    A transport that the user gave is borrowed, and stays open; what the session opened itself
-    is closed with it.
+    What the session opened is closed with it.
     """
 
-    def __init__(
-        self, clock: Clock, random: Random, transport: httpx.AsyncBaseTransport | Routes | None = None
-    ) -> None:
+    def __init__(self, clock: Clock, random: Random, listeners: Sequence[Listener] = ()) -> None:
         self.clock = clock
         self.random = random
-        self._borrowed = _as_transport(transport)
+        self.listeners = listeners
         self._transports: dict[tuple[Origin, ClientOptions], httpx.AsyncBaseTransport] = {}
         self._governors: dict[tuple[Origin, int], Governor] = {}
         self._kept: dict[int, object] = {}
 
+    def tell(self, event: Event) -> None:
+        """Let everybody know who listens; whoever has much to tell asks for `listeners` first."""
+        for listener in self.listeners:
+            listener(event)
+
     def transport_for(self, origin: Origin, options: ClientOptions) -> httpx.AsyncBaseTransport:
-        """What sends to this origin."""
-        if self._borrowed is not None:
-            return self._borrowed
+        """What sends to this origin, where the stream brings no transport of its own."""
         key = (origin, options)
         transport = self._transports.get(key)
         if transport is None:
@@ -120,7 +121,8 @@ def _tls(options: ClientOptions) -> ssl.SSLContext:
         raise ConfigError(f"request_kwargs: verify or cert cannot be loaded: {error.strerror or error}") from None
 
 
-def _as_transport(transport: httpx.AsyncBaseTransport | Routes | None) -> httpx.AsyncBaseTransport | None:
+def borrowed(transport: httpx.AsyncBaseTransport | Routes | None) -> httpx.AsyncBaseTransport | None:
+    """What the user gave as transport, which stays open: a router is wrapped. Raises ConfigError."""
     if transport is None or isinstance(transport, httpx.AsyncBaseTransport):
         return transport
     if isinstance(transport, Routes):

@@ -11,6 +11,7 @@ import httpx
 from ..auth import Signer, known_secrets
 from ..contracts import Stream
 from ..errors import AsyncStreamsError, ConfigError, HostUnavailable, HttpStatusError
+from ..events import Waiting
 from ..messages import Request, Response
 from ..model import BodyLimits
 from ..redaction import safe_url, scrub, sent_secrets
@@ -21,7 +22,7 @@ from .outcome import ERROR_BODY_LIMIT, is_transient
 from .quota_headers import retry_after
 from .request import USER_AGENT, Attempt, SendOptions
 from .retry import wait_too_long
-from .session import Session
+from .session import Session, borrowed
 from .timeouts import Watch
 from .transport import AiohttpTransport, BadCertificate, UnknownHost
 
@@ -30,6 +31,7 @@ _TOKEN_LIMITS = BodyLimits(wire=ERROR_BODY_LIMIT, decoded=ERROR_BODY_LIMIT)
 GATE = "asyncstreams.gate"
 """Where a request's extensions tell the seconds that it waited at a gate."""
 _MOST_REDIRECTS = 5
+_ROUNDING = 1e-3  # seconds; a wait that was allowed is a difference of clock readings by now
 
 
 class UnknownHostName(HostUnavailable):
@@ -46,6 +48,7 @@ class Wire:
         self._stream = stream
         self._session = session
         self._allowed = allowed
+        self._borrowed = borrowed(stream.transport)
         self._home = origin_of(stream.url_base)
         self._home_prefix = f"{self._home}/"
         if stream.authenticator is not None:
@@ -129,8 +132,9 @@ class Wire:
         """Wait until the gate is open, and note for how long: it does not count as the page's time."""
         if not (wait := governor.closed_for):
             return
-        if wait > self._stream.max_server_wait:
+        if wait > self._stream.max_server_wait + _ROUNDING:
             raise wait_too_long(self._stream, "the API asked for a pause", wait, self._session.clock.wall())
+        self._session.tell(Waiting(self._stream.name, "the API asked for a pause", wait))
         began = self._session.clock.monotonic()
         await governor.opened()
         waited = self._session.clock.monotonic() - began
@@ -169,7 +173,7 @@ class Wire:
 
     async def _token_response(self, request: httpx.Request, options: SendOptions) -> Response:
         with Watch(options.timeouts) as watch:
-            transport = self._session.transport_for(origin_of(str(request.url)), options.client)
+            transport = self._transport(origin_of(str(request.url)), options)
             request.headers.setdefault("User-Agent", USER_AGENT)
             response = as_ours(await transport.handle_async_request(request), request)
             watch.body_begins()
@@ -179,7 +183,7 @@ class Wire:
 
     async def _on_the_wire(self, request: httpx.Request, attempt: Attempt) -> Response:
         options = attempt.options
-        transport = self._session.transport_for(self._origin(request), options.client)
+        transport = self._transport(self._origin(request), options)
         streamed = attempt.streamed and not getattr(self._stream.authenticator, "requires_response_body", False)
         with Watch(options.timeouts, whole=not streamed) as watch:
             request.extensions["connected"] = watch.connected
@@ -205,6 +209,9 @@ class Wire:
         return Request(
             request.method, target, headers=list(unsigned), content=request.content, extensions=request.extensions
         )
+
+    def _transport(self, origin: Origin, options: SendOptions) -> httpx.AsyncBaseTransport:
+        return self._borrowed or self._session.transport_for(origin, options.client)
 
     def _origin(self, request: httpx.Request) -> Origin:
         """Where the request goes; looked at before any connection, whoever made or changed it."""

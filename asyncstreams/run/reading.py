@@ -3,27 +3,48 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing
+import logging
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Generator,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from dataclasses import replace
-from types import TracebackType
+from functools import partial
+from types import MappingProxyType, TracebackType
 from typing import Any, Generic, NoReturn, TypeVar, cast
 
 from ..contracts import Slices, Stream
-from ..errors import AsyncStreamsError, ConfigError
+from ..errors import AsyncStreamsError, ConfigError, HttpStatusError, StreamUnavailable
+from ..events import PageRead, StreamEnded, StreamSkipped, StreamStarted
 from ..http.chain import Chain
 from ..model import Page, Record, Slice
 from .slice_reader import SliceReader
+from .validation import Validation, validation_of
 
 T = TypeVar("T")
+_log = logging.getLogger("asyncstreams")
 
 
 class Reading(Generic[T]):
     """An async context manager of an async iterator: leaving it ends all work at once."""
 
-    def __init__(self, what: str, opened: Callable[[], AbstractAsyncContextManager[AsyncIterator[T]]]) -> None:
+    def __init__(
+        self,
+        what: str,
+        opened: Callable[[], AbstractAsyncContextManager[AsyncIterator[T]]],
+        unavailable: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._what = what
         self._opened = opened
+        self.unavailable = unavailable
+        """The streams of a Source that have been skipped so far, each with its reason."""
         self._inner: AbstractAsyncContextManager[AsyncIterator[T]] | None = None
 
     async def __aenter__(self) -> AsyncIterator[T]:
@@ -62,17 +83,68 @@ async def stream_pages(
     slices: Slices | None,
     state: Mapping[str, Any],
     limit: int | None,
+    *,
+    ask: bool = True,
 ) -> AsyncGenerator[Page]:
     """The pages of the slices, one slice after the other; with `limit`, of that many records in all.
 
-    Without `slices`, those of the stream's own `stream_slices`.
+    Without `slices`, those of the stream's own `stream_slices`. Raises StreamUnavailable where the
+    stream's strategy says so, of itself or of what the first request came to, which is the probe;
+    with `ask=False` the strategy is not asked, and nothing is held against a schema.
     """
-    left = limit
-    if left == 0:
+    if limit == 0:
         return
-    async with aclosing(_each_slice(stream, slices, state)) as each:
-        async for stream_slice in each:
-            async with aclosing(SliceReader(stream, chain, stream_slice, state).pages()) as pages:
+    with _told(stream, chain):
+        if ask and (reason := await stream.probe()) is not None:
+            raise StreamUnavailable(reason).locate(stream=stream.name)
+        validation = await validation_of(stream) if ask else Validation(stream, None)
+        try:
+            each = _each_slice(stream, slices, state)
+            read = partial(SliceReader, stream, chain, validation)
+            async with aclosing(_limited(each, read, state, limit)) as pages:
+                page = await (_first(stream, pages) if ask else anext(pages, None))
+                while page is not None:
+                    if chain.listeners:
+                        numbers = page.number, len(page.records), len(page.quarantined)
+                        chain.tell(PageRead(stream.name, page.stream_slice, *numbers))
+                    yield page
+                    page = await anext(pages, None)
+        finally:
+            validation.tell()
+
+
+@contextmanager
+def _told(stream: Stream, chain: Chain) -> Generator[None]:
+    """Tell listeners when the reading of a stream begins, and how it ends."""
+    chain.tell(StreamStarted(stream.name))
+    try:
+        yield
+    except BaseException as error:
+        chain.tell(StreamEnded(stream.name, error))
+        raise
+    chain.tell(StreamEnded(stream.name))
+
+
+async def _first(stream: Stream, pages: AsyncGenerator[Page]) -> Page | None:
+    try:
+        return await anext(pages, None)
+    except HttpStatusError as error:
+        if (reason := stream.why_unavailable(error)) is None:
+            raise
+        where = {"url": error.url, "method": error.method, "tries": error.tries, "stream_slice": error.stream_slice}
+        raise StreamUnavailable(reason, status=error.status).locate(stream=stream.name, **where) from error
+
+
+async def _limited(
+    slices: AsyncGenerator[Slice],
+    read: Callable[[Slice, Mapping[str, Any]], SliceReader],
+    state: Mapping[str, Any],
+    limit: int | None,
+) -> AsyncGenerator[Page]:
+    left = limit
+    async with aclosing(slices):
+        async for stream_slice in slices:
+            async with aclosing(read(stream_slice, state).pages()) as pages:
                 async for page in pages:
                     if left is None:
                         yield page
@@ -83,6 +155,32 @@ async def stream_pages(
                     yield page
                     if left == 0:
                         return
+
+
+async def pages_of_several(
+    streams: Sequence[tuple[Stream, Callable[[], AbstractAsyncContextManager[Chain]]]],
+    arguments: Callable[[Stream], tuple[Slices | None, Mapping[str, Any], int | None]],
+    skipped: dict[str, str],
+) -> AsyncGenerator[Page]:
+    """The pages of several streams, one stream after the other; those that are unavailable are skipped.
+
+    Raises StreamUnavailable when all of them are.
+    """
+    for stream, lease in streams:
+        async with lease() as chain:
+            try:
+                async with aclosing(stream_pages(stream, chain, *arguments(stream))) as pages:
+                    async for page in pages:
+                        yield page
+            except StreamUnavailable as error:
+                if len(streams) == 1:
+                    raise
+                skipped[stream.name] = error.reason
+                _log.warning("%s is skipped: %s", stream.name, error.reason)
+                chain.tell(StreamSkipped(stream.name, error.reason))
+    if streams and len(skipped) == len(streams):
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
+        raise StreamUnavailable(f"none of the {len(streams)} streams can be read: {reasons}")
 
 
 async def records_of(pages: AsyncGenerator[Page]) -> AsyncGenerator[Record]:

@@ -19,6 +19,7 @@ from ..model import Page, Record, RequestContext, ResponseAction, Slice
 from ..redaction import safe_url
 from ..selectors import misses, select_path
 from .guard import LoopGuard
+from .validation import Validation
 
 _PAGE_RECORDS = 1000
 _PAGE_BYTES = 2**20
@@ -29,8 +30,10 @@ _log = logging.getLogger("asyncstreams")
 class SliceReader:
     """Reads one slice, page after page."""
 
-    def __init__(self, stream: Stream, chain: Chain, stream_slice: Slice, state: Mapping[str, Any]) -> None:
-        self._stream, self._chain = stream, chain
+    def __init__(
+        self, stream: Stream, chain: Chain, validation: Validation, stream_slice: Slice, state: Mapping[str, Any]
+    ) -> None:
+        self._stream, self._chain, self._validation = stream, chain, validation
         self._slice, self._state = stream_slice, state
         self._number = 0
         self._token: Any = None
@@ -172,7 +175,8 @@ class SliceReader:
         return len(records) if found is None else len(found)
 
     def _page(self, records: list[Record], *, is_last: bool) -> Page:
-        return Page(self._stream.name, self._slice, self._number, records, is_last)
+        kept, quarantined = self._validation.page(records)
+        return Page(self._stream.name, self._slice, self._number, kept, is_last, quarantined)
 
     def _reset(self) -> None:
         self._resets += 1

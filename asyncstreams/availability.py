@@ -1,0 +1,64 @@
+"""Can anything of a stream be read with this credential, and if not, why?"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Protocol, TypeAlias
+
+from .errors import HttpStatusError
+from .model import Page
+
+Availability: TypeAlias = tuple[bool, str | None]
+"""Whether a stream is available and, where it is not, why."""
+
+
+class Probed(Protocol):
+    """What a strategy may ask of the stream that it looks at."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def first_page(self) -> Page | None:
+        """The first page of the first slice; None where there are no slices. Asks no strategy."""
+        ...
+
+
+class AvailabilityStrategy(Protocol):
+    """How to find out; `source` is the Source that the stream is read in, where there is one.
+
+    A strategy whose `check_availability` is its own is asked before each reading of the stream.
+    """
+
+    async def check_availability(self, stream: Any, logger: logging.Logger, source: Any = None) -> Availability: ...
+
+
+class HttpAvailabilityStrategy:
+    """Asks for the first page; a status that is known to mean "not for you" says why it is not there.
+
+    While a stream is read, its first request is that question, and nothing more is asked.
+    No slices at all: unavailable. No records: available.
+    """
+
+    async def check_availability(self, stream: Probed, logger: logging.Logger, source: Any = None) -> Availability:
+        """Whether the stream is available. Raises what reading raises, but for the statuses that are known."""
+        try:
+            page = await stream.first_page()
+        except HttpStatusError as error:
+            return self.handle_http_error(stream, logger, source, error)
+        return (True, None) if page is not None else (False, "it has no slices, so there is nothing to ask for")
+
+    def handle_http_error(
+        self, stream: Probed, logger: logging.Logger, source: Any, error: HttpStatusError
+    ) -> Availability:
+        """What an error of the first request means. Raises it again where its status is not known."""
+        reasons = self.reasons_for_unavailable_status_codes(stream, logger, source, error)
+        if error.status is None or error.status not in reasons:
+            raise error
+        return False, f"{error.message}. {reasons[error.status]}"
+
+    def reasons_for_unavailable_status_codes(
+        self, stream: Probed, logger: logging.Logger, source: Any, error: HttpStatusError
+    ) -> Mapping[int, str]:
+        """Statuses that mean that the stream is unavailable, and why; add yours to what super() returns."""
+        return {403: "The credential most likely lacks a permission (a scope, a role) for this stream."}

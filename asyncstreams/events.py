@@ -1,0 +1,66 @@
+"""What happens while streams are read, as values that progress, logs and reports can listen to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from .model import Slice
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStarted:
+    """The reading of a stream begins."""
+
+    stream: str
+
+
+@dataclass(frozen=True, slots=True)
+class PageRead:
+    """A page is ready to be handed over; `records` and `quarantined` are numbers of records."""
+
+    stream: str
+    stream_slice: Slice
+    number: int
+    records: int
+    quarantined: int
+
+
+@dataclass(frozen=True, slots=True)
+class Retrying:
+    """A request failed and is sent again in `delay` seconds; `attempt` counts the requests so far."""
+
+    stream: str
+    reason: str
+    delay: float
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A request waits, for about `seconds`, until the API wants to be asked again."""
+
+    stream: str
+    reason: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSkipped:
+    """A stream of several is unavailable; the others go on."""
+
+    stream: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnded:
+    """The reading of a stream is over: whole where `error` is None, else as far as it came."""
+
+    stream: str
+    error: BaseException | None = None
+
+
+Event: TypeAlias = StreamStarted | PageRead | Retrying | Waiting | StreamSkipped | StreamEnded
+Listener: TypeAlias = Callable[[Event], None]

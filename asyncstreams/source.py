@@ -1,0 +1,260 @@
+"""Several streams of one API: checked, described and read together, over the same connections."""
+
+from __future__ import annotations
+
+import difflib
+import threading
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
+from functools import partial
+from random import Random
+from types import TracebackType
+from typing import Any, ClassVar, Self, TypeAlias, Unpack, cast
+
+from .catalog import CheckReport, StreamCheck, StreamDescription
+from .clock import SystemClock
+from .config import check_config
+from .contracts import Slices, Stream
+from .declaration import check_options
+from .errors import AsyncStreamsError, ConfigError
+from .events import Listener
+from .http.session import Session
+from .model import Page, Record, key_paths
+from .options import Home, StreamOptions
+from .run.reading import Reading, pages_of_several
+from .run.validation import schema_of
+from .streams import HttpStream
+
+PerStream: TypeAlias = Mapping[str, Any] | None
+
+
+class Source:
+    """Streams that belong together. Made from streams, or subclassed with `spec` and `streams(config)`.
+
+    While it is open (`async with source:`), its connections, its tokens and what it has learnt of the
+    API live on from one reading to the next; a reading on a closed one opens and closes for itself.
+    A stream may be in several Sources, and be read by one of them at a time.
+    """
+
+    spec: ClassVar[Mapping[str, Any] | None] = None
+    """The JSON schema of the configuration, of a subclass that takes one."""
+
+    def __init__(
+        self, given: Iterable[HttpStream] | Mapping[str, Any] | None = None, /, **options: Unpack[StreamOptions]
+    ) -> None:
+        check_options(type(self), options, StreamOptions.__annotations__)
+        self._streams = _by_name(type(self).__name__, self._made_from(given))
+        own = {name: getattr(type(self), name) for name in StreamOptions.__annotations__ if hasattr(type(self), name)}
+        self._options = _agreed(type(self).__name__, {**own, **options}, self._streams.values())
+        self._home = Home(self._new_session, [], self)
+        self._readings = 0
+        self._lock = threading.Lock()
+        self._undo: list[Callable[[], None]] = []
+        self._opened: list[AsyncExitStack] = []
+
+    def streams(self, config: Mapping[str, Any]) -> Iterable[HttpStream]:
+        """The streams for a configuration that fits `spec`; to be overridden."""
+        raise ConfigError(
+            f"{type(self).__name__}.streams is missing",
+            hint="pass the streams themselves, Source([Orders(), Customers()]), or add `def streams(self, config)`",
+        )
+
+    async def check(self, *names: str) -> CheckReport:
+        """Whether each stream, or those named, can be read and, if not, why: one request for each."""
+        return CheckReport(tuple([await self._checked(stream) for stream in self._chosen(names)]))
+
+    async def discover(self) -> dict[str, StreamDescription]:
+        """What each stream gives: its schema and its primary key. Raises ConfigError for a schema that is none."""
+        found: dict[str, StreamDescription] = {}
+        async with self._lease():
+            for stream in self:
+                schema = await schema_of(stream)
+                found[stream.name] = StreamDescription(
+                    stream.name, None if schema is None else schema.json, key_paths(stream.primary_key)
+                )
+        return found
+
+    def pages(
+        self, *names: str, limit: int | None = None, slices: PerStream = None, state: PerStream = None
+    ) -> Reading[Page]:
+        """The pages of all streams, or of those named, one stream after the other.
+
+        `limit` bounds the records of each stream. `slices` and `state` map names of streams to what
+        `stream.pages` takes. A stream that is unavailable is skipped with a warning, and named in
+        the reading's `unavailable`; StreamUnavailable is raised when there is no other.
+        """
+        chosen = self._chosen(names)
+        for told in (slices, state):
+            for name in told or ():
+                self[name]  # raises for a name that is no stream's
+        skipped: dict[str, str] = {}
+        return Reading("pages", partial(self._open_pages, chosen, limit, slices or {}, state or {}, skipped), skipped)
+
+    async def read(
+        self, *names: str, limit: int | None = None, slices: PerStream = None, state: PerStream = None
+    ) -> dict[str, list[Record]]:
+        """All records of each stream, for small ones; streams that are unavailable are not in it. See `pages`."""
+        reading = self.pages(*names, limit=limit, slices=slices, state=state)
+        found: dict[str, list[Record]] = {stream.name: [] for stream in self._chosen(names)}
+        async with reading as pages:
+            async for page in pages:
+                found[page.stream] += page.records
+        return {name: records for name, records in found.items() if name not in reading.unavailable}
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """From now on `listener` is called with each event of readings; returns what ends that."""
+        self._home.listeners.append(listener)
+        return partial(self._home.listeners.remove, listener)
+
+    def __getitem__(self, name: str) -> HttpStream:
+        if name in self._streams:
+            return self._streams[name]
+        close = difflib.get_close_matches(name, self._streams, 1, 0.6)
+        meant = f"did you mean {close[0]!r}? " if close else ""
+        raise ConfigError(
+            f"{type(self).__name__} has no stream {name!r}", hint=f"{meant}there are {', '.join(self._streams)}"
+        )
+
+    def __iter__(self) -> Iterator[HttpStream]:
+        return iter(self._streams.values())
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._lease())
+            self._opened.append(stack.pop_all())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._opened.pop().aclose()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {', '.join(self._streams)}>"
+
+    def _made_from(self, given: Iterable[HttpStream] | Mapping[str, Any] | None) -> Iterable[HttpStream]:
+        owner = type(self).__name__
+        if type(self).streams is not Source.streams:
+            if given is not None and not isinstance(given, Mapping):
+                raise ConfigError(f"{owner} takes its configuration, a mapping, and makes its streams itself")
+            config = cast(Mapping[str, Any], given or {})
+            check_config(owner, self.spec, config)
+            return self.streams(config)
+        if given is None or isinstance(given, Mapping):
+            return self.streams({})
+        return given
+
+    def _chosen(self, names: Iterable[str]) -> list[HttpStream]:
+        return [self[name] for name in dict.fromkeys(names)] or list(self)
+
+    async def _checked(self, stream: HttpStream) -> StreamCheck:
+        async with self._lease():
+            try:
+                available, reason = await stream.check_availability(self)
+                schema = await schema_of(stream) if available else None
+            except AsyncStreamsError as error:
+                return StreamCheck(stream.name, False, str(error), None)
+        return StreamCheck(stream.name, available, reason, schema is not None if available else None)
+
+    def _new_session(self) -> Session:
+        clock = self._options.get("clock") or SystemClock()
+        return Session(clock, Random(self._options.get("seed")), self._home.listeners)
+
+    @asynccontextmanager
+    async def _lease(self) -> AsyncGenerator[None]:
+        """The running loop's session, shared by all streams, which are the Source's own meanwhile."""
+        with self._at_home():
+            async with self._home.sessions.lease():
+                yield
+
+    @contextmanager
+    def _at_home(self) -> Generator[None]:
+        with self._lock:
+            if not self._readings:
+                self._take_in()
+            self._readings += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._readings -= 1
+                if not self._readings:
+                    self._let_go()
+
+    def _take_in(self) -> None:
+        """Give every stream the Source's connections, and what it leaves to the Source."""
+        for stream in self:
+            if not hasattr(stream, "home"):
+                continue  # leasing it says what is wrong
+            if stream.home.source is not None:
+                self._let_go()
+                raise ConfigError(f"stream {stream.name!r} is being read by another Source: make another instance")
+            self._undo.append(partial(setattr, stream, "home", stream.home))
+            stream.home = self._home
+            for name, value in self._options.items():
+                if not _declares(stream, name):
+                    setattr(stream, name, value)
+                    self._undo.append(partial(delattr, stream, name))
+
+    def _let_go(self) -> None:
+        while self._undo:
+            self._undo.pop()()
+
+    @asynccontextmanager
+    async def _open_pages(
+        self,
+        chosen: list[HttpStream],
+        limit: int | None,
+        slices: Mapping[str, Any],
+        state: Mapping[str, Any],
+        skipped: dict[str, str],
+    ) -> AsyncGenerator[AsyncGenerator[Page]]:
+        if limit is not None and limit < 0:
+            raise ConfigError(f"limit={limit}: a number of records from 0")
+
+        def arguments(stream: Stream) -> tuple[Slices | None, Mapping[str, Any], int | None]:
+            return slices.get(stream.name), state.get(stream.name) or {}, limit
+
+        async with self._lease():
+            members = [(stream, stream.lease) for stream in chosen]
+            async with aclosing(pages_of_several(members, arguments, skipped)) as pages:
+                yield pages
+
+
+def _by_name(owner: str, streams: Iterable[HttpStream]) -> dict[str, HttpStream]:
+    """Raises ConfigError for what is no stream, for two of one name, and for none at all."""
+    found: dict[str, HttpStream] = {}
+    for stream in streams:
+        if not isinstance(stream, HttpStream):
+            kind = cast(type, stream).__name__ if isinstance(stream, type) else type(stream).__name__
+            called = f"{kind}(...)" if isinstance(stream, type) else "Source([Orders(), Customers()])"
+            raise ConfigError(f"{owner}: {kind} is no stream", hint=f"write {called}")
+        if stream.name in found:
+            raise ConfigError(
+                f"{owner} has two streams named {stream.name!r}", hint="give one of them a `name` of its own"
+            )
+        found[stream.name] = stream
+    if not found:
+        raise ConfigError(f"{owner} has no streams")
+    return found
+
+
+def _declares(stream: HttpStream, option: str) -> bool:
+    """Whether a stream, or a class of its author's, says something about an option."""
+    kinds = type(stream).__mro__[: type(stream).__mro__.index(HttpStream)]
+    return option in vars(stream) or any(option in vars(kind) for kind in kinds)
+
+
+def _agreed(owner: str, options: dict[str, Any], streams: Iterable[HttpStream]) -> dict[str, Any]:
+    """The options with the one clock and the one seed of a run, which its streams may bring."""
+    for name in ("clock", "seed"):
+        told = [getattr(stream, name) for stream in streams if _declares(stream, name)]
+        told = [options[name], *told] if name in options else told
+        if any(value is not told[0] and value != told[0] for value in told):
+            raise ConfigError(f"{owner}: its streams differ in their {name}, and a run has one: give it to the Source")
+        if told:
+            options[name] = told[0]
+    return options
