@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 import httpx
 
 from .errors import HttpStatusError
+from .events import Listener
 from .messages import Request, Response
 from .model import (
     Backoff,
@@ -111,6 +112,7 @@ class Stream(Protocol):
     validation: ValidationMode
     max_quarantined: int
     transformer: Transformer | None
+    listeners: list[Listener]
     loop_guard: bool
     max_pages: int
     max_tries: int

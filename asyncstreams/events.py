@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -64,3 +64,22 @@ class StreamEnded:
 
 Event: TypeAlias = StreamStarted | PageRead | Retrying | Waiting | StreamSkipped | StreamEnded
 Listener: TypeAlias = Callable[[Event], None]
+
+
+class Audience:
+    """Who listens to the readings of one stream: its own listeners, and those of its Source.
+
+    The lists stay their owners', and may change. It is false when nobody listens.
+    """
+
+    def __init__(self, *listeners: Sequence[Listener]) -> None:
+        self._listeners = listeners
+
+    def __bool__(self) -> bool:
+        return any(self._listeners)
+
+    def tell(self, event: Event) -> None:
+        """Call everybody; what a listener raises leaves from where the event happened."""
+        for listeners in self._listeners:
+            for listener in tuple(listeners):
+                listener(event)

@@ -1,4 +1,4 @@
-"""What do a stream and a Source share: options, connections, listeners?"""
+"""What do a stream and a Source share: options, and connections?"""
 
 from __future__ import annotations
 
@@ -9,17 +9,15 @@ import httpx
 
 from .clock import Clock
 from .contracts import Middleware, Routes
-from .events import Listener
 from .http.session import Session, Sessions
 from .model import BodyLimits, Timeouts
 
 
 class Home:
-    """Where a stream's connections come from and who listens: its own, or those of the Source that reads it."""
+    """Where a stream's connections come from: its own sessions, or those of the Source that reads it."""
 
-    def __init__(self, open_session: Callable[[], Session], listeners: list[Listener], source: object = None) -> None:
+    def __init__(self, open_session: Callable[[], Session], source: object = None) -> None:
         self.sessions = Sessions(open_session)
-        self.listeners = listeners
         self.source = source
 
 

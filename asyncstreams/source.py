@@ -46,7 +46,8 @@ class Source:
         self._streams = _by_name(type(self).__name__, self._made_from(given))
         own = {name: getattr(type(self), name) for name in StreamOptions.__annotations__ if hasattr(type(self), name)}
         self._options = _agreed(type(self).__name__, {**own, **options}, self._streams.values())
-        self._home = Home(self._new_session, [], self)
+        self._home = Home(self._new_session, self)
+        self._listeners: list[Listener] = []
         self._readings = 0
         self._lock = threading.Lock()
         self._undo: list[Callable[[], None]] = []
@@ -102,9 +103,9 @@ class Source:
         return {name: records for name, records in found.items() if name not in reading.unavailable}
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """From now on `listener` is called with each event of readings; returns what ends that."""
-        self._home.listeners.append(listener)
-        return partial(self._home.listeners.remove, listener)
+        """From now on `listener` is called with each event of the readings of all streams; returns what ends that."""
+        self._listeners.append(listener)
+        return partial(self._listeners.remove, listener)
 
     def __getitem__(self, name: str) -> HttpStream:
         if name in self._streams:
@@ -161,7 +162,7 @@ class Source:
 
     def _new_session(self) -> Session:
         clock = self._options.get("clock") or SystemClock()
-        return Session(clock, Random(self._options.get("seed")), self._home.listeners)
+        return Session(clock, Random(self._options.get("seed")), self._listeners)
 
     @asynccontextmanager
     async def _lease(self) -> AsyncGenerator[None]:

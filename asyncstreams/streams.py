@@ -109,7 +109,8 @@ class HttpStream:
             self.name = snake_case(type(self).__name__)
         self._streams_body = inspect.isasyncgenfunction(type(self).parse_response)
         self._pages_itself = type(self).next_page_token is HttpStream.next_page_token
-        self.home = Home(self._new_session, [])
+        self.home = Home(self._new_session)
+        self.listeners: list[Listener] = []
 
     def path(self, context: RequestContext) -> str | tuple[str | int, ...]:
         """Where below `url_base`: a str, or a tuple of segments, each of which is percent-encoded.
@@ -228,9 +229,9 @@ class HttpStream:
         return None if available else reason or f"the API answered {error.status}"
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """From now on `listener` is called with each event of readings; returns what ends that."""
-        self.home.listeners.append(listener)
-        return partial(self.home.listeners.remove, listener)
+        """From now on `listener` is called with each event of this stream's readings; returns what ends that."""
+        self.listeners.append(listener)
+        return partial(self.listeners.remove, listener)
 
     def pages(
         self, *, limit: int | None = None, slices: Slices | None = None, state: Mapping[str, Any] | None = None
@@ -313,7 +314,7 @@ class HttpStream:
             yield chain
 
     def _new_session(self) -> Session:
-        return Session(self.clock, Random(self.seed), self.home.listeners)
+        return Session(self.clock, Random(self.seed))
 
     def _strategy(self) -> AvailabilityStrategy | None:
         strategy = self.availability_strategy

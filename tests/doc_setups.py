@@ -65,6 +65,10 @@ respx.get(f"{base}/invoices").mock(side_effect=invoices)
 respx.post("https://auth.example.com/token").respond(
     json={"access_token": "fresh-token", "refresh_token": "rotated", "expires_in": 3600}
 )
+respx.get(f"{base}/payouts").respond(403, json={"message": "the scope payouts:read is missing"})
+respx.get(f"{base}/payments").respond(
+    json=[{"id": 1, "amount": "9.50", "paid": "yes"}, {"id": 2, "amount": 12, "paid": True}, {"id": "3", "amount": None}]
+)
 respx.get(f"{base}/reports").mock(
     side_effect=[httpx.Response(200, json={"error": told}) for told in ("not ready", "no such report")]
 )

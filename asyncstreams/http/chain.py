@@ -11,6 +11,7 @@ import httpx
 
 from ..contracts import Middleware, Send, Stream
 from ..errors import AsyncStreamsError, ConfigError, HostUnavailable, MalformedJSON
+from ..events import Audience
 from ..messages import Request, Response
 from ..model import RequestContext, ResponseAction
 from ..redaction import safe_url
@@ -38,18 +39,18 @@ class Chain:
     def __init__(self, stream: Stream, session: Session) -> None:
         self._stream = stream
         self._session = session
-        self.tell, self.listeners = session.tell, session.listeners
+        self.audience = Audience(stream.listeners, session.listeners)
         self.builder = RequestBuilder(stream)
         self._backoff = StreamBackoff()
         self._answered = False
         self._warned = False
-        self._wire = Wire(stream, session, self.builder.allowed)
+        self._wire = Wire(stream, session, self.builder.allowed, self.audience)
         innermost: Send = self._wire.send
         self._once = reduce(_wrapped, reversed(stream.middleware), innermost)
 
     def tries(self, context: RequestContext) -> Tries:
         """What the page of this context may spend."""
-        return Tries(self._stream, context, self._session, self._backoff)
+        return Tries(self._stream, context, self._session, self._backoff, self.audience)
 
     async def fetch(self, make: Callable[[RequestContext], Request], tries: Tries) -> Answer:
         """Send, and send again while that helps; `make` builds a fresh request for each attempt.

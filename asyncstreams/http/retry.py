@@ -11,7 +11,7 @@ from random import Random
 
 from ..contracts import Stream
 from ..errors import AsyncStreamsError, ConfigError, RateLimitWaitTooLong
-from ..events import Retrying
+from ..events import Audience, Retrying
 from ..model import Backoff, RequestContext
 from .session import Session
 
@@ -61,8 +61,10 @@ class StreamBackoff:
 class Tries:
     """What one page has spent of its tries, its time and its patience with the server's waits."""
 
-    def __init__(self, stream: Stream, context: RequestContext, session: Session, shared: StreamBackoff) -> None:
-        self._stream, self._shared, self._tell = stream, shared, session.tell
+    def __init__(
+        self, stream: Stream, context: RequestContext, session: Session, shared: StreamBackoff, audience: Audience
+    ) -> None:
+        self._stream, self._shared, self._audience = stream, shared, audience
         self._clock, self._random = session.clock, session.random
         self._context = context
         self.sent = 0
@@ -151,7 +153,7 @@ class Tries:
         self._waited_for_server += delay
 
     def _again(self, event: str, error: AsyncStreamsError, delay: float) -> None:
-        self._tell(Retrying(self._stream.name, error.message, delay, self.sent))
+        self._audience.tell(Retrying(self._stream.name, error.message, delay, self.sent))
         self._log(event, error, delay)
 
     def _log(self, event: str, error: AsyncStreamsError, delay: float | None) -> None:

@@ -17,7 +17,7 @@ import httpx
 from ..clock import Clock
 from ..contracts import Routes
 from ..errors import ConfigError
-from ..events import Event, Listener
+from ..events import Listener
 from .governor import Governor
 from .origin import Origin
 from .request import ClientOptions
@@ -39,11 +39,6 @@ class Session:
         self._transports: dict[tuple[Origin, ClientOptions], httpx.AsyncBaseTransport] = {}
         self._governors: dict[tuple[Origin, int], Governor] = {}
         self._kept: dict[int, object] = {}
-
-    def tell(self, event: Event) -> None:
-        """Let everybody know who listens; whoever has much to tell asks for `listeners` first."""
-        for listener in self.listeners:
-            listener(event)
 
     def transport_for(self, origin: Origin, options: ClientOptions) -> httpx.AsyncBaseTransport:
         """What sends to this origin, where the stream brings no transport of its own."""

@@ -11,7 +11,7 @@ import httpx
 from ..auth import Signer, known_secrets
 from ..contracts import Stream
 from ..errors import AsyncStreamsError, ConfigError, HostUnavailable, HttpStatusError
-from ..events import Waiting
+from ..events import Audience, Waiting
 from ..messages import Request, Response
 from ..model import BodyLimits
 from ..redaction import safe_url, scrub, sent_secrets
@@ -44,10 +44,11 @@ class Wire:
     Every physical send takes a ticket of its governor, and is signed after it has it.
     """
 
-    def __init__(self, stream: Stream, session: Session, allowed: frozenset[Origin]) -> None:
+    def __init__(self, stream: Stream, session: Session, allowed: frozenset[Origin], audience: Audience) -> None:
         self._stream = stream
         self._session = session
         self._allowed = allowed
+        self._audience = audience
         self._borrowed = borrowed(stream.transport)
         self._home = origin_of(stream.url_base)
         self._home_prefix = f"{self._home}/"
@@ -134,7 +135,7 @@ class Wire:
             return
         if wait > self._stream.max_server_wait + _ROUNDING:
             raise wait_too_long(self._stream, "the API asked for a pause", wait, self._session.clock.wall())
-        self._session.tell(Waiting(self._stream.name, "the API asked for a pause", wait))
+        self._audience.tell(Waiting(self._stream.name, "the API asked for a pause", wait))
         began = self._session.clock.monotonic()
         await governor.opened()
         waited = self._session.clock.monotonic() - began

@@ -104,9 +104,9 @@ async def stream_pages(
             async with aclosing(_limited(each, read, state, limit)) as pages:
                 page = await (_first(stream, pages) if ask else anext(pages, None))
                 while page is not None:
-                    if chain.listeners:
+                    if chain.audience:
                         numbers = page.number, len(page.records), len(page.quarantined)
-                        chain.tell(PageRead(stream.name, page.stream_slice, *numbers))
+                        chain.audience.tell(PageRead(stream.name, page.stream_slice, *numbers))
                     yield page
                     page = await anext(pages, None)
         finally:
@@ -116,13 +116,13 @@ async def stream_pages(
 @contextmanager
 def _told(stream: Stream, chain: Chain) -> Generator[None]:
     """Tell listeners when the reading of a stream begins, and how it ends."""
-    chain.tell(StreamStarted(stream.name))
+    chain.audience.tell(StreamStarted(stream.name))
     try:
         yield
     except BaseException as error:
-        chain.tell(StreamEnded(stream.name, error))
+        chain.audience.tell(StreamEnded(stream.name, error))
         raise
-    chain.tell(StreamEnded(stream.name))
+    chain.audience.tell(StreamEnded(stream.name))
 
 
 async def _first(stream: Stream, pages: AsyncGenerator[Page]) -> Page | None:
@@ -177,7 +177,7 @@ async def pages_of_several(
                     raise
                 skipped[stream.name] = error.reason
                 _log.warning("%s is skipped: %s", stream.name, error.reason)
-                chain.tell(StreamSkipped(stream.name, error.reason))
+                chain.audience.tell(StreamSkipped(stream.name, error.reason))
     if streams and len(skipped) == len(streams):
         reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
         raise StreamUnavailable(f"none of the {len(streams)} streams can be read: {reasons}")

@@ -1,0 +1,169 @@
+"""Does the table show what happens, as it happens?"""
+
+from __future__ import annotations
+
+import io
+
+import httpx
+import pytest
+from rich.console import Console
+
+from asyncstreams import (
+    HttpStatusError,
+    HttpStream,
+    PageNumber,
+    PageRead,
+    Retrying,
+    Slice,
+    Source,
+    StreamEnded,
+    StreamSkipped,
+    StreamStarted,
+    StreamUnavailable,
+    Waiting,
+)
+from asyncstreams.progress import Progress
+from asyncstreams.testing import VirtualClock
+
+
+class Told:
+    """What a reading would tell, told by hand."""
+
+    def subscribe(self, listener):
+        self.listener = listener
+        return lambda: setattr(self, "listener", None)
+
+
+class Orders(HttpStream):
+    url_base = "https://api.test/"
+    paginator = PageNumber(total_pages="pages")
+    records_path = "data"
+    validation = "quarantine"
+
+    def path(self, context):
+        return self.name
+
+    def get_json_schema(self):
+        return {"properties": {"id": {"type": "integer"}}}
+
+
+class Payouts(Orders):
+    """Not for everybody."""
+
+
+def lines(progress: Progress) -> dict[str, str]:
+    """The rows of the table as they are now, by their first word."""
+    console = Console(file=io.StringIO(), width=120)
+    console.print(progress.table())
+    told = console.file.getvalue().splitlines()
+    return {line.split()[0]: " ".join(line.split()[1:]) for line in told if line.strip()}
+
+
+@pytest.fixture
+def clock():
+    return VirtualClock()
+
+
+@pytest.fixture
+def progress(clock):
+    return Progress(Told(), console=Console(file=io.StringIO()), clock=clock)
+
+
+def read(number: int, records: int, quarantined: int = 0) -> PageRead:
+    return PageRead("orders", Slice(), number, records, quarantined)
+
+
+def test_a_row_counts_pages_records_and_retries(progress, clock):
+    progress(StreamStarted("orders"))
+    progress(read(0, 100))
+    progress(Retrying("orders", "answered 503", 0.5, 1))
+    clock.advance(4)
+    progress(read(1, 20))
+
+    assert lines(progress) == {"stream": "pages records records/s retries", "orders": "2 120 30 1 reading"}
+
+
+def test_a_row_says_why_it_waits_and_for_how_much_longer(progress, clock):
+    progress(StreamStarted("orders"))
+    progress(Waiting("orders", "the API asked for a pause", 10))
+    clock.advance(4)
+
+    assert lines(progress)["orders"].endswith("waits 6.0 s: the API asked for a pause")
+
+    clock.advance(6)
+    assert lines(progress)["orders"].endswith("reading")
+
+
+def test_a_wait_is_over_when_a_page_comes(progress):
+    progress(StreamStarted("orders"))
+    progress(Retrying("orders", "answered 503", 9.0, 1))
+    progress(read(0, 1))
+
+    assert lines(progress)["orders"].endswith("reading")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (None, "done"),
+        (StreamUnavailable("answered 403 Forbidden", status=403), "unavailable: answered 403 Forbidden"),
+        (HttpStatusError("answered 404 Not Found"), "failed: answered 404 Not Found"),
+        (KeyError("name"), "failed: KeyError"),
+        (GeneratorExit(), "left"),
+    ],
+)
+def test_a_row_says_how_its_stream_ended_and_its_pace_stands_still(progress, clock, error, told):
+    progress(StreamStarted("orders"))
+    clock.advance(2)
+    progress(read(0, 100))
+    progress(StreamEnded("orders", error))
+    clock.advance(60)
+
+    assert lines(progress)["orders"] == f"1 100 50 0 {told}"
+
+
+def test_quarantined_records_have_a_column_once_there_are_any(progress):
+    progress(StreamStarted("orders"))
+    assert "quarantined" not in lines(progress)["stream"]
+
+    progress(read(0, 97, 3))
+
+    assert "quarantined" in lines(progress)["stream"]
+    assert lines(progress)["orders"].split()[-2:] == ["3", "reading"]
+
+
+def test_a_stream_that_is_skipped_says_why(progress):
+    progress(StreamStarted("payouts"))
+    progress(StreamEnded("payouts", StreamUnavailable("no scope")))
+    progress(StreamSkipped("payouts", "no scope"))
+
+    assert lines(progress)["payouts"].endswith("skipped: no scope")
+
+
+async def test_a_source_is_shown_and_printed_once_where_there_is_no_terminal():
+    def api(request):
+        if request.url.path == "/payouts":
+            return httpx.Response(403, json={"message": "no scope"})
+        return httpx.Response(200, json={"data": [{"id": 1}, {"id": "two"}], "pages": 2})
+
+    source = Source([Orders(), Payouts()], transport=httpx.MockTransport(api))
+    console = Console(file=io.StringIO(), width=120)
+
+    with Progress(source, console=console) as progress:
+        await source.read()
+
+    printed = console.file.getvalue()
+    assert printed.count("records/s") == 1
+    assert [line.split()[:3] for line in printed.splitlines()[1:3]] == [["orders", "2", "2"], ["payouts", "0", "0"]]
+    assert "skipped: answered 403 Forbidden" in printed
+    assert progress.rows["orders"].quarantined == 2
+
+
+async def test_nothing_is_told_after_the_block():
+    source = Source([Orders()], transport=httpx.MockTransport(lambda request: httpx.Response(200, json={"data": []})))
+
+    with Progress(source, console=Console(file=io.StringIO())) as progress:
+        pass
+    await source.read()
+
+    assert progress.rows == {}
