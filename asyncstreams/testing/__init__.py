@@ -1,5 +1,31 @@
-"""What does an author need to test a stream without the network: time that passes at once."""
+"""What does an author need to test a stream without the network: time that passes at once, and an API to talk to."""
 
+from .mock_api import (
+    ApiKeyAuth,
+    BasicAuth,
+    BearerAuth,
+    Counts,
+    Fault,
+    MockApi,
+    OAuth2,
+    Quota,
+    Received,
+    Resource,
+    shop,
+)
 from .virtual_clock import VirtualClock
 
-__all__ = ["VirtualClock"]
+__all__ = [
+    "ApiKeyAuth",
+    "BasicAuth",
+    "BearerAuth",
+    "Counts",
+    "Fault",
+    "MockApi",
+    "OAuth2",
+    "Quota",
+    "Received",
+    "Resource",
+    "VirtualClock",
+    "shop",
+]

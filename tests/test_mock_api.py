@@ -1,0 +1,335 @@
+"""Does the mock API have the records that it says, and does every way of paging lead to all of them?"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import httpx
+import pytest
+
+from asyncstreams import ConfigError, Header, HttpStream, RequestContext
+from asyncstreams.testing import MockApi, Resource
+
+STYLES = ["page", "offset", "cursor", "link", "next_url", "continue", "none"]
+
+
+def stream_for(api: MockApi, name: str) -> HttpStream:
+    """The stream that the API itself advises."""
+    names: dict[str, Any] = {}
+    exec(api.stream_source(name), names)
+    stream: HttpStream = names[name]
+    return stream
+
+
+def get(api: MockApi, path: str, **params: Any) -> httpx.Response:
+    return httpx.get(api.url + path, params=params)
+
+
+@pytest.mark.parametrize("total", [False, True])
+@pytest.mark.parametrize("count", [0, 1, 100, 250])
+@pytest.mark.parametrize("paging", STYLES)
+async def test_every_paging_is_read_completely_and_in_order(paging: Any, count: int, total: bool) -> None:
+    async with MockApi(Resource("users", count, paging=paging, total=total)) as api:
+        records = await stream_for(api, "users").read()
+
+    assert records == list(api.records("users"))
+    assert [record["id"] for record in records] == api.ids("users") == list(range(1, count + 1))
+
+
+@pytest.mark.parametrize("paging", ["page", "offset", "cursor", "link", "none"])
+async def test_a_bare_array_tells_the_rest_in_headers(paging: Any) -> None:
+    async with MockApi(Resource("users", 250, paging=paging, records_at=None, total=True)) as api:
+        records = await stream_for(api, "users").read()
+
+    assert [record["id"] for record in records] == api.ids("users")
+
+
+@pytest.mark.parametrize("format_", ["ndjson", "csv"])
+@pytest.mark.parametrize("count", [0, 3, 5_001])
+async def test_an_export_has_all_records(format_: Any, count: int) -> None:
+    async with MockApi(Resource("events", count, format=format_)) as api:
+        records = await stream_for(api, "events").read()
+
+    assert [int(record["id"]) for record in records] == api.ids("events")
+    assert api.counts.records == count
+
+
+@pytest.mark.parametrize("format_", ["ndjson", "csv"])
+async def test_lines_can_be_paged_too(format_: Any) -> None:
+    resource = Resource("events", 250, format=format_, paging="cursor")
+
+    async with MockApi(resource) as api:
+        records = await stream_for(api, "events").read()
+
+    assert [int(record["id"]) for record in records] == api.ids("events")
+    assert api.counts.requests == 3
+
+
+async def test_a_long_json_array_is_sent_in_pieces_and_arrives_whole() -> None:
+    async with MockApi(Resource("users", 4_321, paging="none", total=True), gzip=True) as api:
+        records = await stream_for(api, "users").read()
+
+    assert records == list(api.records("users"))
+
+
+async def test_names_and_places_are_as_declared() -> None:
+    resource = Resource(
+        "users",
+        25,
+        path="/v2/people",
+        page_size=10,
+        records_at="result.items",
+        total="result.count",
+        page_param="p",
+        first_page=0,
+        size_param="n",
+    )
+
+    async with MockApi(resource) as api:
+        records = await stream_for(api, "users").read()
+
+    assert api.path("users") == "v2/people"
+    assert len(records) == 25
+    assert api.counts.requests == 3
+
+
+async def test_a_cursor_and_a_total_may_lie_in_headers() -> None:
+    resource = Resource("users", 25, page_size=10, paging="cursor", next_at=Header("X-Next"), total=Header("X-All"))
+
+    async with MockApi(resource) as api:
+        records = await stream_for(api, "users").read()
+
+    assert len(records) == 25
+
+
+def test_the_shape_of_a_page(mock_api: MockApi) -> None:
+    mock_api.add(Resource("users", 25, page_size=10, total=True))
+    mock_api.add(Resource("bare", 25, page_size=10, total=True, records_at=None, paging="link"))
+
+    page = get(mock_api, "users", page=3)
+    bare = get(mock_api, "bare", page=2)
+
+    assert page.json()["meta"] == {"total": 25, "pages": 3}
+    assert [record["id"] for record in page.json()["data"]] == [21, 22, 23, 24, 25]
+    assert bare.headers["X-Total-Count"] == "25"
+    assert bare.links["next"]["url"] == f"{mock_api.url}bare?page=3"
+    assert {rel: link["url"][-1] for rel, link in bare.links.items()} == {
+        "first": "1",
+        "prev": "1",
+        "next": "3",
+        "last": "3",
+    }
+
+
+def test_a_server_caps_the_page_size(mock_api: MockApi) -> None:
+    mock_api.add(Resource("users", 500, max_page_size=200))
+
+    assert len(get(mock_api, "users", per_page=50).json()["data"]) == 50
+    assert len(get(mock_api, "users", per_page=10_000).json()["data"]) == 200
+
+
+def test_a_link_repeats_what_was_asked_for(mock_api: MockApi) -> None:
+    mock_api.add(Resource("users", 500, paging="next_url"))
+
+    first = get(mock_api, "users", limit=7, since="2026-01-01T01:00:00Z")
+    second = httpx.get(first.json()["next"])
+
+    assert [record["id"] for record in second.json()["data"]] == list(range(68, 75))
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_one_others() -> None:
+    def body(seed: int) -> bytes:
+        with MockApi(Resource("users", 300, paging="cursor"), seed=seed) as api:
+            return get(api, "users", limit=300).content
+
+    assert body(1) == body(1)
+    assert body(1) != body(2)
+
+
+def test_a_record_is_the_same_by_itself_and_on_its_page(mock_api: MockApi) -> None:
+    mock_api.add(Resource("users", 300))
+
+    one, page = get(mock_api, "users/150"), get(mock_api, "users", page=2)
+
+    assert one.json() == page.json()["data"][49] == list(mock_api.records("users"))[149]
+
+
+def test_a_default_record_has_the_usual_kinds_of_values(mock_api: MockApi) -> None:
+    mock_api.add(Resource("users", 1_000))
+
+    records = list(mock_api.records("users"))
+
+    assert {type(value) for record in records for value in record.values()} == {
+        int,
+        str,
+        bool,
+        float,
+        list,
+        dict,
+        type(None),
+    }
+    assert len(records[0]) == 12
+    assert [record["updated_at"] for record in records] == sorted({record["updated_at"] for record in records})
+    assert 20_000 < len(get(mock_api, "users").content) < 26_000
+
+
+def numbered(n: int, random: random.Random) -> dict[str, Any]:
+    return {"key": f"user/{n}", "level": n // 10, "luck": random.randrange(1_000)}
+
+
+def test_records_of_ones_own_are_deterministic_and_found_by_their_id(mock_api: MockApi) -> None:
+    mock_api.add(Resource("users", 25, record=numbered, id_field="key", cursor_field="level"))
+
+    assert mock_api.ids("users")[:2] == ["user/1", "user/2"]
+    assert list(mock_api.records("users")) == list(mock_api.records("users"))
+    assert len({record["luck"] for record in mock_api.records("users")}) > 10
+    assert [record["key"] for record in get(mock_api, "users", since="2").json()["data"]] == [
+        f"user/{n}" for n in range(20, 26)
+    ]
+
+
+def broken(n: int, random: random.Random) -> dict[str, Any]:
+    raise KeyError("price")
+
+
+def test_what_a_function_of_the_users_raises_is_told_in_the_answer(mock_api: MockApi) -> None:
+    mock_api.add(Resource("users", 25, record=broken))
+
+    answer = get(mock_api, "users")
+
+    assert answer.status_code == 500
+    assert "KeyError in a function of yours: 'price'" in answer.json()["error"]["message"]
+    assert get(mock_api, "").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "ids"),
+    [
+        (None, None, [1, 2, 3, 4, 5]),
+        ("2026-01-02T00:00:00Z", "2026-01-04T00:00:00Z", [2, 3]),
+        ("2026-01-02", "2026-01-04", [2, 3]),
+        ("2026-01-02T00:00:00.001Z", None, [3, 4, 5]),
+        (None, "2026-01-02T02:00:00+02:00", [1]),
+        ("2027-01-01", None, []),
+        ("2026-01-04", "2026-01-02", []),
+    ],
+)
+def test_since_is_inclusive_and_until_exclusive(
+    mock_api: MockApi, since: str | None, until: str | None, ids: list[int]
+) -> None:
+    mock_api.add(Resource("events", 5, every=86_400))
+
+    params = {name: value for name, value in (("since", since), ("until", until)) if value}
+    page = get(mock_api, "events", **params)
+
+    assert [record["id"] for record in page.json()["data"]] == ids
+
+
+def test_children_lie_below_their_parents(mock_api: MockApi) -> None:
+    mock_api.add(Resource("customers", 3))
+    mock_api.add(Resource("orders", 4, parent="customers"))
+    mock_api.add(Resource("lines", 2, parent="orders"))
+
+    orders = get(mock_api, "customers/2/orders").json()["data"]
+    lines = get(mock_api, "customers/2/orders/7/lines").json()["data"]
+
+    assert [(order["id"], order["customer_id"]) for order in orders] == [(5, 2), (6, 2), (7, 2), (8, 2)]
+    assert [(line["id"], line["order_id"]) for line in lines] == [(13, 7), (14, 7)]
+    assert mock_api.ids("orders") == list(range(1, 13))
+    assert mock_api.ids("lines", 2, 7) == [13, 14]
+    assert get(mock_api, "customers/1/orders/7/lines").status_code == 404
+    assert get(mock_api, "customers/4/orders").status_code == 404
+
+
+async def test_parents_may_have_different_numbers_of_children() -> None:
+    class Orders(HttpStream):
+        records_path = "data"
+
+        def path(self, context: RequestContext) -> tuple[str, ...]:
+            return ("customers", str(context.stream_slice["customer"]), "orders")
+
+        def stream_slices(self, state: Any) -> Any:
+            return [{"customer": number} for number in range(1, 41)]
+
+    async with MockApi(Resource("customers", 40), Resource("orders", (0, 3), parent="customers")) as api:
+        orders = Orders()
+        orders.url_base = api.url
+        records = await orders.read()
+
+    assert sorted(record["id"] for record in records) == api.ids("orders")
+    assert {len(api.ids("orders", number)) for number in range(1, 41)} == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("path", "params", "status", "told"),
+    [
+        ("userz", {}, 404, "/users"),
+        ("users/501", {}, 404, "has no record '501'"),
+        ("users/x", {}, 404, "has no record 'x'"),
+        ("users", {"page": "0"}, 400, "page=0: a whole number from 1 is needed"),
+        ("users", {"page": "two"}, 400, "page=two"),
+        ("users", {"per_page": "0"}, 400, "per_page=0"),
+        ("users", {"since": "yesterday"}, 400, "since or until"),
+        ("items", {"cursor": "abc"}, 400, "no cursor that this resource has given"),
+        ("secret", {}, 403, "may not read secret"),
+    ],
+)
+def test_what_cannot_be_answered_is_told_in_json(
+    mock_api: MockApi, path: str, params: dict[str, str], status: int, told: str
+) -> None:
+    mock_api.add(Resource("users", 500))
+    mock_api.add(Resource("items", 500, paging="cursor"))
+    mock_api.add(Resource("secret", forbidden=True))
+
+    response = get(mock_api, path, **params)
+
+    assert response.status_code == response.json()["error"]["status"] == status
+    assert told in response.text
+
+
+def test_the_root_describes_the_api(mock_api: MockApi) -> None:
+    mock_api.add(Resource("users", 500, total=True))
+
+    (users,) = get(mock_api, "").json()["resources"]
+
+    assert users["path"] == "/users"
+    assert users["paging"] == "page"
+    assert users["total_at"] == "meta.total"
+    assert set(users["parameters"]) == {"page", "per_page", "since", "until"}
+
+
+def test_a_post_asks_with_its_body(mock_api: MockApi) -> None:
+    mock_api.add(Resource("users", 500))
+
+    as_json = httpx.post(mock_api.url + "users", json={"page": 2, "per_page": 3})
+    as_form = httpx.post(mock_api.url + "users", data={"page": 2, "per_page": 3})
+
+    assert [record["id"] for record in as_json.json()["data"]] == [4, 5, 6]
+    assert as_form.content == as_json.content
+    assert httpx.delete(mock_api.url + "users").status_code == 405
+
+
+@pytest.mark.parametrize(
+    ("declare", "complaint"),
+    [
+        (lambda: Resource("a/b"), "one path segment"),
+        (lambda: Resource("_mock"), "does not begin with _"),
+        (lambda: Resource("a", -1), "0 or more"),
+        (lambda: Resource("a", (1, 3)), "give it a parent"),
+        (lambda: Resource("a", page_size=0), "at least one record"),
+        (lambda: Resource("a", paging="pages"), "one of 'page', 'offset'"),  # type: ignore[arg-type]
+        (lambda: Resource("a", paging="next_url", records_at=None), "nothing in the body can hold it"),
+        (lambda: Resource("a", latency=(2, 1)), "neither seconds nor"),
+        (lambda: MockApi(Resource("a"), Resource("a")), "two of this name"),
+        (lambda: MockApi(Resource("a", parent="b")), "no such resource before it"),
+        (lambda: MockApi(Resource("a"), Resource("b", parent="a", path="b")), "needs {id} 1 times"),
+        (lambda: MockApi(latency=-1), "neither seconds nor"),
+        (lambda: MockApi(uvloop=True), "needs process=True"),
+        (lambda: MockApi(Resource("a")).ids("b"), "no resource 'b'; known are a"),
+        (lambda: MockApi().url, "not running"),
+    ],
+)
+def test_a_wrong_declaration_is_refused_with_its_reason(declare: Any, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        declare()
