@@ -3,10 +3,13 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help test lint types format bench clean
+.PHONY: help demo test lint types format bench bench-mock clean
 
 help:  ## List these targets
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+demo: $(VENV)/.demo  ## Read a small, unfriendly shop on this machine, and watch (15 seconds)
+	$(BIN)/python examples/demo $(ARGS)
 
 test: $(VENV)/.ready  ## Run all tests, with the examples and the snippets of the documents
 	$(BIN)/python -m pytest
@@ -25,9 +28,17 @@ format: $(VENV)/.ready  ## Format everything
 
 bench: $(VENV)/.ready  ## Measure the CPU of a page, beside loops written by hand (5 minutes)
 	$(BIN)/python benchmarks/read.py
+	$(BIN)/python benchmarks/transform.py
 
-clean:  ## Remove the environment and all caches
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
+bench-mock: $(VENV)/.ready  ## Measure how much MockApi serves; needs wrk (2 minutes)
+	$(BIN)/python benchmarks/mock_api.py
+
+clean:  ## Remove the environment, all caches, and what the demo wrote
+	rm -rf $(VENV) out .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
+
+$(VENV)/.demo: pyproject.toml scripts/environment
+	@./scripts/environment $(VENV) progress
+	@touch $@
 
 $(VENV)/.ready: pyproject.toml scripts/environment
 	@./scripts/environment $(VENV) lint

@@ -12,7 +12,7 @@ from .errors import MalformedJSON
 
 _BOM = b"\xef\xbb\xbf"
 
-JSON_NAMES: dict[type, str] = {
+JSON_NAMES: dict[type[Any], str] = {
     dict: "object",
     list: "array",
     str: "string",
@@ -70,7 +70,8 @@ def as_array(value: Any) -> list[Any] | None:
 
 def json_name(value: Any) -> str:
     """What JSON calls a value of this kind; what is none of JSON's has Python's name."""
-    return JSON_NAMES.get(type(value), type(value).__name__)
+    kind = cast(type[Any], type(value))
+    return JSON_NAMES.get(kind, kind.__name__)
 
 
 def _is_array(value: Any) -> TypeGuard[list[Any]]:

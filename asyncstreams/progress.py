@@ -76,6 +76,8 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._live.stop()
+        if not self._live.console.is_terminal:
+            self._live.console.line()  # rich ends the table without one there
         if self._unsubscribe is not None:
             self._unsubscribe()
 

@@ -14,6 +14,7 @@ from urllib.parse import unquote
 from .errors import ConfigError, MalformedJSON
 from .exact_json import as_array, as_object, decode
 
+_ALMOST = 0.85  # `order` is almost `orders`, `products` is not `payouts`
 # Data, in which "$ref" is a key like any other.
 _DATA = frozenset(("const", "enum", "default", "examples"))
 
@@ -33,9 +34,9 @@ def find_schema(cls: type, base: type, name: str) -> dict[str, Any] | None:
 
 def similar_files(cls: type, base: type, name: str) -> list[str]:
     """The schema files whose names are almost the one that was sought."""
-    found = [file.name for folder in _folders(cls, base) for file in folder.iterdir() if file.name.endswith(".json")]
-    lowered = {file.lower(): file for file in found}
-    return [lowered[close] for close in difflib.get_close_matches(f"{name}.json".lower(), lowered, 3, 0.75)]
+    names = [file.name for folder in _folders(cls, base) for file in folder.iterdir() if file.name.endswith(".json")]
+    lowered = {file.removesuffix(".json").lower(): file for file in names}
+    return [lowered[close] for close in difflib.get_close_matches(name.lower(), lowered, 3, _ALMOST)]
 
 
 def bundled(schema: Any, folder: Traversable | None = None, where: str = "get_json_schema()") -> dict[str, Any]:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from random import Random
 
 from ...errors import ConfigError
+from ...model import Record
 from .api import MockApi
 from .auth import Auth, OAuth2
 from .faults import Fault
@@ -12,8 +16,57 @@ from .quota import Quota
 from .resource import Latency, Resource
 
 _DAY = 86_400
+_START = datetime(2026, 1, 1, tzinfo=UTC)
+_KINDS = ("kettle", "lamp", "chair", "scarf", "bicycle", "notebook", "clock", "teapot")
+_MAKES = ("Arken", "Bolt", "Cielo", "Dorn", "Elm", "Fjord", "Garnet", "Hale")
+_WORDS = "arrived broken quickly the a and but it is not better than good fine works well never sturdy loved again"
 SHOP_AUTH = OAuth2(expires_in=5, rotate=True)
 SHOP_QUOTA = Quota(25, per=1, headers="ratelimit-3")
+
+
+def product(number: int, random: Random) -> Record:
+    """The n-th product; its price is text, as it should be."""
+    kind = random.choice(_KINDS)
+    return {
+        "id": f"p-{number:06}",
+        "name": f"{random.choice(_MAKES)} {kind}",
+        "kind": kind,
+        "price": f"{random.randint(199, 49_999) / 100:.2f}",
+        "currency": "EUR",
+        "stock": random.choice((None, *range(40))),
+        "weight_kg": random.randint(1, 400) / 16,
+        "tags": random.sample(("new", "sale", "eu", "used", "gift"), random.randint(0, 3)),
+        "supplier": {"id": random.randint(1, 40), "country": random.choice(("DE", "PE", "JP", "KE", "NO"))},
+        "discontinued": random.random() < 0.1,
+    }
+
+
+def event(every: int, number: int, random: Random) -> Record:
+    """The n-th thing that a customer did, `every` seconds after the one before."""
+    kind = random.choice(("view", "view", "view", "cart", "sale", "refund"))
+    return {
+        "id": number,
+        "kind": kind,
+        "customer_id": random.randint(1, 4_000),
+        "product_id": f"p-{random.randint(1, 6_000):06}",
+        "amount": f"{random.randint(199, 49_999) / 100:.2f}" if kind in ("sale", "refund") else None,
+        "session": f"{random.getrandbits(64):016x}",
+        "mobile": random.random() < 0.6,
+        "occurred_at": f"{_START + timedelta(seconds=every * (number - 1)):%Y-%m-%dT%H:%M:%SZ}",
+    }
+
+
+def review(number: int, random: Random) -> Record:
+    """The n-th opinion."""
+    return {
+        "id": number,
+        "product_id": f"p-{random.randint(1, 6_000):06}",
+        "customer_id": random.randint(1, 4_000),
+        "stars": random.choice((1, 2, 3, 4, 4, 5, 5, 5)),
+        "text": " ".join(random.choices(_WORDS.split(), k=random.randint(4, 24))),
+        "helpful": random.randint(0, 30),
+        "language": random.choice(("de", "en", "es", "ja")),
+    }
 
 
 def shop_resources(scale: float = 1.0) -> list[Resource]:
@@ -24,13 +77,21 @@ def shop_resources(scale: float = 1.0) -> list[Resource]:
     def sized(count: int) -> int:
         return max(1, round(count * scale))
 
+    # Spread over 30 days whatever their number, so that slices by date stay the same.
+    every = max(1, 30 * _DAY // sized(12_000))
     return [
         Resource("customers", sized(4_000), paging="page", total=True),
         Resource("orders", (0, 3), paging="link", records_at=None, parent="customers"),
-        Resource("products", sized(6_000), paging="cursor"),
-        # Spread over 30 days whatever their number, so that slices by date stay the same.
-        Resource("events", sized(12_000), paging="offset", every=max(1, 30 * _DAY // sized(12_000))),
-        Resource("reviews", sized(20_000), format="ndjson", path="reviews/export"),
+        Resource("products", sized(6_000), paging="cursor", record=product),
+        Resource(
+            "events",
+            sized(12_000),
+            paging="offset",
+            total=True,
+            cursor_field="occurred_at",
+            record=partial(event, every),
+        ),
+        Resource("reviews", sized(20_000), format="ndjson", path="reviews/export", record=review),
         Resource("payouts", sized(100), forbidden=True),
     ]
 

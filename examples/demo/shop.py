@@ -1,0 +1,103 @@
+"""A shop's API, declared as an author would: five streams that page in five ways, and a Source around them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from datetime import date, timedelta
+from typing import Any, ClassVar, Unpack
+
+from asyncstreams import (
+    Cursor,
+    HttpStream,
+    Oauth2Authenticator,
+    Offset,
+    PageNumber,
+    Record,
+    RequestContext,
+    Response,
+    Source,
+    StreamOptions,
+    ndjson,
+)
+
+
+class ShopStream(HttpStream):
+    """What all streams of the shop have in common; their schemas lie in schemas/, beside this module."""
+
+    primary_key = "id"
+    records_path = "data"
+
+    def __init__(self, url_base: str, **options: Unpack[StreamOptions]) -> None:
+        self.url_base = url_base
+        super().__init__(**options)
+
+    def path(self, context: RequestContext) -> str:
+        return self.name
+
+
+class Customers(ShopStream):
+    """Pages by number; the API tells how many there are."""
+
+    paginator = PageNumber(size=100, total_items="meta.total")
+
+
+class Products(ShopStream):
+    """Each page names the next one."""
+
+    paginator = Cursor("meta.next")
+
+
+class Events(ShopStream):
+    """Asked for day by day, each day page by page."""
+
+    paginator = Offset(limit=100, total="meta.total")
+    first_day = date(2026, 1, 1)
+    days = 30
+
+    def stream_slices(self, state: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+        for number in range(self.days):
+            day = self.first_day + timedelta(number)
+            yield {"since": f"{day}T00:00:00Z", "until": f"{day + timedelta(1)}T00:00:00Z"}
+
+    def request_params(self, context: RequestContext) -> Mapping[str, Any]:
+        return context.stream_slice
+
+
+class Reviews(ShopStream):
+    """One large file of JSON lines, read while it arrives."""
+
+    def path(self, context: RequestContext) -> str:
+        return "reviews/export"
+
+    async def parse_response(self, response: Response, context: RequestContext) -> AsyncIterator[Record]:
+        async for review in ndjson(response):
+            yield review
+
+
+class Payouts(ShopStream):
+    """Something that this credential may not see."""
+
+    paginator = PageNumber(size=100)
+
+
+class Shop(Source):
+    """The whole shop, with one token for everything."""
+
+    spec: ClassVar = {
+        "type": "object",
+        "required": ["url", "client_id", "client_secret", "refresh_token"],
+        "properties": {
+            "url": {"type": "string", "pattern": "^https?://"},
+            "client_id": {"type": "string"},
+            "client_secret": {"type": "string"},
+            "refresh_token": {"type": "string"},
+        },
+    }
+
+    def streams(self, config: Mapping[str, Any]) -> list[HttpStream]:
+        url = config["url"]
+        oauth = Oauth2Authenticator(
+            f"{url}oauth/token", config["client_id"], config["client_secret"], config["refresh_token"]
+        )
+        kinds = (Customers, Products, Events, Reviews, Payouts)
+        return [kind(url, authenticator=oauth) for kind in kinds]
