@@ -12,14 +12,14 @@ from .errors import MalformedJSON
 
 _BOM = b"\xef\xbb\xbf"
 
-JSON_NAMES: dict[type[Any], str] = {
-    dict: "object",
-    list: "array",
-    str: "string",
-    int: "integer",
-    float: "number",
-    bool: "boolean",
-    type(None): "null",
+JSON_NAMES = {
+    "dict": "object",
+    "list": "array",
+    "str": "string",
+    "int": "integer",
+    "float": "number",
+    "bool": "boolean",
+    "NoneType": "null",
 }
 
 # msgspec decodes as fast as orjson and keeps integers beyond 64 bits, which orjson turns into
@@ -70,8 +70,8 @@ def as_array(value: Any) -> list[Any] | None:
 
 def json_name(value: Any) -> str:
     """What JSON calls a value of this kind; what is none of JSON's has Python's name."""
-    kind = cast(type[Any], type(value))
-    return JSON_NAMES.get(kind, kind.__name__)
+    kind = type(value).__name__
+    return JSON_NAMES.get(kind, kind)
 
 
 def _is_array(value: Any) -> TypeGuard[list[Any]]:
