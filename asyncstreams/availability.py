@@ -6,11 +6,24 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeAlias
 
-from .errors import HttpStatusError
+from .errors import ConfigError, HttpStatusError
 from .model import Page
 
 Availability: TypeAlias = tuple[bool, str | None]
 """Whether a stream is available and, where it is not, why."""
+
+
+def answered(strategy: object, method: str, told: Any) -> Availability:
+    """What a strategy said. Raises ConfigError where that is not `(bool, str | None)`."""
+    match told:
+        case (bool() as available, str() | None as reason):
+            return available, reason
+        case _:
+            pass
+    raise ConfigError(
+        f"{type(strategy).__name__}.{method} returned {type(told).__name__}: (available, reason) is needed",
+        hint='return True, None; or False and why: return False, "the plan has no payouts"',
+    )
 
 
 class Probed(Protocol):

@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+from .errors import ConfigError
+
+T = TypeVar("T")
+
+
+def named(known: Mapping[str, T], name: object, owner: str) -> T:
+    """What has this name. Raises ConfigError with the name that was probably meant."""
+    if isinstance(name, str) and name in known:
+        return known[name]
+    if not isinstance(name, str):
+        hint = f'a name is needed, such as "{next(iter(known))}"; several are several arguments'
+        raise ConfigError(f"{owner} has no stream {name!r}", hint=hint)
+    close = difflib.get_close_matches(name, known, 1, 0.6)
+    meant = f"did you mean {close[0]!r}? " if close else ""
+    raise ConfigError(f"{owner} has no stream {name!r}", hint=f"{meant}there are {', '.join(known)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +64,7 @@ class CheckReport:
         return iter(self.streams)
 
     def __getitem__(self, name: str) -> StreamCheck:
-        return next(stream for stream in self.streams if stream.stream == name)
+        return named({stream.stream: stream for stream in self.streams}, name, "the report")
 
     def __str__(self) -> str:
         width = max(len(stream.stream) for stream in self.streams)

@@ -12,6 +12,7 @@ from .model import Problem, Secret
 from .schema import RecordSchema
 
 _MOST_SHOWN = 5
+_CLOSE = 0.6
 
 
 def check_config(owner: str, spec: Mapping[str, Any] | None, config: Mapping[str, Any]) -> None:
@@ -21,33 +22,46 @@ def check_config(owner: str, spec: Mapping[str, Any] | None, config: Mapping[str
     """
     if spec is None:
         return
+    if not isinstance(spec, Mapping):
+        raise ConfigError(f"{owner}.spec is a {type(spec).__name__}: a JSON schema, as a dict, is needed")
     schema = RecordSchema(spec.get("connectionSpecification", spec), f"{owner}.spec")
-    plain = _revealed(config)
+    plain = _revealed(owner, config)
     if schema.fits_one(plain):
         return
     problems = schema.problems(plain)
     told = "; ".join(map(str, problems[:_MOST_SHOWN])) + ("; ..." if len(problems) > _MOST_SHOWN else "")
-    hint = _meant(problems, config, schema)
+    hint = _meant(problems, plain, schema.json)
     raise ConfigError(f"{owner}: the configuration does not fit its spec: {told}", hint=hint)
 
 
-def _meant(problems: list[Problem], config: Mapping[str, Any], schema: RecordSchema) -> str | None:
-    """A key of the configuration that is almost one that is missing."""
-    known = as_object(schema.json.get("properties")) or {}
-    foreign = [key for key in config if key not in known]
+def _meant(problems: list[Problem], config: dict[str, Any], spec: Mapping[str, Any]) -> str | None:
+    """A key that is almost one that the spec has at the same place; else the keys that it has there."""
+    known: list[str] = []
     for problem in problems:
-        if problem.keyword == "required":
-            close = difflib.get_close_matches(problem.pointer[1:], foreign, 1, 0.6)
-            if close:
-                return f"there is {close[0]!r}: is it {problem.pointer[1:]!r}?"
+        *path, name = problem.pointer.split("/")[1:] or [""]
+        given, wanted = config, spec
+        for step in path:
+            given = as_object(given.get(step)) or {}
+            wanted = as_object((as_object(wanted.get("properties")) or {}).get(step)) or {}
+        properties = as_object(wanted.get("properties")) or {}
+        foreign = [key for key in given if key not in properties]
+        missing = [key for key in properties if key not in given]
+        if problem.keyword == "required" and (close := difflib.get_close_matches(name, foreign, 1, _CLOSE)):
+            return f"there is {close[0]!r}: is it {name!r}?"
+        if problem.keyword == "additionalProperties" and (close := difflib.get_close_matches(name, missing, 1, _CLOSE)):
+            return f"there is {name!r}: is it {close[0]!r}?"
+        known = known or list(properties)
     return f"known are {', '.join(known)}" if known else None
 
 
-def _revealed(value: Any) -> Any:
-    """The configuration as JSON has it: a Secret is a string."""
+def _revealed(owner: str, value: Any) -> Any:
+    """The configuration as JSON has it: a Secret is a string. Raises ConfigError for keys that are none."""
     if isinstance(value, Secret):
         return value.reveal()
     if isinstance(value, Mapping):
-        return {key: _revealed(inner) for key, inner in cast(Mapping[str, Any], value).items()}
+        fields = cast(Mapping[str, Any], value)
+        if not all(isinstance(key, str) for key in fields):
+            raise ConfigError(f"{owner}: a key of the configuration is no string", hint="JSON has no others")
+        return {key: _revealed(owner, inner) for key, inner in fields.items()}
     items = as_array(value)
-    return value if items is None else [_revealed(item) for item in items]
+    return value if items is None else [_revealed(owner, item) for item in items]

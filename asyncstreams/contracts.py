@@ -112,7 +112,6 @@ class Stream(Protocol):
     validation: ValidationMode
     max_quarantined: int
     transformer: Transformer | None
-    listeners: list[Listener]
     loop_guard: bool
     max_pages: int
     max_tries: int
@@ -136,6 +135,11 @@ class Stream(Protocol):
     @property
     def pages_itself(self) -> bool:
         """Whether `paginator` pages the stream, and not a `next_page_token` of the author's."""
+        ...
+
+    @property
+    def listeners(self) -> Sequence[Listener]:
+        """Who is told of its readings."""
         ...
 
     async def probe(self) -> str | None:

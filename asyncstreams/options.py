@@ -3,22 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 from typing import TypedDict
 
 import httpx
 
 from .clock import Clock
 from .contracts import Middleware, Routes
-from .http.session import Session, Sessions
+from .events import Listener
+from .http.session import Sessions
 from .model import BodyLimits, Timeouts
 
 
+@dataclass(frozen=True, slots=True)
 class Home:
-    """Where a stream's connections come from: its own sessions, or those of the Source that reads it."""
+    """Where a stream's connections come from: its own sessions, or those of the Source that reads it.
 
-    def __init__(self, open_session: Callable[[], Session], source: object = None) -> None:
-        self.sessions = Sessions(open_session)
-        self.source = source
+    `hold` keeps the stream there meanwhile; `lent` names the options that are not the stream's own.
+    """
+
+    sessions: Sessions
+    source: object = None
+    hold: Callable[[], AbstractContextManager[None]] = nullcontext
+    lent: frozenset[str] = frozenset()
+
+
+class Subscriptions(list[Listener]):
+    """Who listens to a stream or a Source."""
+
+    def add(self, listener: Listener) -> Callable[[], None]:
+        """Call it with each event, until the function that is returned is called."""
+        entry = partial(listener)  # the same listener may be added twice
+
+        def end() -> None:
+            if any(known is entry for known in self):
+                self[:] = [known for known in self if known is not entry]
+
+        self.append(entry)
+        return end
 
 
 class StreamOptions(TypedDict, total=False):

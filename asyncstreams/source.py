@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
+import asyncio
+import inspect
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
@@ -10,17 +11,18 @@ from functools import partial
 from random import Random
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypeAlias, Unpack, cast
+from weakref import WeakKeyDictionary
 
-from .catalog import CheckReport, StreamCheck, StreamDescription
+from .catalog import CheckReport, StreamCheck, StreamDescription, named
 from .clock import SystemClock
 from .config import check_config
 from .contracts import Slices, Stream
 from .declaration import check_options
 from .errors import AsyncStreamsError, ConfigError
 from .events import Listener
-from .http.session import Session
+from .http.session import Session, Sessions
 from .model import Page, Record, key_paths
-from .options import Home, StreamOptions
+from .options import Home, StreamOptions, Subscriptions
 from .run.reading import Reading, pages_of_several
 from .run.validation import schema_of
 from .streams import HttpStream
@@ -46,12 +48,12 @@ class Source:
         self._streams = _by_name(type(self).__name__, self._made_from(given))
         own = {name: getattr(type(self), name) for name in StreamOptions.__annotations__ if hasattr(type(self), name)}
         self._options = _agreed(type(self).__name__, {**own, **options}, self._streams.values())
-        self._home = Home(self._new_session, self)
-        self._listeners: list[Listener] = []
+        self._sessions = Sessions(self._new_session)
+        self._listeners = Subscriptions()
         self._readings = 0
         self._lock = threading.Lock()
         self._undo: list[Callable[[], None]] = []
-        self._opened: list[AsyncExitStack] = []
+        self._opened: WeakKeyDictionary[asyncio.AbstractEventLoop, list[AsyncExitStack]] = WeakKeyDictionary()
 
     def streams(self, config: Mapping[str, Any]) -> Iterable[HttpStream]:
         """The streams for a configuration that fits `spec`; to be overridden."""
@@ -62,7 +64,9 @@ class Source:
 
     async def check(self, *names: str) -> CheckReport:
         """Whether each stream, or those named, can be read and, if not, why: one request for each."""
-        return CheckReport(tuple([await self._checked(stream) for stream in self._chosen(names)]))
+        chosen = self._chosen(names)
+        async with self._lease():
+            return CheckReport(tuple([await self._checked(stream) for stream in chosen]))
 
     async def discover(self) -> dict[str, StreamDescription]:
         """What each stream gives: its schema and its primary key. Raises ConfigError for a schema that is none."""
@@ -85,7 +89,14 @@ class Source:
         the reading's `unavailable`; StreamUnavailable is raised when there is no other.
         """
         chosen = self._chosen(names)
-        for told in (slices, state):
+        _check_limit(limit)
+        for argument, told in (("slices", slices), ("state", state)):
+            if told is not None and not isinstance(told, Mapping):
+                owner, kind = type(self).__name__, type(told).__name__
+                raise ConfigError(
+                    f"{owner}: {argument} is a {kind}: a mapping from names of streams is needed",
+                    hint=f'such as {argument}={{"{next(iter(self._streams))}": ...}}',
+                )
             for name in told or ():
                 self[name]  # raises for a name that is no stream's
         skipped: dict[str, str] = {}
@@ -104,17 +115,13 @@ class Source:
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """From now on `listener` is called with each event of the readings of all streams; returns what ends that."""
-        self._listeners.append(listener)
-        return partial(self._listeners.remove, listener)
+        return self._listeners.add(listener)
 
     def __getitem__(self, name: str) -> HttpStream:
-        if name in self._streams:
-            return self._streams[name]
-        close = difflib.get_close_matches(name, self._streams, 1, 0.6)
-        meant = f"did you mean {close[0]!r}? " if close else ""
-        raise ConfigError(
-            f"{type(self).__name__} has no stream {name!r}", hint=f"{meant}there are {', '.join(self._streams)}"
-        )
+        return named(self._streams, name, type(self).__name__)
+
+    def __contains__(self, stream: object) -> bool:
+        return stream in self._streams if isinstance(stream, str) else stream in self._streams.values()
 
     def __iter__(self) -> Iterator[HttpStream]:
         return iter(self._streams.values())
@@ -125,13 +132,13 @@ class Source:
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._lease())
-            self._opened.append(stack.pop_all())
+            self._opened.setdefault(asyncio.get_running_loop(), []).append(stack.pop_all())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._opened.pop().aclose()
+        await self._opened[asyncio.get_running_loop()].pop().aclose()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {', '.join(self._streams)}>"
@@ -140,7 +147,10 @@ class Source:
         owner = type(self).__name__
         if type(self).streams is not Source.streams:
             if given is not None and not isinstance(given, Mapping):
-                raise ConfigError(f"{owner} takes its configuration, a mapping, and makes its streams itself")
+                raise ConfigError(
+                    f"{owner} takes its configuration, a mapping, and makes its streams itself",
+                    hint=f'such as {owner}({{"token": "..."}})',
+                )
             config = cast(Mapping[str, Any], given or {})
             check_config(owner, self.spec, config)
             return self.streams(config)
@@ -149,15 +159,15 @@ class Source:
         return given
 
     def _chosen(self, names: Iterable[str]) -> list[HttpStream]:
-        return [self[name] for name in dict.fromkeys(names)] or list(self)
+        chosen = [self[name] for name in names]
+        return list(dict.fromkeys(chosen)) or list(self)
 
     async def _checked(self, stream: HttpStream) -> StreamCheck:
-        async with self._lease():
-            try:
-                available, reason = await stream.check_availability(self)
-                schema = await schema_of(stream) if available else None
-            except AsyncStreamsError as error:
-                return StreamCheck(stream.name, False, str(error), None)
+        try:
+            available, reason = await stream.check_availability(self)
+            schema = await schema_of(stream) if available else None
+        except AsyncStreamsError as error:
+            return StreamCheck(stream.name, False, str(error), None)
         return StreamCheck(stream.name, available, reason, schema is not None if available else None)
 
     def _new_session(self) -> Session:
@@ -168,7 +178,7 @@ class Source:
     async def _lease(self) -> AsyncGenerator[None]:
         """The running loop's session, shared by all streams, which are the Source's own meanwhile."""
         with self._at_home():
-            async with self._home.sessions.lease():
+            async with self._sessions.lease():
                 yield
 
     @contextmanager
@@ -190,15 +200,19 @@ class Source:
         for stream in self:
             if not hasattr(stream, "home"):
                 continue  # leasing it says what is wrong
-            if stream.home.source is not None:
+            if stream.home.source is not None or stream.home.sessions.is_open:
                 self._let_go()
-                raise ConfigError(f"stream {stream.name!r} is being read by another Source: make another instance")
+                reader = "by itself" if stream.home.source is None else "by another Source"
+                raise ConfigError(
+                    f"stream {stream.name!r} is being read {reader} at this moment",
+                    hint="make another instance of it for this Source",
+                )
+            lent = {name: value for name, value in self._options.items() if not _declares(stream, name)}
             self._undo.append(partial(setattr, stream, "home", stream.home))
-            stream.home = self._home
-            for name, value in self._options.items():
-                if not _declares(stream, name):
-                    setattr(stream, name, value)
-                    self._undo.append(partial(delattr, stream, name))
+            stream.home = Home(self._sessions, self, self._at_home, frozenset(lent))
+            for name, value in lent.items():
+                setattr(stream, name, value)
+                self._undo.append(partial(delattr, stream, name))
 
     def _let_go(self) -> None:
         while self._undo:
@@ -213,9 +227,6 @@ class Source:
         state: Mapping[str, Any],
         skipped: dict[str, str],
     ) -> AsyncGenerator[AsyncGenerator[Page]]:
-        if limit is not None and limit < 0:
-            raise ConfigError(f"limit={limit}: a number of records from 0")
-
         def arguments(stream: Stream) -> tuple[Slices | None, Mapping[str, Any], int | None]:
             return slices.get(stream.name), state.get(stream.name) or {}, limit
 
@@ -225,12 +236,27 @@ class Source:
                 yield pages
 
 
-def _by_name(owner: str, streams: Iterable[HttpStream]) -> dict[str, HttpStream]:
+def _check_limit(limit: object) -> None:
+    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 0):
+        raise ConfigError(f"limit={limit!r}: a number of records from 0")
+
+
+def _by_name(owner: str, streams: object) -> dict[str, HttpStream]:
     """Raises ConfigError for what is no stream, for two of one name, and for none at all."""
     found: dict[str, HttpStream] = {}
-    for stream in streams:
+    hint = "a list of streams is needed: Source([Orders(), Customers()]), or streams(config) that returns one"
+    if inspect.iscoroutine(streams):
+        streams.close()
+        raise ConfigError(
+            f"{owner}.streams is async: it is a plain method, which does no I/O",
+            hint="what must be asked for, an async stream_slices or get_json_schema of a stream can ask",
+        )
+    if not isinstance(streams, Iterable) or isinstance(streams, type):
+        kind = streams.__name__ if isinstance(streams, type) else type(streams).__name__
+        raise ConfigError(f"{owner}: {kind} is no list of streams", hint=hint)
+    for stream in cast(Iterable[object], streams):
         if not isinstance(stream, HttpStream):
-            kind = cast(type, stream).__name__ if isinstance(stream, type) else type(stream).__name__
+            kind = stream.__name__ if isinstance(stream, type) else type(stream).__name__
             called = f"{kind}(...)" if isinstance(stream, type) else "Source([Orders(), Customers()])"
             raise ConfigError(f"{owner}: {kind} is no stream", hint=f"write {called}")
         if stream.name in found:
@@ -239,14 +265,15 @@ def _by_name(owner: str, streams: Iterable[HttpStream]) -> dict[str, HttpStream]
             )
         found[stream.name] = stream
     if not found:
-        raise ConfigError(f"{owner} has no streams")
+        raise ConfigError(f"{owner} has no streams", hint=hint)
     return found
 
 
 def _declares(stream: HttpStream, option: str) -> bool:
     """Whether a stream, or a class of its author's, says something about an option."""
     kinds = type(stream).__mro__[: type(stream).__mro__.index(HttpStream)]
-    return option in vars(stream) or any(option in vars(kind) for kind in kinds)
+    own = option in vars(stream) and not (hasattr(stream, "home") and option in stream.home.lent)
+    return own or any(option in vars(kind) for kind in kinds)
 
 
 def _agreed(owner: str, options: dict[str, Any], streams: Iterable[HttpStream]) -> dict[str, Any]:

@@ -6,13 +6,12 @@ import inspect
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from functools import partial
 from random import Random
 from typing import Any, Unpack, cast
 
 import httpx
 
-from .availability import Availability, AvailabilityStrategy, HttpAvailabilityStrategy
+from .availability import Availability, AvailabilityStrategy, HttpAvailabilityStrategy, answered
 from .clock import Clock, SystemClock
 from .contracts import Middleware, Paginator, Parsed, Routes, Slices, Transformer, ValidationMode
 from .declaration import check_class, check_options, check_values, snake_case
@@ -21,7 +20,7 @@ from .events import Listener
 from .http.chain import Chain
 from .http.outcome import default_action, is_transient
 from .http.request import Body
-from .http.session import Session
+from .http.session import Session, Sessions
 from .messages import Request, Response
 from .model import (
     Backoff,
@@ -35,9 +34,9 @@ from .model import (
     Slice,
     Timeouts,
 )
-from .options import Home, StreamOptions
+from .options import Home, StreamOptions, Subscriptions
 from .parsing import records_at
-from .run.reading import Reading, records_of, stream_pages
+from .run.reading import Reading, first_page, records_of, stream_pages
 from .schema_files import find_schema, similar_files
 
 _log = logging.getLogger("asyncstreams")
@@ -109,8 +108,8 @@ class HttpStream:
             self.name = snake_case(type(self).__name__)
         self._streams_body = inspect.isasyncgenfunction(type(self).parse_response)
         self._pages_itself = type(self).next_page_token is HttpStream.next_page_token
-        self.home = Home(self._new_session)
-        self.listeners: list[Listener] = []
+        self.home = Home(Sessions(self._new_session))
+        self.listeners = Subscriptions()
 
     def path(self, context: RequestContext) -> str | tuple[str | int, ...]:
         """Where below `url_base`: a str, or a tuple of segments, each of which is percent-encoded.
@@ -201,12 +200,12 @@ class HttpStream:
             told: Any = strategy.check_availability(self, _log, source)
             if inspect.isawaitable(told):
                 told = await told
-            return cast(Availability, told)
+            return answered(strategy, "check_availability", told)
 
     async def first_page(self) -> Page | None:
         """The first page of the first slice; None where there are no slices. Asks no availability strategy."""
-        async with self.lease() as chain, aclosing(stream_pages(self, chain, None, {}, None, ask=False)) as pages:
-            return await anext(pages, None)
+        async with self.lease() as chain:
+            return await first_page(self, chain)
 
     async def probe(self) -> str | None:
         """Why the stream is unavailable, as a strategy with a `check_availability` of its own says; else None."""
@@ -219,19 +218,19 @@ class HttpStream:
 
     def why_unavailable(self, error: HttpStatusError) -> str | None:
         """What the strategy makes of an error of the first request; None where that is just an error."""
-        handle = getattr(self._strategy(), "handle_http_error", None)
+        strategy = self._strategy()
+        handle = getattr(strategy, "handle_http_error", None)
         if handle is None:
             return None
         try:
-            available, reason = handle(self, _log, self.home.source, error)
+            available, reason = answered(strategy, "handle_http_error", handle(self, _log, self.home.source, error))
         except HttpStatusError:
             return None
         return None if available else reason or f"the API answered {error.status}"
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """From now on `listener` is called with each event of this stream's readings; returns what ends that."""
-        self.listeners.append(listener)
-        return partial(self.listeners.remove, listener)
+        return self.listeners.add(listener)
 
     def pages(
         self, *, limit: int | None = None, slices: Slices | None = None, state: Mapping[str, Any] | None = None
@@ -304,14 +303,18 @@ class HttpStream:
             raise ConfigError(
                 f"{owner}.__init__ does not call its super()", hint="begin it with super().__init__(**options)"
             )
-        check_values(self)
-        async with self.home.sessions.lease() as session:
-            try:
-                chain = session.kept_for(self, lambda: Chain(self, session))
-            except AsyncStreamsError as error:
-                error.locate(stream=self.name)
-                raise
-            yield chain
+        home = self.home
+        with home.hold():
+            check_values(self)
+            async with home.sessions.lease() as session:
+                yield self._chain(session)
+
+    def _chain(self, session: Session) -> Chain:
+        try:
+            return session.kept_for(self, lambda: Chain(self, session))
+        except AsyncStreamsError as error:
+            error.locate(stream=self.name)
+            raise
 
     def _new_session(self) -> Session:
         return Session(self.clock, Random(self.seed))

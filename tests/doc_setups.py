@@ -67,7 +67,11 @@ respx.post("https://auth.example.com/token").respond(
 )
 respx.get(f"{base}/payouts").respond(403, json={"message": "the scope payouts:read is missing"})
 respx.get(f"{base}/payments").respond(
-    json=[{"id": 1, "amount": "9.50", "paid": "yes"}, {"id": 2, "amount": 12, "paid": True}, {"id": "3", "amount": None}]
+    json=[
+        {"id": 1, "amount": "9.50", "paid": "yes"},
+        {"id": 2, "amount": 12, "paid": True},
+        {"id": "3", "amount": None},
+    ]
 )
 respx.get(f"{base}/reports").mock(
     side_effect=[httpx.Response(200, json={"error": told}) for told in ("not ready", "no such report")]

@@ -134,10 +134,11 @@ def test_quarantined_records_have_a_column_once_there_are_any(progress):
 
 def test_a_stream_that_is_skipped_says_why(progress):
     progress(StreamStarted("payouts"))
-    progress(StreamEnded("payouts", StreamUnavailable("no scope")))
     progress(StreamSkipped("payouts", "no scope"))
 
     assert lines(progress)["payouts"].endswith("skipped: no scope")
+    progress(StreamEnded("payouts", StreamUnavailable("no scope")))
+    assert lines(progress)["payouts"].endswith("unavailable: no scope")
 
 
 async def test_a_source_is_shown_and_printed_once_where_there_is_no_terminal():
@@ -155,7 +156,7 @@ async def test_a_source_is_shown_and_printed_once_where_there_is_no_terminal():
     printed = console.file.getvalue()
     assert printed.count("records/s") == 1
     assert [line.split()[:3] for line in printed.splitlines()[1:3]] == [["orders", "2", "2"], ["payouts", "0", "0"]]
-    assert "skipped: answered 403 Forbidden" in printed
+    assert "unavailable: answered 403 Forbidden" in printed
     assert progress.rows["orders"].quarantined == 2
 
 

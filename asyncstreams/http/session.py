@@ -79,6 +79,11 @@ class Sessions:
         self._open_session = open_session
         self._open: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[Session, int]] = WeakKeyDictionary()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether anybody has a lease, in any event loop."""
+        return bool(self._open)
+
     @asynccontextmanager
     async def lease(self) -> AsyncGenerator[Session]:
         """The running loop's session, opened by the first that asks and closed by the last that leaves."""

@@ -16,7 +16,6 @@ from collections.abc import (
 )
 from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from dataclasses import replace
-from functools import partial
 from types import MappingProxyType, TracebackType
 from typing import Any, Generic, NoReturn, TypeVar, cast
 
@@ -83,34 +82,51 @@ async def stream_pages(
     slices: Slices | None,
     state: Mapping[str, Any],
     limit: int | None,
-    *,
-    ask: bool = True,
+    skipped: dict[str, str] | None = None,
 ) -> AsyncGenerator[Page]:
     """The pages of the slices, one slice after the other; with `limit`, of that many records in all.
 
-    Without `slices`, those of the stream's own `stream_slices`. Raises StreamUnavailable where the
-    stream's strategy says so, of itself or of what the first request came to, which is the probe;
-    with `ask=False` the strategy is not asked, and nothing is held against a schema.
+    Without `slices`, those of the stream's own `stream_slices`. Where the stream's strategy says
+    that it is unavailable, of itself or of what the first request came to, it goes into `skipped`
+    with its reason. Without `skipped`, StreamUnavailable is raised.
     """
     if limit == 0:
         return
-    with _told(stream, chain):
-        if ask and (reason := await stream.probe()) is not None:
-            raise StreamUnavailable(reason).locate(stream=stream.name)
-        validation = await validation_of(stream) if ask else Validation(stream, None)
-        try:
-            each = _each_slice(stream, slices, state)
-            read = partial(SliceReader, stream, chain, validation)
-            async with aclosing(_limited(each, read, state, limit)) as pages:
-                page = await (_first(stream, pages) if ask else anext(pages, None))
-                while page is not None:
-                    if chain.audience:
-                        numbers = page.number, len(page.records), len(page.quarantined)
-                        chain.audience.tell(PageRead(stream.name, page.stream_slice, *numbers))
-                    yield page
-                    page = await anext(pages, None)
-        finally:
-            validation.tell()
+    is_skipped = False
+    try:
+        with _told(stream, chain):
+            try:
+                if (reason := await stream.probe()) is not None:
+                    raise StreamUnavailable(reason).locate(stream=stream.name)
+                validation = await validation_of(stream)
+                pages = _limited(stream, chain, validation, slices, state, limit)
+                page = await _first(stream, pages)
+            except StreamUnavailable as error:
+                if skipped is not None:
+                    is_skipped = True
+                    skipped[stream.name] = error.reason
+                    _log.warning("%s is skipped: %s", stream.name, error.reason)
+                    chain.audience.tell(StreamSkipped(stream.name, error.reason))
+                raise
+            try:
+                async with aclosing(pages):
+                    while page is not None:
+                        if chain.audience:
+                            numbers = page.number, len(page.records), len(page.quarantined)
+                            chain.audience.tell(PageRead(stream.name, page.stream_slice, *numbers))
+                        yield page
+                        page = await anext(pages, None)
+            finally:
+                validation.tell()
+    except StreamUnavailable:
+        if not is_skipped:
+            raise
+
+
+async def first_page(stream: Stream, chain: Chain) -> Page | None:
+    """The first page of the first slice, as it comes: nobody is told, nothing is validated, no strategy is asked."""
+    async with aclosing(_limited(stream, chain, Validation(stream, None), None, {}, None)) as pages:
+        return await anext(pages, None)
 
 
 @contextmanager
@@ -136,15 +152,17 @@ async def _first(stream: Stream, pages: AsyncGenerator[Page]) -> Page | None:
 
 
 async def _limited(
-    slices: AsyncGenerator[Slice],
-    read: Callable[[Slice, Mapping[str, Any]], SliceReader],
+    stream: Stream,
+    chain: Chain,
+    validation: Validation,
+    slices: Slices | None,
     state: Mapping[str, Any],
     limit: int | None,
 ) -> AsyncGenerator[Page]:
     left = limit
-    async with aclosing(slices):
-        async for stream_slice in slices:
-            async with aclosing(read(stream_slice, state).pages()) as pages:
+    async with aclosing(_each_slice(stream, slices, state)) as each:
+        async for stream_slice in each:
+            async with aclosing(SliceReader(stream, chain, validation, stream_slice, state).pages()) as pages:
                 async for page in pages:
                     if left is None:
                         yield page
@@ -167,17 +185,10 @@ async def pages_of_several(
     Raises StreamUnavailable when all of them are.
     """
     for stream, lease in streams:
-        async with lease() as chain:
-            try:
-                async with aclosing(stream_pages(stream, chain, *arguments(stream))) as pages:
-                    async for page in pages:
-                        yield page
-            except StreamUnavailable as error:
-                if len(streams) == 1:
-                    raise
-                skipped[stream.name] = error.reason
-                _log.warning("%s is skipped: %s", stream.name, error.reason)
-                chain.audience.tell(StreamSkipped(stream.name, error.reason))
+        skips = skipped if len(streams) > 1 else None
+        async with lease() as chain, aclosing(stream_pages(stream, chain, *arguments(stream), skips)) as pages:
+            async for page in pages:
+                yield page
     if streams and len(skipped) == len(streams):
         reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
         raise StreamUnavailable(f"none of the {len(streams)} streams can be read: {reasons}")

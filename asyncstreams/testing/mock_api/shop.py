@@ -24,48 +24,48 @@ SHOP_AUTH = OAuth2(expires_in=5, rotate=True)
 SHOP_QUOTA = Quota(25, per=1, headers="ratelimit-3")
 
 
-def product(number: int, random: Random) -> Record:
+def product(number: int, chance: Random) -> Record:
     """The n-th product; its price is text, as it should be."""
-    kind = random.choice(_KINDS)
+    kind = chance.choice(_KINDS)
     return {
         "id": f"p-{number:06}",
-        "name": f"{random.choice(_MAKES)} {kind}",
+        "name": f"{chance.choice(_MAKES)} {kind}",
         "kind": kind,
-        "price": f"{random.randint(199, 49_999) / 100:.2f}",
+        "price": f"{chance.randint(199, 49_999) / 100:.2f}",
         "currency": "EUR",
-        "stock": random.choice((None, *range(40))),
-        "weight_kg": random.randint(1, 400) / 16,
-        "tags": random.sample(("new", "sale", "eu", "used", "gift"), random.randint(0, 3)),
-        "supplier": {"id": random.randint(1, 40), "country": random.choice(("DE", "PE", "JP", "KE", "NO"))},
-        "discontinued": random.random() < 0.1,
+        "stock": chance.choice((None, *range(40))),
+        "weight_kg": chance.randint(1, 400) / 16,
+        "tags": chance.sample(("new", "sale", "eu", "used", "gift"), chance.randint(0, 3)),
+        "supplier": {"id": chance.randint(1, 40), "country": chance.choice(("DE", "PE", "JP", "KE", "NO"))},
+        "discontinued": chance.random() < 0.1,
     }
 
 
-def event(every: int, number: int, random: Random) -> Record:
+def event(every: int, number: int, chance: Random) -> Record:
     """The n-th thing that a customer did, `every` seconds after the one before."""
-    kind = random.choice(("view", "view", "view", "cart", "sale", "refund"))
+    kind = chance.choice(("view", "view", "view", "cart", "sale", "refund"))
     return {
         "id": number,
         "kind": kind,
-        "customer_id": random.randint(1, 4_000),
-        "product_id": f"p-{random.randint(1, 6_000):06}",
-        "amount": f"{random.randint(199, 49_999) / 100:.2f}" if kind in ("sale", "refund") else None,
-        "session": f"{random.getrandbits(64):016x}",
-        "mobile": random.random() < 0.6,
+        "customer_id": chance.randint(1, 4_000),
+        "product_id": f"p-{chance.randint(1, 6_000):06}",
+        "amount": f"{chance.randint(199, 49_999) / 100:.2f}" if kind in ("sale", "refund") else None,
+        "session": f"{chance.getrandbits(64):016x}",
+        "mobile": chance.random() < 0.6,
         "occurred_at": f"{_START + timedelta(seconds=every * (number - 1)):%Y-%m-%dT%H:%M:%SZ}",
     }
 
 
-def review(number: int, random: Random) -> Record:
+def review(number: int, chance: Random) -> Record:
     """The n-th opinion."""
     return {
         "id": number,
-        "product_id": f"p-{random.randint(1, 6_000):06}",
-        "customer_id": random.randint(1, 4_000),
-        "stars": random.choice((1, 2, 3, 4, 4, 5, 5, 5)),
-        "text": " ".join(random.choices(_WORDS.split(), k=random.randint(4, 24))),
-        "helpful": random.randint(0, 30),
-        "language": random.choice(("de", "en", "es", "ja")),
+        "product_id": f"p-{chance.randint(1, 6_000):06}",
+        "customer_id": chance.randint(1, 4_000),
+        "stars": chance.choice((1, 2, 3, 4, 4, 5, 5, 5)),
+        "text": " ".join(chance.choices(_WORDS.split(), k=chance.randint(4, 24))),
+        "helpful": chance.randint(0, 30),
+        "language": chance.choice(("de", "en", "es", "ja")),
     }
 
 

@@ -1,0 +1,388 @@
+"""What is told of a reading while it goes on, in which order, and what is never told?"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import FrozenInstanceError, fields
+from typing import Any
+
+import httpx
+import pytest
+
+from asyncstreams import (
+    Event,
+    HttpAvailabilityStrategy,
+    HttpStatusError,
+    HttpStream,
+    PageNumber,
+    PageRead,
+    RequestContext,
+    Retrying,
+    Slice,
+    Source,
+    StreamEnded,
+    StreamSkipped,
+    StreamStarted,
+    StreamUnavailable,
+    TokenAuthenticator,
+    Waiting,
+)
+
+API = "https://api.test/v1/"
+
+
+class Items(HttpStream):
+    """Pages by number, until one is empty."""
+
+    url_base = API
+    paginator = PageNumber()
+
+    def path(self, context: RequestContext) -> str:
+        return self.name
+
+
+class Others(Items):
+    pass
+
+
+def declare(**declared: Any) -> HttpStream:
+    return type("Items", (Items,), declared)()
+
+
+def page(*ids: int) -> httpx.Response:
+    return httpx.Response(200, json=[{"id": each} for each in ids])
+
+
+REFUSED = httpx.Response(403, json={"message": "not for you"})
+
+
+class Heard(list[Event]):
+    """A listener that keeps what it hears."""
+
+    def __call__(self, event: Event) -> None:
+        self.append(event)
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        return [event for event in self if type(event) is kind]
+
+    @property
+    def kinds(self) -> list[type[Event]]:
+        return [type(event) for event in self]
+
+
+@pytest.fixture
+def heard():
+    return Heard()
+
+
+@pytest.fixture
+def items(respx_mock):
+    respx_mock.assert_all_called = False
+    return respx_mock.route(url__startswith=f"{API}items")
+
+
+@pytest.fixture
+def others(respx_mock):
+    return respx_mock.route(url__startswith=f"{API}others")
+
+
+async def test_a_reading_begins_reads_pages_and_ends(items, heard):
+    items.side_effect = [page(1, 2), page(3), page()]
+    stream = Items()
+    stream.subscribe(heard)
+
+    await stream.read()
+
+    assert heard == [
+        StreamStarted("items"),
+        PageRead("items", Slice(), 0, 2, 0),
+        PageRead("items", Slice(), 1, 1, 0),
+        PageRead("items", Slice(), 2, 0, 0),
+        StreamEnded("items", None),
+    ]
+
+
+async def test_a_page_is_told_with_its_slice_and_number(items, heard):
+    items.side_effect = [page(1), page(), page()]
+    stream = Items()
+    stream.subscribe(heard)
+
+    await stream.read(slices=[{"shop": "a"}, {"shop": "b"}])
+
+    assert [(event.stream_slice, event.number) for event in heard.of(PageRead)] == [
+        (Slice({"shop": "a"}), 0),
+        (Slice({"shop": "a"}), 1),
+        (Slice({"shop": "b"}), 0),
+    ]
+
+
+async def test_records_that_were_kept_back_are_counted(items, heard):
+    items.side_effect = [httpx.Response(200, json=[{"id": 1}, {"id": "x"}, {"id": 3}])]
+    schema = {"type": "object", "properties": {"id": {"type": "integer"}}}
+    stream = declare(paginator=None, validation="quarantine", get_json_schema=lambda self: schema)
+    stream.subscribe(heard)
+
+    await stream.read()
+
+    assert [(event.records, event.quarantined) for event in heard.of(PageRead)] == [(2, 1)]
+
+
+async def test_each_retry_is_told_with_reason_delay_and_attempt(items, heard, virtual_clock):
+    items.side_effect = [httpx.Response(503), httpx.ConnectError("no"), page(1)]
+    stream = declare(paginator=None, clock=virtual_clock, seed=1)
+    stream.subscribe(heard)
+
+    await stream.read()
+
+    first, second = heard.of(Retrying)
+    assert heard.kinds == [StreamStarted, Retrying, Retrying, PageRead, StreamEnded]
+    assert (first.stream, first.attempt, second.attempt) == ("items", 1, 2)
+    assert "503" in first.reason
+    assert "503" not in second.reason
+    assert second.reason
+    assert first.delay >= 0
+    assert first.delay + second.delay == pytest.approx(virtual_clock.monotonic(), abs=0.01)
+
+
+async def test_a_failure_that_is_not_tried_again_is_no_retry(items, heard, virtual_clock):
+    items.side_effect = [httpx.Response(500)] * 5
+    stream = declare(clock=virtual_clock)
+    stream.subscribe(heard)
+
+    with pytest.raises(HttpStatusError) as caught:
+        await stream.read()
+
+    assert [event.attempt for event in heard.of(Retrying)] == [1, 2, 3, 4]
+    assert heard[-1] == StreamEnded("items", caught.value)
+
+
+async def test_a_wait_that_the_api_orders_is_told_with_its_seconds(items, heard, virtual_clock):
+    items.side_effect = [httpx.Response(429, headers={"Retry-After": "120"}), page(1)]
+    stream = declare(paginator=None, clock=virtual_clock)
+    stream.subscribe(heard)
+
+    await stream.read()
+
+    (waiting,) = heard.of(Waiting)
+    assert waiting.stream == "items"
+    assert waiting.seconds == pytest.approx(120, rel=0.1)
+    assert waiting.reason
+    assert virtual_clock.monotonic() >= 120
+
+
+async def test_everybody_who_waits_at_the_same_gate_tells_it(items, others, heard, virtual_clock):
+    asked = asyncio.Event()
+
+    async def refuse_once(request):
+        if not asked.is_set():
+            asked.set()
+            return httpx.Response(429, headers={"Retry-After": "60"})
+        return page(1)
+
+    items.mock(side_effect=refuse_once)
+    others.mock(return_value=page(2))
+    source = Source([declare(paginator=None), type("Others", (Items,), {"paginator": None})()], clock=virtual_clock)
+    source.subscribe(heard)
+
+    async def other() -> None:
+        await asked.wait()
+        await asyncio.sleep(1)
+        await source.read("others")
+
+    async with source:
+        await asyncio.gather(source.read("items"), other())
+
+    assert {event.stream for event in heard.of(Waiting)} == {"items", "others"}
+    assert {round(event.seconds, -1) for event in heard.of(Waiting)} == {60}
+
+
+async def test_streams_and_sources_tell_their_own_listeners(items, others):
+    items.mock(return_value=page())
+    others.mock(return_value=page())
+    of_stream, of_source, stream = Heard(), Heard(), Items()
+    source = Source([stream, Others()])
+    stream.subscribe(of_stream)
+    source.subscribe(of_source)
+
+    await source.read()
+    await stream.read()
+
+    assert [event.stream for event in of_source] == ["items"] * 3 + ["others"] * 3
+    assert [event.stream for event in of_stream] == ["items"] * 6
+
+
+async def test_a_stream_that_is_skipped_is_told_and_the_others_go_on(items, others, heard):
+    items.mock(return_value=REFUSED)
+    others.side_effect = [page(1), page()]
+    source = Source([Items(), Others()])
+    source.subscribe(heard)
+
+    async with (reading := source.pages()) as pages:
+        assert [each.stream async for each in pages] == ["others"] * 2
+
+    assert heard.of(StreamSkipped) == [StreamSkipped("items", reading.unavailable["items"])]
+    assert [type(event.error) for event in heard.of(StreamEnded)] == [StreamUnavailable, type(None)]
+
+
+async def test_a_stream_that_is_skipped_ends_last(items, others, heard):
+    items.mock(return_value=REFUSED)
+    others.mock(return_value=page())
+    source = Source([Items(), Others()])
+    source.subscribe(heard)
+
+    await source.read()
+
+    assert [type(event) for event in heard if event.stream == "items"] == [StreamStarted, StreamSkipped, StreamEnded]
+
+
+async def test_a_lone_stream_that_is_unavailable_ends_with_its_error(items, heard):
+    items.mock(return_value=REFUSED)
+    stream = Items()
+    stream.subscribe(heard)
+
+    with pytest.raises(StreamUnavailable) as caught:
+        await stream.read()
+
+    assert heard == [StreamStarted("items"), StreamEnded("items", caught.value)]
+
+
+@pytest.mark.parametrize("of", ["stream", "source"])
+@pytest.mark.parametrize("how", ["break", "exception"])
+async def test_leaving_early_is_an_end_with_an_error(items, heard, of, how):
+    items.side_effect = [page(1), page()]
+    stream = Items()
+    read = {"stream": stream, "source": Source([stream])}[of]
+    read.subscribe(heard)
+
+    async def leave() -> None:
+        async with read.pages() as pages:
+            async for _ in pages:
+                if how == "break":
+                    break
+                raise KeyError("mine")
+
+    if how == "break":
+        await leave()
+    else:
+        with pytest.raises(KeyError):
+            await leave()
+
+    assert heard.kinds == [StreamStarted, PageRead, StreamEnded]
+    assert heard[-1].error is not None
+
+
+async def test_a_cancelled_reading_ends_with_an_error(items, heard):
+    async def leave(request):
+        reading.cancel()
+        await asyncio.Event().wait()
+
+    items.mock(side_effect=leave)
+    source = Source([Items()])
+    source.subscribe(heard)
+    reading = asyncio.create_task(source.read())
+
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+
+    assert heard.kinds == [StreamStarted, StreamEnded]
+    assert isinstance(heard[-1].error, asyncio.CancelledError)
+
+
+async def test_after_a_subscription_has_ended_nothing_more_is_told(items, heard):
+    items.mock(return_value=page())
+    stream, still = Items(), Heard()
+    end = stream.subscribe(heard)
+    stream.subscribe(still)
+
+    await stream.read()
+    end()
+    await stream.read()
+
+    assert (len(heard), len(still)) == (3, 6)
+
+
+async def test_a_subscription_may_end_and_another_begin_while_a_stream_is_read(items, heard):
+    items.side_effect = [page(1), page(2), page()]
+    stream, later = Items(), Heard()
+    end = stream.subscribe(heard)
+
+    async with stream.pages() as pages:
+        await anext(pages)
+        assert heard.kinds == [StreamStarted, PageRead]
+        end()
+        stream.subscribe(later)
+        async for _ in pages:
+            pass
+
+    assert heard.kinds == [StreamStarted, PageRead]
+    assert later.kinds == [PageRead, PageRead, StreamEnded]
+
+
+@pytest.mark.parametrize("of", [Items, lambda: Source([Items()])], ids=["stream", "source"])
+async def test_ending_a_subscription_twice_is_ending_it(items, heard, of):
+    items.mock(return_value=page())
+    end = (read := of()).subscribe(heard)
+
+    end()
+    end()
+
+    await read.read()
+    assert heard == []
+
+
+async def test_a_check_is_no_reading(items, heard):
+    items.mock(return_value=page(1))
+    source = Source([Items()])
+    source.subscribe(heard)
+
+    assert await source.check()
+
+    assert not heard.of(StreamStarted)
+    assert not heard.of(StreamEnded)
+
+
+async def test_a_strategy_that_asks_the_stream_first_does_not_end_it(items, heard):
+    class Preflight(HttpAvailabilityStrategy):
+        async def check_availability(self, stream, logger, source=None):
+            return await super().check_availability(stream, logger, source)
+
+    items.side_effect = [page(1), page(1), page()]
+    stream = declare(availability_strategy=Preflight())
+    stream.subscribe(heard)
+
+    await stream.read()
+
+    assert heard.kinds == [StreamStarted, PageRead, PageRead, StreamEnded]
+    assert heard[-1] == StreamEnded("items")
+
+
+async def test_events_hold_no_secret_and_no_query(items, heard, virtual_clock):
+    echo = {"json": {"message": "no tok3n-of-mine, no query-value-of-mine"}}
+    items.side_effect = [
+        httpx.Response(429, headers={"Retry-After": "5"}, **echo),
+        httpx.Response(503, **echo),
+        httpx.ConnectError(f"{API}items?api_key=query-value-of-mine: tok3n-of-mine"),
+        httpx.Response(404, **echo),
+    ]
+    stream = declare(clock=virtual_clock, request_params=lambda self, context: {"api_key": "query-value-of-mine"})
+    stream.authenticator = TokenAuthenticator("tok3n-of-mine")
+    stream.subscribe(heard)
+
+    with pytest.raises(HttpStatusError):
+        await stream.read()
+
+    told = " ".join(f"{event!r} {getattr(event, 'error', '')}" for event in heard)
+    assert heard.kinds == [StreamStarted, Retrying, Waiting, Retrying, Retrying, StreamEnded]
+    assert "tok3n-of-mine" not in told
+    assert "query-value-of-mine" not in told
+    assert "api_key" not in told
+
+
+EVENTS = [StreamStarted("a"), StreamEnded("a"), StreamSkipped("a", "403"), PageRead("a", Slice(), 0, 1, 0)]
+
+
+@pytest.mark.parametrize("event", [*EVENTS, Retrying("a", "503", 1.0, 1), Waiting("a", "429", 1.0)], ids=repr)
+def test_an_event_is_a_frozen_value(event):
+    for each in fields(event):
+        with pytest.raises(FrozenInstanceError):
+            setattr(event, each.name, None)

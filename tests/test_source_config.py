@@ -1,0 +1,384 @@
+"""What may a Source be made of, which of its options hold, and what does it say of its streams?"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from contextlib import closing
+from typing import Any
+
+import httpx
+import pytest
+
+from asyncstreams import (
+    BodyLimits,
+    ConfigError,
+    CrossOriginLink,
+    HttpStream,
+    RequestContext,
+    ResponseTooLarge,
+    Secret,
+    Source,
+    StallTimeout,
+    StreamDescription,
+    Timeouts,
+    TokenAuthenticator,
+)
+from asyncstreams.testing import VirtualClock
+
+
+class Orders(HttpStream):
+    url_base = "https://api.test/"
+    max_tries = 1
+
+    def path(self, context: RequestContext) -> str:
+        return self.name
+
+
+class Users(Orders):
+    primary_key = "id"
+
+    def get_json_schema(self) -> dict[str, Any]:
+        return {"type": "object", "properties": {"id": {"type": "integer"}}}
+
+
+class Payouts(Orders):
+    pass
+
+
+CREDENTIALS = {"type": "object", "required": ["client_id"], "properties": {"client_id": {"type": "string"}}}
+SPEC = {
+    "type": "object",
+    "required": ["token"],
+    "properties": {
+        "token": {"type": "string", "minLength": 8, "pattern": "^tok"},
+        "region": {"enum": ["eu", "us"]},
+        "days": {"type": "integer", "maximum": 30},
+        "credentials": CREDENTIALS,
+    },
+    "additionalProperties": False,
+}
+
+
+class Shop(Source):
+    """Made from a configuration."""
+
+    spec = SPEC
+
+    def streams(self, config: Any) -> Any:
+        return [Orders(authenticator=TokenAuthenticator(config["token"]))]
+
+
+@pytest.fixture
+def api(respx_mock):
+    """Orders and users come, payouts are refused."""
+    respx_mock.assert_all_called = False
+    respx_mock.get(path="/payouts").respond(403, json={"message": "a scope is missing"})
+    return respx_mock.get(host="api.test").respond(json=[{"id": 1}])
+
+
+def refused(make: Any, *arguments: Any, **options: Any) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        make(*arguments, **options)
+    return caught.value
+
+
+@pytest.mark.parametrize("token", ["tok-secret-1", Secret("tok-secret-1")], ids=["str", "Secret"])
+async def test_a_configuration_that_fits_makes_the_streams(api, token):
+    shop = Shop({"token": token, "region": "eu"})
+
+    assert await shop.read() == {"orders": [{"id": 1}]}
+    assert api.calls.last.request.headers["Authorization"] == "Bearer tok-secret-1"
+    assert "secret" not in repr(shop) + repr(list(shop))
+
+
+@pytest.mark.parametrize(
+    ("config", "pointer", "rule"),
+    [
+        ({}, "/token", "required"),
+        (None, "/token", "required"),
+        ({"token": 51423}, "/token", "type"),
+        ({"token": Secret("tok")}, "/token", "minLength"),
+        ({"token": Secret("s3cret-value")}, "/token", "pattern"),
+        ({"token": "tok-secret-1", "region": "s3cret-value"}, "/region", "enum"),
+        ({"token": "tok-secret-1", "days": 51423}, "/days", "maximum"),
+        ({"token": "tok-secret-1", "credentials": {}}, "/credentials/client_id", "required"),
+        ({"token": "tok-secret-1", "color": "s3cret-value"}, "/color", "additionalProperties"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_configuration_that_does_not_fit_is_told_by_pointer_and_rule_without_a_value(config, pointer, rule):
+    error = refused(Shop, config)
+
+    told = "".join(traceback.format_exception(error)) + repr(error) + str(error.hint)
+    assert f"{pointer}: {rule}" in str(error)
+    assert not any(value in told for value in ("s3cret-value", "tok-secret-1", "51423"))
+
+
+@pytest.mark.parametrize(
+    ("config", "meant"),
+    [
+        ({"tokn": "tok-secret-1"}, "token"),
+        ({"token": "tok-secret-1", "regoin": "eu"}, "region"),
+        ({"token": "tok-secret-1", "credentials": {"clientid": "x"}}, "client_id'?"),
+    ],
+    ids=["required", "optional", "nested"],
+)
+def test_a_key_that_is_almost_right_is_told_from_the_one_that_is_meant(config, meant):
+    assert meant in str(refused(Shop, config).hint)
+
+
+def test_an_optional_key_that_is_almost_right_is_named():
+    assert "'regoin'" in str(refused(Shop, {"token": "tok-secret-1", "regoin": "eu"}).hint)
+
+
+@pytest.mark.parametrize("key", [1, None], ids=repr)
+def test_a_key_that_is_no_string_is_a_mistake(key):
+    refused(Shop, {key: "x"})
+
+
+async def test_a_spec_may_stand_in_a_connection_specification(api):
+    kind = type("Wrapped", (Shop,), {"spec": {"connectionSpecification": SPEC, "documentationUrl": "https://x.test"}})
+
+    assert await kind({"token": "tok-secret-1"}).read()
+    assert "/token: required" in str(refused(kind, {}))
+
+
+WRONG = [{"type": "strin"}, {"required": "token"}, {"connectionSpecification": {"type": 3}}]
+
+
+@pytest.mark.parametrize("spec", [*WRONG, ["token"], "object"])
+def test_a_spec_that_is_no_schema_is_a_mistake(spec):
+    assert "spec" in str(refused(type("Wrong", (Shop,), {"spec": spec}), {"token": "tok-secret-1"}))
+
+
+async def test_streams_may_be_a_generator_and_need_no_spec(api):
+    class Simple(Source):
+        def streams(self, config):
+            yield Orders()
+            yield from ([Users()] if config.get("users") else [])
+
+    assert list(await Simple().read()) == ["orders"]
+    assert list(await Simple({"users": True}).read()) == ["orders", "users"]
+
+
+def returning(streams: Any) -> Any:
+    return lambda: type("Shop", (Source,), {"streams": lambda self, config: streams})()
+
+
+async def listed() -> list[Orders]:
+    return [Orders()]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Source([Orders]),
+        lambda: Source([Orders(), None]),
+        lambda: Source(["orders"]),
+        lambda: Source("orders"),
+        lambda: Source([Orders(), Orders()]),
+        lambda: Source(),
+        lambda: Source({"token": "t"}),
+        returning([Orders]),
+        lambda: Source([]),
+        returning([]),
+        lambda: Shop([Orders()]),
+        lambda: Source(Orders()),
+        lambda: Source(Orders),
+        returning(Orders()),
+        returning(None),
+    ],
+)
+def test_what_are_no_streams_is_a_mistake_with_a_hint(make):
+    assert refused(make).hint
+
+
+def test_streams_that_are_async_are_a_mistake_with_a_hint():
+    with closing(listed()) as streams:
+        assert refused(returning(streams)).hint
+
+
+@pytest.mark.parametrize(("option", "meant"), [("timeout", "timeouts"), ("authentcator", "authenticator")])
+def test_an_unknown_option_is_told_from_the_one_that_is_meant(option, meant):
+    error = refused(Source, [Orders()], **{option: None})
+
+    assert (option in str(error), meant in str(error.hint)) == (True, True)
+
+
+UNKNOWN = {
+    "pages": lambda source: source.pages("ordes"),
+    "slices": lambda source: source.pages(slices={"ordes": []}),
+    "state": lambda source: source.pages(state={"ordes": {}}),
+    "[]": lambda source: source["ordes"],
+}
+
+
+@pytest.mark.parametrize("ask", UNKNOWN.values(), ids=UNKNOWN)
+def test_an_unknown_stream_is_told_from_the_one_that_is_meant(ask):
+    error = refused(ask, Source([Orders(), Users()]))
+
+    assert "'ordes'" in str(error)
+    assert "did you mean 'orders'" in str(error.hint)
+
+
+@pytest.mark.parametrize("asked", ["read", "check"])
+async def test_an_unknown_stream_is_told_before_anything_is_sent(api, asked):
+    with pytest.raises(ConfigError, match="did you mean 'orders'"):
+        await getattr(Source([Orders(), Users()]), asked)("orders", "ordes")
+
+    assert api.call_count == 0
+
+
+@pytest.mark.parametrize("wrong", [{"slices": [{"shop": "a"}]}, {"slices": 3}, {"state": 3}], ids=repr)
+def test_slices_and_state_that_name_no_stream_are_a_mistake(wrong):
+    assert refused(Source([Orders()]).pages, **wrong).hint
+
+
+@pytest.mark.parametrize("ask", [lambda source: source.pages(["orders"]), lambda source: source[0]])
+def test_a_name_that_is_no_string_is_a_mistake(ask):
+    assert refused(ask, Source([Orders()])).hint
+
+
+def test_a_source_is_a_collection_of_its_streams():
+    orders, users = Orders(), Users()
+    source = Source((orders, users), authenticator=TokenAuthenticator("s3cret-value"))
+
+    assert (list(source), len(source), source["users"]) == ([orders, users], 2, users)
+    assert "orders" in repr(source)
+    assert "s3cret" not in repr(source)
+
+
+def test_a_source_has_the_names_that_it_can_be_asked_for():
+    source = Source([Orders()])
+
+    assert "orders" in source
+    assert "users" not in source
+
+
+async def passing(request: Any, send: Any) -> Any:
+    return await send(request)
+
+
+OPTIONS: dict[str, Any] = {
+    "authenticator": lambda level: TokenAuthenticator(f"t{level}"),
+    "timeouts": lambda level: Timeouts(connect=1 + level),
+    "body_limits": lambda level: BodyLimits(wire=100 + level),
+    "transport": lambda level: httpx.MockTransport(lambda request: httpx.Response(200, json=[])),
+    "middleware": lambda level: [passing] * level,
+    "allowed_origins": lambda level: (f"https://{level}.test",),
+    "allow_insecure": lambda level: level % 2 == 0,
+}
+
+
+@pytest.mark.parametrize("nearest", range(4), ids=["stream's", "stream class's", "Source's", "Source class's"])
+@pytest.mark.parametrize("option", OPTIONS)
+async def test_the_nearer_option_wins_and_only_while_reading(api, option, nearest):
+    seen: list[Any] = []
+    values = [OPTIONS[option](level) for level in range(4)]
+    told: list[dict[str, Any]] = [{option: values[level]} if level >= nearest else {} for level in range(4)]
+    path = {"path": lambda self, context: seen.append(getattr(self, option)) or "orders"}
+    stream = type("Orders", (Orders,), path | told[1])(**told[0])
+    before = dict(vars(stream)), getattr(stream, option)
+
+    await type("Shop", (Source,), told[3])([stream], **told[2]).read()
+
+    assert seen == [values[nearest]]
+    assert (dict(vars(stream)), getattr(stream, option)) == before
+
+
+async def test_none_of_a_stream_is_nearer_than_something_of_its_source(api):
+    await Source([Orders(authenticator=None)], authenticator=TokenAuthenticator("t")).read()
+
+    assert "Authorization" not in api.calls.last.request.headers
+
+
+async def test_a_source_signs_and_passes_through_its_middleware_and_transport():
+    sent: list[httpx.Request] = []
+    transport = httpx.MockTransport(lambda request: sent.append(request) or httpx.Response(200, json=[]))
+
+    async def marked(request: Any, send: Any) -> Any:
+        request.headers["X-Mine"] = "yes"
+        return await send(request)
+
+    auth = TokenAuthenticator("t")
+    await Source([Orders(), Users()], authenticator=auth, middleware=[marked], transport=transport).read()
+
+    assert [(each.headers["Authorization"], each.headers["X-Mine"]) for each in sent] == [("Bearer t", "yes")] * 2
+
+
+async def test_the_limits_of_a_source_hold_for_its_streams(virtual_clock):
+    async def slow(request: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(20)
+        return httpx.Response(200, json=[{"id": 1}])
+
+    away = type("Away", (Orders,), {"path": lambda self, context: "https://cdn.test/orders"})
+    plain = type("Plain", (Orders,), {"url_base": "http://api.test/", "authenticator": TokenAuthenticator("t")})
+    common: Any = {"transport": httpx.MockTransport(slow), "clock": virtual_clock}
+
+    for stream, short, enough, error in (
+        (Orders, {"timeouts": Timeouts(connect=1, first_byte=2)}, {}, StallTimeout),
+        (Orders, {"body_limits": BodyLimits(wire=3)}, {}, ResponseTooLarge),
+        (away, {}, {"allowed_origins": ("https://cdn.test",)}, CrossOriginLink),
+        (plain, {}, {"allow_insecure": True}, ConfigError),
+    ):
+        with pytest.raises(error):
+            await Source([stream()], **common, **short).read()
+        assert await Source([stream()], **common, **enough).read()
+
+
+@pytest.mark.parametrize("option", ["clock", "seed"])
+async def test_a_run_has_one_clock_and_one_seed(api, option):
+    one, other = {"clock": (VirtualClock(), VirtualClock()), "seed": (1, 2)}[option]
+
+    assert await Source([Orders(**{option: one}), Users()]).read()
+    assert await Source([Orders(**{option: one}), Users(**{option: one})], **{option: one}).read()
+    assert option in str(refused(Source, [Orders(**{option: one}), Users(**{option: other})]))
+    assert option in str(refused(Source, [Orders(**{option: one})], **{option: other}))
+
+
+async def test_a_check_tells_of_each_stream_and_reads_as_a_table(api):
+    report = await Source([Orders(), Payouts(), Users()]).check()
+
+    lines = str(report).splitlines()
+    assert not report
+    assert [(each.stream, each.available) for each in report] == [("orders", True), ("payouts", False), ("users", True)]
+    assert (report["orders"].reason, report["orders"].has_schema, report["users"].has_schema) == (None, False, True)
+    assert "a scope is missing" in str(report["payouts"].reason)
+    assert [line.split()[1] for line in lines] == ["available", "unavailable", "available"]
+    assert ["schema" in line for line in lines] == [True, False, False]
+    assert await Source([Orders(), Payouts(), Users()]).check("orders", "users")
+
+
+async def test_what_is_wrong_with_one_stream_does_not_stop_the_check_of_others(api, respx_mock):
+    respx_mock.get(host="down.test").mock(side_effect=httpx.ConnectError("no"))
+    respx_mock.get(host="expired.test").respond(401)
+    wrong = [
+        type("Down", (Orders,), {"url_base": "https://down.test"}),
+        type("Expired", (Orders,), {"url_base": "https://expired.test"}),
+        type("Misdeclared", (Orders,), {"availability_strategy": 3}),
+        type("Unschemed", (Orders,), {"get_json_schema": lambda self: {"type": "nothing"}}),
+        type("Unmade", (Orders,), {"__init__": lambda self: None}),
+    ]
+
+    report = await Source([*(kind() for kind in wrong), Users()]).check()
+
+    assert [each.available for each in report] == [False] * 5 + [True]
+    assert all(each.reason for each in report if not each.available)
+    assert "401" in str(report["expired"].reason)
+
+
+async def test_a_report_has_no_stream_that_was_not_checked(api):
+    report = await Source([Orders()]).check()
+
+    assert "orders" in str(refused(lambda: report["ordes"]).hint)
+
+
+async def test_a_source_describes_what_its_streams_give():
+    keyed = type("Keyed", (Orders,), {"primary_key": [["a", "b"], ["c"]]})
+
+    found = await Source([Orders(), Users(), keyed()]).discover()
+
+    assert found["orders"] == StreamDescription("orders", None, [])
+    assert found["users"].json_schema == Users().get_json_schema()
+    assert (found["users"].primary_key, found["keyed"].primary_key) == ([["id"]], [["a", "b"], ["c"]])
