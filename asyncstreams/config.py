@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from .errors import ConfigError
-from .exact_json import as_array, as_object
+from .exact_json import as_object
 from .model import Problem, Secret
 from .schema import RecordSchema
 
@@ -54,14 +54,20 @@ def _meant(problems: list[Problem], config: dict[str, Any], spec: Mapping[str, A
     return f"known are {', '.join(known)}" if known else None
 
 
-def _revealed(owner: str, value: Any) -> Any:
-    """The configuration as JSON has it: a Secret is a string. Raises ConfigError for keys that are none."""
+def _revealed(owner: str, value: Any, at: str = "") -> Any:
+    """The configuration as JSON has it: a Secret is a string. Raises ConfigError for what JSON has not."""
     if isinstance(value, Secret):
         return value.reveal()
     if isinstance(value, Mapping):
         fields = cast(Mapping[str, Any], value)
         if not all(isinstance(key, str) for key in fields):
             raise ConfigError(f"{owner}: a key of the configuration is no string", hint="JSON has no others")
-        return {key: _revealed(owner, inner) for key, inner in fields.items()}
-    items = as_array(value)
-    return value if items is None else [_revealed(owner, item) for item in items]
+        return {key: _revealed(owner, inner, f"{at}/{key}") for key, inner in fields.items()}
+    if isinstance(value, list | tuple):
+        return [_revealed(owner, item, f"{at}/{n}") for n, item in enumerate(cast(list[Any], value))]
+    if not isinstance(value, str | bool | int | float | None):
+        kind = type(value).__name__
+        raise ConfigError(
+            f"{owner}: the configuration holds a {kind} at {at}, and JSON has none", hint="write a string"
+        )
+    return value

@@ -56,6 +56,7 @@ _MEANT = {
     "validate": "validation",
 }
 _CLOSE = 0.82
+_RESERVED = {"home", "lease", "listeners", "pages_itself", "probe", "streams_body", "why_unavailable"}
 
 
 def snake_case(name: str) -> str:
@@ -72,12 +73,34 @@ def check_class(cls: type, base: type) -> None:
             number = value if isinstance(value, int | float) else "n"
             more = value + 1 if isinstance(value, int) else "n + 1"
             raise ConfigError(f"{cls.__name__}.{name} has no meaning here", hint=_RENAMED[name].format(number, more))
+        if name in _RESERVED:
+            raise ConfigError(f"{cls.__name__}.{name} is ours", hint="give yours another name")
         if name in _HOOKS:
             _check_hook(cls, name, value)
         elif not name.startswith("_") and not hasattr(base, name):
             _check_spelling(cls, name, base)
     if getattr(cls, "path", None) is getattr(base, "path", None):
         raise ConfigError(f"{cls.__name__}.path is missing", hint='add `def path(self, context): return "users"`')
+
+
+def check_source(cls: type, base: type, options: Iterable[str]) -> None:
+    """What the class of a Source tells: `streams` that is no method, options that are misspelt. Raises ConfigError."""
+    owner = cls.__name__
+    if not callable(getattr(cls, "streams", None)):
+        raise ConfigError(f"{owner}.streams is no method", hint="write `def streams(self, config): return [...]`")
+    if "check_connection" in vars(cls):
+        raise ConfigError(
+            f"{owner}.check_connection is never called", hint="check() asks each stream for its first page"
+        )
+    known = sorted({*options, "spec", "streams"})
+    for name in {name for kind in cls.__mro__[: cls.__mro__.index(base)] for name in vars(kind)}:
+        if name.startswith("_") or name in known or hasattr(base, name):
+            continue
+        if close := [_MEANT[name]] if _MEANT.get(name) in known else difflib.get_close_matches(name, known, 1, _CLOSE):
+            raise ConfigError(
+                f"{owner}.{name} has no meaning; did you mean {close[0]!r}?",
+                hint=f"if it is your own, begin its name with an underscore: _{name}",
+            )
 
 
 def check_options(cls: type, given: Iterable[str], known: Iterable[str]) -> None:
@@ -140,7 +163,7 @@ def _check_schema_settings(owner: str, stream: object) -> None:
         )
     key: Any = getattr(stream, "primary_key", None)
     names: list[Any] = [key] if isinstance(key, str) or key is None else list(key)
-    if not all(name is None or isinstance(name, str | list | tuple) for name in names):
+    if not all(isinstance(name, str | list | tuple) for name in names if name is not None or key is not None):
         raise ConfigError(f"{owner}.primary_key = {key!r}: a field, or a list of fields or of paths, is needed")
 
 

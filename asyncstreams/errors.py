@@ -123,7 +123,9 @@ class StreamUnavailable(RemoteError):
 
 
 class HttpStatusError(RemoteError):
-    """A status that is final, or that stayed after all tries."""
+    """A status that is final, or that stayed after all tries. `of_page`: it answered the request of a page."""
+
+    of_page = True
 
 
 class TruncatedBody(RemoteError):

@@ -56,7 +56,7 @@ class StreamSkipped:
 
 @dataclass(frozen=True, slots=True)
 class StreamEnded:
-    """The reading of a stream is over: whole where `error` is None, else as far as it came."""
+    """The reading of a stream is over: whole, or to its limit, where `error` is None; else as far as it came."""
 
     stream: str
     error: BaseException | None = None

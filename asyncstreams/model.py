@@ -91,7 +91,12 @@ class Problem:
     detail: str
 
     def __str__(self) -> str:
-        return f"{self.pointer or 'the record'}: {self.keyword}: {self.detail}"
+        return f"{shortened(self.pointer) or 'the record'}: {self.keyword}: {self.detail}"
+
+
+def shortened(text: str, most: int = 200) -> str:
+    """A text for a message, whatever its length."""
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,4 +255,4 @@ def key_paths(primary_key: PrimaryKey) -> list[list[str]]:
     """A primary key in the form that names every field by its path."""
     if isinstance(primary_key, str):
         return [[primary_key]]
-    return [[path] if isinstance(path, str) else path for path in primary_key or ()]
+    return [[path] if isinstance(path, str) else list(path) for path in primary_key or ()]

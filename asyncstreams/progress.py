@@ -124,7 +124,7 @@ class Progress:
             pace = row.records / seconds if (seconds := row.seconds(now)) > 0 else 0.0
             numbers = [f"{row.pages:,}", f"{row.records:,}", f"{pace:,.0f}", f"{row.retries:,}"]
             kept = [f"{row.quarantined:,}"] if quarantined else []
-            table.add_row(name, *numbers, *kept, Text(*row.told(now)))
+            table.add_row(Text(name), *numbers, *kept, Text(*row.told(now)))
         return table
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any, cast
 
@@ -13,9 +14,9 @@ import orjson
 from jsonschema import exceptions
 
 from .errors import ConfigError
-from .exact_json import JSON_NAMES, json_name
+from .exact_json import JSON_NAMES, as_array, as_object, json_name
 from .model import Problem, Record
-from .schema_files import bundled
+from .schema_files import DATA, OF_NAMES, bundled
 
 _DEFAULT_DRAFT = "http://json-schema.org/draft-07/schema#"
 _DRAFTS: dict[str, Any] = {
@@ -25,11 +26,14 @@ _DRAFTS: dict[str, Any] = {
     "https://json-schema.org/draft/2019-09/schema": jsonschema.Draft201909Validator,
     "https://json-schema.org/draft/2020-12/schema": jsonschema.Draft202012Validator,
 }
+_RECORD = "urn:asyncstreams:record"
+_NOTES = frozenset(("contentEncoding", "contentMediaType"))
+_MOST_PROBLEMS = 100
 _SHOWN = 60
 
 
 class RecordSchema:
-    """A JSON schema of one record, compiled. Formats are notes, and not checked.
+    """A JSON schema of one record, compiled. Formats and content encodings are notes, and not checked.
 
     Raises ConfigError for a schema that is none: of an unknown draft, with a keyword that its own
     meta-schema refuses, or with a reference that leads nowhere. Without `$schema` it is draft-07.
@@ -37,26 +41,43 @@ class RecordSchema:
 
     def __init__(self, schema: Mapping[str, Any], where: str = "the schema") -> None:
         self.json = bundled(schema, where=where)
-        draft = self.json.get("$schema", _DEFAULT_DRAFT)
+        draft = _draft(self.json, where)
         _check(self.json, draft, where)
+        record = {**_asserted(self.json), "$schema": draft}
+        page = {"$schema": draft, "type": "array", "items": {"$ref": _RECORD}}
         try:
-            self._record = _compiled({"$schema": draft, **self.json})
-            self._page = _compiled(_of_page(self.json, draft))
+            self._record = _compiled(record)
+            self._page = _compiled(page, record)
         except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
+            at = pointer(getattr(error, "instance_path", ()))
             reason = str(error).partition("\n")[0]
-            raise ConfigError(f"{where} cannot be compiled: {reason}") from None
+            raise ConfigError(f"{where} cannot be compiled{f': at {at}' if at else ''}: {reason}") from None
 
     def fits(self, records: list[Record]) -> bool:
         """Whether all records of a page fit: one call for the page."""
-        return self._page.is_valid(records)
+        try:
+            return self._page.is_valid(records)
+        except ValueError:  # something that is not JSON, or too deep
+            return False
 
     def fits_one(self, record: Record) -> bool:
-        return self._record.is_valid(record)
+        try:
+            return self._record.is_valid(record)
+        except ValueError:
+            return False
 
     def problems(self, record: Record) -> list[Problem]:
-        """Every place where a record that does not fit does not; never empty."""
-        found = [problem for error in self._record.iter_errors(record) for problem in _problems(error)]
-        return found or [Problem("", "schema", "it does not fit")]
+        """Where a record that does not fit does not: up to 100 places, and never none."""
+        found: list[Problem] = []
+        try:
+            for error in self._record.iter_errors(record):
+                found += _problems(error)
+                if len(found) >= _MOST_PROBLEMS:
+                    return found[:_MOST_PROBLEMS]
+        except ValueError:
+            # Outside the handler: what is raised there may hold the value.
+            pass
+        return found or list(_not_json(record, [])) or [Problem("", "type", "it is too deep, or holds no JSON")]
 
 
 def record_schema(schema: Mapping[str, Any], where: str) -> RecordSchema:
@@ -73,24 +94,37 @@ def _of_text(text: bytes, where: str) -> RecordSchema:
     return RecordSchema(orjson.loads(text), where)
 
 
-def _compiled(schema: dict[str, Any]) -> jsonschema_rs.Validator:
-    return jsonschema_rs.validator_for(schema, validate_formats=False)
+def _compiled(schema: dict[str, Any], record: dict[str, Any] | None = None) -> jsonschema_rs.Validator:
+    # Under a name of its own, the references within the record's schema keep their root.
+    registry = None if record is None else jsonschema_rs.Registry([(_RECORD, record)])
+    return jsonschema_rs.validator_for(schema, validate_formats=False, registry=registry, offline=True)
 
 
-def _of_page(schema: dict[str, Any], draft: str) -> dict[str, Any]:
-    # With an id of its own, the record's references keep their root.
-    identity = "id" if "draft-04" in draft else "$id"
-    record = {identity: "urn:asyncstreams:record", **schema, "$schema": draft}
-    return {"$schema": draft, "type": "array", "items": record}
+def _draft(schema: Mapping[str, Any], where: str) -> str:
+    """The draft of a schema, as it is written in full."""
+    told = schema.get("$schema", _DEFAULT_DRAFT)
+    for draft in _DRAFTS:
+        if str(told).rstrip("#").partition("://")[2] == draft.partition("://")[2]:
+            return draft
+    raise ConfigError(f"{where} is of an unknown draft, $schema = {told!r}", hint=f"known are {', '.join(_DRAFTS)}")
 
 
-def _check(schema: Mapping[str, Any], draft: Any, where: str) -> None:
+def _asserted(node: Any, *, of_names: bool = False) -> Any:
+    """A schema without what drafts 6 and 7 leave open whether it is asserted; `of_names`: it maps names to schemas."""
+    if (items := as_array(node)) is not None:
+        return [_asserted(item) for item in items]
+    if (fields := as_object(node)) is None:
+        return node
+    return {
+        key: value if key in DATA and not of_names else _asserted(value, of_names=key in OF_NAMES and not of_names)
+        for key, value in fields.items()
+        if of_names or key not in _NOTES
+    }
+
+
+def _check(schema: Mapping[str, Any], draft: str, where: str) -> None:
     """Raises ConfigError where the schema is not what its draft's meta-schema says."""
-    checker = _DRAFTS.get(str(draft).rstrip("#"))
-    if checker is None:
-        raise ConfigError(
-            f"{where} is of an unknown draft, $schema = {draft!r}", hint=f"known are {', '.join(_DRAFTS)}"
-        )
+    checker = _DRAFTS[draft]
     error = cast(Any, exceptions).best_match(checker(checker.META_SCHEMA).iter_errors(schema))
     if error is not None:
         at = pointer(error.absolute_path)
@@ -104,6 +138,26 @@ def _check(schema: Mapping[str, Any], draft: Any, where: str) -> None:
             f'{where} describes {wanted!r}, and a record is an object: "type": "object"',
             hint='the schema is that of one record, not of the page: what stands under "items"',
         )
+
+
+def _not_json(value: Any, path: list[str | int]) -> Iterator[Problem]:
+    """The first place where a record holds what JSON has no form for."""
+    if (fields := as_object(value)) is not None:
+        for key, inner in cast(dict[Any, Any], fields).items():
+            if not isinstance(key, str):
+                yield Problem(
+                    pointer(path), "type", f"it has a key that is {json_name(key)}, and JSON has no such keys"
+                )
+                return
+            yield from _not_json(inner, [*path, key])
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(cast(list[Any], value)):
+            yield from _not_json(item, [*path, number])
+    elif isinstance(value, str):
+        if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+            yield Problem(pointer(path), "type", "it holds half a character (a lone surrogate)")
+    elif not isinstance(value, bool | int | float | Decimal | None):
+        yield Problem(pointer(path), "type", f"it is {json_name(value)}, which JSON has not")
 
 
 def _problems(error: jsonschema_rs.ValidationError) -> Iterator[Problem]:

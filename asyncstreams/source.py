@@ -7,6 +7,7 @@ import inspect
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
+from copy import deepcopy
 from functools import partial
 from random import Random
 from types import TracebackType
@@ -17,7 +18,7 @@ from .catalog import CheckReport, StreamCheck, StreamDescription, named
 from .clock import SystemClock
 from .config import check_config
 from .contracts import Slices, Stream
-from .declaration import check_options
+from .declaration import check_options, check_source
 from .errors import AsyncStreamsError, ConfigError
 from .events import Listener
 from .http.session import Session, Sessions
@@ -42,12 +43,20 @@ class Source:
     """The JSON schema of the configuration, of a subclass that takes one."""
 
     def __init__(
-        self, given: Iterable[HttpStream] | Mapping[str, Any] | None = None, /, **options: Unpack[StreamOptions]
+        self,
+        given: Iterable[HttpStream] | Mapping[str, Any] | None = None,
+        /,
+        *more: HttpStream,
+        **options: Unpack[StreamOptions],
     ) -> None:
+        owner = type(self).__name__
+        if more:
+            raise ConfigError(f"{owner}: several streams are given one by one", hint="a list is needed: Source([a, b])")
+        check_source(type(self), Source, StreamOptions.__annotations__)
         check_options(type(self), options, StreamOptions.__annotations__)
-        self._streams = _by_name(type(self).__name__, self._made_from(given))
-        own = {name: getattr(type(self), name) for name in StreamOptions.__annotations__ if hasattr(type(self), name)}
-        self._options = _agreed(type(self).__name__, {**own, **options}, self._streams.values())
+        self._streams = _by_name(owner, self._made_from(given))
+        own = {name: getattr(self, name) for name in StreamOptions.__annotations__ if hasattr(type(self), name)}
+        self._options = _agreed(owner, {**own, **options}, self._streams.values())
         self._sessions = Sessions(self._new_session)
         self._listeners = Subscriptions()
         self._readings = 0
@@ -75,7 +84,7 @@ class Source:
             for stream in self:
                 schema = await schema_of(stream)
                 found[stream.name] = StreamDescription(
-                    stream.name, None if schema is None else schema.json, key_paths(stream.primary_key)
+                    stream.name, None if schema is None else deepcopy(schema.json), key_paths(stream.primary_key)
                 )
         return found
 
@@ -159,6 +168,11 @@ class Source:
         return given
 
     def _chosen(self, names: Iterable[str]) -> list[HttpStream]:
+        if not hasattr(self, "_streams"):
+            owner = type(self).__name__
+            raise ConfigError(
+                f"{owner}.__init__ does not call its super()", hint="begin it with super().__init__(config, **options)"
+            )
         chosen = [self[name] for name in names]
         return list(dict.fromkeys(chosen)) or list(self)
 
@@ -168,6 +182,8 @@ class Source:
             schema = await schema_of(stream) if available else None
         except AsyncStreamsError as error:
             return StreamCheck(stream.name, False, str(error), None)
+        except Exception as error:  # a hook of this stream's; the others are looked at all the same
+            return StreamCheck(stream.name, False, f"one of its hooks raised {type(error).__name__}: {error}", None)
         return StreamCheck(stream.name, available, reason, schema is not None if available else None)
 
     def _new_session(self) -> Session:
@@ -196,23 +212,29 @@ class Source:
                     self._let_go()
 
     def _take_in(self) -> None:
-        """Give every stream the Source's connections, and what it leaves to the Source."""
-        for stream in self:
-            if not hasattr(stream, "home"):
-                continue  # leasing it says what is wrong
-            if stream.home.source is not None or stream.home.sessions.is_open:
-                self._let_go()
-                reader = "by itself" if stream.home.source is None else "by another Source"
-                raise ConfigError(
-                    f"stream {stream.name!r} is being read {reader} at this moment",
-                    hint="make another instance of it for this Source",
-                )
-            lent = {name: value for name, value in self._options.items() if not _declares(stream, name)}
-            self._undo.append(partial(setattr, stream, "home", stream.home))
-            stream.home = Home(self._sessions, self, self._at_home, frozenset(lent))
-            for name, value in lent.items():
-                setattr(stream, name, value)
-                self._undo.append(partial(delattr, stream, name))
+        """Give every stream the Source's connections, and what it leaves to the Source; all of them, or none."""
+        try:
+            for stream in self:
+                if hasattr(stream, "home"):  # else leasing it says what is wrong
+                    self._take(stream)
+        except BaseException:
+            self._let_go()
+            raise
+
+    def _take(self, stream: HttpStream) -> None:
+        home = stream.home
+        if home.source is not None or home.sessions.is_open:
+            reader = "by itself" if home.source is None else "by another Source"
+            raise ConfigError(
+                f"stream {stream.name!r} is being read {reader} at this moment",
+                hint="make another instance of it for this Source",
+            )
+        lent = {name: value for name, value in self._options.items() if not _declares(stream, name)}
+        self._undo.append(partial(setattr, stream, "home", home))
+        stream.home = Home(self._sessions, self, self._at_home, frozenset(lent))
+        for name, value in lent.items():
+            setattr(stream, name, value)
+            self._undo.append(partial(_take_back, stream, name, value))
 
     def _let_go(self) -> None:
         while self._undo:
@@ -234,6 +256,12 @@ class Source:
             members = [(stream, stream.lease) for stream in chosen]
             async with aclosing(pages_of_several(members, arguments, skipped)) as pages:
                 yield pages
+
+
+def _take_back(stream: HttpStream, option: str, value: object) -> None:
+    """Unless somebody has set it to something else meanwhile: then it stays."""
+    if vars(stream).get(option) is value:
+        delattr(stream, option)
 
 
 def _check_limit(limit: object) -> None:

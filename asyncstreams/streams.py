@@ -6,6 +6,7 @@ import inspect
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
+from contextvars import ContextVar
 from random import Random
 from typing import Any, Unpack, cast
 
@@ -40,6 +41,7 @@ from .run.reading import Reading, first_page, records_of, stream_pages
 from .schema_files import find_schema, similar_files
 
 _log = logging.getLogger("asyncstreams")
+_asked: ContextVar[frozenset[int]] = ContextVar("asked", default=frozenset())
 
 
 class HttpStream:
@@ -103,7 +105,11 @@ class HttpStream:
         check_options(type(self), options, StreamOptions.__annotations__)
         check_class(type(self), HttpStream)
         for name, value in options.items():
-            setattr(self, name, value)
+            try:
+                setattr(self, name, value)
+            except AttributeError:
+                owner = type(self).__name__
+                raise ConfigError(f"{owner}({name}=...): the class says it itself, as a property") from None
         if not self.name:
             self.name = snake_case(type(self).__name__)
         self._streams_body = inspect.isasyncgenfunction(type(self).parse_response)
@@ -195,12 +201,16 @@ class HttpStream:
         strategy = self._strategy()
         if strategy is None:
             return True, None
-        async with self.lease():
-            source = self.home.source if source is None else source
-            told: Any = strategy.check_availability(self, _log, source)
-            if inspect.isawaitable(told):
-                told = await told
-            return answered(strategy, "check_availability", told)
+        # A strategy may read the stream itself: those readings do not ask it again.
+        asked = _asked.set(_asked.get() | {id(self)})
+        try:
+            async with self.lease():
+                told: Any = strategy.check_availability(self, _log, self.home.source if source is None else source)
+                if inspect.isawaitable(told):
+                    told = await told
+                return answered(strategy, "check_availability", told)
+        finally:
+            _asked.reset(asked)
 
     async def first_page(self) -> Page | None:
         """The first page of the first slice; None where there are no slices. Asks no availability strategy."""
@@ -211,14 +221,14 @@ class HttpStream:
         """Why the stream is unavailable, as a strategy with a `check_availability` of its own says; else None."""
         strategy = self._strategy()
         own: Any = getattr(type(strategy), "check_availability", None)
-        if strategy is None or own is HttpAvailabilityStrategy.check_availability:
+        if strategy is None or own is HttpAvailabilityStrategy.check_availability or id(self) in _asked.get():
             return None  # the first request tells
         available, reason = await self.check_availability()
         return None if available else reason or "its availability strategy says so"
 
     def why_unavailable(self, error: HttpStatusError) -> str | None:
         """What the strategy makes of an error of the first request; None where that is just an error."""
-        strategy = self._strategy()
+        strategy = None if id(self) in _asked.get() or not error.of_page else self._strategy()
         handle = getattr(strategy, "handle_http_error", None)
         if handle is None:
             return None
@@ -279,7 +289,11 @@ class HttpStream:
                 kwargs = self.request_kwargs(context)
                 return chain.builder.request(method, url, headers or {}, Body(json, data), context, kwargs)
 
-            answer = await chain.fetch(make, chain.tries(RequestContext()))
+            try:
+                answer = await chain.fetch(make, chain.tries(RequestContext()))
+            except HttpStatusError as error:
+                error.of_page = False
+                raise
             return answer.response
 
     @property

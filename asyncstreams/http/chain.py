@@ -132,7 +132,7 @@ class Chain:
             if tries.refreshed:
                 raise refusal(stream, response, renewed=True)
             tries.refreshed = True
-            refuse = getattr(stream.authenticator, "refuse", None)
+            refuse = getattr(self._wire.authenticator, "refuse", None)
             if refuse is not None:
                 refuse(response.request)
             return

@@ -37,7 +37,8 @@ class Session:
         self.random = random
         self.listeners = listeners
         self._transports: dict[tuple[Origin, ClientOptions], httpx.AsyncBaseTransport] = {}
-        self._governors: dict[tuple[Origin, int], Governor] = {}
+        # With the credential, whose id nobody else can have as long as it is kept.
+        self._governors: dict[tuple[Origin, int], tuple[Governor, object]] = {}
         self._kept: dict[int, object] = {}
 
     def transport_for(self, origin: Origin, options: ClientOptions) -> httpx.AsyncBaseTransport:
@@ -51,10 +52,9 @@ class Session:
     def governor_for(self, origin: Origin, credential: object) -> Governor:
         """The governor of this origin and credential, which is told by identity."""
         key = (origin, id(credential))
-        governor = self._governors.get(key)
-        if governor is None:
-            governor = self._governors[key] = Governor(self.clock, self.random)
-        return governor
+        if key not in self._governors:
+            self._governors[key] = Governor(self.clock, self.random), credential
+        return self._governors[key][0]
 
     def kept_for(self, owner: object, make: Callable[[], T]) -> T:
         """What `make` made when `owner` first asked; it lives as long as the session is open."""

@@ -49,10 +49,12 @@ class Wire:
         self._session = session
         self._allowed = allowed
         self._audience = audience
+        # Read once: a property may make a new one each time.
+        self.authenticator = stream.authenticator
         self._borrowed = borrowed(stream.transport)
         self._home = origin_of(stream.url_base)
         self._home_prefix = f"{self._home}/"
-        if stream.authenticator is not None:
+        if self.authenticator is not None:
             self._require_encryption(allowed)
 
     async def send(self, request: httpx.Request) -> Response:
@@ -78,11 +80,11 @@ class Wire:
 
     def governor(self, request: httpx.Request) -> Governor:
         """The governor of where the request goes, with the stream's credential."""
-        return self._session.governor_for(self._origin(request), self._stream.authenticator)
+        return self._session.governor_for(self._origin(request), self.authenticator)
 
     def no_answer(self, error: httpx.TransportError, request: httpx.Request) -> AsyncStreamsError:
         """The error of ours for a request that a transport could not get answered."""
-        reason = scrub(str(error), {*sent_secrets(request), *known_secrets(self._stream.authenticator)})
+        reason = scrub(str(error), {*sent_secrets(request), *known_secrets(self.authenticator)})
         cause = error.__cause__ or error.__context__
         if isinstance(error, BadCertificate) or isinstance(cause, ssl.SSLCertVerificationError):
             return ConfigError(
@@ -99,7 +101,7 @@ class Wire:
 
     async def _signed(self, request: httpx.Request, attempt: Attempt) -> Response:
         """Sign under a ticket, and send; what an authenticator sends besides takes tickets of its own."""
-        authenticator = self._stream.authenticator
+        authenticator = self.authenticator
         governor = self.governor(request)
         if governor.closed_for:
             await self._pass_gate(governor, request)
@@ -185,7 +187,7 @@ class Wire:
     async def _on_the_wire(self, request: httpx.Request, attempt: Attempt) -> Response:
         options = attempt.options
         transport = self._transport(self._origin(request), options)
-        streamed = attempt.streamed and not getattr(self._stream.authenticator, "requires_response_body", False)
+        streamed = attempt.streamed and not getattr(self.authenticator, "requires_response_body", False)
         with Watch(options.timeouts, whole=not streamed) as watch:
             request.extensions["connected"] = watch.connected
             _complete(request, transport)

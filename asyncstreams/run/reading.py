@@ -136,7 +136,11 @@ def _told(stream: Stream, chain: Chain) -> Generator[None]:
     try:
         yield
     except BaseException as error:
-        chain.audience.tell(StreamEnded(stream.name, error))
+        try:
+            chain.audience.tell(StreamEnded(stream.name, error))
+        except Exception:
+            # What ended the reading leaves, and not what a listener makes of it.
+            _log.exception("%s: a listener failed at the end of a reading", stream.name)
         raise
     chain.audience.tell(StreamEnded(stream.name))
 

@@ -12,7 +12,7 @@ from typing import Any
 from ..contracts import Stream
 from ..errors import AsyncStreamsError, ConfigError, SchemaError
 from ..exact_json import as_object
-from ..model import PrimaryKey, Problem, Quarantined, Record, key_paths
+from ..model import PrimaryKey, Problem, Quarantined, Record, key_paths, shortened
 from ..schema import RecordSchema, record_schema
 
 _MOST_KINDS = 100
@@ -74,8 +74,10 @@ class Validation:
                 more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
                 told = f"sent a record that does not fit the schema: {_named(key, number)}: {problems[0]}{more}"
                 raise _error(told, key, problems[0])
+            if self._stream.validation == "report":
+                continue
             quarantined.append(Quarantined(record, tuple(problems)))
-            if self._stream.validation == "quarantine" and self._misfits > self._stream.max_quarantined:
+            if self._misfits > self._stream.max_quarantined:
                 most = f"{self._stream.max_quarantined:,} records (max_quarantined)"
                 told = f"sent more than {most} that do not fit the schema: {self._most_frequent()}"
                 raise _error(told, key, problems[0])
@@ -135,14 +137,15 @@ def _transform(stream: Stream, schema: RecordSchema | None) -> Callable[[list[Re
 
 def _place(problem: Problem) -> str:
     """The pointer, for all items of an array together."""
-    return _INDEX.sub("/*", problem.pointer)
+    return shortened(_INDEX.sub("/*", problem.pointer))
 
 
 def _key(primary_key: PrimaryKey, record: Record) -> Any:
     """The value of the primary key, or a mapping where it has several fields; None where there is none."""
-    if isinstance(primary_key, str):
-        return record.get(primary_key)
-    return {".".join(path): _at(record, path) for path in key_paths(primary_key)} or None
+    paths = key_paths(primary_key)
+    if len(paths) == 1:
+        return _at(record, paths[0])
+    return {".".join(path): _at(record, path) for path in paths} or None
 
 
 def _at(record: Record, path: list[str]) -> Any:
@@ -153,7 +156,7 @@ def _at(record: Record, path: list[str]) -> Any:
 
 
 def _named(key: Any, number: int) -> str:
-    return f"record {number} of its page" if key is None else f"record {key!r}"[:_LONGEST_KEY]
+    return f"record {number} of its page" if key is None else f"record {shortened(repr(key), _LONGEST_KEY)}"
 
 
 def _error(message: str, key: Any, problem: Problem) -> SchemaError:
