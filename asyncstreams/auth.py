@@ -172,7 +172,12 @@ def checked_token(owner: str, argument: str, token: str | Secret | None) -> Secr
         )
     value = value.strip()
     if any(char.isspace() or ord(char) < 32 or ord(char) == 127 for char in value):
-        raise ConfigError(f"{owner}({argument}=...): there is white space or a control character within the token")
+        raise ConfigError(
+            f"{owner}({argument}=...): there is white space or a control character within the token",
+            hint='leave "Bearer" out: it is put in front (auth_method=)'
+            if value.lower().startswith("bearer ")
+            else None,
+        )
     if not value.isascii():
         raise ConfigError(f"{owner}({argument}=...): a token consists of ASCII characters; this one does not")
     return Secret(value)

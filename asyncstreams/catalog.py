@@ -38,16 +38,20 @@ class StreamDescription:
 
 @dataclass(frozen=True, slots=True)
 class StreamCheck:
-    """Whether a stream can be read and, if not, why. `has_schema` is None where nobody could look."""
+    """Whether a stream can be read and, if not, why. `has_schema` is None where nobody could look.
+
+    `failed`: asking went wrong, so that nobody knows whether the stream is available.
+    """
 
     stream: str
     available: bool
     reason: str | None
     has_schema: bool | None
+    failed: bool = False
 
     def __str__(self) -> str:
         if not self.available:
-            return f"unavailable  {self.reason}"
+            return f"{'failed' if self.failed else 'unavailable':11}  {self.reason}"
         return "available" if self.has_schema else "available    it has no schema: records are not checked"
 
 

@@ -38,6 +38,13 @@ _RENAMED = {
     "get_error_handler": "override classify(self, response, context), which returns a ResponseAction",
     "get_backoff_strategy": "override backoff_time(self, response), which returns seconds or None",
     "exit_on_rate_limit": "set max_server_wait instead, in seconds",
+    "cursor_field": "remove it for now: streams are read whole, and do not keep state yet",
+    "get_updated_state": "remove it for now: streams are read whole, and do not keep state yet",
+    "state": "remove it for now: streams are read whole, and do not keep state yet",
+    "state_checkpoint_interval": "remove it for now: streams are read whole, and do not keep state yet",
+    "use_cache": "remove it for now: parents are not kept yet",
+    "cache_filename": "remove it for now: parents are not kept yet",
+    "check_availability": "set availability_strategy to a strategy of your own, which has this method",
     "must_deduplicate_query_params": "remove it: parameters win over equal names in the path",
 }
 _PASSED_BY_THE_CDK = {"stream_state", "stream_slice", "next_page_token", "sync_mode", "cursor_field"}
@@ -88,6 +95,12 @@ def check_source(cls: type, base: type, options: Iterable[str]) -> None:
     owner = cls.__name__
     if not callable(getattr(cls, "streams", None)):
         raise ConfigError(f"{owner}.streams is no method", hint="write `def streams(self, config): return [...]`")
+    try:
+        inspect.signature(cls.streams).bind(None, {})  # type: ignore[attr-defined]  # it has one, see above
+    except TypeError:
+        raise ConfigError(
+            f"{owner}.streams cannot be called as streams(config)", hint="write `def streams(self, config)`"
+        ) from None
     if "check_connection" in vars(cls):
         raise ConfigError(
             f"{owner}.check_connection is never called", hint="check() asks each stream for its first page"
@@ -162,7 +175,7 @@ def _check_schema_settings(owner: str, stream: object) -> None:
             hint="such as TypeTransformer(TransformConfig.DefaultSchemaNormalization)",
         )
     key: Any = getattr(stream, "primary_key", None)
-    names: list[Any] = [key] if isinstance(key, str) or key is None else list(key)
+    names: list[Any] = [*key] if isinstance(key, list | tuple) else [key]
     if not all(isinstance(name, str | list | tuple) for name in names if name is not None or key is not None):
         raise ConfigError(f"{owner}.primary_key = {key!r}: a field, or a list of fields or of paths, is needed")
 
@@ -210,7 +223,10 @@ def _check_hook(cls: type, name: str, value: object) -> None:
     if not inspect.isfunction(value):
         return
     if name not in _MAY_BE_ASYNC and (inspect.iscoroutinefunction(value) or inspect.isasyncgenfunction(value)):
-        raise ConfigError(f"{cls.__name__}.{name} is async: it is a plain method, which does no I/O")
+        raise ConfigError(
+            f"{cls.__name__}.{name} is async: it is a plain method, which does no I/O",
+            hint=f"write `def {name}(...)`; what must be asked for, an async stream_slices or parse_response can ask",
+        )
     signature = inspect.signature(value)
     foreign = _PASSED_BY_THE_CDK.intersection(signature.parameters)
     try:
@@ -221,9 +237,16 @@ def _check_hook(cls: type, name: str, value: object) -> None:
     if not fits:
         raise ConfigError(
             f"{cls.__name__}.{name}{signature} cannot be called as {name}({', '.join(arguments)})",
-            hint="what was stream_slice, stream_state and next_page_token are attributes of the context"
-            + ("" if "context" in arguments else ": response.context"),
+            hint=_right_signature(name, arguments, bool(foreign)),
         )
+
+
+def _right_signature(name: str, arguments: tuple[str, ...], from_the_cdk: bool) -> str:
+    hint = f"write `def {name}({', '.join(('self', *arguments))})`"
+    if not from_the_cdk or not arguments or arguments == ("state",):
+        return hint
+    where = "the context" if "context" in arguments else "response.context"
+    return f"{hint}; what was stream_slice, stream_state and next_page_token are attributes of {where}"
 
 
 def _check_spelling(cls: type, name: str, base: type) -> None:
@@ -239,3 +262,9 @@ def _check_spelling(cls: type, name: str, base: type) -> None:
             f"{cls.__name__}.{name} is never called; did you mean {close[0]!r}?",
             hint=f"if it is your own, begin its name with an underscore: _{name}",
         )
+
+
+def check_limit(owner: str, limit: object) -> None:
+    """Raises ConfigError for what is no number of records."""
+    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 0):
+        raise ConfigError(f"{owner}: limit={limit!r}: a number of records from 0")

@@ -286,6 +286,13 @@ class Continuation:
         return PageRequest(params=token or {})
 
 
+def ends_without_token(paginator: object) -> bool:
+    """Whether a way of paging ends only where its token is not there, and not by what else the response says."""
+    if isinstance(paginator, Cursor):
+        return paginator.more is None and paginator.stop_when is None
+    return isinstance(paginator, LinkHeader | NextUrl | Continuation)
+
+
 def _links(response: Response) -> dict[str, str]:
     return parse_link_header(response.headers.get("link") or "")
 

@@ -24,14 +24,20 @@ def records_at(path: str | None, body: Any, owner: str) -> list[Record]:
         )
     told = "nothing" if found is None else f"a JSON {json_name(found)}"
     where = "where the body should be an array" if path is None else f"at records_path = {path!r}"
-    raise UnexpectedContent(f"sent {told} {where}", hint=_where_arrays_are(owner, body))
+    raise UnexpectedContent(f"sent {told} {where}", hint=_where_arrays_are(owner, body, path))
 
 
-def _where_arrays_are(owner: str, body: Any) -> str:
+def _where_arrays_are(owner: str, body: Any, path: str | None) -> str:
+    if as_array(body) is not None and path is not None:
+        return "the body itself is the array: remove records_path"
     fields = as_object(body)
     if fields is None:
         return f"override {owner}.parse_response"
-    arrays = [key for key, value in fields.items() if isinstance(value, list)]
+    arrays = [key for key, value in fields.items() if (items := as_array(value)) and isinstance(items[0], dict)]
     if arrays:
-        return f"set records_path = {arrays[0]!r}" + (f" (or {', '.join(map(repr, arrays[1:]))})" if arrays[1:] else "")
-    return f"the body has the keys {sorted(fields)[:20]}: set records_path, or override parse_response"
+        more = f" (or {', '.join(map(repr, arrays[1:]))})" if arrays[1:] else ""
+        return f"set records_path = {arrays[0]!r}{more}"
+    return (
+        f"the body is an object with the keys {', '.join(sorted(fields)[:20])}: set records_path, or, for a single "
+        f"record, return [response.json()] from {owner}.parse_response"
+    )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from .errors import ConfigError
 from .exact_json import as_array, as_object
+from .links import parse_link_header
 from .messages import Response
 
 
@@ -22,6 +23,11 @@ class Header:
 
 Selector: TypeAlias = str | Header | Callable[[Response], Any]
 _PATH = re.compile(r"(?:[^.\[\]]+|\[-?\d+\])(?:\.[^.\[\]]+|\[-?\d+\])*")
+_NEXT = re.compile(
+    r"(?:@odata\.)?next(?:_?(?:page|cursor|token|url|link|uri|href|offset|start|records_?url))*", re.IGNORECASE
+)
+_MORE = re.compile(r"(?:has_?)?(?:more|next)(?:_?pages?)?", re.IGNORECASE)
+_DEEPEST = 2
 _STEP = re.compile(r"[^.\[\]]+|\[-?\d+\]")
 
 
@@ -66,7 +72,26 @@ def misses(selector: Selector, response: Response) -> str | None:
             return None
         fields = inner
     close = difflib.get_close_matches(last, list(fields), 1, 0.75)
-    return f"{selector!r} is not in the body; is it {close[0]!r}?" if close and last not in fields else None
+    meant = ".".join([*outer, *close])
+    return f"{selector!r} is not in the body; is it {meant!r}?" if close and last not in fields else None
+
+
+def unused_next(response: Response) -> str | None:
+    """Where a response seems to tell of a next page: a Link, or a value under one of the usual names."""
+    if "next" in parse_link_header(response.headers.get("link") or ""):
+        return "the header Link"
+    return next(_nexts(as_object(response.decoded_json) or {}, ""), None)
+
+
+def _nexts(fields: dict[str, Any], at: str, depth: int = 0) -> Iterator[str]:
+    for key, value in fields.items():
+        where = f"{at}.{key}" if at else key
+        if (_NEXT.fullmatch(key) and value and isinstance(value, str | int | dict)) or (
+            _MORE.fullmatch(key) and value is True
+        ):
+            yield repr(where)
+        elif depth < _DEEPEST and (inner := as_object(value)) is not None:
+            yield from _nexts(inner, where, depth + 1)
 
 
 def check_selector(owner: str, name: str, selector: object) -> None:

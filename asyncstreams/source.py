@@ -18,7 +18,7 @@ from .catalog import CheckReport, StreamCheck, StreamDescription, named
 from .clock import SystemClock
 from .config import check_config
 from .contracts import Slices, Stream
-from .declaration import check_options, check_source
+from .declaration import check_limit, check_options, check_source
 from .errors import AsyncStreamsError, ConfigError
 from .events import Listener
 from .http.session import Session, Sessions
@@ -98,7 +98,7 @@ class Source:
         the reading's `unavailable`; StreamUnavailable is raised when there is no other.
         """
         chosen = self._chosen(names)
-        _check_limit(limit)
+        check_limit(type(self).__name__, limit)
         for argument, told in (("slices", slices), ("state", state)):
             if told is not None and not isinstance(told, Mapping):
                 owner, kind = type(self).__name__, type(told).__name__
@@ -181,9 +181,11 @@ class Source:
             available, reason = await stream.check_availability(self)
             schema = await schema_of(stream) if available else None
         except AsyncStreamsError as error:
-            return StreamCheck(stream.name, False, str(error), None)
+            return StreamCheck(stream.name, False, str(error), None, failed=True)
         except Exception as error:  # a hook of this stream's; the others are looked at all the same
-            return StreamCheck(stream.name, False, f"one of its hooks raised {type(error).__name__}: {error}", None)
+            return StreamCheck(
+                stream.name, False, f"one of its hooks raised {type(error).__name__}: {error}", None, True
+            )
         return StreamCheck(stream.name, available, reason, schema is not None if available else None)
 
     def _new_session(self) -> Session:
@@ -262,11 +264,6 @@ def _take_back(stream: HttpStream, option: str, value: object) -> None:
     """Unless somebody has set it to something else meanwhile: then it stays."""
     if vars(stream).get(option) is value:
         delattr(stream, option)
-
-
-def _check_limit(limit: object) -> None:
-    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 0):
-        raise ConfigError(f"limit={limit!r}: a number of records from 0")
 
 
 def _by_name(owner: str, streams: object) -> dict[str, HttpStream]:

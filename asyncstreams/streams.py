@@ -15,7 +15,7 @@ import httpx
 from .availability import Availability, AvailabilityStrategy, HttpAvailabilityStrategy, answered
 from .clock import Clock, SystemClock
 from .contracts import Middleware, Paginator, Parsed, Routes, Slices, Transformer, ValidationMode
-from .declaration import check_class, check_options, check_values, snake_case
+from .declaration import check_class, check_limit, check_options, check_values, snake_case
 from .errors import AsyncStreamsError, ConfigError, HttpStatusError
 from .events import Listener
 from .http.chain import Chain
@@ -349,8 +349,7 @@ class HttpStream:
     async def _open_pages(
         self, limit: int | None, slices: Slices | None, state: Mapping[str, Any] | None
     ) -> AsyncGenerator[AsyncGenerator[Page]]:
-        if limit is not None and limit < 0:
-            raise ConfigError(f"{self.name}: limit={limit}: a number of records from 0")
+        check_limit(self.name, limit)
         known: Mapping[str, Any] = {} if state is None else state
         async with self.lease() as chain, aclosing(stream_pages(self, chain, slices, known, limit)) as pages:
             yield pages

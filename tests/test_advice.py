@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
+from typing import Any
 
 import httpx
 import pytest
@@ -11,6 +14,7 @@ from asyncstreams import (
     AuthError,
     ConfigError,
     Cursor,
+    Header,
     HttpStream,
     LinkHeader,
     MalformedJSON,
@@ -193,3 +197,113 @@ async def test_a_long_wait_is_told_by_default_and_a_short_one_is_not(caplog, vir
 
 def test_link_header_has_no_selector_to_be_wrong():
     assert not hasattr(LinkHeader(), "selector")
+
+
+def one_page(body: Any, **headers: str) -> httpx.MockTransport:
+    return httpx.MockTransport(lambda request: httpx.Response(200, json=body, headers=headers))
+
+
+ONE = [{"id": 1}]
+THERE_IS_MORE = [
+    (None, {"data": ONE, "meta": {"next": "abc"}}, {}, "no paginator, but there is 'meta.next'"),
+    (None, {"data": ONE, "has_more": True}, {}, "there is 'has_more'"),
+    (None, {"data": ONE}, {"Link": '<https://api.test/items?page=2>; rel="next"'}, "there is the header Link"),
+    (Cursor("next"), {"data": ONE, "meta": {"next": "abc"}}, {}, "does not look there, but there is 'meta.next'"),
+    (Cursor(Header("X-Nxt")), {"data": ONE, "next_page_token": "abc"}, {}, "there is 'next_page_token'"),
+    (NextUrl("next"), {"data": ONE, "links": {"next": "/items?page=2"}}, {}, "there is 'links.next'"),
+    (LinkHeader(), {"data": ONE, "nextPageToken": "abc"}, {}, "there is 'nextPageToken'"),
+    (Cursor("meta.nxt"), {"data": ONE, "meta": {"next": "abc"}}, {}, "is it 'meta.next'?"),
+]
+
+
+@pytest.mark.parametrize(("paginator", "body", "headers", "told"), THERE_IS_MORE)
+async def test_a_first_page_that_looks_like_the_first_of_several_is_warned_of_once(
+    caplog, paginator, body, headers, told
+):
+    class Items(HttpStream):
+        url_base = "https://api.test/"
+        records_path = "data"
+
+        def path(self, context):
+            return "items"
+
+    stream = Items(transport=one_page(body, **headers))
+    stream.paginator = paginator
+
+    await stream.read(slices=[{"n": 1}, {"n": 2}])
+
+    warnings = [record.getMessage() for record in caplog.records if "taken for the only one" in record.getMessage()]
+    assert len(warnings) == 1
+    assert told in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("paginator", "body"),
+    [
+        (None, {"data": ONE, "next": None, "has_more": False, "meta": {"total": 1}}),
+        (Cursor("next"), {"data": ONE, "next": None}),
+        (Cursor("next", more="has_more"), {"data": ONE, "next_url": "/items", "has_more": False}),
+        (PageNumber(total_pages="pages"), {"data": ONE, "pages": 1, "next": 2}),
+        (None, {"data": [{"id": 1, "next": "a field of the record"}]}),
+    ],
+)
+async def test_a_page_that_is_the_only_one_is_not_warned_of(caplog, paginator, body):
+    class Items(HttpStream):
+        url_base = "https://api.test/"
+        records_path = "data"
+
+        def path(self, context):
+            return "items"
+
+    stream = Items(transport=one_page(body))
+    stream.paginator = paginator
+
+    await stream.read()
+
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("what", ["records", "pages"])
+async def test_a_reading_that_has_ended_says_so(what):
+    class Items(HttpStream):
+        url_base = "https://api.test/"
+
+        def path(self, context):
+            return "items"
+
+    async with getattr(Items(transport=one_page(ONE)), what)() as items:
+        pass
+
+    with pytest.raises(RuntimeError, match="has ended with its block"):
+        _ = [item async for item in items]
+    with pytest.raises(RuntimeError, match="has ended with its block"):
+        await anext(items)
+
+
+@pytest.mark.parametrize(
+    "declared", ["cursor_field", "state", "get_updated_state", "state_checkpoint_interval", "use_cache"]
+)
+def test_words_that_mean_nothing_yet_are_refused(declared):
+    with pytest.raises(ConfigError, match=rf"Items\.{declared} has no meaning here\n.*for now"):
+        type("Items", (HttpStream,), {"path": lambda self, context: "items", declared: "updated_at"})()
+
+
+def test_a_source_that_is_left_open_ends_with_its_loop_in_silence(tmp_path):
+    script = tmp_path / "left_open.py"
+    script.write_text(
+        "import asyncio, httpx\n"
+        "from asyncstreams import HttpStream, Source\n"
+        "class Items(HttpStream):\n"
+        "    url_base = 'https://api.test/'\n"
+        "    def path(self, context): return 'items'\n"
+        "source = Source([Items(transport=httpx.MockTransport(lambda r: httpx.Response(200, json=[])))])\n"
+        "async def main():\n"
+        "    await source.__aenter__()\n"
+        "    await source.read()\n"
+        "asyncio.run(main())\n"
+        "print(asyncio.run(source.read()))\n"
+    )
+
+    done = subprocess.run([sys.executable, "-W", "error", script], capture_output=True, text=True, check=False)
+
+    assert (done.stdout, done.stderr) == ("{'items': []}\n", "")

@@ -148,7 +148,7 @@ async def test_a_hook_with_the_signature_of_the_cdk_is_refused(hook, function):
     told = await refusal(declared(**{hook: function}))
 
     assert f"Wrong.{hook}" in told
-    assert "context" in told
+    assert "hint: write `def " in told
 
 
 def path_positional(self, stream_state=None, stream_slice=None, next_page_token=None):

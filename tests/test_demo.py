@@ -61,4 +61,13 @@ def test_an_option_that_makes_no_sense_is_refused(tmp_path):
     process = demo("--scale", "0", directory=tmp_path)
 
     assert process.returncode == 2
-    assert "--scale is more than 0" in process.stderr
+    assert "--scale must be a number above 0" in process.stderr
+
+
+def test_a_folder_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "out").write_text("mine")
+
+    process = demo("--out", "out", directory=tmp_path)
+
+    assert (process.returncode, "Traceback" in process.stderr) == (2, False)
+    assert "--out out cannot be used" in process.stderr

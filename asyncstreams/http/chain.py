@@ -44,6 +44,7 @@ class Chain:
         self._backoff = StreamBackoff()
         self._answered = False
         self._warned = False
+        self.told_of_more = False
         self._wire = Wire(stream, session, self.builder.allowed, self.audience)
         innermost: Send = self._wire.send
         self._once = reduce(_wrapped, reversed(stream.middleware), innermost)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import ssl
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from random import Random
+from types import TracebackType
 from typing import TypeVar, cast
 from weakref import WeakKeyDictionary
 
@@ -84,21 +85,41 @@ class Sessions:
         """Whether anybody has a lease, in any event loop."""
         return bool(self._open)
 
-    @asynccontextmanager
-    async def lease(self) -> AsyncGenerator[Session]:
+    def lease(self) -> Lease:
         """The running loop's session, opened by the first that asks and closed by the last that leaves."""
+        return Lease(self)
+
+    def taken(self) -> Session:
+        """For Lease: one user more."""
         loop = asyncio.get_running_loop()
         session, users = self._open.get(loop) or (self._open_session(), 0)
         self._open[loop] = (session, users + 1)
-        try:
-            yield session
-        finally:
-            session, users = self._open[loop]
-            if users > 1:
-                self._open[loop] = (session, users - 1)
-            else:
-                del self._open[loop]
-                await session.aclose()
+        return session
+
+    async def given(self) -> None:
+        """For Lease: one user less."""
+        loop = asyncio.get_running_loop()
+        session, users = self._open[loop]
+        if users > 1:
+            self._open[loop] = (session, users - 1)
+        else:
+            del self._open[loop]
+            await session.aclose()
+
+
+class Lease:
+    """No generator: one that is left open at the end of a loop could not be closed in the right order."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+
+    async def __aenter__(self) -> Session:
+        return self._sessions.taken()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._sessions.given()
 
 
 def _open(options: ClientOptions) -> httpx.AsyncBaseTransport:

@@ -95,6 +95,8 @@ class Wire:
             return ConfigError(reason)
         told = "did not answer" if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout) else "broke off"
         failure = (UnknownHostName if isinstance(error, UnknownHost) else HostUnavailable)(f"{told}: {reason}")
+        if "refused" in reason.lower():
+            failure.hint = "is the server running, and is the port right?"
         failure.retryable = True
         failure.was_sent = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
         return failure

@@ -45,17 +45,21 @@ class Reading(Generic[T]):
         self.unavailable = unavailable
         """The streams of a Source that have been skipped so far, each with its reason."""
         self._inner: AbstractAsyncContextManager[AsyncIterator[T]] | None = None
+        self._opening: _Open[T] | None = None
 
     async def __aenter__(self) -> AsyncIterator[T]:
         if self._inner is not None:
             raise RuntimeError(f"a reading is entered once; call {self._what}() again for another")
         self._inner = self._opened()
-        return await self._inner.__aenter__()
+        self._opening = _Open(self._what, await self._inner.__aenter__())
+        return self._opening
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         assert self._inner is not None
+        assert self._opening is not None
+        self._opening.ended = True
         return await self._inner.__aexit__(kind, error, trace)
 
     def __aiter__(self) -> NoReturn:
@@ -74,6 +78,25 @@ class Reading(Generic[T]):
             f"    async with stream.{self._what}() as {self._what}:\n"
             f"        async for {item} in {self._what}: ..."
         )
+
+
+class _Open(Generic[T]):
+    """What is iterated: hands the iteration over to the iterator itself, so that it costs nothing for each item."""
+
+    def __init__(self, what: str, items: AsyncIterator[T]) -> None:
+        self._what = what
+        self._items = items
+        self.ended = False
+
+    def __aiter__(self) -> AsyncIterator[T]:
+        if self.ended:
+            raise RuntimeError(
+                f"this reading has ended with its block: iterate over its {self._what} inside the async with"
+            )
+        return self._items
+
+    async def __anext__(self) -> T:
+        return await anext(aiter(self))
 
 
 async def stream_pages(
@@ -212,6 +235,13 @@ async def _each_slice(stream: Stream, slices: Slices | None, state: Mapping[str,
         given = stream.stream_slices(state) if slices is None else slices
         if inspect.isawaitable(given):
             given = await given
+        if isinstance(given, Mapping | str):
+            kind = type(cast(object, given)).__name__
+            shown = repr(cast(object, given)) if kind == "dict" else '{"project": 7}'
+            raise ConfigError(
+                f"{type(stream).__name__}: the slices are a {kind}: a list of them is needed",
+                hint=f"such as [{shown}]",
+            )
         if isinstance(given, AsyncIterable):
             async for one in given:
                 yield _as_slice(stream, one)

@@ -16,8 +16,9 @@ from ..http.outcome import unexpected_body
 from ..http.retry import Tries
 from ..messages import Request, Response
 from ..model import Page, Record, RequestContext, ResponseAction, Slice
+from ..paginators import ends_without_token
 from ..redaction import safe_url
-from ..selectors import misses, select_path
+from ..selectors import misses, select_path, unused_next
 from .guard import LoopGuard
 from .validation import Validation
 
@@ -145,13 +146,22 @@ class SliceReader:
         self._came_from, self._token = came_from, token
         self._ended = token is None if self._stream.pages_itself else not token
         if self._ended and self._number == 0 and records:
-            self._warn_of_wrong_selector(response)
+            self._warn_of_more(response)
         return self._page(records, is_last=self._ended)
 
-    def _warn_of_wrong_selector(self, response: Response) -> None:
-        selector = getattr(self._stream.paginator, "selector", None) if self._stream.pages_itself else None
-        if selector is not None and (why := misses(selector, response)) is not None:
-            _log.warning("%s: the first page is taken for the only one, since %s", self._stream.name, why)
+    def _warn_of_more(self, response: Response) -> None:
+        """Tell, once for a stream, that the only page does not look like the only one."""
+        paginator: Any = self._stream.paginator
+        if not self._stream.pages_itself or self._chain.told_of_more:
+            return
+        selector = getattr(paginator, "selector", None)
+        why = None if selector is None else misses(selector, response)
+        if why is None and (paginator is None or ends_without_token(paginator)) and (more := unused_next(response)):
+            reader = "the stream has no paginator" if paginator is None else f"{paginator} does not look there"
+            why = f"{reader}, but there is {more}"
+        if why is not None:
+            self._chain.told_of_more = True
+            _log.warning("%s: the first page is taken for the only one: %s", self._stream.name, why)
 
     def _following(self, response: Response, count: int) -> Any:
         stream = self._stream

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
+import os
 import sys
 import time
 from pathlib import Path
@@ -26,14 +28,16 @@ from asyncstreams.testing import MockApi, shop
 
 
 async def save(source: Source, name: str, folder: Path) -> None:
-    """Write one stream as JSON lines; one that this credential may not see is left out."""
-    path = anyio.Path(folder / f"{name}.jsonl")
+    """Write one stream as JSON lines, under its final name when it is whole; one that we may not see is left out."""
+    part = anyio.Path(folder / f"{name}.jsonl.part")
     try:
-        async with await path.open("wb") as file, source.pages(name) as pages:
+        async with await part.open("wb") as file, source.pages(name) as pages:
             async for page in pages:
                 await file.write(b"".join(orjson.dumps(record) + b"\n" for record in page.records))
     except StreamUnavailable:
-        await path.unlink()
+        await part.unlink()
+    else:
+        await part.rename(folder / f"{name}.jsonl")
 
 
 async def extract(api: MockApi, folder: Path, console: Console) -> None:
@@ -56,6 +60,7 @@ def conclude(api: MockApi, folder: Path, seconds: float, console: Console) -> bo
     """Say what came of it; whether the files hold exactly what the shop has."""
     counts = api.counts
     broken = sum(counts.by_fault.values())
+    python = os.path.relpath(sys.executable)
     lines = [
         f"It took {seconds:.1f} s.",
         f"The shop answered {counts.requests:,} requests and gave out {counts.tokens_issued} tokens.",
@@ -63,17 +68,18 @@ def conclude(api: MockApi, folder: Path, seconds: float, console: Console) -> bo
         "",
         "The files, held against what the shop really has:",
     ]
-    found = {path: is_whole(api, path) for path in sorted(folder.glob("*.jsonl"))}
+    paths = [folder / f"{resource.name}.jsonl" for resource in api.resources]
+    found = {path: is_whole(api, path) for path in paths if path.exists()}
     for path, whole in found.items():
         told = "[green]complete, nothing twice" if whole else "[red]NOT what the shop has"
-        lines.append(f"  {path!s:30} {path.stat().st_size / 1e6:5.1f} MB  {told}")
+        lines.append(f"  {path!s:30} {path.stat().st_size / 1e3:7,.0f} kB  {told}")
     lines += [
         "",
         "What to try next:",
         f"  head -2 {folder / 'customers.jsonl'}",
-        "  examples/demo/shop.py            how the five streams are declared, in a hundred lines",
-        "  python -m asyncstreams.testing   the same shop to play with, and a stream that reads it",
-        "  README.md                        from twelve lines to a connector",
+        "  less examples/demo/shop.py     how the five streams are declared, in a hundred lines",
+        f"  {python} -m asyncstreams.testing     the same data to play with, and a stream that reads it",
+        "  less README.md                 from twelve lines to a connector",
     ]
     console.print("", *lines, sep="\n", highlight=False, soft_wrap=True)
     return all(found.values())
@@ -85,9 +91,14 @@ def main() -> int:
     parser.add_argument("--scale", type=float, default=1.0, help="how large the shop is (default: 1)")
     parser.add_argument("--seed", type=int, default=1, help="another seed, other data and other faults (default: 1)")
     given = parser.parse_args()
-    if given.scale <= 0:
-        parser.error("--scale is more than 0")
-    given.out.mkdir(parents=True, exist_ok=True)
+    if not 0 < given.scale < math.inf:
+        parser.error("--scale must be a number above 0")
+    try:
+        given.out.mkdir(parents=True, exist_ok=True)
+        for old in given.out.glob("*.jsonl.part"):
+            old.unlink()
+    except OSError as error:
+        parser.error(f"--out {given.out} cannot be used: {error.strerror}")
     console = Console()
     with shop(seed=given.seed, scale=given.scale, process=True) as api:
         console.print(
@@ -102,4 +113,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:
+        print("\ninterrupted; files that end in .part are not complete", file=sys.stderr)
         sys.exit(130)
