@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 from urllib.parse import quote_plus
 from weakref import WeakKeyDictionary
 
+import anyio
 import httpx
 
 from . import exact_json
@@ -248,7 +249,9 @@ async def _to_its_end(handed: Awaitable[None]) -> None:
     try:
         await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait({task}, timeout=_HANDOVER_LIMIT)
+        # A cancelled scope would cancel the wait again and again.
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait({task}, timeout=_HANDOVER_LIMIT)
         raise
     finally:
         task.cancel()

@@ -374,6 +374,7 @@ async def test_the_text_of_a_host_that_does_not_answer(respx_mock, virtual_clock
 
     assert type(error) is HostUnavailable
     assert str(error) == (
-        "users: GET https://api.example.com/v1/users did not answer: Connection refused\n  at: page 0, 5 requests sent\n"
+        "users: GET https://api.example.com/v1/users did not answer: Connection refused\n"
+        "  at: page 0, 5 requests sent\n"
         "  hint: is the server running, and is the port right?"
     )

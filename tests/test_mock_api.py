@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -333,3 +334,36 @@ def test_a_post_asks_with_its_body(mock_api: MockApi) -> None:
 def test_a_wrong_declaration_is_refused_with_its_reason(declare: Any, complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
         declare()
+
+
+@pytest.mark.parametrize("id_", ["a/b", "x y", "100%2F", "a?b#c", "\u0142\u00f3d\u017a", "a\r\nSet-Cookie: x=1"])
+def test_children_lie_below_any_id_and_links_lead_through_them(mock_api: MockApi, id_: str) -> None:
+    mock_api.add(Resource("projects", 1, record=lambda n, random: {"id": id_}))
+    mock_api.add(Resource("tickets", 25, parent="projects", paging="link", page_size=10))
+    place = f"{mock_api.url}projects/{quote(id_, safe='')}"
+
+    project, page = httpx.get(place), httpx.get(f"{place}/tickets")
+    pages = [page]
+    while "next" in page.links:
+        page = httpx.get(page.links["next"]["url"])
+        pages.append(page)
+
+    assert project.json() == {"id": id_}
+    assert [record["id"] for one in pages for record in one.json()["data"]] == mock_api.ids("tickets", id_)
+    assert pages[0].links["next"]["url"] == f"{place}/tickets?page=2"
+    assert "Set-Cookie" not in pages[0].headers
+
+
+def test_a_header_with_a_control_character_is_refused(mock_api: MockApi) -> None:
+    mock_api.add(Resource("users", 250, paging="cursor", next_at=Header("X-Next: x\r\nSet-Cookie")))
+
+    answer = get(mock_api, "users")
+
+    assert "Set-Cookie" not in answer.headers
+    assert (answer.status_code, "a control character in the header" in answer.text) == (500, True)
+
+
+def test_an_id_of_thousands_of_digits_is_not_found(mock_api: MockApi) -> None:
+    mock_api.add(Resource("users", 5))
+
+    assert get(mock_api, f"users/{'9' * 5_000}").status_code == 404

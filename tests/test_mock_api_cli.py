@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -23,8 +25,10 @@ def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str, str]]
         assert process.stdout is not None
         said = ""
         try:
-            while (line := process.stdout.readline()) and "await" not in line:
+            while line := process.stdout.readline():
                 said += line
+                if line.startswith("print("):
+                    break
             yield process, said.split()[1].rstrip(","), said
         finally:
             process.kill()
@@ -38,7 +42,7 @@ def test_it_serves_the_shop_and_ends_with_a_table(number: signal.Signals) -> Non
         table, complaints = process.communicate(timeout=10)
 
     assert len(page.json()["data"]) == 100
-    assert f'  curl "{url}customers"' in said
+    assert f'\ncurl "{url}customers"\n' in said
     for place in ("customers/{id}/orders", "products", "events", "reviews/export", "payouts"):
         assert url + place in said
     assert "/customers" in table
@@ -46,18 +50,29 @@ def test_it_serves_the_shop_and_ends_with_a_table(number: signal.Signals) -> Non
     assert (process.returncode, complaints) == (0, "")
 
 
-def test_the_class_that_it_prints_reads_the_resource() -> None:
-    with running("--resources", "users=250:offset,log=30:ndjson", "--auth", "oauth2") as (_, _, said):
-        printed = said[said.index("    from asyncstreams") :].replace("\n    ", "\n").strip()
-        program = f"{printed}\nimport asyncio\nprint(len(asyncio.run(users.read())))"
-        told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+@pytest.mark.parametrize("auth", ["none", "token", "basic", "key", "oauth2"])
+def test_the_file_that_it_prints_reads_the_resource_as_often_as_one_likes(auth: str, tmp_path: Path) -> None:
+    with running("--resources", "users=250:offset,log=30:ndjson", "--auth", auth) as (_, _, said):
+        file = tmp_path / "printed.py"
+        file.write_text(said[said.index("import asyncio\n") :])
+        told = [subprocess.run([sys.executable, file], capture_output=True, text=True, check=True) for _ in range(2)]
 
-    assert told.stdout == "250\n"
+    assert [one.stdout for one in told] == ["250 records\n"] * 2
 
 
-def test_the_command_that_it_prints_gets_a_page() -> None:
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
+@pytest.mark.parametrize("auth", ["none", "token", "basic", "key", "oauth2"])
+def test_the_command_that_it_prints_gets_a_page(auth: str) -> None:
+    with running("--resources", "users=5", "--auth", auth) as (_, _, said):
+        command = next(line for line in said.splitlines() if line.startswith("curl"))
+        told = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+
+    assert '"id":5' in told.stdout
+
+
+def test_the_credentials_that_it_prints_are_asked_for() -> None:
     with running("--resources", "users=5", "--auth", "basic") as (_, url, said):
-        assert f'  curl -u "user:secret" "{url}users"' in said
+        assert f'\ncurl -u "user:secret" "{url}users"\n' in said
         assert httpx.get(url + "users", auth=("user", "secret")).status_code == 200
         assert httpx.get(url + "users").status_code == 401
 

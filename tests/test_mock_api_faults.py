@@ -57,13 +57,13 @@ class Numbered(Users):
 USERS = Resource("users", 1_000, paging="cursor")
 
 
-async def raw(url: str, path: str = "/users", headers: str = "") -> bytes:
+async def raw(url: str, path: str = "/users", headers: str = "", method: str = "GET") -> bytes:
     """All that the server sends before it ends the connection, or for half a second."""
     parts = urlsplit(url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     received = b""
     try:
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode())
+        writer.write(f"{method} {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode())
         async with asyncio.timeout(0.5):
             while data := await reader.read(65_536):
                 received += data
@@ -166,6 +166,30 @@ async def test_damaged_gzip_has_all_the_data_and_the_wrong_checksum() -> None:
         zlib.decompress(body, 31)
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault.drip(0.01),
+        Fault.cut(),
+        Fault.wrong_length(-5),
+        Fault.gzip_damage(),
+        Fault.malformed_json(),
+        Fault.html(),
+        Fault.status(503),
+        Fault.cycle(),
+    ],
+    ids=lambda fault: fault.kind,
+)
+async def test_a_head_request_gets_no_body_under_a_fault_either(fault: Fault) -> None:
+    async with MockApi(USERS, faults=[fault]) as api:
+        answer = await raw(api.url, method="HEAD", headers="Connection: close\r\n")
+
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"Content-Length: " in head
+    assert body == b""
+    assert api.counts.records == 0
+
+
 async def test_an_answer_that_hangs_ends_with_its_client() -> None:
     async with MockApi(USERS, faults=[Fault.hang(at=[1])]) as api:
         answer = await raw(api.url)
@@ -229,6 +253,30 @@ def test_a_fault_may_be_added_while_answers_are_remembered(mock_api: MockApi) ->
 
     assert before == [200, 200, 200]
     assert after == [418, 200]
+
+
+def test_a_fault_goes_on_counting_when_one_before_it_is_removed(mock_api: MockApi) -> None:
+    mock_api.add(USERS)
+    never, once = Fault.html(at=[99]), Fault.status(503, times=1)
+    mock_api.faults = [never, once]
+
+    def status() -> int:
+        return httpx.get(mock_api.url + "users").status_code
+
+    before = [status(), status()]
+    mock_api.faults.remove(never)
+
+    assert before == [503, 200]
+    assert status() == 200
+
+
+def test_a_fault_that_is_listed_twice_counts_each_request_once(mock_api: MockApi) -> None:
+    mock_api.add(USERS)
+    mock_api.faults = [Fault.status(503, at=[2])] * 2
+
+    statuses = [httpx.get(mock_api.url + "users").status_code for _ in range(3)]
+
+    assert statuses == [200, 503, 200]
 
 
 async def test_an_export_can_be_cut_as_well() -> None:

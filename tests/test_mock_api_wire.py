@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
@@ -66,6 +68,24 @@ async def test_a_request_may_come_in_any_pieces(size: int, latency: float) -> No
     assert [ids(body) for _, body in answers] == [[4, 5, 6], [1]]
 
 
+async def test_a_long_body_behind_another_request_is_read() -> None:
+    post = b"POST /users?page=2 HTTP/1.1\r\nContent-Length: 200000\r\n\r\n" + b"x" * 200_000
+
+    async with asyncio.timeout(10), MockApi(USERS, latency=0.1) as api, connected(api) as (reader, writer):
+        writer.write(b"GET /users HTTP/1.1\r\n\r\n" + post)
+        answers = [await answer(reader) for _ in range(2)]
+
+    assert [ids(body)[0] for _, body in answers] == [1, 101]
+
+
+async def test_empty_lines_before_a_request_are_ignored() -> None:
+    async with MockApi(USERS) as api, connected(api) as (reader, writer):
+        for before in (b"\r\n", b"\r\n\r\n"):
+            writer.write(before + b"GET /users/1 HTTP/1.1\r\n\r\n")
+            status, _ = await answer(reader)
+            assert status == 200
+
+
 def test_a_body_may_come_in_chunks(mock_api: MockApi) -> None:
     mock_api.add(USERS)
 
@@ -109,7 +129,14 @@ async def test_a_head_request_has_a_length_and_no_body() -> None:
 
 
 @pytest.mark.parametrize("path", ["users", "log"])
-@pytest.mark.parametrize("request_", ["GET /{} HTTP/1.0\r\n\r\n", "GET /{} HTTP/1.1\r\nConnection: close\r\n\r\n"])
+@pytest.mark.parametrize(
+    "request_",
+    [
+        "GET /{} HTTP/1.0\r\n\r\n",
+        "GET /{} HTTP/1.1\r\nConnection: close\r\n\r\n",
+        "GET /{} HTTP/1.1\r\nConnection: Keep-Alive, close\r\n\r\n",
+    ],
+)
 async def test_a_client_that_keeps_no_connection_sees_its_end(request_: str, path: str) -> None:
     async with MockApi(USERS, Resource("log", 5_000, format="ndjson")) as api:
         for _ in range(2):
@@ -129,6 +156,7 @@ async def test_a_client_that_keeps_no_connection_sees_its_end(request_: str, pat
         (b"nonsense\r\n\r\n", 400),
         (b"GET / HTTP/3.0\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nno colon\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: x\ry\r\n\r\n", 400),
         (b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
         (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
         (b"POST /users HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 1\r\n\r\n{", 400),
@@ -188,6 +216,26 @@ async def test_many_different_pages_are_served_from_little_room() -> None:
             writer.write(b"GET /users?page=%d HTTP/1.1\r\n\r\n" % page)
             status, body = await answer(reader)
             assert (status, ids(body)[0]) == (200, page * 100 - 99)
+
+
+@pytest.mark.parametrize("quota", [None, Quota(10**9)], ids=["remembered whole", "under a quota"])
+async def test_what_is_kept_of_pages_and_answers_is_bounded_by_cache_bytes(quota: Quota | None) -> None:
+    api_ = MockApi(Resource("users", 20_000), quota=quota, cache_bytes=300_000)
+
+    async with api_ as api, connected(api) as (reader, writer):
+        tracemalloc.start()
+        try:
+            for page in range(1, 201):
+                writer.write(b"GET /users?page=%d HTTP/1.1\r\n\r\n" % page)
+                await answer(reader)
+            gc.collect()
+            held, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        sent = api.counts.bytes
+
+    assert sent > 4_000_000
+    assert held < 1_000_000
 
 
 def test_an_answer_that_is_remembered_is_still_counted_and_metered(mock_api: MockApi) -> None:

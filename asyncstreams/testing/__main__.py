@@ -37,7 +37,7 @@ _AUTHS: dict[str, Auth | None] = {
     "token": BearerAuth("secret"),
     "basic": BasicAuth("user", "secret"),
     "key": ApiKeyAuth("secret"),
-    "oauth2": OAuth2(expires_in=60, rotate=True),
+    "oauth2": OAuth2(expires_in=60),
 }
 _UNITS = {"ms": 0.001, "s": 1.0, "": 1.0}
 
@@ -65,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with asyncio.Runner(loop_factory=loop_factory(chosen.uvloop)) as runner:
             runner.run(_serve(api))
     except ConfigError as error:
-        parser.error(f"{error.message}{f' ({error.hint})' if error.hint else ''}")
+        hint = (error.hint or "").replace("port=0", "--port 0")
+        parser.error(f"{error.message}{f' ({hint})' if hint else ''}")
     print(f"\n{api.counts}")
     return 0
 
@@ -88,18 +89,22 @@ def _welcome(api: MockApi) -> str:
     first = api.resources[0].name
     width = max(len(api.path(resource.name)) for resource in api.resources) + len(api.url)
     rows = [f"  {api.url + api.path(one.name):<{width}}  {_told(one)}" for one in api.resources]
-    stream = "\n".join(f"    {line}" if line else "" for line in api.stream_source(first).splitlines())
+    name = re.sub(r"[^0-9A-Za-z_]", "_", first)
     return "\n".join(
         [
             f"Serving {api.url}, until Ctrl-C.",
             "",
             *rows,
             "",
-            f"  {api.curl(first)}",
+            "A page of it:",
             "",
-            stream,
+            api.curl(first),
             "",
-            f"    records = await {re.sub(r'[^0-9A-Za-z_]', '_', first)}.read()",
+            "All of it, as a file of Python:",
+            "",
+            "import asyncio",
+            api.stream_source(first).rstrip(),
+            f'print(len(asyncio.run({name}.read())), "records")',
         ]
     )
 

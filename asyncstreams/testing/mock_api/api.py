@@ -30,8 +30,9 @@ class MockApi:
     `async with` serves it on the running loop, `with` in a thread; with `process=True` both serve it
     in a process of its own, on uvloop where `uvloop=True`, and then settings cannot be changed while
     it runs. The same `seed` gives the same records, latencies and faults. Leaving breaks off what is
-    under way; each start begins with new counts. `cache_bytes` bounds what encoded pages hold.
-    `gzip` compresses for clients that accept it. `clock` is the time of quotas and tokens.
+    under way; each start begins with new counts. `cache_bytes` bounds what encoded pages
+    and remembered answers hold together. `gzip` compresses for clients that accept it. `clock` is the
+    time of quotas and tokens.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class MockApi:
         self._check_idle()
         if self._process:
             process = Process(self._settings, self._uvloop)
-            self._began(process, await asyncio.to_thread(process.open, self._host, self._port))
+            self._began(process, await process.open_beside(self._host, self._port))
         else:
             listener = Listener(self._settings, self._clock)
             self._began(listener, await listener.open(self._host, self._port))
@@ -100,7 +101,8 @@ class MockApi:
         """Where it is, with the slash at the end. Raises ConfigError before it is started."""
         if self._bound is None:
             raise ConfigError("MockApi: it is not running", hint="`async with api:` or `with api:` starts it")
-        return f"http://{self._host}:{self._bound}/"
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self._bound}/"
 
     @property
     def counts(self) -> Counts:

@@ -5,25 +5,52 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import repeat
 from typing import cast
 
-from .exchange import Ending, Refused, Step
+from .exchange import HEAD_END, Ending, Refused, Step
 from .service import NOWHERE, Prepared, Reply, Service
 
-_END = b"\r\n\r\n"
 _LONGEST_HEAD = 65_536
 _LONGEST_BODY = 16 * 2**20
 _RST = struct.pack("ii", 1, 0)
 
 
+class Clients:
+    """The connections that are open; after `turn_away` none stays, also of those that come later."""
+
+    def __init__(self) -> None:
+        self._open: set[Connection] = set()
+        self._unwanted = False
+        self._left = asyncio.Event()
+
+    def came(self, connection: Connection) -> None:
+        self._open.add(connection)
+        if self._unwanted:
+            connection.abort()
+
+    def left(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        self._left.set()
+
+    def turn_away(self) -> None:
+        self._unwanted = True
+        for connection in tuple(self._open):
+            connection.abort()
+
+    async def all_left(self) -> None:
+        while self._open:
+            self._left.clear()
+            await self._left.wait()
+
+
 class Connection(asyncio.Protocol):
     """One client. No tasks: what has to wait is called later by the loop, and forgotten when the client leaves."""
 
-    def __init__(self, service: Service, open_ones: set[Connection], emptied: Callable[[], None]) -> None:
+    def __init__(self, service: Service, clients: Clients) -> None:
         self._service, self._ledger = service, service.ledger
-        self._open, self._emptied = open_ones, emptied
+        self._clients = clients
         self._buffer = b""
         # The exchange that is under way; what comes meanwhile stays in the buffer.
         self._reply: Reply | None = None
@@ -35,10 +62,9 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._open.add(self)
+        self._clients.came(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._open.discard(self)
         self._ledger.open_connections -= self._counted
         if self._timer is not None:
             self._timer.cancel()
@@ -46,8 +72,7 @@ class Connection(asyncio.Protocol):
             self._ledger.in_flight -= 1
             self._reply = None
         self._steps, self._buffer = iter(()), b""
-        if not self._open:
-            self._emptied()
+        self._clients.left(self)
 
     def data_received(self, data: bytes) -> None:
         if self._reply is None and self._writable and not self._buffer:
@@ -101,7 +126,8 @@ class Connection(asyncio.Protocol):
             if prepared is None:
                 break
             self._begin(prepared)
-        if self._resting and len(self._buffer) <= _LONGEST_HEAD and not self._transport.is_closing():
+        # What lies there is a part of a request: the rest may come, however long the part is.
+        if self._resting and self._reply is None and self._writable and not self._transport.is_closing():
             self._resting = False
             self._transport.resume_reading()
 
@@ -117,8 +143,10 @@ class Connection(asyncio.Protocol):
 
     def _next_request(self) -> Prepared | None:
         """A whole request, taken out of the buffer; None while it is not all there. Raises Refused."""
-        end = self._buffer.find(_END) + len(_END)
-        if end < len(_END):
+        # RFC 9112, 2.2: empty lines before a request are ignored.
+        self._buffer = self._buffer.lstrip(b"\r\n")
+        end = self._buffer.find(HEAD_END) + len(HEAD_END)
+        if end < len(HEAD_END):
             if len(self._buffer) > _LONGEST_HEAD:
                 raise Refused(431, "the head is too long")
             return None
@@ -232,8 +260,8 @@ def _unchunked(data: bytes, begin: int) -> tuple[int | None, bytes]:
         if not 0 <= size <= _LONGEST_BODY:
             raise ValueError("a chunk is too long")
         if size == 0:
-            end = data.find(_END, line)
-            return (None, b"") if end < 0 else (end + len(_END), bytes(body))
+            end = data.find(HEAD_END, line)
+            return (None, b"") if end < 0 else (end + len(HEAD_END), bytes(body))
         begin = line + 2 + size + 2
         if begin > len(data):
             break

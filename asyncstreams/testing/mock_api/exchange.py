@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from http import HTTPStatus
 from typing import Any, TypeAlias
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, quote, unquote
 
 import orjson
+
+HEAD_END = b"\r\n\r\n"
+# RFC 9110, 5.5: what no header holds; a tab it may.
+_FORBIDDEN = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
     """A request as it came. Names of headers are in lower case; of a repeated name the last counts.
 
-    `params` are those of the query and, for a POST, of its form or JSON object.
+    `path` is decoded, without the slashes around it; `segments` are its parts, each of them decoded, so
+    that a %2F is none of the slashes between them. `params` are those of the query and, for a POST, of
+    its form or JSON object.
     """
 
     method: str
@@ -24,13 +31,23 @@ class Received:
     headers: Mapping[str, str]
     body: bytes = field(default=b"", repr=False)
     version: str = "HTTP/1.1"
-    path: str = ""
+    segments: tuple[str, ...] = ("",)
     params: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
+    def path(self) -> str:
+        return "/".join(self.segments)
+
+    @property
+    def url(self) -> str:
+        """Where it went to, without the query."""
+        parts = (quote(segment, safe="") for segment in self.segments)
+        return f"http://{self.headers.get('host', '')}/{'/'.join(parts)}"
+
+    @property
     def keep_alive(self) -> bool:
-        told = self.headers.get("connection", "").lower()
-        return told != "close" and (self.version == "HTTP/1.1" or told == "keep-alive")
+        told = {option.strip() for option in self.headers.get("connection", "").lower().split(",")}
+        return "close" not in told and (self.version == "HTTP/1.1" or "keep-alive" in told)
 
     @property
     def accepts_gzip(self) -> bool:
@@ -119,7 +136,11 @@ def start(status: int, content_type: str, headers: Mapping[str, str]) -> bytes:
 
 
 def header_lines(headers: Mapping[str, str]) -> bytes:
-    return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("latin-1", "replace")
+    """Raises ValueError for a control character, which could begin another header, or a body."""
+    lines = [f"{name}: {value}" for name, value in headers.items()]
+    if any(map(_FORBIDDEN.search, lines)):
+        raise ValueError(f"a control character in the header {next(filter(_FORBIDDEN.search, lines))[:80]!r}")
+    return "".join(f"{line}\r\n" for line in lines).encode("latin-1", "replace")
 
 
 def json_body(value: Any) -> bytes:
@@ -128,13 +149,13 @@ def json_body(value: Any) -> bytes:
 
 def read_request(head: bytes, body: bytes = b"") -> Received:
     """The request with this head, which ends in an empty line. Raises ValueError for what is none."""
-    line, *fields = head[:-4].decode("latin-1").split("\r\n")
+    line, *fields = head[: -len(HEAD_END)].decode("latin-1").split("\r\n")
     method, target, version = line.split(" ")
     if version not in ("HTTP/1.1", "HTTP/1.0") or not method.isalpha():
         raise ValueError(f"not HTTP/1.1: {line[:80]!r}")
     headers: dict[str, str] = {}
     for name, colon, value in (text.partition(":") for text in fields):
-        if not colon or not name or name != name.strip():
+        if not colon or not name or name != name.strip() or _FORBIDDEN.search(value):
             raise ValueError(f"not a header: {name[:80]!r}")
         headers[name.lower()] = value.strip()
     # A proxy's absolute form leads to the same place.
@@ -143,7 +164,9 @@ def read_request(head: bytes, body: bytes = b"") -> Received:
     params = dict(parse_qsl(query, keep_blank_values=True))
     if body and method == "POST":
         params |= fields_of(body, headers)
-    return Received(method.upper(), target, headers, body, version, unquote(path).strip("/"), params)
+    # Decoded one by one: a %2F is a part of an id.
+    segments = tuple(map(unquote, path.strip("/").split("/")))
+    return Received(method.upper(), target, headers, body, version, segments, params)
 
 
 def fields_of(body: bytes, headers: Mapping[str, str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias, TypedDict, Unpack
 
 from ...errors import ConfigError
 from .chance import share
-from .exchange import Answer, Ending, Received, Step, answer, json_body
+from .exchange import HEAD_END, Answer, Ending, Received, Step, answer, json_body
 from .gzipping import damaged
 
 Kind: TypeAlias = Literal[
@@ -179,6 +179,17 @@ def spoiled(fault: Fault, whole: Answer, more: bytes) -> Iterator[Step]:
         assert fault.kind == "malformed_json"
         body = body[: len(body) * 2 // 3]
         yield whole.head(len(body), more) + body
+
+
+def without_body(steps: Iterator[Step]) -> Iterator[Step]:
+    """The same answer to a HEAD: its head, and how it ends."""
+    head_to_come = True
+    for step in steps:
+        if isinstance(step, Ending):
+            yield step
+        elif isinstance(step, bytes) and head_to_come:
+            head_to_come = False
+            yield step.partition(HEAD_END)[0] + HEAD_END
 
 
 def instead(fault: Fault) -> Answer | None:

@@ -80,7 +80,9 @@ def curl(path: str, url: str, auth: Auth | None) -> str:
     elif isinstance(auth, OAuth2):
         secret = "" if auth.client_secret is None else f" -d client_secret={auth.client_secret}"
         grant = f"-d grant_type=refresh_token -d refresh_token={auth.refresh_token}"
-        return f"curl {url}{auth.path} -d client_id={auth.client_id}{secret} {grant}"
+        token = f"curl -s {url}{auth.path} -d client_id={auth.client_id}{secret} {grant}"
+        read = """python3 -c 'import json, sys; print(json.load(sys.stdin)["access_token"])'"""
+        given = f'-H "Authorization: Bearer $({token} | {read})" '
     return f'curl {given}"{target}"'
 
 

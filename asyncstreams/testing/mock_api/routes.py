@@ -55,9 +55,9 @@ def routes(resources: Iterable[Resource], seed: int) -> dict[str, Route]:
     return found
 
 
-def find(known: Iterable[Route], path: str) -> Found:
-    """What lies at this path. Raises Refused, a 404."""
-    known, parts = list(known), path.split("/")
+def find(known: Iterable[Route], parts: Sequence[str]) -> Found:
+    """What lies at the path of these segments. Raises Refused, a 404."""
+    known = list(known)
     # Words win over ids: `users/me` over `users/{id}`.
     for route in sorted(known, key=lambda route: route.segments.count(None)):
         ids = _ids(route.segments, parts)
@@ -69,7 +69,7 @@ def find(known: Iterable[Route], path: str) -> Found:
             parent_slot = route.parent_slot(ids[:-1])
             return Found(route, parent_slot, slot_of(route.table, ids[-1], parent_slot))
     paths = [f"/{route.path}" for route in known]
-    raise Refused(404, f"there is nothing at /{path[:200]}", paths=paths)
+    raise Refused(404, f"there is nothing at /{'/'.join(parts)[:200]}", paths=paths)
 
 
 def slot_of(table: Table, told: str, parent_slot: int) -> int:
@@ -101,7 +101,7 @@ def _route(resource: Resource, seed: int, known: dict[str, Route]) -> Route:
     return Route(table, path, segments)
 
 
-def _ids(segments: tuple[str | None, ...], parts: list[str]) -> list[str] | None:
+def _ids(segments: tuple[str | None, ...], parts: Sequence[str]) -> list[str] | None:
     if len(segments) != len(parts):
         return None
     if any(segment not in (None, part) for segment, part in zip(segments, parts, strict=True)):

@@ -11,7 +11,7 @@ from .auth import Auth, OAuth2
 from .chance import key, share
 from .counts import Ledger, Tally
 from .exchange import Answer, Received, Refused, Step, answer, json_body, read_request
-from .faults import Fault, Strikes, instead, spoiled
+from .faults import Fault, Strikes, instead, spoiled, without_body
 from .listing import description
 from .oauth import Tokens
 from .pages import Pages, one
@@ -30,11 +30,12 @@ _METHODS = ("GET", "HEAD", "POST")
 class Prepared:
     """A request that has been read, and what is known of its answer; `ready` is all of it, where that stays so."""
 
-    __slots__ = ("found", "keep_alive", "page", "ready", "records", "request", "tally")
+    __slots__ = ("found", "is_remembered", "keep_alive", "page", "ready", "records", "request", "tally")
 
     def __init__(self, request: Received) -> None:
         self.request = request
         self.keep_alive = request.keep_alive
+        self.is_remembered = False
         self.found: Found | None = None
         self.page: Answer | None = None
         self.ready: bytes | None = None
@@ -59,9 +60,10 @@ class Service:
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self.settings, self._clock = settings, clock
         self.ledger = Ledger()
-        self._pages = Pages(settings.cache_bytes)
+        # Half of the room for pages, half for requests and their answers.
+        self._pages = Pages(settings.cache_bytes // 2)
         self._remembered: dict[bytes, Prepared] = {}
-        self._ready_bytes = 0
+        self._held = 0
         self._begun = clock.monotonic()
         self._number = 0
         self._meters: dict[str, tuple[Quota, Window | Bucket]] = {}
@@ -76,7 +78,7 @@ class Service:
         auths = [settings.auth, *(resource.auth for resource in settings.resources)]
         self._logins = {auth.path: auth for auth in auths if isinstance(auth, OAuth2)}
         self._pages.clear()
-        self._remembered, self._ready_bytes = {}, 0
+        self._remembered, self._held = {}, 0
 
     def ready(self, head: bytes) -> Prepared | None:
         """A request that came before with just these bytes, where its answer stays the same."""
@@ -92,9 +94,11 @@ class Service:
         made = Prepared(read_request(head, body))
         alone = "content-length" not in made.request.headers and "transfer-encoding" not in made.request.headers
         if alone and not made.request.path.startswith(_CONTROL):
-            if len(self._remembered) >= _REMEMBERED or self._ready_bytes > self.settings.cache_bytes:
-                self._remembered, self._ready_bytes = {}, 0
+            if len(self._remembered) >= _REMEMBERED:
+                self._remembered, self._held = {}, 0
             self._remembered[head] = made
+            made.is_remembered = True
+            self._hold(len(head))
         return made
 
     def reply(self, prepared: Prepared) -> Reply:
@@ -129,7 +133,7 @@ class Service:
 
     def _found(self, prepared: Prepared) -> Found:
         if prepared.found is None:
-            prepared.found = find(self._routes.values(), prepared.request.path)
+            prepared.found = find(self._routes.values(), prepared.request.segments)
         return prepared.found
 
     def _resource(self, prepared: Prepared, found: Found) -> Reply:
@@ -164,10 +168,13 @@ class Service:
             return self._spoilt(prepared, found, fault, lines, delay)
         page = prepared.page
         if page is None:
-            page = prepared.page = self._page(prepared, found)
+            page = self._page(prepared, found)
         reply = self._plainly(prepared, page, resource.name, lines, delay)
-        if page.pieces is None and quota is None and self._stays(resource):
-            self._keep(prepared, page, reply)
+        if prepared.is_remembered and prepared.page is None:
+            prepared.page = page
+            self._hold(len(page.body))
+            if page.pieces is None and quota is None and self._stays(resource):
+                self._keep(prepared, page, reply)
         return reply
 
     def _keep(self, prepared: Prepared, page: Answer, reply: Reply) -> None:
@@ -175,7 +182,13 @@ class Service:
         head_only = prepared.request.method == "HEAD"
         prepared.ready = page.whole(keep_alive=prepared.keep_alive, head_only=head_only)
         prepared.tally, prepared.records = reply.tally, reply.records
-        self._ready_bytes += len(prepared.ready)
+        self._hold(len(prepared.ready))
+
+    def _hold(self, size: int) -> None:
+        """So many bytes more are held by the remembered requests, which are forgotten when they become too many."""
+        self._held += size
+        if self._held > self.settings.cache_bytes // 2:
+            self._remembered, self._held = {}, 0
 
     def _stays(self, resource: Resource) -> bool:
         """Whether nothing but the request's own bytes decides on the answer; the quota has been looked at."""
@@ -200,10 +213,8 @@ class Service:
         elif fault is not None and fault.kind == "cycle":
             numbered = resource.style in ("page", "offset")
             place = replace(place, offset=0) if numbered else replace(place, following=0)
-        host = request.headers.get("host", "")
-        url = f"http://{host}/{request.path}"
         gzip = self.settings.gzip and request.accepts_gzip and fault is None
-        return self._pages.page(table, place, url, gzip=gzip)
+        return self._pages.page(table, place, request.url, gzip=gzip)
 
     def _spoilt(self, prepared: Prepared, found: Found, fault: Fault, lines: bytes, delay: float) -> Reply:
         self.ledger.faults[fault.kind] += 1
@@ -215,8 +226,10 @@ class Service:
             return self._plainly(prepared, page, name, lines, delay)
         silent = fault.kind == "hang" or (fault.kind == "reset" and not fault.mid_body)
         tally = self.ledger.tally(name, 0 if silent else page.status)
-        records = page.records if fault.kind == "drip" else 0
-        return Reply(spoiled(fault, page, lines), tally, records, delay, prepared.keep_alive)
+        steps = spoiled(fault, page, lines)
+        if prepared.request.method == "HEAD":
+            return Reply(without_body(steps), tally, 0, delay, prepared.keep_alive)
+        return Reply(steps, tally, page.records if fault.kind == "drip" else 0, delay, prepared.keep_alive)
 
     def _plainly(
         self, prepared: Prepared, told: Answer, name: str | None, lines: bytes = b"", delay: float = 0.0
@@ -291,12 +304,16 @@ class Service:
     ) -> Fault | None:
         if not faults:
             return None
-        strikes = self._strikes.setdefault(owner, [])
-        for at, fault in enumerate(faults):
-            if at == len(strikes) or strikes[at].fault is not fault:
-                strikes[at : at + 1] = [Strikes(fault, key(self.settings.seed, "fault", owner, at))]
+        known, at_work = self._strikes.setdefault(owner, []), list[Strikes]()
+        for fault in faults:
+            # Wherever it stands now; one that stands there twice is two.
+            found = next((one for one in known if one.fault is fault and one not in at_work), None)
+            if found is None:
+                found = Strikes(fault, key(self.settings.seed, "fault", owner, len(known)))
+                known.append(found)
+            at_work.append(found)
         # Each counts its requests, also behind one that hits.
-        hit = [strike.fault for strike in strikes[: len(faults)] if strike.hits(place, request, named=named)]
+        hit = [strikes.fault for strikes in at_work if strikes.hits(place, request, named=named)]
         return hit[0] if hit else None
 
     def _latency(self, latency: Latency | str | None) -> float:

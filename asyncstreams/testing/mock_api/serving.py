@@ -9,12 +9,14 @@ from typing import Any
 
 from ...clock import Clock
 from ...errors import ConfigError
-from .connection import Connection
+from .connection import Clients, Connection
 from .counts import Counts
 from .service import Service
 from .settings import Settings
 
 _BACKLOG = 1_024
+# Any time above zero: a timer has its turn after the sockets.
+_TURN = 1e-6
 
 
 class Listener:
@@ -22,15 +24,16 @@ class Listener:
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self.service = Service(settings, clock)
-        self._connections: set[Connection] = set()
+        self._clients = Clients()
         self._server: asyncio.Server | None = None
-        self._empty = asyncio.Event()
 
     async def open(self, host: str, port: int) -> int:
         """Listen; the port that it is. Raises ConfigError where that cannot be."""
         loop = asyncio.get_running_loop()
         try:
-            self._server = await loop.create_server(self._connection, host, port, backlog=_BACKLOG)
+            self._server = await loop.create_server(
+                lambda: Connection(self.service, self._clients), host, port, backlog=_BACKLOG
+            )
         except OSError as error:
             raise ConfigError(
                 f"MockApi(host={host!r}, port={port}): cannot listen there: {error.strerror}",
@@ -42,19 +45,17 @@ class Listener:
     async def close(self) -> None:
         """Stop listening, and break off what is under way."""
         assert self._server is not None
+        self._clients.turn_away()
+        # A client that has been accepted gets its transport a turn later; a server that is closed by then drops it.
+        await asyncio.sleep(_TURN)
         self._server.close()
-        for connection in tuple(self._connections):
-            connection.abort()
-        while self._connections:
-            self._empty.clear()
-            await self._empty.wait()
+        # And it comes to us in the turn after that.
+        await asyncio.sleep(0)
+        await self._clients.all_left()
         await self._server.wait_closed()
 
     def counts(self) -> Counts:
         return self.service.ledger.snapshot(self.service.seconds)
-
-    def _connection(self) -> Connection:
-        return Connection(self.service, self._connections, self._empty.set)
 
 
 class Thread:
@@ -63,8 +64,8 @@ class Thread:
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self._settings, self._clock = settings, clock
         self._opened = Future[tuple[int, Listener]]()
+        self._leave = Future[None]()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._leave: asyncio.Event | None = None
         self._thread: threading.Thread | None = None
         self.listener: Listener | None = None
 
@@ -73,16 +74,23 @@ class Thread:
         self._thread.start()
         try:
             found, self.listener = self._opened.result()
+        # Also a Ctrl-C, while it opens.
         except BaseException:
-            self._thread.join()
+            self.close()
             raise
         return found
 
     def changed(self) -> None:
-        """Look at the settings again, between two events of the loop. Raises ConfigError."""
+        """Look at the settings again, between two events of the loop. Raises ConfigError.
+
+        A function of the user's that is called by the loop itself may change them too: at once.
+        """
         assert self._loop is not None
         assert self.listener is not None
         done, look = Future[None](), self.listener.service.changed
+        if threading.current_thread() is self._thread:
+            look()
+            return
 
         def between() -> None:
             try:
@@ -95,16 +103,14 @@ class Thread:
 
     def close(self) -> None:
         assert self._thread is not None
-        assert self._loop is not None
-        assert self._leave is not None
-        self._loop.call_soon_threadsafe(self._leave.set)
+        self._leave.set_result(None)
         self._thread.join()
 
     def _run(self, *where: Any) -> None:
         asyncio.run(self._serve(*where))
 
     async def _serve(self, host: str, port: int) -> None:
-        self._loop, self._leave = asyncio.get_running_loop(), asyncio.Event()
+        self._loop = asyncio.get_running_loop()
         try:
             listener = Listener(self._settings, self._clock)
             found = await listener.open(host, port)
@@ -113,5 +119,5 @@ class Thread:
             self._opened.set_exception(error)
             return
         self._opened.set_result((found, listener))
-        await self._leave.wait()
+        await asyncio.wrap_future(self._leave)
         await listener.close()

@@ -57,7 +57,8 @@ class Table:
         """The slot of the record with this id, among the children of that parent."""
         slots = self.slots(parent_slot)
         if self._plain_ids:
-            slot = int(told) - 1 if told.isdecimal() else -1
+            # int() refuses what is too long, and there are not so many.
+            slot = int(told) - 1 if told.isdecimal() and len(told) < 20 else -1
         else:
             if self._slots_by_id is None:
                 self._slots_by_id = {str(self.id_of(slot)): slot for slot in self.all_slots()}
