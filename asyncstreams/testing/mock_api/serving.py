@@ -71,8 +71,8 @@ class Thread:
 
     def open(self, host: str, port: int) -> int:
         self._thread = threading.Thread(target=self._run, args=(host, port), name="MockApi", daemon=True)
-        self._thread.start()
         try:
+            self._thread.start()
             found, self.listener = self._opened.result()
         # Also a Ctrl-C, while it opens.
         except BaseException:
@@ -104,7 +104,8 @@ class Thread:
     def close(self) -> None:
         assert self._thread is not None
         self._leave.set_result(None)
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def _run(self, *where: Any) -> None:
         asyncio.run(self._serve(*where))
