@@ -22,6 +22,7 @@ from .errors import (
     HttpStatusError,
     MalformedJSON,
     PaginationLoop,
+    PartialFailure,
     RateLimitWaitTooLong,
     RemoteError,
     ResponseTooLarge,
@@ -36,6 +37,8 @@ from .events import (
     Listener,
     PageRead,
     Retrying,
+    SliceEnded,
+    SliceStarted,
     StreamEnded,
     StreamSkipped,
     StreamStarted,
@@ -62,6 +65,7 @@ from .model import (
 from .oauth import Oauth2Authenticator, OauthTokens
 from .options import StreamOptions
 from .paginators import Continuation, Cursor, Header, LinkHeader, NextUrl, Offset, PageNumber
+from .run.report import RunReport, StreamReport
 from .selectors import Selector
 from .source import Source
 from .streams import HttpStream
@@ -108,6 +112,7 @@ __all__ = [
     "Paginator",
     "Params",
     "Parsed",
+    "PartialFailure",
     "Problem",
     "Quarantined",
     "RateLimitWaitTooLong",
@@ -120,11 +125,14 @@ __all__ = [
     "ResponseTooLarge",
     "Retrying",
     "Routes",
+    "RunReport",
     "SchemaError",
     "Secret",
     "Selector",
     "Send",
     "Slice",
+    "SliceEnded",
+    "SliceStarted",
     "Slices",
     "Source",
     "StallTimeout",
@@ -132,6 +140,7 @@ __all__ = [
     "StreamDescription",
     "StreamEnded",
     "StreamOptions",
+    "StreamReport",
     "StreamSkipped",
     "StreamStarted",
     "StreamUnavailable",

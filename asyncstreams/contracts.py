@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import httpx
@@ -100,6 +101,12 @@ class Transformer(Protocol):
         ...
 
 
+class Place(Protocol):
+    """What a slice holds while it works, and gives back while it waits for anything but an answer."""
+
+    def away(self) -> AbstractAsyncContextManager[None]: ...
+
+
 class Stream(Protocol):
     """A stream as `http/` and `run/` know it: its declaration, and its hooks."""
 
@@ -112,6 +119,10 @@ class Stream(Protocol):
     validation: ValidationMode
     max_quarantined: int
     transformer: Transformer | None
+    parallel_pages: bool
+    max_concurrency: int
+    max_failed_slices: int
+    weight: float
     loop_guard: bool
     max_pages: int
     max_tries: int

@@ -264,7 +264,9 @@ def _check_spelling(cls: type, name: str, base: type) -> None:
         )
 
 
-def check_limit(owner: str, limit: object) -> None:
-    """Raises ConfigError for what is no number of records."""
+def check_reading(owner: str, limit: object, on_error: object) -> None:
+    """Raises ConfigError for what no reading can do."""
     if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 0):
         raise ConfigError(f"{owner}: limit={limit!r}: a number of records from 0")
+    if on_error not in ("continue", "stop"):
+        raise ConfigError(f'{owner}: on_error={on_error!r}: "continue" or "stop"')

@@ -17,6 +17,7 @@ AsyncStreamsError                 every error raised on purpose
     StallTimeout                  a server that answers too slowly, or stops in mid-body
     RateLimitWaitTooLong          the server orders a wait beyond `max_server_wait`
     HostUnavailable               no answer at all
+  PartialFailure                  some slices failed, the others are whole
 """
 
 from __future__ import annotations
@@ -187,6 +188,18 @@ class StallTimeout(RemoteError):
 
 class RateLimitWaitTooLong(RemoteError):
     """The wait that the server orders is longer than `max_server_wait`."""
+
+
+class PartialFailure(AsyncStreamsError):
+    """Some slices failed, the others were read to their end.
+
+    `errors` holds what each failed with, in that order; `report` what was read of each stream.
+    """
+
+    def __init__(self, message: str, errors: tuple[Exception, ...], report: Any, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.errors = errors
+        self.report = report
 
 
 class HostUnavailable(RemoteError):

@@ -17,6 +17,23 @@ class StreamStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class SliceStarted:
+    """A slice of a stream begins."""
+
+    stream: str
+    stream_slice: Slice
+
+
+@dataclass(frozen=True, slots=True)
+class SliceEnded:
+    """A slice is over: whole where `error` is None."""
+
+    stream: str
+    stream_slice: Slice
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PageRead:
     """A page is ready to be handed over; `records` and `quarantined` are numbers of records."""
 
@@ -62,7 +79,9 @@ class StreamEnded:
     error: BaseException | None = None
 
 
-Event: TypeAlias = StreamStarted | PageRead | Retrying | Waiting | StreamSkipped | StreamEnded
+Event: TypeAlias = (
+    StreamStarted | SliceStarted | PageRead | SliceEnded | Retrying | Waiting | StreamSkipped | StreamEnded
+)
 Listener: TypeAlias = Callable[[Event], None]
 
 

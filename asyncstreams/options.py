@@ -58,5 +58,6 @@ class StreamOptions(TypedDict, total=False):
     middleware: Sequence[Middleware]
     allowed_origins: tuple[str, ...]
     allow_insecure: bool
+    max_concurrency: int
     clock: Clock
     seed: int | None

@@ -9,7 +9,18 @@ from typing import Protocol, Self, assert_never
 
 from .clock import Clock, SystemClock
 from .errors import AsyncStreamsError, StreamUnavailable
-from .events import Event, Listener, PageRead, Retrying, StreamEnded, StreamSkipped, StreamStarted, Waiting
+from .events import (
+    Event,
+    Listener,
+    PageRead,
+    Retrying,
+    SliceEnded,
+    SliceStarted,
+    StreamEnded,
+    StreamSkipped,
+    StreamStarted,
+    Waiting,
+)
 
 try:
     from rich.console import Console
@@ -101,6 +112,8 @@ class Progress:
                 row.waits_until, row.waits_for = now + delay, reason
             case Waiting(reason=reason, seconds=seconds):
                 row.waits_until, row.waits_for = now + seconds, reason
+            case SliceStarted() | SliceEnded():
+                pass
             case StreamSkipped(reason=reason):
                 row.state, row.style = f"skipped: {reason}", "yellow"
             case StreamEnded(error=failure):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from copy import deepcopy
 from functools import partial
 from random import Random
@@ -17,14 +17,17 @@ from weakref import WeakKeyDictionary
 from .catalog import CheckReport, StreamCheck, StreamDescription, named
 from .clock import SystemClock
 from .config import check_config
-from .contracts import Slices, Stream
-from .declaration import check_limit, check_options, check_source
+from .contracts import Stream
+from .declaration import check_options, check_reading, check_source
 from .errors import AsyncStreamsError, ConfigError
 from .events import Listener
+from .http.chain import Chain
 from .http.session import Session, Sessions
 from .model import Page, Record, key_paths
 from .options import Home, StreamOptions, Subscriptions
-from .run.reading import Reading, pages_of_several
+from .run.reading import Reading
+from .run.scheduler import OnError, Scheduler
+from .run.stream_run import Selected
 from .run.validation import schema_of
 from .streams import HttpStream
 
@@ -89,33 +92,40 @@ class Source:
         return found
 
     def pages(
-        self, *names: str, limit: int | None = None, slices: PerStream = None, state: PerStream = None
+        self,
+        *names: str,
+        limit: int | None = None,
+        slices: PerStream = None,
+        state: PerStream = None,
+        on_error: OnError = "continue",
     ) -> Reading[Page]:
-        """The pages of all streams, or of those named, one stream after the other.
+        """The pages of all streams, or of those named, side by side.
 
         `limit` bounds the records of each stream. `slices` and `state` map names of streams to what
-        `stream.pages` takes. A stream that is unavailable is skipped with a warning, and named in
-        the reading's `unavailable`; StreamUnavailable is raised when there is no other.
+        `stream.pages` takes, and `on_error` is as there. A stream that is unavailable is skipped with
+        a warning, and named in the reading's `unavailable`; StreamUnavailable is raised when there is
+        no other.
         """
         chosen = self._chosen(names)
-        check_limit(type(self).__name__, limit)
+        check_reading(type(self).__name__, limit, on_error)
         for argument, told in (("slices", slices), ("state", state)):
-            if told is not None and not isinstance(told, Mapping):
-                owner, kind = type(self).__name__, type(told).__name__
-                raise ConfigError(
-                    f"{owner}: {argument} is a {kind}: a mapping from names of streams is needed",
-                    hint=f'such as {argument}={{"{next(iter(self._streams))}": ...}}',
-                )
-            for name in told or ():
-                self[name]  # raises for a name that is no stream's
-        skipped: dict[str, str] = {}
-        return Reading("pages", partial(self._open_pages, chosen, limit, slices or {}, state or {}, skipped), skipped)
+            self._check_per_stream(argument, told)
+        given, known = slices or {}, state or {}
+        selected = [Selected(one, given.get(one.name), known.get(one.name) or {}, limit) for one in chosen]
+        most = self._options.get("max_concurrency", HttpStream.max_concurrency)
+        scheduler = Scheduler(selected, _lease_of, most, stop_on_error=on_error == "stop")
+        return Reading("pages", scheduler, self._open_pages)
 
     async def read(
-        self, *names: str, limit: int | None = None, slices: PerStream = None, state: PerStream = None
+        self,
+        *names: str,
+        limit: int | None = None,
+        slices: PerStream = None,
+        state: PerStream = None,
+        on_error: OnError = "continue",
     ) -> dict[str, list[Record]]:
         """All records of each stream, for small ones; streams that are unavailable are not in it. See `pages`."""
-        reading = self.pages(*names, limit=limit, slices=slices, state=state)
+        reading = self.pages(*names, limit=limit, slices=slices, state=state, on_error=on_error)
         found: dict[str, list[Record]] = {stream.name: [] for stream in self._chosen(names)}
         async with reading as pages:
             async for page in pages:
@@ -242,22 +252,24 @@ class Source:
         while self._undo:
             self._undo.pop()()
 
-    @asynccontextmanager
-    async def _open_pages(
-        self,
-        chosen: list[HttpStream],
-        limit: int | None,
-        slices: Mapping[str, Any],
-        state: Mapping[str, Any],
-        skipped: dict[str, str],
-    ) -> AsyncGenerator[AsyncGenerator[Page]]:
-        def arguments(stream: Stream) -> tuple[Slices | None, Mapping[str, Any], int | None]:
-            return slices.get(stream.name), state.get(stream.name) or {}, limit
+    def _check_per_stream(self, argument: str, told: object) -> None:
+        if told is not None and not isinstance(told, Mapping):
+            owner, kind = type(self).__name__, type(told).__name__
+            raise ConfigError(
+                f"{owner}: {argument} is a {kind}: a mapping from names of streams is needed",
+                hint=f'such as {argument}={{"{next(iter(self._streams))}": ...}}',
+            )
+        for name in cast(Mapping[str, Any], told or {}):
+            self[name]  # raises for a name that is no stream's
 
-        async with self._lease():
-            members = [(stream, stream.lease) for stream in chosen]
-            async with aclosing(pages_of_several(members, arguments, skipped)) as pages:
-                yield pages
+    @asynccontextmanager
+    async def _open_pages(self, scheduler: Scheduler) -> AsyncGenerator[AsyncIterator[Page]]:
+        async with self._lease(), scheduler.pages() as pages:
+            yield pages
+
+
+def _lease_of(stream: Stream) -> AbstractAsyncContextManager[Chain]:
+    return cast(HttpStream, stream).lease()
 
 
 def _take_back(stream: HttpStream, option: str, value: object) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from contextvars import ContextVar
 from random import Random
 from typing import Any, Unpack, cast
@@ -14,8 +14,8 @@ import httpx
 
 from .availability import Availability, AvailabilityStrategy, HttpAvailabilityStrategy, answered
 from .clock import Clock, SystemClock
-from .contracts import Middleware, Paginator, Parsed, Routes, Slices, Transformer, ValidationMode
-from .declaration import check_class, check_limit, check_options, check_values, snake_case
+from .contracts import Middleware, Paginator, Parsed, Routes, Slices, Stream, Transformer, ValidationMode
+from .declaration import check_class, check_options, check_reading, check_values, snake_case
 from .errors import AsyncStreamsError, ConfigError, HttpStatusError
 from .events import Listener
 from .http.chain import Chain
@@ -37,7 +37,9 @@ from .model import (
 )
 from .options import Home, StreamOptions, Subscriptions
 from .parsing import records_at
-from .run.reading import Reading, first_page, records_of, stream_pages
+from .run.reading import Reading, records_of
+from .run.scheduler import OnError, Scheduler, first_page
+from .run.stream_run import Selected
 from .schema_files import find_schema, similar_files
 
 _log = logging.getLogger("asyncstreams")
@@ -77,6 +79,14 @@ class HttpStream:
     """Whether the same non-empty page three times in a row is an error."""
     max_pages: int = 100_000
     """Pages of one slice, at most."""
+    parallel_pages: bool = True
+    """Whether pages whose place is known beforehand are fetched side by side; they are handed over in order."""
+    weight: float = 1.0
+    """The stream's share of a run, beside those of other streams."""
+    max_failed_slices: int = 100
+    """Slices that may fail before the stream ends; the others are read meanwhile."""
+    max_concurrency: int = 32
+    """Slices and pages that are worked on at once; in a Source, its own number bounds all streams together."""
     max_tries: int = 5
     """Requests in all for one page; waits that the server orders spend none."""
     max_time: float = 600.0
@@ -243,27 +253,44 @@ class HttpStream:
         return self.listeners.add(listener)
 
     def pages(
-        self, *, limit: int | None = None, slices: Slices | None = None, state: Mapping[str, Any] | None = None
+        self,
+        *,
+        limit: int | None = None,
+        slices: Slices | None = None,
+        state: Mapping[str, Any] | None = None,
+        on_error: OnError = "continue",
     ) -> Reading[Page]:
         """The stream's pages: `async with stream.pages() as pages: async for page in pages: ...`.
 
-        `limit` bounds the records, and sends no request beyond; `slices` takes the place of
-        `stream_slices`; `state` is what the hooks find as `context.stream_state`.
+        Pages of one slice come in order, slices side by side. `limit` bounds the records, and sends
+        no request beyond; `slices` takes the place of `stream_slices`; `state` is what the hooks find
+        as `context.stream_state`. When a slice fails the others are read, and PartialFailure is
+        raised at the end; with `on_error="stop"`, what the first one failed with, at once.
         """
-        return Reading("pages", lambda: self._open_pages(limit, slices, state))
+        return Reading("pages", self._scheduler(limit, slices, state, on_error), self._open_pages)
 
     def records(
-        self, *, limit: int | None = None, slices: Slices | None = None, state: Mapping[str, Any] | None = None
+        self,
+        *,
+        limit: int | None = None,
+        slices: Slices | None = None,
+        state: Mapping[str, Any] | None = None,
+        on_error: OnError = "continue",
     ) -> Reading[Record]:
         """The stream's records, in flat memory: `async with stream.records() as records: ...`. See `pages`."""
-        return Reading("records", lambda: self._open_records(limit, slices, state))
+        return Reading("records", self._scheduler(limit, slices, state, on_error), self._open_records)
 
     async def read(
-        self, *, limit: int | None = None, slices: Slices | None = None, state: Mapping[str, Any] | None = None
+        self,
+        *,
+        limit: int | None = None,
+        slices: Slices | None = None,
+        state: Mapping[str, Any] | None = None,
+        on_error: OnError = "continue",
     ) -> list[Record]:
         """All records at once, for small streams. See `pages`. Raises what reading raises, and keeps nothing then."""
         found: list[Record] = []
-        async with self.pages(limit=limit, slices=slices, state=state) as pages:
+        async with self.pages(limit=limit, slices=slices, state=state, on_error=on_error) as pages:
             async for page in pages:
                 found += page.records
         return found
@@ -345,18 +372,23 @@ class HttpStream:
             ).locate(stream=self.name)
         return cast(AvailabilityStrategy | None, strategy)
 
+    def _scheduler(
+        self, limit: int | None, slices: Slices | None, state: Mapping[str, Any] | None, on_error: OnError
+    ) -> Scheduler:
+        check_reading(self.name, limit, on_error)
+        selected = Selected(self, slices, {} if state is None else state, limit)
+        return Scheduler([selected], _lease_of, self.max_concurrency, stop_on_error=on_error == "stop")
+
     @asynccontextmanager
-    async def _open_pages(
-        self, limit: int | None, slices: Slices | None, state: Mapping[str, Any] | None
-    ) -> AsyncGenerator[AsyncGenerator[Page]]:
-        check_limit(self.name, limit)
-        known: Mapping[str, Any] = {} if state is None else state
-        async with self.lease() as chain, aclosing(stream_pages(self, chain, slices, known, limit)) as pages:
+    async def _open_pages(self, scheduler: Scheduler) -> AsyncGenerator[AsyncIterator[Page]]:
+        async with self.lease(), scheduler.pages() as pages:
             yield pages
 
     @asynccontextmanager
-    async def _open_records(
-        self, limit: int | None, slices: Slices | None, state: Mapping[str, Any] | None
-    ) -> AsyncGenerator[AsyncGenerator[Record]]:
-        async with self._open_pages(limit, slices, state) as pages, aclosing(records_of(pages)) as records:
+    async def _open_records(self, scheduler: Scheduler) -> AsyncGenerator[AsyncIterator[Record]]:
+        async with self._open_pages(scheduler) as pages, aclosing(records_of(pages)) as records:
             yield records
+
+
+def _lease_of(stream: Stream) -> AbstractAsyncContextManager[Chain]:
+    return cast(HttpStream, stream).lease()

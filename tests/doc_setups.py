@@ -60,6 +60,7 @@ respx.get(f"{base}/orders").mock(side_effect=orders)
 respx.get(f"{base}/projects").respond(json=[{"key": "a"}, {"key": "b/c"}])
 respx.get(f"{base}/projects/a/issues").respond(json=[{"id": "a-1"}])
 respx.get(f"{base}/projects/b%2Fc/issues").respond(json=[{"id": "b/c-1"}])
+respx.get(f"{base}/projects/gone/issues").respond(404)
 respx.get(f"{base}/export.ndjson").respond(text="".join(json.dumps(event) + "\\n" for event in events))
 respx.get(f"{base}/invoices").mock(side_effect=invoices)
 respx.post("https://auth.example.com/token").respond(

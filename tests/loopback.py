@@ -232,6 +232,13 @@ class TwoPages(Items):
         return 2 if context.next_page_token is None else None
 
 
+class Sliced(Items):
+    """One page for each slice, `/items?page=...`."""
+
+    def request_params(self, context: RequestContext) -> dict[str, Any]:
+        return dict(context.stream_slice)
+
+
 class Once(TwoPages):
     """The same, and no request may be repeated."""
 

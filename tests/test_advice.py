@@ -146,6 +146,7 @@ async def test_an_offset_can_go_into_a_json_body(paginator):
 
     class Search(Users):
         http_method = "POST"
+        parallel_pages = False
 
         def request_json(self, context):
             return {"query": "*", "page": {"size": 2}}

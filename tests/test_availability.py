@@ -23,6 +23,7 @@ from asyncstreams import (
     Source,
     StreamUnavailable,
 )
+from asyncstreams.errors import PartialFailure
 
 ITEMS = "https://api.test/v1/items"
 REFUSED = httpx.Response(403, json={"message": "the scope items:read is missing"})
@@ -241,14 +242,20 @@ async def test_the_strategy_is_an_attribute_a_property_or_a_method(route, shape)
 
 
 @pytest.mark.parametrize("shape", [lambda strategy: strategy, as_property, as_method], ids=["attr", "prop", "method"])
-async def test_without_a_strategy_a_403_is_an_error_like_others(route, shape):
+async def test_without_a_strategy_a_403_is_an_error_like_others(route, respx_mock, shape):
+    respx_mock.route(url__startswith="https://api.test/v1/others").mock(return_value=NONE)
     route.mock(return_value=REFUSED)
     stream = declare(availability_strategy=shape(None))
 
     with pytest.raises(HttpStatusError, match="403"):
         await stream.read()
-    with pytest.raises(HttpStatusError, match="403"):
+    with pytest.raises(PartialFailure) as of_source:
         await Source([stream, Others()]).read()
+
+    (error,) = of_source.value.errors
+    assert isinstance(error, HttpStatusError)
+    assert (error.stream, error.status) == ("items", 403)
+    assert of_source.value.report.unavailable == {}
 
 
 @pytest.mark.parametrize("shape", [lambda strategy: strategy, as_property, as_method], ids=["attr", "prop", "method"])
@@ -296,10 +303,12 @@ async def test_a_403_in_a_later_slice_is_an_error_like_others(route, first):
     route.side_effect = [*first, REFUSED]
     stream = declare(paginator=None, stream_slices=lambda self, state: [{"shop": "a"}, {"shop": "b"}])
 
-    with pytest.raises(HttpStatusError) as caught:
+    with pytest.raises(PartialFailure) as caught:
         await stream.read()
 
-    assert (caught.value.status, caught.value.stream_slice) == (403, {"shop": "b"})
+    (error,) = caught.value.errors
+    assert isinstance(error, HttpStatusError)
+    assert (error.status, error.stream_slice) == (403, {"shop": "b"})
 
 
 @pytest.mark.parametrize("kind", [Asked, AskedPlainly])

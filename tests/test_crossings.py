@@ -14,6 +14,7 @@ from asyncstreams import (
     ConfigError,
     HttpStatusError,
     HttpStream,
+    PageNumber,
     Source,
     StreamEnded,
     StreamUnavailable,
@@ -85,7 +86,13 @@ async def test_what_a_listener_raises_at_the_end_does_not_take_the_place_of_a_ca
         if isinstance(event, StreamEnded):
             raise RuntimeError("a listener of mine")
 
-    stream = Items(transport=answering(httpx.Response(200, json=[{"id": 1}])))
+    async def one_page(request):
+        if request.url.params["page"] != "1":
+            await asyncio.Event().wait()
+        return httpx.Response(200, json=[{"id": 1}])
+
+    stream = Items(transport=httpx.MockTransport(one_page))
+    stream.paginator = PageNumber()
     stream.subscribe(listener)
 
     with pytest.raises(TimeoutError), caplog.at_level(logging.ERROR):  # noqa: PT012  # a reading takes a few lines

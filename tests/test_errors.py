@@ -31,6 +31,7 @@ from asyncstreams import (
     TruncatedBody,
     UnexpectedContent,
 )
+from asyncstreams.errors import PartialFailure
 
 URL = "https://api.example.com/v1/users"
 
@@ -143,8 +144,11 @@ async def test_an_error_names_slice_and_page(respx_mock):
     respx_mock.get(URL, params={"tag": "b", "page": "1"}).respond(json=[{"id": 1}])
     respx_mock.get(URL, params={"tag": "b", "page": "2"}).respond(404)
 
-    error = await failure_of(Tagged())
+    of_all = await failure_of(Tagged())
 
+    assert isinstance(of_all, PartialFailure)
+    (error,) = of_all.errors
+    assert isinstance(error, HttpStatusError)
     assert (error.stream_slice, error.page) == ({"tag": "b"}, 1)
     assert "'tag': 'b'" in str(error)
     assert "page 1" in str(error)

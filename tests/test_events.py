@@ -27,6 +27,7 @@ from asyncstreams import (
     TokenAuthenticator,
     Waiting,
 )
+from asyncstreams.events import SliceEnded, SliceStarted
 
 API = "https://api.test/v1/"
 
@@ -51,6 +52,17 @@ def declare(**declared: Any) -> HttpStream:
 
 def page(*ids: int) -> httpx.Response:
     return httpx.Response(200, json=[{"id": each} for each in ids])
+
+
+def number_of(request: httpx.Request) -> int:
+    return int(request.url.params["page"])
+
+
+async def one_page(request: httpx.Request) -> httpx.Response:
+    """The first page; the others never come."""
+    if number_of(request) > 1:
+        await asyncio.Event().wait()
+    return page(1)
 
 
 REFUSED = httpx.Response(403, json={"message": "not for you"})
@@ -95,25 +107,28 @@ async def test_a_reading_begins_reads_pages_and_ends(items, heard):
 
     assert heard == [
         StreamStarted("items"),
+        SliceStarted("items", Slice()),
         PageRead("items", Slice(), 0, 2, 0),
         PageRead("items", Slice(), 1, 1, 0),
         PageRead("items", Slice(), 2, 0, 0),
+        SliceEnded("items", Slice(), None),
         StreamEnded("items", None),
     ]
 
 
 async def test_a_page_is_told_with_its_slice_and_number(items, heard):
-    items.side_effect = [page(1), page(), page()]
-    stream = Items()
+    items.side_effect = lambda request: page(1) if dict(request.url.params) == {"page": "1", "shop": "a"} else page()
+    stream = declare(request_params=lambda self, context: context.stream_slice)
     stream.subscribe(heard)
 
     await stream.read(slices=[{"shop": "a"}, {"shop": "b"}])
 
-    assert [(event.stream_slice, event.number) for event in heard.of(PageRead)] == [
-        (Slice({"shop": "a"}), 0),
-        (Slice({"shop": "a"}), 1),
-        (Slice({"shop": "b"}), 0),
-    ]
+    # Slices interleave, but each begins, has its pages in order, and ends.
+    for shop, numbers in (("a", [0, 1]), ("b", [0])):
+        stream_slice = Slice({"shop": shop})
+        of_slice = [event for event in heard if getattr(event, "stream_slice", None) == stream_slice]
+        assert [getattr(event, "number", None) for event in of_slice] == [None, *numbers, None]
+        assert (of_slice[0], of_slice[-1]) == (SliceStarted("items", stream_slice), SliceEnded("items", stream_slice))
 
 
 async def test_records_that_were_kept_back_are_counted(items, heard):
@@ -135,7 +150,7 @@ async def test_each_retry_is_told_with_reason_delay_and_attempt(items, heard, vi
     await stream.read()
 
     first, second = heard.of(Retrying)
-    assert heard.kinds == [StreamStarted, Retrying, Retrying, PageRead, StreamEnded]
+    assert heard.kinds == [StreamStarted, SliceStarted, Retrying, Retrying, PageRead, SliceEnded, StreamEnded]
     assert (first.stream, first.attempt, second.attempt) == ("items", 1, 2)
     assert "503" in first.reason
     assert "503" not in second.reason
@@ -207,8 +222,11 @@ async def test_streams_and_sources_tell_their_own_listeners(items, others):
     await source.read()
     await stream.read()
 
-    assert [event.stream for event in of_source] == ["items"] * 3 + ["others"] * 3
-    assert [event.stream for event in of_stream] == ["items"] * 6
+    one_reading = [StreamStarted, SliceStarted, PageRead, SliceEnded, StreamEnded]
+    assert [type(event) for event in of_source if event.stream == "items"] == one_reading
+    assert [type(event) for event in of_source if event.stream == "others"] == one_reading
+    assert {event.stream for event in of_stream} == {"items"}
+    assert of_stream.kinds == one_reading * 2
 
 
 async def test_a_stream_that_is_skipped_is_told_and_the_others_go_on(items, others, heard):
@@ -232,7 +250,8 @@ async def test_a_stream_that_is_skipped_ends_last(items, others, heard):
 
     await source.read()
 
-    assert [type(event) for event in heard if event.stream == "items"] == [StreamStarted, StreamSkipped, StreamEnded]
+    of_items = [type(event) for event in heard if event.stream == "items"]
+    assert of_items == [StreamStarted, SliceStarted, SliceEnded, StreamSkipped, StreamEnded]
 
 
 async def test_a_lone_stream_that_is_unavailable_ends_with_its_error(items, heard):
@@ -243,13 +262,14 @@ async def test_a_lone_stream_that_is_unavailable_ends_with_its_error(items, hear
     with pytest.raises(StreamUnavailable) as caught:
         await stream.read()
 
-    assert heard == [StreamStarted("items"), StreamEnded("items", caught.value)]
+    assert heard.kinds == [StreamStarted, SliceStarted, SliceEnded, StreamEnded]
+    assert heard[-1] == StreamEnded("items", caught.value)
 
 
 @pytest.mark.parametrize("of", ["stream", "source"])
 @pytest.mark.parametrize("how", ["break", "exception"])
 async def test_leaving_early_is_an_end_with_an_error(items, heard, of, how):
-    items.side_effect = [page(1), page()]
+    items.side_effect = one_page
     stream = Items()
     read = {"stream": stream, "source": Source([stream])}[of]
     read.subscribe(heard)
@@ -267,8 +287,9 @@ async def test_leaving_early_is_an_end_with_an_error(items, heard, of, how):
         with pytest.raises(KeyError):
             await leave()
 
-    assert heard.kinds == [StreamStarted, PageRead, StreamEnded]
+    assert heard.kinds == [StreamStarted, SliceStarted, PageRead, SliceEnded, StreamEnded]
     assert heard[-1].error is not None
+    assert heard[-2].error is not None
 
 
 async def test_a_cancelled_reading_ends_with_an_error(items, heard):
@@ -284,7 +305,7 @@ async def test_a_cancelled_reading_ends_with_an_error(items, heard):
     with pytest.raises(asyncio.CancelledError):
         await reading
 
-    assert heard.kinds == [StreamStarted, StreamEnded]
+    assert heard.kinds == [StreamStarted, SliceStarted, SliceEnded, StreamEnded]
     assert isinstance(heard[-1].error, asyncio.CancelledError)
 
 
@@ -298,24 +319,32 @@ async def test_after_a_subscription_has_ended_nothing_more_is_told(items, heard)
     end()
     await stream.read()
 
-    assert (len(heard), len(still)) == (3, 6)
+    assert (len(heard), len(still)) == (5, 10)
 
 
 async def test_a_subscription_may_end_and_another_begin_while_a_stream_is_read(items, heard):
-    items.side_effect = [page(1), page(2), page()]
+    go_on = asyncio.Event()
+
+    async def two_pages(request):
+        if number_of(request) > 1:
+            await go_on.wait()
+        return page(number_of(request)) if number_of(request) < 3 else page()
+
+    items.side_effect = two_pages
     stream, later = Items(), Heard()
     end = stream.subscribe(heard)
 
     async with stream.pages() as pages:
         await anext(pages)
-        assert heard.kinds == [StreamStarted, PageRead]
+        assert heard.kinds == [StreamStarted, SliceStarted, PageRead]
         end()
         stream.subscribe(later)
+        go_on.set()
         async for _ in pages:
             pass
 
-    assert heard.kinds == [StreamStarted, PageRead]
-    assert later.kinds == [PageRead, PageRead, StreamEnded]
+    assert heard.kinds == [StreamStarted, SliceStarted, PageRead]
+    assert later.kinds == [PageRead, PageRead, SliceEnded, StreamEnded]
 
 
 @pytest.mark.parametrize("of", [Items, lambda: Source([Items()])], ids=["stream", "source"])
@@ -352,7 +381,7 @@ async def test_a_strategy_that_asks_the_stream_first_does_not_end_it(items, hear
 
     await stream.read()
 
-    assert heard.kinds == [StreamStarted, PageRead, PageRead, StreamEnded]
+    assert heard.kinds == [StreamStarted, SliceStarted, PageRead, PageRead, SliceEnded, StreamEnded]
     assert heard[-1] == StreamEnded("items")
 
 
@@ -372,16 +401,26 @@ async def test_events_hold_no_secret_and_no_query(items, heard, virtual_clock):
         await stream.read()
 
     told = " ".join(f"{event!r} {getattr(event, 'error', '')}" for event in heard)
-    assert heard.kinds == [StreamStarted, Retrying, Waiting, Retrying, Retrying, StreamEnded]
+    retried = [Retrying, Waiting, Retrying, Retrying]
+    assert heard.kinds == [StreamStarted, SliceStarted, *retried, SliceEnded, StreamEnded]
     assert "tok3n-of-mine" not in told
     assert "query-value-of-mine" not in told
     assert "api_key" not in told
 
 
-EVENTS = [StreamStarted("a"), StreamEnded("a"), StreamSkipped("a", "403"), PageRead("a", Slice(), 0, 1, 0)]
+EVENTS: list[Event] = [
+    StreamStarted("a"),
+    SliceStarted("a", Slice()),
+    PageRead("a", Slice(), 0, 1, 0),
+    Retrying("a", "503", 1.0, 1),
+    Waiting("a", "429", 1.0),
+    SliceEnded("a", Slice()),
+    StreamSkipped("a", "403"),
+    StreamEnded("a"),
+]
 
 
-@pytest.mark.parametrize("event", [*EVENTS, Retrying("a", "503", 1.0, 1), Waiting("a", "429", 1.0)], ids=repr)
+@pytest.mark.parametrize("event", EVENTS, ids=repr)
 def test_an_event_is_a_frozen_value(event):
     for each in fields(event):
         with pytest.raises(FrozenInstanceError):

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import nullcontext
+from itertools import count
 from typing import Any
 
 import httpx
@@ -238,21 +239,36 @@ async def test_an_error_in_the_body_of_the_readers_own_block_leaves_unchanged(ro
 
 
 async def test_leaving_early_sends_nothing_more_and_closes_what_was_open(route):
-    closed = []
+    closed, hanging, many_hang = [], set(), asyncio.Event()
+
+    async def one_page(request):
+        if route.call_count == 0:
+            return answer(request)
+        hanging.add(request)
+        try:
+            if len(hanging) == 3:
+                many_hang.set()
+            return await asyncio.Event().wait()
+        finally:
+            hanging.remove(request)
 
     async def slices():
         try:
-            for each in SLICES:
-                yield each
+            for number in count():
+                yield {"shop": number}
         finally:
             closed.append(True)
 
+    route.mock(side_effect=one_page)
+    before = asyncio.all_tasks()
     async with declare().records(slices=slices()) as records:
         async for _ in records:
+            await many_hang.wait()
             break
 
-    assert route.call_count == 1
+    assert hanging == set()
     assert closed == [True]
+    assert asyncio.all_tasks() == before
 
 
 async def test_two_readings_at_once_do_not_disturb_each_other(route):

@@ -213,7 +213,7 @@ async def test_a_wait_beyond_max_server_wait_ends_at_once_and_tells_when_to_come
     server.answers = [answer, OK]
 
     with pytest.raises(RateLimitWaitTooLong, match=back):
-        await server.stream().read(slices=[{"n": 1}, {"n": 2}])
+        await server.stream().read(slices=[{"n": 1}, {"n": 2}], on_error="stop")
 
     assert len(server.asked_at) == 1
 
@@ -230,7 +230,11 @@ async def test_ordered_waits_add_up_to_four_times_max_server_wait_at_most(server
 async def test_a_success_in_between_renews_the_patience_with_ordered_waits(server):
     server.answers = [*[status(429, "900")] * 4, OK] * 3
 
-    assert await server.stream().read(slices=[{"n": 1}, {"n": 2}, {"n": 3}]) == TWO * 3
+    def two_more(self, response, context):
+        number = context.next_page_token or 0
+        return number + 1 if number < 2 else None
+
+    assert await server.read(next_page_token=two_more, loop_guard=False) == TWO * 3
 
 
 async def test_an_ordered_wait_holds_back_everybody_who_draws_on_the_same_quota(server):

@@ -17,6 +17,7 @@ from loopback import (
     Lines,
     Once,
     Received,
+    Sliced,
     TwoPages,
     Verified,
     Wire,
@@ -123,16 +124,21 @@ async def test_bytes_after_the_announced_body_never_become_the_next_response():
 
 
 async def test_bytes_that_come_later_on_an_idle_connection_never_become_the_next_response():
+    came = asyncio.Event()
+
     async def script(request: Received, wire: Wire) -> None:
         await wire.send(answer(TWO if "2" in request.target else ONE))
         await asyncio.sleep(0.05)
         await wire.send(THIEF)
+        came.set()
 
-    found = []
-    async with serve(script) as server, TwoPages(server.url).pages() as pages:
-        async for page in pages:
-            found += page.records
-            await asyncio.sleep(0.1)
+    async def slices():
+        yield {"page": 1}
+        await came.wait()
+        yield {"page": 2}
+
+    async with serve(script) as server:
+        found = await Sliced(server.url).read(slices=slices())
 
     assert found == [{"id": 1}, {"id": 2}]
 
@@ -268,10 +274,15 @@ async def test_reading_goes_on_after_300_cancelled_requests():
     async def script(request: Received, wire: Wire) -> None:
         await (wire.gone() if stalls else wire.send(answer(ONE)))
 
-    stalls = False
+    async def slices():
+        yield {"page": 1}
+        await cancelled_all.wait()
+        yield {"page": 2}
+
+    stalls, cancelled_all = False, asyncio.Event()
     async with serve(script) as server, asyncio.timeout(10):
-        stream = TwoPages(server.url)
-        async with stream.pages() as pages:  # keeps the connections open meanwhile
+        stream = Sliced(server.url)
+        async with stream.pages(slices=slices()) as pages:  # keeps the connections open meanwhile
             await anext(pages)
             stalls = True
             for wave in range(15):
@@ -281,11 +292,12 @@ async def test_reading_goes_on_after_300_cancelled_requests():
                     reading.cancel()
                 await asyncio.wait(readings)
             stalls = False
-            records = await stream.read()
+            records = await stream.read(slices=[{"page": 1}, {"page": 2}])
+            cancelled_all.set()
             last = await anext(pages)
 
     assert len(records) == 2
-    assert last.is_last
+    assert last.stream_slice == {"page": 2}
 
 
 async def test_a_streamed_body_of_50_megabytes_is_read_in_flat_memory():
@@ -305,11 +317,15 @@ async def test_a_streamed_body_of_50_megabytes_is_read_in_flat_memory():
 
 
 async def test_a_slow_consumer_stalls_the_server():
-    async with serve(FIFTY_MEGABYTES) as server, Lines(server.url).pages() as pages:
+    async with serve(FIFTY_MEGABYTES) as server, (reading := Lines(server.url).pages()) as pages:
         await anext(pages)
+        async with asyncio.timeout(10):
+            while "the consumer is slower" not in reading.explain():  # noqa: ASYNC110  # nothing tells of it
+                await asyncio.sleep(0.01)
         await asyncio.sleep(0.3)
 
-        assert 0 < server.sent < 20e6
+        # Sixteen pages of 1 MiB wait, and what the buffers of the two sockets hold.
+        assert 16e6 < server.sent < 40e6
 
 
 async def test_what_is_declared_arrives_byte_for_byte():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import traceback
@@ -114,7 +115,12 @@ async def test_records_that_fit_are_not_told_of(caplog: pytest.LogCaptureFixture
 
 
 async def test_the_summary_is_told_also_when_a_reading_is_left_early(caplog: pytest.LogCaptureFixture) -> None:
-    stream = declare(transport=answering([BAD], [BAD], [BAD]), paginator=PageNumber())
+    async def one_page(request: httpx.Request) -> httpx.Response:
+        if request.url.params["page"] != "1":
+            await asyncio.Event().wait()
+        return httpx.Response(200, json=[BAD])
+
+    stream = declare(transport=httpx.MockTransport(one_page), paginator=PageNumber())
 
     async with stream.records() as records:
         await anext(aiter(records))
@@ -252,7 +258,9 @@ async def test_limit_counts_what_is_handed_over() -> None:
 async def test_paging_goes_by_what_the_api_sent(paginator: Any) -> None:
     asked: list[httpx.Request] = []
     bodies = [[BAD, BAD], [GOOD, BAD], [GOOD, GOOD]]
-    stream = declare(transport=answering(*bodies, asked=asked), paginator=paginator, validation="quarantine")
+    stream = declare(
+        transport=answering(*bodies, asked=asked), paginator=paginator, validation="quarantine", parallel_pages=False
+    )
 
     records = await stream.read()
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import httpx
 
-from ..contracts import Middleware, Send, Stream
+from ..contracts import Middleware, Place, Send, Stream
 from ..errors import AsyncStreamsError, ConfigError, HostUnavailable, MalformedJSON
 from ..events import Audience
 from ..messages import Request, Response
@@ -20,7 +20,7 @@ from .quota_headers import asked_to_back_off, retry_after
 from .request import RequestBuilder
 from .retry import StreamBackoff, Tries, checked_backoff_time
 from .session import Session
-from .wire import GATE, UnknownHostName, Wire, as_ours, copied, let_go
+from .wire import GATE, PLACE, UnknownHostName, Wire, as_ours, copied, let_go
 
 _log = logging.getLogger("asyncstreams")
 _DONE = frozenset((ResponseAction.SUCCESS, ResponseAction.IGNORE, ResponseAction.RESET_PAGINATION))
@@ -49,9 +49,9 @@ class Chain:
         innermost: Send = self._wire.send
         self._once = reduce(_wrapped, reversed(stream.middleware), innermost)
 
-    def tries(self, context: RequestContext) -> Tries:
-        """What the page of this context may spend."""
-        return Tries(self._stream, context, self._session, self._backoff, self.audience)
+    def tries(self, context: RequestContext, place: Place | None = None) -> Tries:
+        """What the page of this context may spend; its place is given back while it waits."""
+        return Tries(self._stream, context, self._session, self._backoff, self.audience, place)
 
     async def fetch(self, make: Callable[[RequestContext], Request], tries: Tries) -> Answer:
         """Send, and send again while that helps; `make` builds a fresh request for each attempt.
@@ -61,6 +61,8 @@ class Chain:
         """
         while True:
             request = make(tries.next_context())
+            if tries.place is not None:
+                request.extensions[PLACE] = tries.place
             try:
                 response = await self._attempt(request)
                 self._answered = True

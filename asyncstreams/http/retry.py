@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from random import Random
 
-from ..contracts import Stream
+from ..contracts import Place, Stream
 from ..errors import AsyncStreamsError, ConfigError, RateLimitWaitTooLong
 from ..events import Audience, Retrying
 from ..model import Backoff, RequestContext
@@ -62,11 +63,18 @@ class Tries:
     """What one page has spent of its tries, its time and its patience with the server's waits."""
 
     def __init__(
-        self, stream: Stream, context: RequestContext, session: Session, shared: StreamBackoff, audience: Audience
+        self,
+        stream: Stream,
+        context: RequestContext,
+        session: Session,
+        shared: StreamBackoff,
+        audience: Audience,
+        place: Place | None,
     ) -> None:
         self._stream, self._shared, self._audience = stream, shared, audience
         self._clock, self._random = session.clock, session.random
         self._context = context
+        self.place = place
         self.sent = 0
         self.refreshed = False
         self._spent = 0
@@ -128,7 +136,8 @@ class Tries:
             self._wait_for_server(error, ordered)
             self._waited += delay
         self._again("retry", error, delay)
-        await self._clock.sleep(delay)
+        async with nullcontext() if self.place is None else self.place.away():
+            await self._clock.sleep(delay)
 
     def ordered_wait(self, error: AsyncStreamsError, wait: float | None) -> float:
         """Seconds for which the gate is to close; no try is spent. `wait` None: our own backoff.

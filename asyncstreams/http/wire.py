@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterable
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 
+import anyio
 import httpx
 
 from ..auth import Signer, known_secrets
-from ..contracts import Stream
+from ..contracts import Place, Stream
 from ..errors import AsyncStreamsError, ConfigError, HostUnavailable, HttpStatusError
 from ..events import Audience, Waiting
 from ..messages import Request, Response
@@ -30,6 +31,8 @@ _TOKEN_ENDPOINT = object()
 _TOKEN_LIMITS = BodyLimits(wire=ERROR_BODY_LIMIT, decoded=ERROR_BODY_LIMIT)
 GATE = "asyncstreams.gate"
 """Where a request's extensions tell the seconds that it waited at a gate."""
+PLACE = "asyncstreams.place"
+"""Where they hold the place of the slice, to be given back meanwhile."""
 _MOST_REDIRECTS = 5
 _ROUNDING = 1e-3  # seconds; a wait that was allowed is a difference of clock readings by now
 
@@ -120,7 +123,10 @@ class Wire:
             while True:
                 if response is None:
                     # A token must be fetched first: meanwhile the ticket is given back.
-                    response = await self._token_answer(outgoing, attempt.options)
+                    # Whoever leaves meanwhile hears it out: a token that was rotated cannot be had again.
+                    with anyio.CancelScope(shield=True):
+                        response = await self._token_answer(outgoing, attempt.options)
+                    assert response is not None, "a shielded scope swallows nothing"
                 # No ticket is needed to hear an answer: a rotated token must not wait at a gate.
                 try:
                     outgoing = await flow.asend(response)
@@ -141,7 +147,9 @@ class Wire:
             raise wait_too_long(self._stream, "the API asked for a pause", wait, self._session.clock.wall())
         self._audience.tell(Waiting(self._stream.name, "the API asked for a pause", wait))
         began = self._session.clock.monotonic()
-        await governor.opened()
+        place: Place | None = request.extensions.get(PLACE)
+        async with nullcontext() if place is None else place.away():
+            await governor.opened()
         waited = self._session.clock.monotonic() - began
         request.extensions[GATE] = request.extensions.get(GATE, 0.0) + waited
 

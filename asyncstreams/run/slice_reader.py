@@ -1,41 +1,39 @@
-"""How is a slice read: request, parse, page, next token, until there is none."""
+"""How is a slice read: page, next token, next page, until there is none."""
 
 from __future__ import annotations
 
-import inspect
 import logging
-from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing, contextmanager
-from typing import Any, cast
+from typing import Any
 
-from ..contracts import Stream
-from ..errors import AsyncStreamsError, ConfigError, MalformedJSON, PaginationLoop
+from anyio.abc import TaskGroup
+
+from ..errors import AsyncStreamsError, PaginationLoop
 from ..exact_json import as_array, as_object
-from ..http.chain import Chain
-from ..http.outcome import unexpected_body
-from ..http.retry import Tries
-from ..messages import Request, Response
+from ..messages import Response
 from ..model import Page, Record, RequestContext, ResponseAction, Slice
 from ..paginators import ends_without_token
-from ..redaction import safe_url
 from ..selectors import misses, select_path, unused_next
 from .guard import LoopGuard
-from .validation import Validation
+from .moved_rows import MovedRows, may_move
+from .page_fetch import Fetched, PageFetcher, located, url_of
+from .places import Place
+from .read_ahead import ReadAhead
+from .stream_run import StreamRun
 
-_PAGE_RECORDS = 1000
-_PAGE_BYTES = 2**20
 _MOST_RESETS = 3
 _log = logging.getLogger("asyncstreams")
 
 
 class SliceReader:
-    """Reads one slice, page after page."""
+    """Reads one slice, page after page; `sizes` are bytes."""
 
-    def __init__(
-        self, stream: Stream, chain: Chain, validation: Validation, stream_slice: Slice, state: Mapping[str, Any]
-    ) -> None:
-        self._stream, self._chain, self._validation = stream, chain, validation
-        self._slice, self._state = stream_slice, state
+    def __init__(self, run: StreamRun, place: Place, stream_slice: Slice, tasks: TaskGroup | None) -> None:
+        self._run, self._stream, self._slice, self._place = run, run.stream, stream_slice, place
+        self._fetcher = PageFetcher(run.stream, run.chain)
+        self._ahead = self._ahead_of(tasks)
+        self._moved = MovedRows(run) if may_move(run.stream) else None
         self._number = 0
         self._token: Any = None
         self._came_from: str | None = None
@@ -43,116 +41,102 @@ class SliceReader:
         self._resets = 0
         self._ended = False
 
-    async def pages(self) -> AsyncGenerator[Page]:
-        """Every page of the slice, in order; the errors that leave name slice and page."""
+    async def pages(self) -> AsyncGenerator[tuple[Page, int]]:
+        """Every page of the slice with its size in bytes, in order; the errors that leave name slice and page."""
         with self._located():
-            while not self._ended:
-                if self._guard is not None and self._token is not None:
-                    self._guard.token(self._number, self._token)
-                page, more = await self._next()
-                if page is not None:
-                    yield page
-                    self._number += 1
-                if more is not None:
-                    async with aclosing(more):
-                        async for page in more:
+            try:
+                while not self._ended:
+                    if self._guard is not None and self._token is not None:
+                        self._guard.token(self._number, self._token)
+                    fetched = await self._next()
+                    async with aclosing(self._pages_of(fetched)) as pages:
+                        async for page in pages:
                             yield page
                             self._number += 1
+            finally:
+                if self._ahead is not None:
+                    self._ahead.drop()
 
-    async def _next(self) -> tuple[Page | None, AsyncGenerator[Page] | None]:
-        """The next response's page and, where its body is still arriving, the pages after that."""
-        tries = self._chain.tries(RequestContext(self._slice, self._token, self._state))
-        while True:
-            response, action = await self._chain.fetch(self._request, tries)
-            if action is not ResponseAction.SUCCESS or response.status_code == 204:
-                await response.aclose()
-                if action is ResponseAction.RESET_PAGINATION:
-                    self._reset()
-                    return None, None
-                self._ended = True
-                return self._page([], is_last=True), None
-            try:
-                if response.has_body:
-                    return self._completed(await self._records(response), response), None
-                return await self._begun(response, tries)
-            except AsyncStreamsError as error:
-                own = _is_about(error, response)
-                _locate(error, response, tries)
-                if not own or not self._worth_another(error, tries):
-                    raise
-                await tries.failed(error)
+    async def _next(self) -> Fetched:
+        if self._ahead is not None and self._ahead.has(self._token):
+            # Those who fetch ahead have places of their own.
+            self._place.give()
+            return await self._ahead.take()
+        await self._place.ensure()
+        return await self._fetch(self._token, self._place)
 
-    async def _begun(self, response: Response, tries: Tries) -> tuple[Page, AsyncGenerator[Page] | None]:
-        """The first page of a body that is still arriving: until it is there, the request can be repeated."""
-        pages = self._pieces(response, tries)
+    async def _fetch(self, token: Any, place: Place) -> Fetched:
+        return await self._fetcher.fetch(RequestContext(self._slice, token, self._run.state), self._came_from, place)
+
+    async def _pages_of(self, fetched: Fetched) -> AsyncGenerator[tuple[Page, int]]:
+        """The page of a response, or those of a body that is still arriving."""
         try:
-            return await anext(pages), pages
-        except BaseException:
-            await pages.aclose()
-            raise
-
-    async def _records(self, response: Response) -> list[Record]:
-        """What `parse_response` makes of a whole body. Raises UnexpectedContent, MalformedJSON."""
-        try:
-            parsed = self._stream.parse_response(response, response.context)
-            if inspect.isawaitable(parsed):
-                parsed = await parsed
-            if isinstance(parsed, AsyncIterable):
-                records = [record async for record in parsed]
-            else:
-                records = self._checked_iterable(parsed)
-        except MalformedJSON as error:
-            if not _is_about(error, response):
-                raise  # of a detail call's response, which has been tried as often as it may
-            raise unexpected_body(self._stream, response, error) from None
-        self._check_records(records)
-        return records
-
-    async def _pieces(self, response: Response, tries: Tries) -> AsyncGenerator[Page]:
-        """Pages of a body that is still arriving: 1,000 records or 1 MiB each."""
-        # The stream says that it streams because parse_response is an async generator.
-        parsed = cast(AsyncGenerator[Record], self._stream.parse_response(response, response.context))
-        batch: list[Record] = []
-        count = 0
-        begun = response.bytes_read
-        try:
-            async with aclosing(parsed):
-                async for record in parsed:
-                    # A full batch waits for the record after it, so that the last page knows that it is.
-                    if batch and (len(batch) >= _PAGE_RECORDS or response.bytes_read - begun >= _PAGE_BYTES):
-                        self._check_records(batch)
-                        yield self._page(batch, is_last=False)
-                        count += len(batch)
-                        batch, begun = [], response.bytes_read
-                    batch.append(record)
-            self._check_records(batch)
-            yield self._completed(batch, response, count + len(batch))
+            async with aclosing(self._parts(fetched)) as pages:
+                async for page in pages:
+                    yield page
         except AsyncStreamsError as error:
-            _locate(error, response, tries)
+            if fetched.tries is not None:
+                located(error, fetched.response, fetched.tries)
             raise
-        finally:
-            await response.aclose()
 
-    def _request(self, context: RequestContext) -> Request:
-        return self._chain.builder.page(context, self._came_from)
+    async def _parts(self, fetched: Fetched) -> AsyncGenerator[tuple[Page, int]]:
+        response, action, records, size, more, _ = fetched
+        if action is ResponseAction.RESET_PAGINATION:
+            self._reset()
+        elif action is not ResponseAction.SUCCESS or response.status_code == 204:
+            self._ended = True
+            yield self._page([], is_last=True), 0
+        elif more is None:
+            yield self._completed(records, fetched), size
+        else:
+            async with aclosing(more):
+                count = len(records)
+                yield self._page(records, is_last=False), size
+                async for batch in more:
+                    count += len(batch.records)
+                    if batch.is_last:
+                        yield self._completed(batch.records, fetched, count), batch.size
+                    else:
+                        yield self._page(batch.records, is_last=False), batch.size
 
-    def _completed(self, records: list[Record], response: Response, count: int | None = None) -> Page:
+    def _completed(self, records: list[Record], fetched: Fetched, count: int | None = None) -> Page:
         """The page that ends a response; finds out what comes after it."""
-        came_from = response.request.url_text if isinstance(response.request, Request) else str(response.url)
+        response = fetched.response
+        came_from = url_of(response)
         if self._guard is None:
             self._guard = LoopGuard(self._stream, came_from)
         self._guard.page(records)
-        token = self._following(response, self._count(records, response) if count is None else count)
-        self._came_from, self._token = came_from, token
+        count = self._count(records, response) if count is None else count
+        token = self._following(response, count)
         self._ended = token is None if self._stream.pages_itself else not token
         if self._ended and self._number == 0 and records:
             self._warn_of_more(response)
+        self._came_from, self._token = came_from, token
+        if self._ahead is not None and not self._ended:
+            if self._number == 0:
+                self._ahead.begin(fetched, count, token)
+            self._ahead.went_on(count, token)
+        if self._moved is not None:
+            self._moved.page(self._number, records)
         return self._page(records, is_last=self._ended)
+
+    def _ahead_of(self, tasks: TaskGroup | None) -> ReadAhead | None:
+        """Pages side by side: where the paginator can tell what comes, and a limit does not ask for fewer."""
+        paginator: Any = self._stream.paginator if self._stream.pages_itself else None
+        if (
+            tasks is None
+            or not self._run.reads_ahead
+            or self._stream.streams_body
+            or not hasattr(paginator, "token_at")
+        ):
+            return None
+        return ReadAhead(paginator, self._fetch, tasks, self._run.share)
 
     def _warn_of_more(self, response: Response) -> None:
         """Tell, once for a stream, that the only page does not look like the only one."""
         paginator: Any = self._stream.paginator
-        if not self._stream.pages_itself or self._chain.told_of_more:
+        chain = self._run.chain
+        if not self._stream.pages_itself or chain.told_of_more:
             return
         selector = getattr(paginator, "selector", None)
         why = None if selector is None else misses(selector, response)
@@ -160,7 +144,7 @@ class SliceReader:
             reader = "the stream has no paginator" if paginator is None else f"{paginator} does not look there"
             why = f"{reader}, but there is {more}"
         if why is not None:
-            self._chain.told_of_more = True
+            chain.told_of_more = True
             _log.warning("%s: the first page is taken for the only one: %s", self._stream.name, why)
 
     def _following(self, response: Response, count: int) -> Any:
@@ -185,7 +169,7 @@ class SliceReader:
         return len(records) if found is None else len(found)
 
     def _page(self, records: list[Record], *, is_last: bool) -> Page:
-        kept, quarantined = self._validation.page(records)
+        kept, quarantined = self._run.validation.page(records)
         return Page(self._stream.name, self._slice, self._number, kept, is_last, quarantined)
 
     def _reset(self) -> None:
@@ -195,36 +179,9 @@ class SliceReader:
         _log.warning(
             "%s: the slice is read from its first page again; %d pages come twice", self._stream.name, self._number
         )
+        if self._ahead is not None:
+            self._ahead.drop()
         self._number, self._token, self._came_from, self._guard = 0, None, None, None
-
-    def _worth_another(self, error: AsyncStreamsError, tries: Tries) -> bool:
-        if not self._stream.idempotent:
-            return False
-        # Malformed JSON may have been cut without a sign of it: once more, and no more.
-        return error.retryable or (isinstance(error, MalformedJSON) and tries.first_reread())
-
-    def _checked_iterable(self, parsed: Iterable[Record]) -> list[Record]:
-        if isinstance(parsed, list):
-            return parsed
-        if isinstance(parsed, Iterable) and not isinstance(parsed, Mapping | str | bytes):
-            return list(parsed)
-        single = isinstance(parsed, Mapping)
-        raise ConfigError(
-            f"{type(self._stream).__name__}.parse_response returned {_kind(cast(object, parsed))}: "
-            "an iterable of dicts is needed",
-            hint="return [record] for a single record" if single else "is there a `return` missing?",
-        )
-
-    def _check_records(self, records: list[Record]) -> None:
-        if set(map(type, records)) <= {dict}:
-            return
-        for number, record in enumerate(records):
-            if not isinstance(record, dict):
-                raise ConfigError(
-                    f"{type(self._stream).__name__}.parse_response gave {_kind(record)} as record {number}: "
-                    "a dict is needed",
-                    hint="`yield from` a list of records, not the list itself" if isinstance(record, list) else None,
-                )
 
     @contextmanager
     def _located(self) -> Generator[None]:
@@ -236,23 +193,3 @@ class SliceReader:
         except Exception as error:
             error.add_note(f"asyncstreams: in stream {self._stream.name!r}, slice {self._slice!r}, page {self._number}")
             raise
-
-
-def _locate(error: AsyncStreamsError, response: Response, tries: Tries) -> None:
-    if _is_about(error, response):
-        method, url = response.request.method, _url(response)
-        error.locate(tries=tries.sent, method=method, url=url, status=response.status_code)
-
-
-def _is_about(error: AsyncStreamsError, response: Response) -> bool:
-    """Whether an error out of `parse_response` is about its response, and not about a detail call's."""
-    return error.url is None or error.url == _url(response)
-
-
-def _url(response: Response) -> str:
-    request = response.request
-    return safe_url(request.url_text if isinstance(request, Request) else str(request.url))
-
-
-def _kind(value: object) -> str:
-    return type(value).__name__

@@ -1,0 +1,168 @@
+"""How is one page fetched and parsed, and fetched again where that may help?"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
+from contextlib import aclosing
+from typing import NamedTuple, cast
+
+from ..contracts import Place, Stream
+from ..errors import AsyncStreamsError, ConfigError, MalformedJSON
+from ..http.chain import Chain
+from ..http.outcome import unexpected_body
+from ..http.retry import Tries
+from ..messages import Request, Response
+from ..model import Record, RequestContext, ResponseAction
+from ..redaction import safe_url
+
+_PAGE_RECORDS = 1000
+_PAGE_BYTES = 2**20
+
+
+class Batch(NamedTuple):
+    """Records of a body that is still arriving; `size` in bytes."""
+
+    records: list[Record]
+    size: int
+    is_last: bool
+
+
+class Fetched(NamedTuple):
+    """What the request of a page came to: its first records and, while its body still arrives, what follows."""
+
+    response: Response
+    action: ResponseAction
+    records: list[Record]
+    size: int = 0
+    more: AsyncGenerator[Batch] | None = None
+    tries: Tries | None = None
+
+
+class PageFetcher:
+    """Fetches the pages of one stream; each by itself, in any order."""
+
+    def __init__(self, stream: Stream, chain: Chain) -> None:
+        self._stream, self._chain = stream, chain
+
+    async def fetch(self, context: RequestContext, came_from: str | None, place: Place | None) -> Fetched:
+        """The page of this context; `came_from` is the URL whose response gave its token."""
+        builder = self._chain.builder
+        tries = self._chain.tries(context, place)
+        while True:
+            response, action = await self._chain.fetch(lambda attempt: builder.page(attempt, came_from), tries)
+            if action is not ResponseAction.SUCCESS or response.status_code == 204:
+                await response.aclose()
+                return Fetched(response, action, [], tries=tries)
+            try:
+                if response.has_body:
+                    return Fetched(response, action, await self._records(response), len(response.content), tries=tries)
+                return await self._begun(response, action, tries)
+            except AsyncStreamsError as error:
+                own = _is_about(error, response)
+                located(error, response, tries)
+                if not own or not self._worth_another(error, tries):
+                    raise
+                await tries.failed(error)
+
+    async def _begun(self, response: Response, action: ResponseAction, tries: Tries) -> Fetched:
+        """The first records of a body that is still arriving: until they are there, the request can be repeated."""
+        batches = self._batches(response, tries)
+        try:
+            first = await anext(batches)
+        except BaseException:
+            await batches.aclose()
+            raise
+        if first.is_last:
+            await batches.aclose()
+        return Fetched(response, action, first.records, first.size, None if first.is_last else batches, tries)
+
+    async def _records(self, response: Response) -> list[Record]:
+        """What `parse_response` makes of a whole body. Raises UnexpectedContent, MalformedJSON."""
+        try:
+            parsed = self._stream.parse_response(response, response.context)
+            if inspect.isawaitable(parsed):
+                parsed = await parsed
+            if isinstance(parsed, AsyncIterable):
+                records = [record async for record in parsed]
+            else:
+                records = self._checked_iterable(parsed)
+        except MalformedJSON as error:
+            if not _is_about(error, response):
+                raise  # of a detail call's response, which has been tried as often as it may
+            raise unexpected_body(self._stream, response, error) from None
+        self._check_records(records)
+        return records
+
+    async def _batches(self, response: Response, tries: Tries) -> AsyncGenerator[Batch]:
+        """The records of a body that is still arriving, 1,000 or 1 MiB at once."""
+        # The stream says that it streams because parse_response is an async generator.
+        parsed = cast(AsyncGenerator[Record], self._stream.parse_response(response, response.context))
+        batch: list[Record] = []
+        begun = response.bytes_read
+        try:
+            async with aclosing(parsed):
+                async for record in parsed:
+                    # A full batch waits for the record after it, so that the last one knows that it is.
+                    if batch and (len(batch) >= _PAGE_RECORDS or response.bytes_read - begun >= _PAGE_BYTES):
+                        self._check_records(batch)
+                        yield Batch(batch, response.bytes_read - begun, False)
+                        batch, begun = [], response.bytes_read
+                    batch.append(record)
+            self._check_records(batch)
+            yield Batch(batch, response.bytes_read - begun, True)
+        except AsyncStreamsError as error:
+            located(error, response, tries)
+            raise
+        finally:
+            await response.aclose()
+
+    def _worth_another(self, error: AsyncStreamsError, tries: Tries) -> bool:
+        if not self._stream.idempotent:
+            return False
+        # Malformed JSON may have been cut without a sign of it: once more, and no more.
+        return error.retryable or (isinstance(error, MalformedJSON) and tries.first_reread())
+
+    def _checked_iterable(self, parsed: Iterable[Record]) -> list[Record]:
+        if isinstance(parsed, list):
+            return parsed
+        if isinstance(parsed, Iterable) and not isinstance(parsed, Mapping | str | bytes):
+            return list(parsed)
+        single = isinstance(parsed, Mapping)
+        raise ConfigError(
+            f"{type(self._stream).__name__}.parse_response returned {_kind(cast(object, parsed))}: "
+            "an iterable of dicts is needed",
+            hint="return [record] for a single record" if single else "is there a `return` missing?",
+        )
+
+    def _check_records(self, records: list[Record]) -> None:
+        if set(map(type, records)) <= {dict}:
+            return
+        for number, record in enumerate(records):
+            if not isinstance(record, dict):
+                raise ConfigError(
+                    f"{type(self._stream).__name__}.parse_response gave {_kind(record)} as record {number}: "
+                    "a dict is needed",
+                    hint="`yield from` a list of records, not the list itself" if isinstance(record, list) else None,
+                )
+
+
+def url_of(response: Response) -> str:
+    """Where a response came from, as it was asked for."""
+    request = response.request
+    return request.url_text if isinstance(request, Request) else str(request.url)
+
+
+def located(error: AsyncStreamsError, response: Response, tries: Tries) -> None:
+    if _is_about(error, response):
+        url, status = safe_url(url_of(response)), response.status_code
+        error.locate(tries=tries.sent, method=response.request.method, url=url, status=status)
+
+
+def _is_about(error: AsyncStreamsError, response: Response) -> bool:
+    """Whether an error out of `parse_response` is about its response, and not about a detail call's."""
+    return error.url is None or error.url == safe_url(url_of(response))
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__

@@ -1,0 +1,57 @@
+"""Which slices does a stream have: taken one by one from whatever the author returns?"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
+from typing import Any, cast
+
+from ..contracts import Slices, Stream
+from ..errors import AsyncStreamsError, ConfigError
+from ..model import Slice
+
+
+async def each_slice(stream: Stream, slices: Slices | None, state: Mapping[str, Any]) -> AsyncGenerator[Slice]:
+    """The slices of a stream, or those that are given in their place, one by one as they are asked for."""
+    given: Slices = ()
+    try:
+        given = stream.stream_slices(state) if slices is None else slices
+        if inspect.isawaitable(given):
+            given = await given
+        if isinstance(given, Mapping | str):
+            kind = type(cast(object, given)).__name__
+            shown = repr(cast(object, given)) if kind == "dict" else '{"project": 7}'
+            raise ConfigError(
+                f"{type(stream).__name__}: the slices are a {kind}: a list of them is needed",
+                hint=f"such as [{shown}]",
+            )
+        if isinstance(given, AsyncIterable):
+            async for one in given:
+                yield _as_slice(stream, one)
+        elif isinstance(given, Iterable):
+            for another in given:
+                yield _as_slice(stream, another)
+        else:
+            raise ConfigError(
+                f"{type(stream).__name__}.stream_slices returned {type(given).__name__}: an iterable is needed"
+            )
+    except AsyncStreamsError as error:
+        error.locate(stream=stream.name)
+        raise
+    except Exception as error:
+        error.add_note(f"asyncstreams: in the slices of stream {stream.name!r}")
+        raise
+    finally:
+        if isinstance(given, AsyncGenerator):
+            await given.aclose()
+
+
+def _as_slice(stream: Stream, given: Any) -> Slice:
+    if isinstance(given, Slice):
+        return given
+    if given is None or isinstance(given, Mapping):
+        return Slice(cast(Mapping[str, Any] | None, given))
+    raise ConfigError(
+        f"{type(stream).__name__}: a slice is a {type(given).__name__}: a mapping or a Slice is needed",
+        hint='such as {"project": 7}',
+    )

@@ -1,0 +1,143 @@
+"""What does a slow API see of a reading: what was asked, when, and how much at once?"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+
+from asyncstreams import (
+    Backoff,
+    Cursor,
+    HttpStream,
+    Page,
+    RequestContext,
+)
+
+Answer = Callable[[httpx.Request], httpx.Response]
+
+
+@contextmanager
+def within(seconds: int) -> Iterator[None]:
+    """Real seconds, for what neither ends nor waits: a virtual clock never gets to a timeout there."""
+
+    def give_up(*_: object) -> None:
+        raise AssertionError(f"still running after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+class Api(httpx.MockTransport):
+    """Answers after so many seconds; keeps what was asked, when, and how much at once."""
+
+    def __init__(self, answer: Answer, seconds: float | Callable[[httpx.Request], float] = 1.0) -> None:
+        self.asked: list[str] = []
+        self.times: list[float] = []
+        self.open = self.most = self.cancelled = 0
+
+        async def handle(request: httpx.Request) -> httpx.Response:
+            self.asked.append(at(request))
+            self.times.append(asyncio.get_running_loop().time())
+            self.open += 1
+            self.most = max(self.most, self.open)
+            try:
+                await asyncio.sleep(seconds(request) if callable(seconds) else seconds)
+                return answer(request)
+            except asyncio.CancelledError:
+                self.cancelled += 1
+                raise
+            finally:
+                self.open -= 1
+
+        super().__init__(handle)
+
+
+def at(request: httpx.Request) -> str:
+    """Which page is meant: `a/0`."""
+    return f"{request.url.path[1:]}/{request.url.params.get('page', 0)}"
+
+
+def told(count: int, **refused: int | Exception) -> Answer:
+    """So many pages in each slice, of one record each; `refused` maps `a_1` to what comes in place of page a/1."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        number = int(request.url.params.get("page", 0))
+        fault = refused.get(at(request).replace("/", "_"))
+        if isinstance(fault, Exception):
+            raise fault
+        following = number + 1 if number + 1 < count else None
+        body = {"items": [{"id": at(request)}], "next": following}
+        return httpx.Response(200, json=body) if fault is None else httpx.Response(fault)
+
+    return answer
+
+
+class Items(HttpStream):
+    """`/a?page=1` for page 1 of slice a; each page tells the next one, so that none can be guessed."""
+
+    url_base = "https://api.test/"
+    records_path = "items"
+    paginator: Any = Cursor("next", param="page")
+    backoff = Backoff(base=0, cap=0)
+    max_tries = 1
+
+    def __init__(self, api: Api, clock: Any, **options: Any) -> None:
+        super().__init__(transport=api, clock=clock, **options)
+
+    def path(self, context: RequestContext) -> str:
+        return str(context.stream_slice.get("at", self.name))
+
+
+class Named(Items):
+    """The same below its own name, for several in a Source."""
+
+    def __init__(self, name: str, api: Api, clock: Any, **options: Any) -> None:
+        self.name = name
+        super().__init__(api, clock, **options)
+
+    def path(self, context: RequestContext) -> Any:
+        return (self.name, str(context.stream_slice.get("at", 0)))
+
+
+def slices(names: Any) -> list[dict[str, Any]]:
+    return [{"at": name} for name in names]
+
+
+def declared(kind: type[Items], **attributes: Any) -> type[Any]:
+    return type(kind.__name__, (kind,), attributes)
+
+
+async def taken(
+    reading: Any, error: type[BaseException] | tuple[type[BaseException], ...] = (), *, anything: bool = False
+) -> tuple[list[Page], Any]:
+    """All pages that are handed over, and the error that comes then: `error`, or `anything`.
+
+    A deadlock is a TimeoutError here.
+    """
+    found: list[Page] = []
+    try:
+        async with asyncio.timeout(1e6), reading as pages:
+            async for page in pages:
+                found.append(page)  # noqa: PERF401  # those before the error are wanted too
+    except (TimeoutError, UnboundLocalError):
+        raise
+    except BaseException as caught:
+        if anything or isinstance(caught, error):
+            return found, caught
+        raise
+    assert not error, f"no {error} was raised"
+    return found, None
+
+
+def ids(pages: list[Page]) -> list[Any]:
+    return [record["id"] for page in pages for record in page.records]
