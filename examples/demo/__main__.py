@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import math
 import os
 import sys
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import anyio
@@ -22,32 +24,25 @@ import orjson
 from rich.console import Console
 from shop import Shop
 
-from asyncstreams import Source, StreamUnavailable
 from asyncstreams.progress import Progress
 from asyncstreams.testing import MockApi, shop
 
 
-async def save(source: Source, name: str, folder: Path) -> None:
-    """Write one stream as JSON lines, under its final name when it is whole; one that we may not see is left out."""
-    part = anyio.Path(folder / f"{name}.jsonl.part")
-    try:
-        async with await part.open("wb") as file, source.pages(name) as pages:
-            async for page in pages:
-                await file.write(b"".join(orjson.dumps(record) + b"\n" for record in page.records))
-    except StreamUnavailable:
-        await part.unlink()
-    else:
-        await part.rename(folder / f"{name}.jsonl")
-
-
 async def extract(api: MockApi, folder: Path, console: Console) -> None:
-    """Read all streams side by side, under a live table."""
+    """Write every stream as JSON lines, under its final name when it is whole, below a live table."""
     config = {"url": api.url, "client_id": "client", "client_secret": "secret", "refresh_token": "refresh-0"}
-    async with Shop(config) as source:
+    async with Shop(config) as source, AsyncExitStack() as files:
+        parts: dict[str, anyio.AsyncFile[bytes]] = {}
         with Progress(source, console=console):
-            async with anyio.create_task_group() as tasks:
-                for stream in source:
-                    tasks.start_soon(save, source, stream.name, folder)
+            async with source.pages() as pages:
+                async for page in pages:
+                    if page.stream not in parts:
+                        part = anyio.Path(folder / f"{page.stream}.jsonl.part")
+                        parts[page.stream] = await files.enter_async_context(await part.open("wb"))
+                    lines = b"".join(orjson.dumps(record) + b"\n" for record in page.records)
+                    await parts[page.stream].write(lines)
+    for name in parts:
+        await anyio.Path(folder / f"{name}.jsonl.part").rename(folder / f"{name}.jsonl")
 
 
 def is_whole(api: MockApi, path: Path) -> bool:
@@ -99,6 +94,7 @@ def main() -> int:
             old.unlink()
     except OSError as error:
         parser.error(f"--out {given.out} cannot be used: {error.strerror}")
+    logging.basicConfig(level=logging.ERROR)  # the table tells what would be warned of
     console = Console()
     with shop(seed=given.seed, scale=given.scale, process=True) as api:
         console.print(
