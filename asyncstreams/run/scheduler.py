@@ -32,7 +32,7 @@ from .slices import each_slice
 from .stream_run import Selected, StreamRun
 from .validation import Validation, validation_of
 
-_MOST_PAGES = 16
+_MOST_PAGES = 4
 _SHOWN = 3
 _MOST_BYTES = 32 * 2**20
 _log = logging.getLogger("asyncstreams")
