@@ -28,6 +28,8 @@ _HOOKS = {
 }
 _MAY_BE_ASYNC = {"parse_response", "stream_slices", "get_json_schema"}
 _VALIDATIONS = ("report", "quarantine", "fail", "off")
+_NO_STATE = "remove it: streams are read whole, and keep no state yet"
+_NO_PARENTS = "remove it: parents are not kept yet"
 _RENAMED = {
     "max_retries": "set max_tries instead: it counts requests in all, so max_retries = {0} is max_tries = {1}",
     "request_body_json": "rename it to request_json(self, context)",
@@ -38,12 +40,12 @@ _RENAMED = {
     "get_error_handler": "override classify(self, response, context), which returns a ResponseAction",
     "get_backoff_strategy": "override backoff_time(self, response), which returns seconds or None",
     "exit_on_rate_limit": "set max_server_wait instead, in seconds",
-    "cursor_field": "remove it for now: streams are read whole, and do not keep state yet",
-    "get_updated_state": "remove it for now: streams are read whole, and do not keep state yet",
-    "state": "remove it for now: streams are read whole, and do not keep state yet",
-    "state_checkpoint_interval": "remove it for now: streams are read whole, and do not keep state yet",
-    "use_cache": "remove it for now: parents are not kept yet",
-    "cache_filename": "remove it for now: parents are not kept yet",
+    "cursor_field": _NO_STATE,
+    "get_updated_state": _NO_STATE,
+    "state": _NO_STATE,
+    "state_checkpoint_interval": _NO_STATE,
+    "use_cache": _NO_PARENTS,
+    "cache_filename": _NO_PARENTS,
     "check_availability": "set availability_strategy to a strategy of your own, which has this method",
     "must_deduplicate_query_params": "remove it: parameters win over equal names in the path",
 }
@@ -185,6 +187,9 @@ def _check_types(owner: str, stream: object) -> None:
         "max_tries": (int, "a whole number from 1"),
         "max_pages": (int, "a whole number from 1"),
         "max_quarantined": (int, "a whole number from 0"),
+        "max_failed_slices": (int, "a whole number from 0"),
+        "max_concurrency": (int, "a whole number from 1"),
+        "weight": ((int, float), "a number above 0"),
         "max_time": ((int, float), "seconds above 0"),
         "max_server_wait": ((int, float), "seconds above 0"),
         "http_method": (str, 'such as "GET"'),
@@ -199,7 +204,7 @@ def _check_types(owner: str, stream: object) -> None:
         value = getattr(stream, name)
         if not isinstance(value, kinds) or isinstance(value, bool):
             raise ConfigError(f"{owner}.{name} is a {type(value).__name__}: {told} is needed")
-        least = 0 if name == "max_quarantined" else 1 if kinds is int else 1e-9
+        least = 0 if name in ("max_quarantined", "max_failed_slices") else 1 if kinds is int else 1e-9
         if isinstance(value, int | float) and value < least:
             raise ConfigError(f"{owner}.{name} = {value!r}: {told} is needed")
     authenticator = getattr(stream, "authenticator", None)
@@ -264,9 +269,11 @@ def _check_spelling(cls: type, name: str, base: type) -> None:
         )
 
 
-def check_reading(owner: str, limit: object, on_error: object) -> None:
+def check_reading(owner: str, limit: object, on_error: object, max_concurrency: object) -> None:
     """Raises ConfigError for what no reading can do."""
     if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 0):
         raise ConfigError(f"{owner}: limit={limit!r}: a number of records from 0")
     if on_error not in ("continue", "stop"):
         raise ConfigError(f'{owner}: on_error={on_error!r}: "continue" or "stop"')
+    if not isinstance(max_concurrency, int) or isinstance(max_concurrency, bool) or max_concurrency < 1:
+        raise ConfigError(f"{owner}: max_concurrency = {max_concurrency!r}: a whole number from 1 is needed")

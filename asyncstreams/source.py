@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from copy import deepcopy
 from functools import partial
 from random import Random
@@ -17,11 +17,9 @@ from weakref import WeakKeyDictionary
 from .catalog import CheckReport, StreamCheck, StreamDescription, named
 from .clock import SystemClock
 from .config import check_config
-from .contracts import Stream
 from .declaration import check_options, check_reading, check_source
 from .errors import AsyncStreamsError, ConfigError
 from .events import Listener
-from .http.chain import Chain
 from .http.session import Session, Sessions
 from .model import Page, Record, key_paths
 from .options import Home, StreamOptions, Subscriptions
@@ -29,7 +27,7 @@ from .run.reading import Reading
 from .run.scheduler import OnError, Scheduler
 from .run.stream_run import Selected
 from .run.validation import schema_of
-from .streams import HttpStream
+from .streams import HttpStream, lease_of
 
 PerStream: TypeAlias = Mapping[str, Any] | None
 
@@ -83,8 +81,9 @@ class Source:
     async def discover(self) -> dict[str, StreamDescription]:
         """What each stream gives: its schema and its primary key. Raises ConfigError for a schema that is none."""
         found: dict[str, StreamDescription] = {}
+        chosen = self._chosen(())
         async with self._lease():
-            for stream in self:
+            for stream in chosen:
                 schema = await schema_of(stream)
                 found[stream.name] = StreamDescription(
                     stream.name, None if schema is None else deepcopy(schema.json), key_paths(stream.primary_key)
@@ -107,13 +106,13 @@ class Source:
         no other.
         """
         chosen = self._chosen(names)
-        check_reading(type(self).__name__, limit, on_error)
+        most = self._options.get("max_concurrency", HttpStream.max_concurrency)
+        check_reading(type(self).__name__, limit, on_error, most)
         for argument, told in (("slices", slices), ("state", state)):
             self._check_per_stream(argument, told)
         given, known = slices or {}, state or {}
         selected = [Selected(one, given.get(one.name), known.get(one.name) or {}, limit) for one in chosen]
-        most = self._options.get("max_concurrency", HttpStream.max_concurrency)
-        scheduler = Scheduler(selected, _lease_of, most, stop_on_error=on_error == "stop")
+        scheduler = Scheduler(selected, lease_of, most, stop_on_error=on_error == "stop")
         return Reading("pages", scheduler, self._open_pages)
 
     async def read(
@@ -266,10 +265,6 @@ class Source:
     async def _open_pages(self, scheduler: Scheduler) -> AsyncGenerator[AsyncIterator[Page]]:
         async with self._lease(), scheduler.pages() as pages:
             yield pages
-
-
-def _lease_of(stream: Stream) -> AbstractAsyncContextManager[Chain]:
-    return cast(HttpStream, stream).lease()
 
 
 def _take_back(stream: HttpStream, option: str, value: object) -> None:

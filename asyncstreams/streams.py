@@ -375,9 +375,9 @@ class HttpStream:
     def _scheduler(
         self, limit: int | None, slices: Slices | None, state: Mapping[str, Any] | None, on_error: OnError
     ) -> Scheduler:
-        check_reading(self.name, limit, on_error)
+        check_reading(self.name, limit, on_error, self.max_concurrency)
         selected = Selected(self, slices, {} if state is None else state, limit)
-        return Scheduler([selected], _lease_of, self.max_concurrency, stop_on_error=on_error == "stop")
+        return Scheduler([selected], lease_of, self.max_concurrency, stop_on_error=on_error == "stop")
 
     @asynccontextmanager
     async def _open_pages(self, scheduler: Scheduler) -> AsyncGenerator[AsyncIterator[Page]]:
@@ -390,5 +390,6 @@ class HttpStream:
             yield records
 
 
-def _lease_of(stream: Stream) -> AbstractAsyncContextManager[Chain]:
+def lease_of(stream: Stream) -> AbstractAsyncContextManager[Chain]:
+    """The chain of a stream that `run/` knows only as a Protocol."""
     return cast(HttpStream, stream).lease()

@@ -285,7 +285,7 @@ async def test_a_reading_that_has_ended_says_so(what):
     "declared", ["cursor_field", "state", "get_updated_state", "state_checkpoint_interval", "use_cache"]
 )
 def test_words_that_mean_nothing_yet_are_refused(declared):
-    with pytest.raises(ConfigError, match=rf"Items\.{declared} has no meaning here\n.*for now"):
+    with pytest.raises(ConfigError, match=rf"Items\.{declared} has no meaning here\n.*remove it: .* yet"):
         type("Items", (HttpStream,), {"path": lambda self, context: "items", declared: "updated_at"})()
 
 

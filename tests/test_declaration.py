@@ -13,6 +13,7 @@ from asyncstreams import (
     NextUrl,
     Offset,
     PageNumber,
+    Source,
     TokenAuthenticator,
 )
 
@@ -390,3 +391,21 @@ async def test_slices_that_are_no_mappings_are_refused(slices):
 
     assert "Wrong" in text
     assert "slice" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("max_concurrency", 0), ("max_concurrency", "8"), ("weight", 0), ("max_failed_slices", -1)]
+)
+async def test_a_number_that_would_stop_all_work_is_refused(name, value):
+    stream = type("Items", (HttpStream,), {"url_base": "https://api.test/", "path": lambda self, context: "items"})()
+    setattr(stream, name, value)
+
+    with pytest.raises(ConfigError, match=name):
+        await stream.read()
+
+
+async def test_a_source_that_lets_nobody_work_is_refused():
+    kind = type("Items", (HttpStream,), {"url_base": "https://api.test/", "path": lambda self, context: "items"})
+
+    with pytest.raises(ConfigError, match="max_concurrency = 0"):
+        await Source([kind(max_concurrency=8)], max_concurrency=0).read()

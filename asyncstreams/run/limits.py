@@ -16,7 +16,7 @@ def within_descriptors(concurrency: int) -> int:
         return concurrency
     allowed = max(1, most)
     _log.warning(
-        "max_concurrency is %d for now, not %d: this process may open few files (ulimit -n)", allowed, concurrency
+        "max_concurrency is %d here, not %d: this process may open few files (ulimit -n)", allowed, concurrency
     )
     return allowed
 

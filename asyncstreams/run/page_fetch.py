@@ -34,9 +34,9 @@ class Fetched(NamedTuple):
     response: Response
     action: ResponseAction
     records: list[Record]
+    tries: Tries
     size: int = 0
     more: AsyncGenerator[Batch] | None = None
-    tries: Tries | None = None
 
 
 class PageFetcher:
@@ -53,10 +53,10 @@ class PageFetcher:
             response, action = await self._chain.fetch(lambda attempt: builder.page(attempt, came_from), tries)
             if action is not ResponseAction.SUCCESS or response.status_code == 204:
                 await response.aclose()
-                return Fetched(response, action, [], tries=tries)
+                return Fetched(response, action, [], tries)
             try:
                 if response.has_body:
-                    return Fetched(response, action, await self._records(response), len(response.content), tries=tries)
+                    return Fetched(response, action, await self._records(response), tries, len(response.content))
                 return await self._begun(response, action, tries)
             except AsyncStreamsError as error:
                 own = _is_about(error, response)
@@ -75,7 +75,7 @@ class PageFetcher:
             raise
         if first.is_last:
             await batches.aclose()
-        return Fetched(response, action, first.records, first.size, None if first.is_last else batches, tries)
+        return Fetched(response, action, first.records, tries, first.size, None if first.is_last else batches)
 
     async def _records(self, response: Response) -> list[Record]:
         """What `parse_response` makes of a whole body. Raises UnexpectedContent, MalformedJSON."""

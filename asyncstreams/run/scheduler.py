@@ -153,9 +153,9 @@ class Scheduler:
             _log.exception("%s: a listener failed at the end of a reading", stream.name)
 
     async def _slices(self, selected: Selected, chain: Chain) -> Exception | None:
-        """All slices of a stream; the first page of the first one comes alone, since it tells whether there are any.
+        """All slices of a stream, and the first of their failures, where there are any; they are noted as well.
 
-        Raises the first of the failures where there are any, which are noted as well.
+        Raises what is wrong with the stream before its slices, and StreamUnavailable.
         """
         stream = selected.stream
         if (reason := await stream.probe()) is not None:
@@ -180,6 +180,7 @@ class Scheduler:
             self._failed(run, Slice(), error, tasks)
 
     async def _begin_slices(self, run: StreamRun, selected: Selected, tasks: TaskGroup) -> None:
+        # The first page of the first slice comes alone: it tells whether the stream is available.
         first: anyio.Event | None = anyio.Event()
         async with aclosing(each_slice(run.stream, selected.slices, selected.state)) as slices:
             async for stream_slice in slices:

@@ -17,7 +17,7 @@ from ..paginators import ends_without_token
 from ..selectors import misses, select_path, unused_next
 from .guard import LoopGuard
 from .moved_rows import MovedRows, may_move
-from .page_fetch import Fetched, PageFetcher, located, url_of
+from .page_fetch import Batch, Fetched, PageFetcher, located, url_of
 from .places import Place
 from .read_ahead import ReadAhead
 from .stream_run import StreamRun
@@ -27,19 +27,24 @@ _log = logging.getLogger("asyncstreams")
 
 
 class SliceReader:
-    """Reads one slice, page after page; `sizes` are bytes."""
+    """Reads one slice, page after page."""
 
     def __init__(self, run: StreamRun, place: Place, stream_slice: Slice, tasks: TaskGroup | None) -> None:
         self._run, self._stream, self._slice, self._place = run, run.stream, stream_slice, place
+        self._tasks = tasks
         self._fetcher = PageFetcher(run.stream, run.chain)
-        self._ahead = self._ahead_of(tasks)
-        self._moved = MovedRows(run) if may_move(run.stream) else None
+        self._resets = 0
+        self._ended = False
+        self._begin()
+
+    def _begin(self) -> None:
+        """Stand before the first page."""
+        self._ahead = self._ahead_of(self._tasks)
+        self._moved = MovedRows(self._run) if may_move(self._stream) else None
         self._number = 0
         self._token: Any = None
         self._came_from: str | None = None
         self._guard: LoopGuard | None = None
-        self._resets = 0
-        self._ended = False
 
     async def pages(self) -> AsyncGenerator[tuple[Page, int]]:
         """Every page of the slice with its size in bytes, in order; the errors that leave name slice and page."""
@@ -49,9 +54,14 @@ class SliceReader:
                     if self._guard is not None and self._token is not None:
                         self._guard.token(self._number, self._token)
                     fetched = await self._next()
-                    async with aclosing(self._pages_of(fetched)) as pages:
-                        async for page in pages:
-                            yield page
+                    if fetched.more is None:
+                        if (page := self._whole(fetched)) is not None:
+                            yield page, fetched.size
+                            self._number += 1
+                        continue
+                    async with aclosing(self._arriving(fetched, fetched.more)) as pages:
+                        async for sized in pages:
+                            yield sized
                             self._number += 1
             finally:
                 if self._ahead is not None:
@@ -68,30 +78,23 @@ class SliceReader:
     async def _fetch(self, token: Any, place: Place) -> Fetched:
         return await self._fetcher.fetch(RequestContext(self._slice, token, self._run.state), self._came_from, place)
 
-    async def _pages_of(self, fetched: Fetched) -> AsyncGenerator[tuple[Page, int]]:
-        """The page of a response, or those of a body that is still arriving."""
-        try:
-            async with aclosing(self._parts(fetched)) as pages:
-                async for page in pages:
-                    yield page
-        except AsyncStreamsError as error:
-            if fetched.tries is not None:
-                located(error, fetched.response, fetched.tries)
-            raise
+    def _whole(self, fetched: Fetched) -> Page | None:
+        """The page of a response that is all here; None where paging begins anew."""
+        with _about(fetched):
+            if fetched.action is ResponseAction.RESET_PAGINATION:
+                self._reset()
+                return None
+            if fetched.action is not ResponseAction.SUCCESS or fetched.response.status_code == 204:
+                self._ended = True
+                return self._page([], is_last=True)
+            return self._completed(fetched.records, fetched)
 
-    async def _parts(self, fetched: Fetched) -> AsyncGenerator[tuple[Page, int]]:
-        response, action, records, size, more, _ = fetched
-        if action is ResponseAction.RESET_PAGINATION:
-            self._reset()
-        elif action is not ResponseAction.SUCCESS or response.status_code == 204:
-            self._ended = True
-            yield self._page([], is_last=True), 0
-        elif more is None:
-            yield self._completed(records, fetched), size
-        else:
+    async def _arriving(self, fetched: Fetched, more: AsyncGenerator[Batch]) -> AsyncGenerator[tuple[Page, int]]:
+        """The pages of a body that is still arriving."""
+        with _about(fetched):
             async with aclosing(more):
-                count = len(records)
-                yield self._page(records, is_last=False), size
+                count = len(fetched.records)
+                yield self._page(fetched.records, is_last=False), fetched.size
                 async for batch in more:
                     count += len(batch.records)
                     if batch.is_last:
@@ -181,7 +184,7 @@ class SliceReader:
         )
         if self._ahead is not None:
             self._ahead.drop()
-        self._number, self._token, self._came_from, self._guard = 0, None, None, None
+        self._begin()
 
     @contextmanager
     def _located(self) -> Generator[None]:
@@ -193,3 +196,13 @@ class SliceReader:
         except Exception as error:
             error.add_note(f"asyncstreams: in stream {self._stream.name!r}, slice {self._slice!r}, page {self._number}")
             raise
+
+
+@contextmanager
+def _about(fetched: Fetched) -> Generator[None]:
+    """What goes wrong in here is about this response."""
+    try:
+        yield
+    except AsyncStreamsError as error:
+        located(error, fetched.response, fetched.tries)
+        raise
