@@ -104,6 +104,8 @@ class Transformer(Protocol):
 class Place(Protocol):
     """What a slice holds while it works, and gives back while it waits for anything but an answer."""
 
+    async def ensure(self) -> None: ...
+
     def away(self) -> AbstractAsyncContextManager[None]: ...
 
 

@@ -84,11 +84,13 @@ class Tries:
         self._throttled = 0
         self._waited_for_server = 0.0
         self._began = self._sent_at = 0.0
+        self._arrived_at: float | None = None
 
     def next_context(self) -> RequestContext:
         """The context of the next send: its `attempt` counts from 1."""
         self.sent += 1
         self._sent_at = self._clock.monotonic()
+        self._arrived_at = None
         if self.sent > 1:
             return replace(self._context, attempt=self.sent)
         self._began = self._sent_at
@@ -104,7 +106,8 @@ class Tries:
         return first
 
     def succeeded(self) -> None:
-        """The page is here."""
+        """The page is here; how long it then waits for its consumer is not its time."""
+        self._arrived_at = self._clock.monotonic()
         if self._shared.failures:
             self._shared.succeeded()
 
@@ -126,7 +129,8 @@ class Tries:
                 # Those who were sent away together do not come back together.
                 delay = max(delay, ordered) + self._random.uniform(0.0, min(1.0, 0.1 * ordered))
         own = 0.0 if ordered is not None else delay
-        elapsed = now - self._began - self._at_gate - self._waited
+        until = now if self._arrived_at is None else self._arrived_at
+        elapsed = until - self._began - self._at_gate - self._waited
         if self._spent >= self._stream.max_tries or elapsed + own > self._stream.max_time:
             self._log("give_up", error, None)
             # Whoever catches it, such as a page that asked for a detail, does not try it all again.

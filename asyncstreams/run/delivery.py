@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from ..model import Page
+from .turns import turns
 
 
 class Delivery:
@@ -20,6 +21,7 @@ class Delivery:
     def __init__(self, most_pages: int, most_bytes: int) -> None:
         self._most_pages = most_pages
         self._most_bytes = most_bytes
+        self._turns = turns()
         self._pages: deque[tuple[Page, int, Callable[[Page], None]]] = deque()
         self._bytes = 0
         self._producers: deque[asyncio.Future[None]] = deque()
@@ -29,16 +31,23 @@ class Delivery:
 
     async def put(self, page: Page, size: int, handed: Callable[[Page], None]) -> None:
         """Hand a page of `size` bytes over; wait while there is no room. `handed` is called when it is taken."""
-        if self.is_full or self._producers:
-            await self._room()
+        while self.is_full:
+            await self._let_on()
         self._pages.append((page, size, handed))
         self._bytes += size
         if self._consumer is not None and not self._consumer.done():
             self._consumer.set_result(None)
-        if not self.is_full:
-            self._wake_producer()
 
-    async def _room(self) -> None:
+    async def room(self) -> None:
+        """Wait until a page may be decoded: there is room for it, and it is its turn.
+
+        Whoever then puts it without waiting for anything else finds the room.
+        """
+        await self._turns.take()
+        if self.is_full or self._producers:
+            await self._let_on()
+
+    async def _let_on(self) -> None:
         waiter = asyncio.get_running_loop().create_future()
         self._producers.append(waiter)
         try:
@@ -47,6 +56,8 @@ class Delivery:
                 waiter = asyncio.get_running_loop().create_future()
                 self._producers.appendleft(waiter)
                 await waiter
+            # Whoever is let on may yet put nothing, and must not keep the others.
+            self._wake_producer()
         except asyncio.CancelledError:
             with suppress(ValueError):
                 self._producers.remove(waiter)

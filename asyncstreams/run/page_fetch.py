@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from typing import NamedTuple, cast
 
@@ -28,6 +28,19 @@ class Batch(NamedTuple):
     is_last: bool
 
 
+class Arrived(NamedTuple):
+    """The response to the request of a page, as it came."""
+
+    response: Response
+    action: ResponseAction
+    tries: Tries
+
+    @property
+    def size(self) -> int:
+        """Bytes of its body."""
+        return len(self.response.content) if self.response.has_body else 0
+
+
 class Fetched(NamedTuple):
     """What the request of a page came to: its first records and, while its body still arrives, what follows."""
 
@@ -42,28 +55,43 @@ class Fetched(NamedTuple):
 class PageFetcher:
     """Fetches the pages of one stream; each by itself, in any order."""
 
-    def __init__(self, stream: Stream, chain: Chain) -> None:
-        self._stream, self._chain = stream, chain
+    def __init__(self, stream: Stream, chain: Chain, room: Callable[[], Awaitable[None]]) -> None:
+        self._stream, self._chain, self._room = stream, chain, room
 
-    async def fetch(self, context: RequestContext, came_from: str | None, place: Place | None) -> Fetched:
-        """The page of this context; `came_from` is the URL whose response gave its token."""
-        builder = self._chain.builder
+    async def arrive(self, context: RequestContext, came_from: str | None, place: Place | None) -> Arrived:
+        """The response for this context; `came_from` is the URL whose response gave its token."""
         tries = self._chain.tries(context, place)
+        return await self._again(came_from, tries)
+
+    async def fetch(
+        self, context: RequestContext, came_from: str | None, place: Place, arrived: Arrived | None = None
+    ) -> Fetched:
+        """The page of this context, from the response that has `arrived` where there is one."""
+        if arrived is None:
+            await place.ensure()
+            arrived = await self.arrive(context, came_from, place)
         while True:
-            response, action = await self._chain.fetch(lambda attempt: builder.page(attempt, came_from), tries)
+            response, action, tries = arrived
             if action is not ResponseAction.SUCCESS or response.status_code == 204:
                 await response.aclose()
                 return Fetched(response, action, [], tries)
             try:
                 if response.has_body:
-                    return Fetched(response, action, await self._records(response), tries, len(response.content))
+                    return Fetched(response, action, await self._records(response), tries, arrived.size)
                 return await self._begun(response, action, tries)
             except AsyncStreamsError as error:
                 own = _is_about(error, response)
                 located(error, response, tries)
                 if not own or not self._worth_another(error, tries):
                     raise
+                tries.place = place
                 await tries.failed(error)
+                await place.ensure()
+                arrived = await self._again(came_from, tries)
+
+    async def _again(self, came_from: str | None, tries: Tries) -> Arrived:
+        builder = self._chain.builder
+        return Arrived(*await self._chain.fetch(lambda attempt: builder.page(attempt, came_from), tries), tries)
 
     async def _begun(self, response: Response, action: ResponseAction, tries: Tries) -> Fetched:
         """The first records of a body that is still arriving: until they are there, the request can be repeated."""
@@ -79,6 +107,7 @@ class PageFetcher:
 
     async def _records(self, response: Response) -> list[Record]:
         """What `parse_response` makes of a whole body. Raises UnexpectedContent, MalformedJSON."""
+        await self._room()
         try:
             parsed = self._stream.parse_response(response, response.context)
             if inspect.isawaitable(parsed):

@@ -12,7 +12,7 @@ from anyio.abc import TaskGroup
 
 from ..contracts import CountedPaginator
 from ..messages import Response
-from .page_fetch import Fetched
+from .page_fetch import Arrived, Fetched
 from .places import Share
 
 _MOST_BYTES = 32 * 2**20
@@ -30,11 +30,11 @@ class ReadAhead:
     def __init__(
         self,
         paginator: CountedPaginator,
-        fetch: Callable[[Any, Any], Awaitable[Fetched]],
+        arrive: Callable[[Any, Any], Awaitable[Arrived]],
         tasks: TaskGroup,
         share: Share,
     ) -> None:
-        self._paginator, self._fetch, self._tasks, self._share = paginator, fetch, tasks, share
+        self._paginator, self._arrive, self._tasks, self._share = paginator, arrive, tasks, share
         self._first: Response | None = None
         self._pages: int | None = None
         self._full = 0
@@ -69,14 +69,17 @@ class ReadAhead:
     def has(self, token: Any) -> bool:
         return bool(self._waiting) and self._waiting[0].token == token
 
-    async def take(self) -> Fetched:
-        """The next page, when it is here. Raises what fetching it came to."""
+    async def take(self) -> Arrived:
+        """The response for the next page, when it is here: it is decoded when its turn comes.
+
+        Raises what fetching it came to.
+        """
         guess = self._waiting.popleft()
         await guess.done.wait()
         if guess.error is not None:
             raise guess.error
-        assert guess.fetched is not None
-        return guess.fetched
+        assert guess.arrived is not None
+        return guess.arrived
 
     def drop(self) -> None:
         """Throw away what was fetched ahead, and guess no more."""
@@ -97,7 +100,7 @@ class ReadAhead:
         with guess.scope:
             try:
                 await place.take()
-                guess.fetched = await self._fetch(guess.token, place)
+                guess.arrived = await self._arrive(guess.token, place)
             except Exception as error:  # told when its turn comes, if it does
                 guess.error = error
             finally:
@@ -112,5 +115,5 @@ class _Guess:
         self.token = token
         self.scope = anyio.CancelScope()
         self.done = asyncio.Event()
-        self.fetched: Fetched | None = None
+        self.arrived: Arrived | None = None
         self.error: Exception | None = None

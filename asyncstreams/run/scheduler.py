@@ -161,7 +161,9 @@ class Scheduler:
         if (reason := await stream.probe()) is not None:
             raise StreamUnavailable(reason).locate(stream=stream.name)
         validation = await validation_of(stream)
-        run = StreamRun(selected, chain, validation, self._places.share(stream.weight, stream.max_concurrency))
+        run = StreamRun(
+            selected, chain, validation, self._places.share(stream.weight, stream.max_concurrency), self._delivery.room
+        )
         self._runs.append(run)
         try:
             async with anyio.create_task_group() as tasks:
@@ -312,7 +314,7 @@ def _unavailable(stream: Stream, error: Exception) -> StreamUnavailable | None:
 async def first_page(stream: Stream, chain: Chain) -> Page | None:
     """The first page of the first slice, as it comes: nobody is told, nothing is validated, no strategy is asked."""
     selected = Selected(stream, None, {}, 1)
-    run = StreamRun(selected, chain, Validation(stream, None), Places(1).share())
+    run = StreamRun(selected, chain, Validation(stream, None), Places(1).share(), Delivery(1, 1).room)
     async with aclosing(each_slice(stream, None, {})) as slices:
         async for stream_slice in slices:
             async with aclosing(SliceReader(run, run.share.place(), stream_slice, None).pages()) as pages:

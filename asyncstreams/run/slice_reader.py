@@ -17,7 +17,7 @@ from ..paginators import ends_without_token
 from ..selectors import misses, select_path, unused_next
 from .guard import LoopGuard
 from .moved_rows import MovedRows, may_move
-from .page_fetch import Batch, Fetched, PageFetcher, located, url_of
+from .page_fetch import Arrived, Batch, Fetched, PageFetcher, located, url_of
 from .places import Place
 from .read_ahead import ReadAhead
 from .stream_run import StreamRun
@@ -32,7 +32,7 @@ class SliceReader:
     def __init__(self, run: StreamRun, place: Place, stream_slice: Slice, tasks: TaskGroup | None) -> None:
         self._run, self._stream, self._slice, self._place = run, run.stream, stream_slice, place
         self._tasks = tasks
-        self._fetcher = PageFetcher(run.stream, run.chain)
+        self._fetcher = PageFetcher(run.stream, run.chain, run.room)
         self._resets = 0
         self._ended = False
         self._begin()
@@ -68,15 +68,18 @@ class SliceReader:
                     self._ahead.drop()
 
     async def _next(self) -> Fetched:
+        arrived: Arrived | None = None
         if self._ahead is not None and self._ahead.has(self._token):
             # Those who fetch ahead have places of their own.
             self._place.give()
-            return await self._ahead.take()
-        await self._place.ensure()
-        return await self._fetch(self._token, self._place)
+            arrived = await self._ahead.take()
+        return await self._fetcher.fetch(self._context(self._token), self._came_from, self._place, arrived)
 
-    async def _fetch(self, token: Any, place: Place) -> Fetched:
-        return await self._fetcher.fetch(RequestContext(self._slice, token, self._run.state), self._came_from, place)
+    async def _arrive(self, token: Any, place: Place) -> Arrived:
+        return await self._fetcher.arrive(self._context(token), self._came_from, place)
+
+    def _context(self, token: Any) -> RequestContext:
+        return RequestContext(self._slice, token, self._run.state)
 
     def _whole(self, fetched: Fetched) -> Page | None:
         """The page of a response that is all here; None where paging begins anew."""
@@ -133,7 +136,7 @@ class SliceReader:
             or not hasattr(paginator, "token_at")
         ):
             return None
-        return ReadAhead(paginator, self._fetch, tasks, self._run.share)
+        return ReadAhead(paginator, self._arrive, tasks, self._run.share)
 
     def _warn_of_more(self, response: Response) -> None:
         """Tell, once for a stream, that the only page does not look like the only one."""

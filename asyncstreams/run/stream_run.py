@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,9 +29,16 @@ class StreamRun:
     `pages`, `records` and so on count what was handed over. Only its own tasks change it.
     """
 
-    def __init__(self, selected: Selected, chain: Chain, validation: Validation, share: Share) -> None:
+    def __init__(
+        self,
+        selected: Selected,
+        chain: Chain,
+        validation: Validation,
+        share: Share,
+        room: Callable[[], Awaitable[None]],
+    ) -> None:
         self.stream, self.state = selected.stream, selected.state
-        self.chain, self.validation, self.share = chain, validation, share
+        self.chain, self.validation, self.share, self.room = chain, validation, share, room
         self.left = selected.limit
         self.reads_ahead = selected.limit is None and selected.stream.parallel_pages
         self.pages = self.records = self.quarantined = 0
