@@ -20,6 +20,7 @@ from .quota_headers import asked_to_back_off, retry_after
 from .request import RequestBuilder
 from .retry import StreamBackoff, Tries, checked_backoff_time
 from .session import Session
+from .waits import Waits
 from .wire import GATE, PLACE, UnknownHostName, Wire, as_ours, copied, let_go
 
 _log = logging.getLogger("asyncstreams")
@@ -45,13 +46,14 @@ class Chain:
         self._answered = False
         self._warned = False
         self.told_of_more = False
-        self._wire = Wire(stream, session, self.builder.allowed, self.audience)
+        self.waits = Waits(stream.name, self.audience, session.clock)
+        self._wire = Wire(stream, session, self.builder.allowed, self.waits)
         innermost: Send = self._wire.send
         self._once = reduce(_wrapped, reversed(stream.middleware), innermost)
 
     def tries(self, context: RequestContext, place: Place | None = None) -> Tries:
         """What the page of this context may spend; its place is given back while it waits."""
-        return Tries(self._stream, context, self._session, self._backoff, self.audience, place)
+        return Tries(self._stream, context, self._session, self._backoff, self.audience, self.waits, place)
 
     async def fetch(self, make: Callable[[RequestContext], Request], tries: Tries) -> Answer:
         """Send, and send again while that helps; `make` builds a fresh request for each attempt.

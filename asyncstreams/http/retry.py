@@ -15,6 +15,7 @@ from ..errors import AsyncStreamsError, ConfigError, RateLimitWaitTooLong
 from ..events import Audience, Retrying
 from ..model import Backoff, RequestContext
 from .session import Session
+from .waits import Waits
 
 _log = logging.getLogger("asyncstreams")
 _THROTTLE_BACKOFF = Backoff(base=1.0, cap=60.0)
@@ -69,9 +70,10 @@ class Tries:
         session: Session,
         shared: StreamBackoff,
         audience: Audience,
+        waits: Waits,
         place: Place | None,
     ) -> None:
-        self._stream, self._shared, self._audience = stream, shared, audience
+        self._stream, self._shared, self._audience, self._waits = stream, shared, audience, waits
         self._clock, self._random = session.clock, session.random
         self._context = context
         self.place = place
@@ -140,8 +142,9 @@ class Tries:
             self._wait_for_server(error, ordered)
             self._waited += delay
         self._again("retry", error, delay)
-        async with nullcontext() if self.place is None else self.place.away():
-            await self._clock.sleep(delay)
+        with self._waits.on("another try", delay):
+            async with nullcontext() if self.place is None else self.place.away():
+                await self._clock.sleep(delay)
 
     def ordered_wait(self, error: AsyncStreamsError, wait: float | None) -> float:
         """Seconds for which the gate is to close; no try is spent. `wait` None: our own backoff.

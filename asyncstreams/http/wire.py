@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import aclosing, nullcontext
+from functools import partial
 
 import anyio
 import httpx
@@ -12,7 +13,6 @@ import httpx
 from ..auth import Signer, known_secrets
 from ..contracts import Place, Stream
 from ..errors import AsyncStreamsError, ConfigError, HostUnavailable, HttpStatusError
-from ..events import Audience, Waiting
 from ..messages import Request, Response
 from ..model import BodyLimits
 from ..redaction import safe_url, scrub, sent_secrets
@@ -26,6 +26,7 @@ from .retry import wait_too_long
 from .session import Session, borrowed
 from .timeouts import Watch
 from .transport import AiohttpTransport, BadCertificate, UnknownHost
+from .waits import Waits
 
 _TOKEN_ENDPOINT = object()
 _TOKEN_LIMITS = BodyLimits(wire=ERROR_BODY_LIMIT, decoded=ERROR_BODY_LIMIT)
@@ -34,6 +35,7 @@ GATE = "asyncstreams.gate"
 PLACE = "asyncstreams.place"
 """Where they hold the place of the slice, to be given back meanwhile."""
 _MOST_REDIRECTS = 5
+_LAST_WORDS = 10.0  # seconds
 _ROUNDING = 1e-3  # seconds; a wait that was allowed is a difference of clock readings by now
 
 
@@ -47,11 +49,11 @@ class Wire:
     Every physical send takes a ticket of its governor, and is signed after it has it.
     """
 
-    def __init__(self, stream: Stream, session: Session, allowed: frozenset[Origin], audience: Audience) -> None:
+    def __init__(self, stream: Stream, session: Session, allowed: frozenset[Origin], waits: Waits) -> None:
         self._stream = stream
         self._session = session
         self._allowed = allowed
-        self._audience = audience
+        self._waits = waits
         # Read once: a property may make a new one each time.
         self.authenticator = stream.authenticator
         self._borrowed = borrowed(stream.transport)
@@ -123,10 +125,7 @@ class Wire:
             while True:
                 if response is None:
                     # A token must be fetched first: meanwhile the ticket is given back.
-                    # Whoever leaves meanwhile hears it out: a token that was rotated cannot be had again.
-                    with anyio.CancelScope(shield=True):
-                        response = await self._token_answer(outgoing, attempt.options)
-                    assert response is not None, "a shielded scope swallows nothing"
+                    response = await _heard_out(partial(self._token_answer, outgoing, attempt.options))
                 # No ticket is needed to hear an answer: a rotated token must not wait at a gate.
                 try:
                     outgoing = await flow.asend(response)
@@ -145,11 +144,11 @@ class Wire:
             return
         if wait > self._stream.max_server_wait + _ROUNDING:
             raise wait_too_long(self._stream, "the API asked for a pause", wait, self._session.clock.wall())
-        self._audience.tell(Waiting(self._stream.name, "the API asked for a pause", wait))
         began = self._session.clock.monotonic()
         place: Place | None = request.extensions.get(PLACE)
-        async with nullcontext() if place is None else place.away():
-            await governor.opened()
+        with self._waits.told("the API's pause to end", wait):
+            async with nullcontext() if place is None else place.away():
+                await governor.opened()
         waited = self._session.clock.monotonic() - began
         request.extensions[GATE] = request.extensions.get(GATE, 0.0) + waited
 
@@ -241,6 +240,34 @@ class Wire:
                     f"{type(self._stream).__name__}: a credential would go to {origin} unencrypted",
                     hint="use https, or set allow_insecure = True where the network is your own",
                 )
+
+
+async def _heard_out(ask: Callable[[], Awaitable[Response]]) -> Response:
+    """What a token endpoint answers, also where the caller is cancelled meanwhile: then for ten seconds more.
+
+    A token that was rotated cannot be had again.
+    """
+    response: Response | None = None
+    failure: Exception | None = None
+    async with anyio.create_task_group() as tasks:
+        with anyio.CancelScope(shield=True) as asking:
+            tasks.start_soon(_end_soon_after_a_cancellation, asking)
+            try:
+                response = await ask()
+            except Exception as error:  # must not become a group's
+                failure = error
+        tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    assert response is not None, "whoever was cancelled does not come here"
+    return response
+
+
+async def _end_soon_after_a_cancellation(asking: anyio.CancelScope) -> None:
+    try:
+        await anyio.sleep_forever()
+    finally:
+        asking.deadline = anyio.current_time() + _LAST_WORDS
 
 
 def copied(request: httpx.Request) -> Request:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from functools import partial
 from typing import Literal, TypeAlias
 
 import anyio
@@ -20,7 +21,7 @@ from ..errors import (
     SchemaError,
     StreamUnavailable,
 )
-from ..events import PageRead, SliceEnded, SliceStarted, StreamEnded, StreamSkipped, StreamStarted
+from ..events import Audience, PageRead, SliceEnded, SliceStarted, StreamEnded, StreamSkipped, StreamStarted
 from ..http.chain import Chain
 from ..model import Page, Slice
 from .delivery import Delivery
@@ -29,7 +30,7 @@ from .places import Place, Places
 from .report import RunReport, StreamReport
 from .slice_reader import SliceReader
 from .slices import each_slice
-from .stream_run import Selected, StreamRun
+from .stream_run import Begun, Selected, StreamRun
 from .validation import Validation, validation_of
 
 _MOST_PAGES = 4
@@ -60,6 +61,7 @@ class Scheduler:
         self._runs: list[StreamRun] = []
         self._fatal: Exception | None = None
         self._scope = anyio.CancelScope()
+        self._cut_off: dict[str, Callable[[], None]] = {}
         self.unavailable: dict[str, StreamUnavailable] = {}
 
     @asynccontextmanager
@@ -110,10 +112,15 @@ class Scheduler:
         )
 
     async def _run(self) -> None:
-        with self._scope:
-            async with anyio.create_task_group() as tasks:
-                for selected in self._selected:
-                    tasks.start_soon(self._stream, selected)
+        try:
+            with self._scope:
+                async with anyio.create_task_group() as tasks:
+                    for selected in self._selected:
+                        tasks.start_soon(self._stream, selected)
+        finally:
+            # Tasks that are cancelled together end in any order: listeners hear the same each time.
+            for selected in self._selected:
+                self._cut_off.pop(selected.stream.name, _nothing)()
         self._delivery.close(self._outcome())
 
     async def _stream(self, selected: Selected) -> None:
@@ -126,11 +133,14 @@ class Scheduler:
                 chain.audience.tell(StreamStarted(stream.name))
                 try:
                     failure = await self._slices(selected, chain)
-                except BaseException as error:
+                except Exception as error:
                     if isinstance(error, StreamUnavailable) and len(self._selected) > 1:
                         _log.warning("%s is skipped: %s", stream.name, error.reason)
                         chain.audience.tell(StreamSkipped(stream.name, error.reason))
-                    self._tell_end(chain, stream, error)
+                    _tell_end(chain.audience, StreamEnded(stream.name, error))
+                    raise
+                except BaseException as error:
+                    self._cut_off[stream.name] = partial(_tell_end, chain.audience, StreamEnded(stream.name, error))
                     raise
                 chain.audience.tell(StreamEnded(stream.name, failure))
         except StreamUnavailable as error:
@@ -144,13 +154,6 @@ class Scheduler:
             run.chain.audience.tell(event)
         except Exception as error:
             self._end(error)
-
-    def _tell_end(self, chain: Chain, stream: Stream, error: BaseException) -> None:
-        try:
-            chain.audience.tell(StreamEnded(stream.name, error))
-        except Exception:
-            # What ended the reading leaves, and not what a listener makes of it.
-            _log.exception("%s: a listener failed at the end of a reading", stream.name)
 
     async def _slices(self, selected: Selected, chain: Chain) -> Exception | None:
         """All slices of a stream, and the first of their failures, where there are any; they are noted as well.
@@ -169,6 +172,8 @@ class Scheduler:
             async with anyio.create_task_group() as tasks:
                 await self._feed(run, selected, tasks)
         finally:
+            for stream_slice, error in run.cut_off():
+                _tell_end(chain.audience, SliceEnded(stream.name, stream_slice, error))
             validation.tell()
         if stream.name in self.unavailable:
             raise self.unavailable[stream.name]
@@ -190,24 +195,23 @@ class Scheduler:
                 await place.take(new=True)
                 run.begun += 1
                 run.share.opened(1)
+                begun = Begun(run.begun, stream_slice, place)
                 if run.left is not None:
-                    await self._slice(run, stream_slice, place, tasks, None)
+                    await self._slice(run, begun, tasks, None)
                     if run.left <= 0:
                         return
                     continue
-                tasks.start_soon(self._slice, run, stream_slice, place, tasks, first)
+                tasks.start_soon(self._slice, run, begun, tasks, first)
                 if first is not None:
                     await first.wait()
                     first = None
 
-    async def _slice(
-        self, run: StreamRun, stream_slice: Slice, place: Place, tasks: TaskGroup, answered: anyio.Event | None
-    ) -> None:
+    async def _slice(self, run: StreamRun, begun: Begun, tasks: TaskGroup, answered: anyio.Event | None) -> None:
         """One slice from beginning to end; `answered` is set when something of it is known."""
-        audience = run.chain.audience
+        audience, stream_slice, place = run.chain.audience, begun.stream_slice, begun.place
         if audience:
             self._tell(run, SliceStarted(run.stream.name, stream_slice))
-        failure: BaseException | None = None
+        failure: Exception | None = None
         try:
             await self._pages(run, stream_slice, place, tasks, answered)
             run.done += 1
@@ -215,15 +219,15 @@ class Scheduler:
             failure = error
             self._failed(run, stream_slice, error, tasks)
         except BaseException as error:
-            failure = error
+            run.was_cut_off(begun, error)
             raise
         finally:
             place.give()
             run.share.opened(-1)
             if answered is not None:
                 answered.set()
-            if audience:
-                self._tell(run, SliceEnded(run.stream.name, stream_slice, failure))
+        if audience:
+            self._tell(run, SliceEnded(run.stream.name, stream_slice, failure))
 
     async def _pages(
         self, run: StreamRun, stream_slice: Slice, place: Place, tasks: TaskGroup, answered: anyio.Event | None
@@ -283,6 +287,18 @@ class Scheduler:
             reasons = "; ".join(f"{name}: {error.reason}" for name, error in self.unavailable.items())
             return StreamUnavailable(f"none of the {len(self._selected)} streams can be read: {reasons}")
         return None
+
+
+def _tell_end(audience: Audience, end: SliceEnded | StreamEnded) -> None:
+    """What ended the reading leaves, and not what a listener makes of it."""
+    try:
+        audience.tell(end)
+    except Exception:
+        _log.exception("%s: a listener failed at the end of a reading", end.stream)
+
+
+def _nothing() -> None:
+    """Nothing was cut off."""
 
 
 def failure_of(runs: Sequence[StreamRun], report: RunReport) -> Exception:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..contracts import Slices, Stream
 from ..http.chain import Chain
 from ..model import Page, Slice
-from .places import Share
+from .places import Place, Share
 from .validation import Validation
 
 
@@ -21,6 +21,14 @@ class Selected:
     slices: Slices | None
     state: Mapping[str, Any]
     limit: int | None
+
+
+class Begun(NamedTuple):
+    """A slice at work: the `number`th of its stream, from 1."""
+
+    number: int
+    stream_slice: Slice
+    place: Place
 
 
 class StreamRun:
@@ -45,15 +53,27 @@ class StreamRun:
         self.begun = self.done = 0
         self.failed: list[tuple[Slice, Exception]] = []
         self.answered = self.is_cut_short = self.told_of_moved = False
+        self._cut_off: list[tuple[Begun, BaseException]] = []
 
     def explain(self) -> str:
         """What the stream does now."""
         open_slices = self.begun - self.done - len(self.failed)
         failed = f", {len(self.failed)} failed" if self.failed else ""
+        waits = str(self.chain.waits)
         return (
             f"{self.stream.name}: {open_slices} slices open, {self.share.held} of {self.share.most} places at work; "
             f"{self.done} slices done{failed}, {self.pages:,} pages, {self.records:,} records"
+            + (f"; {waits}" if waits else "")
         )
+
+    def was_cut_off(self, begun: Begun, error: BaseException) -> None:
+        """A slice was cancelled."""
+        self._cut_off.append((begun, error))
+
+    def cut_off(self) -> Iterable[tuple[Slice, BaseException]]:
+        """The slices that were cancelled, in the order in which they began."""
+        self._cut_off.sort(key=lambda cut: cut[0].number)
+        return [(begun.stream_slice, error) for begun, error in self._cut_off]
 
     def cut(self, page: Page) -> Page:
         """The page, or as much of it as the limit leaves."""
