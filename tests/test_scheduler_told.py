@@ -6,6 +6,7 @@ import asyncio
 
 import httpx
 import pytest
+from slow_api import Api, Items, Named, declared, slices, told
 
 from asyncstreams import (
     Backoff,
@@ -16,8 +17,6 @@ from asyncstreams import (
     StreamEnded,
     Waiting,
 )
-from slow_api import Api, Items, Named, declared, slices, told
-
 
 NAMES = ["one", "two", "three", "four", "five"]
 
