@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from operator import attrgetter
 
 from ..model import Page
 from .turns import turns
@@ -15,7 +16,8 @@ class Delivery:
     """A buffer of pages, bounded in number and in bytes; an async iterator for one consumer.
 
     A page that is larger than the bound passes when the buffer is empty. Producers that wait are
-    let on in their order.
+    let on by lane, the one that has had least by weight first (as in `places`), and within a lane
+    in their order: a stream of few slices has its share of a slow consumer too.
     """
 
     def __init__(self, most_pages: int, most_bytes: int) -> None:
@@ -24,46 +26,75 @@ class Delivery:
         self._turns = turns()
         self._pages: deque[tuple[Page, int, Callable[[Page], None]]] = deque()
         self._bytes = 0
-        self._producers: deque[asyncio.Future[None]] = deque()
+        self._waiting: dict[Lane, None] = {}
+        self._now = 0.0
         self._consumer: asyncio.Future[None] | None = None
         self._closed = False
         self._error: BaseException | None = None
 
-    async def put(self, page: Page, size: int, handed: Callable[[Page], None]) -> None:
-        """Hand a page of `size` bytes over; wait while there is no room. `handed` is called when it is taken."""
-        while self.is_full:
-            await self._let_on()
+    def lane(self, weight: float = 1.0) -> Lane:
+        """The way in for the pages of one stream."""
+        return Lane(self, weight)
+
+    async def put(self, lane: Lane, page: Page, size: int, handed: Callable[[Page], None]) -> None:
+        paid = lane.granted > 0
+        lane.granted -= paid
+        if self.is_full:
+            lane.due -= paid / lane.weight
+            await self._let_on(lane)
+        elif not paid:
+            self._charge(lane)
         self._pages.append((page, size, handed))
         self._bytes += size
         if self._consumer is not None and not self._consumer.done():
             self._consumer.set_result(None)
 
-    async def room(self) -> None:
-        """Wait until a page may be decoded: there is room for it, and it is its turn.
-
-        Whoever then puts it without waiting for anything else finds the room.
-        """
+    async def room(self, lane: Lane) -> None:
         await self._turns.take()
-        if self.is_full or self._producers:
-            await self._let_on()
+        if self._waiting or self.is_full:
+            await self._let_on(lane)
+        else:
+            self._charge(lane)
+        lane.granted += 1
 
-    async def _let_on(self) -> None:
-        waiter = asyncio.get_running_loop().create_future()
-        self._producers.append(waiter)
+    def _charge(self, lane: Lane) -> None:
+        """One more page of a stream, that need not wait."""
+        if not self._waiting:
+            self._now = lane.due = max(lane.due, self._now)
+        lane.due += 1 / lane.weight
+
+    async def _let_on(self, lane: Lane) -> None:
+        if lane not in self._waiting:
+            lane.due = max(lane.due, self._now)
+        waiter = self._queue(lane)
         try:
             await waiter
-            while self.is_full:  # somebody was faster: next time, then
-                waiter = asyncio.get_running_loop().create_future()
-                self._producers.appendleft(waiter)
+            while self.is_full:  # somebody was faster: next time, then, and as early as it was to be now
+                lane.due -= 1 / lane.weight
+                waiter = self._queue(lane, first=True)
                 await waiter
             # Whoever is let on may yet put nothing, and must not keep the others.
             self._wake_producer()
         except asyncio.CancelledError:
-            with suppress(ValueError):
-                self._producers.remove(waiter)
             if waiter.done() and not waiter.cancelled():
+                lane.due -= 1 / lane.weight
                 self._wake_producer()
+            else:
+                self._forget(lane, waiter)
             raise
+
+    def _queue(self, lane: Lane, *, first: bool = False) -> asyncio.Future[None]:
+        """Somebody waits; `first`: before all others of the stream."""
+        waiter = asyncio.get_running_loop().create_future()
+        (lane.waiting.appendleft if first else lane.waiting.append)(waiter)
+        self._waiting[lane] = None
+        return waiter
+
+    def _forget(self, lane: Lane, waiter: asyncio.Future[None]) -> None:
+        with suppress(ValueError):  # it may have been passed over already
+            lane.waiting.remove(waiter)
+        if not lane.waiting:
+            self._waiting.pop(lane, None)
 
     def close(self, error: BaseException | None = None) -> None:
         """Nothing more comes; the consumer gets what is here, and then `error`."""
@@ -97,8 +128,38 @@ class Delivery:
         return bool(self._pages) and (len(self._pages) >= self._most_pages or self._bytes >= self._most_bytes)
 
     def _wake_producer(self) -> None:
-        while self._producers:
-            waiter = self._producers.popleft()
+        while self._waiting:
+            lane = min(self._waiting, key=_DUE)
+            waiter = lane.waiting.popleft()
+            if not lane.waiting:
+                del self._waiting[lane]
             if not waiter.done():
+                self._now = max(self._now, lane.due)
+                lane.due += 1 / lane.weight
                 waiter.set_result(None)
                 return
+
+
+class Lane:
+    """The way of one stream's pages into the delivery."""
+
+    def __init__(self, delivery: Delivery, weight: float) -> None:
+        self._delivery = delivery
+        self.weight = weight
+        self.due = 0.0
+        self.granted = 0
+        self.waiting: deque[asyncio.Future[None]] = deque()
+
+    async def put(self, page: Page, size: int, handed: Callable[[Page], None]) -> None:
+        """Hand a page of `size` bytes over; wait while there is no room. `handed` is called when it is taken."""
+        await self._delivery.put(self, page, size, handed)
+
+    async def room(self) -> None:
+        """Wait until a page may be decoded: there is room for it, and it is its turn.
+
+        Whoever then puts it without waiting for anything else finds the room.
+        """
+        await self._delivery.room(self)
+
+
+_DUE = attrgetter("due")

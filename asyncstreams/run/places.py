@@ -7,35 +7,47 @@ from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 
-_QUANTUM = 2  # pages that a slice may be ahead of a stream that waits, before it gives way
+_QUANTUM = 2  # requests that a stream may be ahead of one that waits, before it gives way
 _OPEN = 4  # slices that are begun, for each place: those that wait have given theirs back
 
 
 class Places:
     """So many places for the slices of all streams of a run.
 
-    A stream's due is counted in pages by weight (start-time fair queueing, Goyal et al., 1996): of
-    those that wait, the one that has had least is next. `total` bounds the places, and four times
-    as many slices are open at most, however long they wait.
+    A stream's due is counted in requests by weight (start-time fair queueing, Goyal et al., 1996): of
+    those that wait, the one that has had least is next. It rises with each request that is let go: a
+    page would be too late, after a burst of others. `total` bounds the places. Four times as many
+    slices are open at most, however long they wait, and beyond that each stream's share of the places:
+    long slices of others, which were there before, leave a stream its share.
     """
 
     def __init__(self, total: int) -> None:
         self.total = total
         self._free = total
         self._open = 0
+        self._weights = 0.0
         self._waiting: dict[Share, None] = {}
         self._now = 0.0
 
     def share(self, weight: float = 1.0, most: int | None = None) -> Share:
-        """What one stream holds of the places; never more than `most` at once."""
+        """What one stream holds of the places, until it leaves; never more than `most` at once."""
+        self._weights += weight
         return Share(self, weight, self.total if most is None else min(most, self.total))
 
-    def may_open(self) -> bool:
-        return self._open < self.total * _OPEN
+    def left(self, share: Share) -> None:
+        """The stream has ended: the others' shares are larger."""
+        self._weights -= share.weight
+        self._hand_over()
 
-    def opened(self, change: int) -> None:
+    def may_open(self, share: Share) -> bool:
+        return (
+            self._open < self.total * _OPEN or not share.open or share.open * self._weights < self.total * share.weight
+        )
+
+    def opened(self, share: Share, change: int) -> None:
         """A slice begins, 1, or ends, -1."""
         self._open += change
+        share.open += change
         if change < 0:
             self._hand_over()
 
@@ -44,24 +56,25 @@ class Places:
 
     def taken(self, share: Share) -> None:
         self._free -= 1
-        if not share.held:
-            # Whoever was idle comes back as if it had had as much as the one that was served last.
-            share.due = max(share.due, self._now)
         share.held += 1
+        self.charged(share)
 
     def given(self, share: Share) -> None:
         self._free += 1
         share.held -= 1
         self._hand_over()
 
-    def served(self, share: Share) -> None:
-        """One more page of a stream."""
+    def charged(self, share: Share) -> None:
+        """One more request of a stream."""
+        if not self._waiting:
+            # Nobody is kept from anything: who comes later has missed nothing.
+            self._now = share.due = max(share.due, self._now)
         share.due += 1 / share.weight
 
     def waits(self, share: Share) -> None:
         if share not in self._waiting:
-            if not share.held:
-                share.due = max(share.due, self._now)
+            # Whoever did not want more comes back as if it had had as much as the one that was served last.
+            share.due = max(share.due, self._now)
             self._waiting[share] = None
 
     def owes(self, share: Share) -> bool:
@@ -93,7 +106,7 @@ class Share:
         self._places = places
         self.weight = weight
         self.most = most
-        self.held = 0
+        self.held = self.open = 0
         self.due = 0.0
         self._begun: deque[asyncio.Future[None]] = deque()
         self._new: deque[asyncio.Future[None]] = deque()
@@ -105,7 +118,7 @@ class Share:
     async def take(self, *, new: bool) -> None:
         """Wait for a place; `new`: for a slice that is to begin."""
         places = self._places
-        if places.has_free() and self.held < self.most and (not new or places.may_open()):
+        if places.has_free() and self.held < self.most and (not new or places.may_open(self)):
             places.taken(self)
             return
         queue = self._new if new else self._begun
@@ -125,10 +138,18 @@ class Share:
         self._places.given(self)
 
     def opened(self, change: int) -> None:
-        self._places.opened(change)
+        self._places.opened(self, change)
 
-    def served(self) -> None:
-        self._places.served(self)
+    def leave(self) -> None:
+        """The stream has ended; its slices have given their places back."""
+        self._places.left(self)
+
+    def charge(self) -> None:
+        self._places.charged(self)
+
+    def refund(self) -> None:
+        """A place was given back before anything was asked for."""
+        self.due -= 1 / self.weight
 
     def owes(self) -> bool:
         return self._places.owes(self)
@@ -138,7 +159,7 @@ class Share:
 
     def is_ready(self) -> bool:
         """Whether somebody waits who could have a place."""
-        return self.held < self.most and (bool(self._begun) or (bool(self._new) and self._places.may_open()))
+        return self.held < self.most and (bool(self._begun) or (bool(self._new) and self._places.may_open(self)))
 
     def wake(self) -> bool:
         """Give a place to whoever is next; false where nobody wants it any more."""
@@ -151,39 +172,48 @@ class Share:
 
 
 class Place:
-    """One slice's place: given back while it waits for anything but an answer."""
+    """One slice's place: given back while it waits for anything but an answer.
+
+    It is paid for when it is taken, for one request, and again for each request after that.
+    """
 
     def __init__(self, share: Share) -> None:
         self._share = share
         self._held = False
+        self._is_unused = False
 
     async def take(self, *, new: bool = False) -> None:
         await self._share.take(new=new)
-        self._held = True
+        self._held = self._is_unused = True
 
     async def ensure(self) -> None:
-        """Take it, unless it is held already."""
+        """Take it, unless it is held already: a request follows."""
         if not self._held:
             await self.take()
+        elif not self._is_unused:
+            self._share.charge()
+        self._is_unused = False
 
     def give(self) -> None:
         """Give it back, if it is held."""
         if self._held:
             self._held = False
+            if self._is_unused:
+                self._share.refund()
             self._share.give()
 
     @asynccontextmanager
     async def away(self) -> AsyncGenerator[None]:
-        """Others may work meanwhile; it is taken again at the end."""
+        """Others may work meanwhile; it is taken again at the end, for the next request."""
         held = self._held
         self.give()
         yield
         if held:
             await self.take()
+            self._is_unused = False
 
-    async def page_served(self) -> None:
-        """A page was handed over: let a stream that has had less go first."""
-        self._share.served()
+    async def give_way(self) -> None:
+        """Before another page: let a stream that has had less go first."""
         if self._held and self._share.owes():
             self.give()
             await self.take()

@@ -61,7 +61,7 @@ class Scheduler:
         self._runs: list[StreamRun] = []
         self._fatal: Exception | None = None
         self._scope = anyio.CancelScope()
-        self._cut_off: dict[str, Callable[[], None]] = {}
+        self._cut_off: dict[str, list[Callable[[], None]]] = {}
         self.unavailable: dict[str, StreamUnavailable] = {}
 
     @asynccontextmanager
@@ -120,7 +120,8 @@ class Scheduler:
         finally:
             # Tasks that are cancelled together end in any order: listeners hear the same each time.
             for selected in self._selected:
-                self._cut_off.pop(selected.stream.name, _nothing)()
+                for tell in self._cut_off.pop(selected.stream.name, ()):
+                    tell()
         self._delivery.close(self._outcome())
 
     async def _stream(self, selected: Selected) -> None:
@@ -140,7 +141,8 @@ class Scheduler:
                     _tell_end(chain.audience, StreamEnded(stream.name, error))
                     raise
                 except BaseException as error:
-                    self._cut_off[stream.name] = partial(_tell_end, chain.audience, StreamEnded(stream.name, error))
+                    ended = partial(_tell_end, chain.audience, StreamEnded(stream.name, error))
+                    self._cut_off.setdefault(stream.name, []).append(ended)
                     raise
                 chain.audience.tell(StreamEnded(stream.name, failure))
         except StreamUnavailable as error:
@@ -164,16 +166,20 @@ class Scheduler:
         if (reason := await stream.probe()) is not None:
             raise StreamUnavailable(reason).locate(stream=stream.name)
         validation = await validation_of(stream)
-        run = StreamRun(
-            selected, chain, validation, self._places.share(stream.weight, stream.max_concurrency), self._delivery.room
-        )
+        share = self._places.share(stream.weight, stream.max_concurrency)
+        run = StreamRun(selected, chain, validation, share, self._delivery.lane(stream.weight))
         self._runs.append(run)
         try:
             async with anyio.create_task_group() as tasks:
                 await self._feed(run, selected, tasks)
+        except BaseException:
+            self._cut_off[stream.name] = _ends_of(run)
+            raise
+        else:
+            for tell in _ends_of(run):
+                tell()
         finally:
-            for stream_slice, error in run.cut_off():
-                _tell_end(chain.audience, SliceEnded(stream.name, stream_slice, error))
+            share.leave()
             validation.tell()
         if stream.name in self.unavailable:
             raise self.unavailable[stream.name]
@@ -242,10 +248,11 @@ class Scheduler:
                     self._tell(run, PageRead(page.stream, stream_slice, *numbers))
                 if answered is not None:
                     answered.set()
-                await self._delivery.put(page, size, run.handed)
+                await run.lane.put(page, size, run.handed)
                 if run.left is not None and run.left <= 0:
                     return
-                await place.page_served()
+                if not page.is_last:
+                    await place.give_way()
 
     def _failed(self, run: StreamRun, stream_slice: Slice, error: Exception, tasks: TaskGroup) -> None:
         """Decide what else a failed slice ends."""
@@ -297,8 +304,10 @@ def _tell_end(audience: Audience, end: SliceEnded | StreamEnded) -> None:
         _log.exception("%s: a listener failed at the end of a reading", end.stream)
 
 
-def _nothing() -> None:
-    """Nothing was cut off."""
+def _ends_of(run: StreamRun) -> list[Callable[[], None]]:
+    """To tell the ends of the slices that were cut off, in their order."""
+    audience, name = run.chain.audience, run.stream.name
+    return [partial(_tell_end, audience, SliceEnded(name, *cut)) for cut in run.cut_off()]
 
 
 def failure_of(runs: Sequence[StreamRun], report: RunReport) -> Exception:
@@ -330,7 +339,7 @@ def _unavailable(stream: Stream, error: Exception) -> StreamUnavailable | None:
 async def first_page(stream: Stream, chain: Chain) -> Page | None:
     """The first page of the first slice, as it comes: nobody is told, nothing is validated, no strategy is asked."""
     selected = Selected(stream, None, {}, 1)
-    run = StreamRun(selected, chain, Validation(stream, None), Places(1).share(), Delivery(1, 1).room)
+    run = StreamRun(selected, chain, Validation(stream, None), Places(1).share(), Delivery(1, 1).lane())
     async with aclosing(each_slice(stream, None, {})) as slices:
         async for stream_slice in slices:
             async with aclosing(SliceReader(run, run.share.place(), stream_slice, None).pages()) as pages:

@@ -32,7 +32,7 @@ class SliceReader:
     def __init__(self, run: StreamRun, place: Place, stream_slice: Slice, tasks: TaskGroup | None) -> None:
         self._run, self._stream, self._slice, self._place = run, run.stream, stream_slice, place
         self._tasks = tasks
-        self._fetcher = PageFetcher(run.stream, run.chain, run.room)
+        self._fetcher = PageFetcher(run.stream, run.chain, run.lane.room)
         self._resets = 0
         self._ended = False
         self._begin()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ..contracts import Slices, Stream
 from ..http.chain import Chain
 from ..model import Page, Slice
+from .delivery import Lane
 from .places import Place, Share
 from .validation import Validation
 
@@ -43,10 +44,10 @@ class StreamRun:
         chain: Chain,
         validation: Validation,
         share: Share,
-        room: Callable[[], Awaitable[None]],
+        lane: Lane,
     ) -> None:
         self.stream, self.state = selected.stream, selected.state
-        self.chain, self.validation, self.share, self.room = chain, validation, share, room
+        self.chain, self.validation, self.share, self.lane = chain, validation, share, lane
         self.left = selected.limit
         self.reads_ahead = selected.limit is None and selected.stream.parallel_pages
         self.pages = self.records = self.quarantined = 0

@@ -1,0 +1,130 @@
+"""Are ten thousand slices read by a process that may open few files, whatever it was told to do at once?"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from asyncstreams.testing import Fault, MockApi, Resource
+
+ALLOWED = 128
+SLICES = int(os.environ.get("ASYNCSTREAMS_DESCRIPTOR_SLICES", "10000"))
+
+READER = """
+import asyncio
+import json
+import os
+import resource
+import sys
+
+from asyncstreams import Backoff, HttpStream, Source
+
+url, streams, count, concurrency, allowed, already_open = sys.argv[1], *map(int, sys.argv[2:])
+
+
+class Items(HttpStream):
+    url_base = url
+    records_path = "data"
+    backoff = Backoff(base=0.01, cap=0.1)
+
+    def __init__(self, name):
+        self.name = name
+        super().__init__()
+
+    def stream_slices(self, state):
+        return ({"at": n} for n in range(count))
+
+    def path(self, context):
+        return "items"
+
+    def request_params(self, context):
+        return {"slice": context.stream_slice["at"], "page_size": 2}
+
+
+async def main():
+    pages = records = 0
+    most = 0
+    names = [f"s{n}" for n in range(streams)]
+    async with Source([Items(name) for name in names], max_concurrency=concurrency).pages() as found:
+        async for page in found:
+            pages += 1
+            records += len(page.records)
+            if pages % 100 == 0:
+                most = max(most, len(os.listdir("/proc/self/fd")) - 1)
+    return {"pages": pages, "records": records, "most": most}
+
+
+for _ in range(already_open):
+    os.open(os.devnull, os.O_RDONLY)
+resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, allowed))
+print(json.dumps(asyncio.run(main())))
+"""
+
+
+def read(url: str, *, streams: int = 1, count: int, concurrency: int = 1000, already_open: int = 0) -> dict[str, Any]:
+    """What such a process has read; what it says on stderr is about its concurrency and nothing else."""
+    numbers = map(str, (streams, count, concurrency, ALLOWED, already_open))
+    command = [sys.executable, "-W", "error", "-c", READER, url, *numbers]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    said = [line for line in done.stderr.splitlines() if "max_concurrency" not in line]
+    assert (done.returncode, said) == (0, [])
+    return json.loads(done.stdout) | {"warned": done.stderr.count("max_concurrency")}
+
+
+@pytest.fixture
+def api():
+    """Slow enough that as many requests are in flight as the client allows itself."""
+    with MockApi(Resource("items", 2), latency=0.004) as mock_api:
+        yield mock_api
+
+
+def test_ten_thousand_slices_are_read_with_few_descriptors(api):
+    found = read(api.url, count=SLICES)
+
+    assert (found["pages"], found["records"]) == (SLICES, 2 * SLICES)
+    assert found["most"] < ALLOWED
+    assert found["warned"] == 1
+    assert 16 <= api.counts.peak_in_flight < ALLOWED
+    assert api.counts.connections < ALLOWED
+    assert api.counts.requests == SLICES
+
+
+@pytest.mark.parametrize("already_open", [30, 60, 100])
+def test_descriptors_that_the_process_has_open_already_are_left_to_it(api, already_open):
+    found = read(api.url, count=600, already_open=already_open)
+
+    assert (found["pages"], found["records"]) == (600, 1200)
+    assert already_open < found["most"] < ALLOWED
+    assert api.counts.peak_in_flight < ALLOWED - already_open
+    assert api.counts.connections < ALLOWED - already_open
+
+
+def test_several_streams_share_the_descriptors(api):
+    found = read(api.url, streams=5, count=120)
+
+    assert (found["pages"], found["records"]) == (600, 1200)
+    assert found["most"] < ALLOWED
+    assert api.counts.connections < ALLOWED
+
+
+def test_connections_that_break_are_closed_as_others_open(api):
+    api.faults = [Fault.reset(share=0.1)]
+
+    found = read(api.url, count=600)
+
+    assert (found["pages"], found["records"]) == (600, 1200)
+    assert api.counts.by_fault["reset"] > ALLOWED / 4
+    assert found["most"] < ALLOWED
+
+
+def test_what_fits_below_the_limit_is_in_flight_as_it_was_told(api):
+    found = read(api.url, count=500, concurrency=48)
+
+    assert found["pages"] == 500
+    assert found["warned"] == 0
+    assert api.counts.peak_in_flight == 48
