@@ -2,8 +2,9 @@
 
 VENV ?= .venv
 BIN := $(VENV)/bin
+PEERS := airbyte_cdk dlt singer
 
-.PHONY: help demo test lint types format bench bench-mock clean
+.PHONY: help demo test lint types format bench bench-peers bench-mock clean
 
 help:  ## List these targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -26,15 +27,19 @@ format: $(VENV)/.ready  ## Format everything
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.ready  ## Measure the CPU of a page, beside loops written by hand (5 minutes)
+bench: $(VENV)/.bench  ## Measure the CPU of a page, and whole jobs, beside programs written by hand (20 minutes)
 	$(BIN)/python benchmarks/read.py
+	$(BIN)/python benchmarks/compare.py $(ARGS)
 	$(BIN)/python benchmarks/transform.py
+
+bench-peers: $(VENV)/.bench $(PEERS:%=.bench/%/.ready)  ## Measure whole jobs beside airbyte-cdk, dlt and singer-sdk (25 minutes)
+	$(BIN)/python benchmarks/compare.py --peers $(ARGS)
 
 bench-mock: $(VENV)/.ready  ## Measure how much MockApi serves; needs wrk (2 minutes)
 	$(BIN)/python benchmarks/mock_api.py
 
 clean:  ## Remove the environment, all caches, and what the demo wrote
-	rm -rf $(VENV) out .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
+	rm -rf $(VENV) .bench out .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
 
 $(VENV)/.demo: pyproject.toml scripts/environment
 	@./scripts/environment $(VENV) progress
@@ -42,4 +47,12 @@ $(VENV)/.demo: pyproject.toml scripts/environment
 
 $(VENV)/.ready: pyproject.toml scripts/environment
 	@./scripts/environment $(VENV) lint
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.ready benchmarks/requirements-hand.txt benchmarks/peers.sh
+	@./benchmarks/peers.sh $(VENV) benchmarks/requirements-hand.txt
+	@touch $@
+
+.bench/%/.ready: benchmarks/requirements-%.txt benchmarks/peers.sh
+	@./benchmarks/peers.sh .bench/$* $<
 	@touch $@

@@ -1,0 +1,68 @@
+"""The jobs as streams. The loop is uvloop's where UVLOOP=1 says so, and asyncio's own else."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+from collections.abc import Iterator, Mapping
+
+from job import Job, Output, run
+
+from asyncstreams import Cursor, HttpStream, PageNumber, Paginator, RequestContext
+
+WITH_UVLOOP = os.environ.get("UVLOOP") == "1"
+LOOP_FACTORY = importlib.import_module("uvloop").new_event_loop if WITH_UVLOOP else None
+
+
+class Sliced(HttpStream):
+    """Each slice pages by cursor."""
+
+    records_path = "data"
+    paginator: Paginator | None = Cursor("meta.next")
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(max_concurrency=job.concurrency)
+        self.url_base = job.url
+        self.job = job
+
+    def stream_slices(self, state: Mapping[str, object]) -> Iterator[Mapping[str, int]]:
+        return ({"number": number} for number in range(1, self.job.slices + 1))
+
+    def path(self, context: RequestContext) -> str:
+        return self.job.path.format(context.stream_slice["number"])
+
+
+class Numbered(Sliced):
+    """One slice, whose pages are numbered."""
+
+    paginator: Paginator | None = PageNumber(total_pages="meta.pages")
+
+    def stream_slices(self, state: Mapping[str, object]) -> Iterator[Mapping[str, int]]:
+        yield {}
+
+    def path(self, context: RequestContext) -> str:
+        return self.job.path
+
+
+class Chained(Numbered):
+    """One slice, each of whose pages names the next."""
+
+    paginator = Cursor("meta.next")
+
+
+async def main(job: Job, output: Output) -> None:
+    stream = {"slices": Sliced, "pages": Numbered, "cursor": Chained}[job.shape](job)
+    async with stream.pages() as pages:
+        async for page in pages:
+            if pause := output.take(page.records):
+                await asyncio.sleep(pause)
+
+
+def read(job: Job, output: Output) -> None:
+    with asyncio.Runner(loop_factory=LOOP_FACTORY) as runner:
+        runner.run(main(job, output))
+
+
+if __name__ == "__main__":
+    run(read, "asyncstreams", "msgspec", "aiohttp", *(["uvloop"] if WITH_UVLOOP else []))
