@@ -14,9 +14,9 @@ def records_at(path: str | None, body: Any, owner: str) -> list[Record]:
     """The array of objects at a dotted path, or the body itself. Raises UnexpectedContent where there is none."""
     found = body if path is None else select_path(path, body)
     if (array := as_array(found)) is not None:
-        other = next((number for number, item in enumerate(array) if not isinstance(item, dict)), None)
-        if other is None:
+        if set(map(type, array)) <= {dict}:
             return array
+        other = next(number for number, item in enumerate(array) if type(item) is not dict)
         kind = json_name(array[other])
         raise UnexpectedContent(
             f"sent an array whose item {other} is of type {kind}, where objects should be",

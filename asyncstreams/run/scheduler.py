@@ -249,9 +249,11 @@ class Scheduler:
                 if answered is not None:
                     answered.set()
                 await run.lane.put(page, size, run.handed)
+                is_last = page.is_last
+                del page  # it is the consumer's alone now
                 if run.left is not None and run.left <= 0:
                     return
-                if not page.is_last:
+                if not is_last:
                     await place.give_way()
 
     def _failed(self, run: StreamRun, stream_slice: Slice, error: Exception, tasks: TaskGroup) -> None:

@@ -56,8 +56,13 @@ class SliceReader:
                     fetched = await self._next()
                     if fetched.more is None:
                         if (page := self._whole(fetched)) is not None:
-                            yield page, fetched.size
+                            size = fetched.size
+                            # Nobody but the consumer keeps a page: while all slices wait for their next one, the
+                            # last of each would be in memory, each too cold for the processor's caches.
+                            del fetched
+                            yield page, size
                             self._number += 1
+                            del page
                         continue
                     async with aclosing(self._arriving(fetched, fetched.more)) as pages:
                         async for sized in pages:
