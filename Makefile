@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PEERS := airbyte_cdk dlt singer
 
-.PHONY: help demo test lint types format bench bench-peers bench-mock clean
+.PHONY: help demo test lint types format bench bench-peers bench-sim bench-mock clean
 
 help:  ## List these targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -34,6 +34,9 @@ bench: $(VENV)/.bench  ## Measure the CPU of a page, and whole jobs, beside prog
 
 bench-peers: $(VENV)/.bench $(PEERS:%=.bench/%/.ready)  ## Measure whole jobs beside airbyte-cdk, dlt and singer-sdk (25 minutes)
 	$(BIN)/python benchmarks/compare.py --peers $(ARGS)
+
+bench-sim: $(VENV)/.ready  ## Let the governor meet simulated servers, and print how near it comes to what is possible (4 minutes)
+	$(BIN)/python benchmarks/simulate.py $(ARGS)
 
 bench-mock: $(VENV)/.ready  ## Measure how much MockApi serves; needs wrk (2 minutes)
 	$(BIN)/python benchmarks/mock_api.py

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Mapping
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, cast
 
 from .errors import ConfigError, HttpStatusError
 from .model import Page
@@ -75,3 +76,17 @@ class HttpAvailabilityStrategy:
     ) -> Mapping[int, str]:
         """Statuses that mean that the stream is unavailable, and why; add yours to what super() returns."""
         return {403: "The credential most likely lacks a permission (a scope, a role) for this stream."}
+
+
+def strategy_of(stream: Any) -> AvailabilityStrategy | None:
+    """What a stream declares, as an attribute, a property or a method. Raises ConfigError."""
+    strategy = stream.availability_strategy
+    if inspect.isroutine(strategy):
+        strategy = strategy()
+    if isinstance(strategy, type) or (strategy is not None and not hasattr(strategy, "check_availability")):
+        kind = strategy.__name__ if isinstance(strategy, type) else type(strategy).__name__
+        raise ConfigError(
+            f"{type(stream).__name__}.availability_strategy is {kind}: an AvailabilityStrategy is needed",
+            hint="such as HttpAvailabilityStrategy(), with its parentheses; or None",
+        ).locate(stream=stream.name)
+    return cast(AvailabilityStrategy | None, strategy)

@@ -17,6 +17,7 @@ from .model import (
     PageRequest,
     Params,
     PrimaryKey,
+    RateLimit,
     Record,
     RequestContext,
     ResponseAction,
@@ -123,6 +124,11 @@ class Stream(Protocol):
     transformer: Transformer | None
     parallel_pages: bool
     max_concurrency: int
+    rate_limit: RateLimit | Sequence[RateLimit] | None
+    rate_limit_cost: float
+    quota_label: str | None
+    adaptive: bool
+    outage_patience: float
     max_failed_slices: int
     weight: float
     loop_guard: bool

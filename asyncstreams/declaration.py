@@ -6,10 +6,10 @@ import difflib
 import inspect
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 from .errors import ConfigError
-from .model import Backoff, BodyLimits, Timeouts
+from .model import Backoff, BodyLimits, RateLimit, Timeouts
 
 _HOOKS = {
     "path": ("context",),
@@ -192,6 +192,9 @@ def _check_types(owner: str, stream: object) -> None:
         "weight": ((int, float), "a number above 0"),
         "max_time": ((int, float), "seconds above 0"),
         "max_server_wait": ((int, float), "seconds above 0"),
+        "outage_patience": ((int, float), "seconds above 0"),
+        "rate_limit_cost": ((int, float), "a number above 0"),
+        "quota_label": ((str, type(None)), "a str"),
         "http_method": (str, 'such as "GET"'),
         "records_path": ((str, type(None)), "a dotted path"),
         "allowed_origins": ((tuple, list, set, frozenset), 'a tuple, such as ("https://files.example.com",)'),
@@ -207,6 +210,7 @@ def _check_types(owner: str, stream: object) -> None:
         least = 0 if name in ("max_quarantined", "max_failed_slices") else 1 if kinds is int else 1e-9
         if isinstance(value, int | float) and value < least:
             raise ConfigError(f"{owner}.{name} = {value!r}: {told} is needed")
+    check_rate_limit(owner, getattr(stream, "rate_limit", None))
     authenticator = getattr(stream, "authenticator", None)
     if isinstance(authenticator, type):
         name = authenticator.__name__
@@ -216,6 +220,18 @@ def _check_types(owner: str, stream: object) -> None:
             f"{owner}: authenticator is a {type(authenticator).__name__}: an httpx.Auth is needed",
             hint="such as TokenAuthenticator(token), BasicHttpAuthenticator(user, password), Oauth2Authenticator(...)",
         )
+
+
+def check_rate_limit(owner: str, limit: object) -> None:
+    """Raises ConfigError for what is neither a RateLimit nor several."""
+    limits = cast(list[object], [*limit]) if isinstance(limit, tuple | list) else [] if limit is None else [limit]
+    for one in limits:
+        if not isinstance(one, RateLimit):
+            shown = f" = {one!r}" if isinstance(one, int | float) else ""
+            raise ConfigError(
+                f"{owner}.rate_limit{shown} is a {type(one).__name__}: a RateLimit, or a list of them, is needed",
+                hint="such as RateLimit(100, per=60): a hundred requests a minute",
+            )
 
 
 def _check_hook(cls: type, name: str, value: object) -> None:

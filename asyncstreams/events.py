@@ -56,7 +56,7 @@ class Retrying:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A request waits, for about `seconds`, until the API wants to be asked again."""
+    """Requests wait, for about `seconds`, because of a pause, a quota, a rate or an outage: `reason` says of which."""
 
     stream: str
     reason: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -200,6 +201,22 @@ class Backoff:
     def __post_init__(self) -> None:
         if not 0 <= self.base <= self.cap:
             raise ConfigError(f"Backoff(base={self.base}, cap={self.cap}): 0 <= base <= cap, in seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """At most `n` units in any `per` seconds; a request is one unit, unless its stream says otherwise.
+
+    All of them may go at once; `smooth` spaces them evenly as well, for servers that refuse bursts.
+    """
+
+    n: float
+    per: float = 1.0
+    smooth: bool = False
+
+    def __post_init__(self) -> None:
+        if not (0 < self.n < math.inf and 0 < self.per < math.inf):
+            raise ConfigError(f"RateLimit({self.n}, per={self.per}): a number above 0 in so many seconds, above 0")
 
 
 @dataclass(frozen=True, slots=True)

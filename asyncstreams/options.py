@@ -14,7 +14,7 @@ from .clock import Clock
 from .contracts import Middleware, Routes
 from .events import Listener
 from .http.session import Sessions
-from .model import BodyLimits, Timeouts
+from .model import BodyLimits, RateLimit, Timeouts
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,5 +59,7 @@ class StreamOptions(TypedDict, total=False):
     allowed_origins: tuple[str, ...]
     allow_insecure: bool
     max_concurrency: int
+    rate_limit: RateLimit | Sequence[RateLimit] | None
+    adaptive: bool
     clock: Clock
     seed: int | None

@@ -12,14 +12,14 @@ from typing import Any, Unpack, cast
 
 import httpx
 
-from .availability import Availability, AvailabilityStrategy, HttpAvailabilityStrategy, answered
+from .availability import Availability, HttpAvailabilityStrategy, answered, strategy_of
 from .clock import Clock, SystemClock
 from .contracts import Middleware, Paginator, Parsed, Routes, Slices, Stream, Transformer, ValidationMode
 from .declaration import check_class, check_options, check_reading, check_values, snake_case
 from .errors import AsyncStreamsError, ConfigError, HttpStatusError
 from .events import Listener
 from .http.chain import Chain
-from .http.outcome import default_action, is_transient
+from .http.outcome import default_action, should_be_retried
 from .http.request import Body
 from .http.session import Session, Sessions
 from .messages import Request, Response
@@ -29,6 +29,7 @@ from .model import (
     Page,
     Params,
     PrimaryKey,
+    RateLimit,
     Record,
     RequestContext,
     ResponseAction,
@@ -87,6 +88,19 @@ class HttpStream:
     """Slices that may fail before the stream ends; the others are read meanwhile."""
     max_concurrency: int = 32
     """Slices and pages that are worked on at once; in a Source, its own number bounds all streams together."""
+    rate_limit: RateLimit | Sequence[RateLimit] | None = None
+    """Limits that are known, such as RateLimit(100, per=60); several at once hold together.
+
+    Streams of one origin, credential and `quota_label` that declare equal limits share them.
+    """
+    rate_limit_cost: float = 1.0
+    """Units that one request takes of them."""
+    quota_label: str | None = None
+    """Sets the stream's quota apart from others of its origin and credential, for limits of single endpoints."""
+    adaptive: bool = True
+    """Whether what is on the wire at once is found by the server's answers, up to `max_concurrency`."""
+    outage_patience: float = 600.0
+    """Seconds for which a host that is down is waited for; then the run ends with HostUnavailable."""
     max_tries: int = 5
     """Requests in all for one page; waits that the server orders spend none."""
     max_time: float = 600.0
@@ -176,13 +190,14 @@ class HttpStream:
         """What to do about a response; override it for errors that hide inside a 200.
 
         By default: success for 2xx; where `should_retry` says so, RETRY, or THROTTLED for 429 and
-        for 503 with Retry-After; IGNORE for 304; FAIL for the rest.
+        for 503 with Retry-After; THROTTLED for a 403 that says that a limit is used up; IGNORE for
+        304; FAIL for the rest.
         """
         return default_action(self, response)
 
     def should_retry(self, response: Response) -> bool:
-        """Whether the request is to be sent again: for 408, 425, 429 and every 5xx."""
-        return is_transient(response.status_code)
+        """Whether the request is to be sent again: for 408, 425, 429 and every 5xx, or as Stripe-Should-Retry says."""
+        return should_be_retried(response)
 
     def backoff_time(self, response: Response) -> float | None:
         """Seconds until then; None or 0 leaves it to the response's headers, and to `backoff`."""
@@ -208,7 +223,7 @@ class HttpStream:
 
         Raises what a reading raises, where the strategy does not know what it means.
         """
-        strategy = self._strategy()
+        strategy = strategy_of(self)
         if strategy is None:
             return True, None
         # A strategy may read the stream itself: those readings do not ask it again.
@@ -229,7 +244,7 @@ class HttpStream:
 
     async def probe(self) -> str | None:
         """Why the stream is unavailable, as a strategy with a `check_availability` of its own says; else None."""
-        strategy = self._strategy()
+        strategy = strategy_of(self)
         own: Any = getattr(type(strategy), "check_availability", None)
         if strategy is None or own is HttpAvailabilityStrategy.check_availability or id(self) in _asked.get():
             return None  # the first request tells
@@ -238,7 +253,7 @@ class HttpStream:
 
     def why_unavailable(self, error: HttpStatusError) -> str | None:
         """What the strategy makes of an error of the first request; None where that is just an error."""
-        strategy = None if id(self) in _asked.get() or not error.of_page else self._strategy()
+        strategy = None if id(self) in _asked.get() or not error.of_page else strategy_of(self)
         handle = getattr(strategy, "handle_http_error", None)
         if handle is None:
             return None
@@ -359,18 +374,6 @@ class HttpStream:
 
     def _new_session(self) -> Session:
         return Session(self.clock, Random(self.seed))
-
-    def _strategy(self) -> AvailabilityStrategy | None:
-        strategy = self.availability_strategy
-        if inspect.isroutine(strategy):
-            strategy = strategy()
-        if isinstance(strategy, type) or (strategy is not None and not hasattr(strategy, "check_availability")):
-            kind = strategy.__name__ if isinstance(strategy, type) else type(strategy).__name__
-            raise ConfigError(
-                f"{type(self).__name__}.availability_strategy is {kind}: an AvailabilityStrategy is needed",
-                hint="such as HttpAvailabilityStrategy(), with its parentheses; or None",
-            ).locate(stream=self.name)
-        return cast(AvailabilityStrategy | None, strategy)
 
     def _scheduler(
         self, limit: int | None, slices: Slices | None, state: Mapping[str, Any] | None, on_error: OnError

@@ -90,6 +90,7 @@ class Items(HttpStream):
     paginator: Any = Cursor("next", param="page")
     backoff = Backoff(base=0, cap=0)
     max_tries = 1
+    adaptive = False
 
     def __init__(self, api: Api, clock: Any, **options: Any) -> None:
         super().__init__(transport=api, clock=clock, **options)

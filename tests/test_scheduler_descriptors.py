@@ -31,6 +31,7 @@ class Items(HttpStream):
     url_base = url
     records_path = "data"
     backoff = Backoff(base=0.01, cap=0.1)
+    adaptive = False
 
     def __init__(self, name):
         self.name = name

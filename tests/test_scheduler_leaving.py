@@ -295,6 +295,7 @@ async def test_stream_slices_is_closed_when_the_reading_is_left(virtual_clock):
 class Sockets(HttpStream):
     paginator: Any = PageNumber(total_pages="pages")
     records_path = "items"
+    adaptive = False
 
     def __init__(self, url: str, **options: Any) -> None:
         self.url_base = url

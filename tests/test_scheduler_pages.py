@@ -79,6 +79,7 @@ class Items(HttpStream):
     records_path = "items"
     backoff = Backoff(base=0, cap=0)
     max_tries = 1
+    adaptive = False
 
     def path(self, context: RequestContext) -> str:
         return "items"

@@ -42,6 +42,7 @@ class Counted(HttpStream):
 
     name = "items"
     records_path = "data"
+    adaptive = False
     cancelled = 0
 
     def path(self, context: RequestContext) -> str:

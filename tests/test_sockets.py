@@ -281,7 +281,7 @@ async def test_reading_goes_on_after_300_cancelled_requests():
 
     stalls, cancelled_all = False, asyncio.Event()
     async with serve(script) as server, asyncio.timeout(10):
-        stream = Sliced(server.url)
+        stream = Sliced(server.url, adaptive=False)
         async with stream.pages(slices=slices()) as pages:  # keeps the connections open meanwhile
             await anext(pages)
             stalls = True

@@ -10,20 +10,24 @@ from typing import NamedTuple
 import httpx
 
 from ..contracts import Middleware, Place, Send, Stream
-from ..errors import AsyncStreamsError, ConfigError, HostUnavailable, MalformedJSON
+from ..errors import AsyncStreamsError, ConfigError, HostUnavailable, MalformedJSON, StallTimeout
 from ..events import Audience
 from ..messages import Request, Response
 from ..model import RequestContext, ResponseAction
 from ..redaction import safe_url
+from .governor import Ticket
+from .health import RETRY, THROTTLE
 from .outcome import refusal, retry_status_error, unexpected_body
 from .quota_headers import asked_to_back_off, retry_after
 from .request import RequestBuilder
 from .retry import StreamBackoff, Tries, checked_backoff_time
 from .session import Session
+from .told_quotas import used_up_for
 from .waits import Waits
-from .wire import GATE, PLACE, UnknownHostName, Wire, as_ours, copied, let_go
+from .wire import GATE, PLACE, TICKET, UnknownHostName, Wire, as_ours, copied, let_go
 
 _log = logging.getLogger("asyncstreams")
+_UNTOLD = 60.0  # seconds; GitHub: "wait for at least one minute"
 _DONE = frozenset((ResponseAction.SUCCESS, ResponseAction.IGNORE, ResponseAction.RESET_PAGINATION))
 
 
@@ -75,9 +79,10 @@ class Chain:
                     raise
                 if action in _DONE:
                     tries.succeeded()
+                    self._host_answered(request, tries)
                     return Answer(response, action)
                 tries.waited_at_gate(request.extensions.pop(GATE, 0.0))
-                await self._again(response, action, tries)
+                await self._again(response, action, request, tries)
             except AsyncStreamsError as error:
                 tries.waited_at_gate(request.extensions.pop(GATE, 0.0))
                 self._locate(error, request, tries)
@@ -85,9 +90,11 @@ class Chain:
                 again = error.retryable or (isinstance(error, MalformedJSON) and tries.first_reread())
                 if not again or not self._may_repeat(error):
                     raise
-                await self._failed(error, tries)
+                await self._failed(error, request, tries)
 
-    async def _failed(self, error: AsyncStreamsError, tries: Tries) -> None:
+    async def _failed(self, error: AsyncStreamsError, request: Request, tries: Tries) -> None:
+        if self._must_wait_for_host(request, tries, is_overload=isinstance(error, StallTimeout)):
+            return
         try:
             await tries.failed(error)
         except UnknownHostName:
@@ -127,10 +134,12 @@ class Chain:
             self._wire.governor(response.request).close_for(pause)
         return action
 
-    async def _again(self, response: Response, action: ResponseAction, tries: Tries) -> None:
+    async def _again(self, response: Response, action: ResponseAction, request: Request, tries: Tries) -> None:
         """Wait for the next attempt, or raise what this one came to."""
         stream = self._stream
         await let_go(response)
+        if action in (ResponseAction.FAIL, ResponseAction.REFRESH_AUTH):
+            self._host_answered(request, tries)
         if action is ResponseAction.FAIL:
             raise refusal(stream, response)
         if action is ResponseAction.REFRESH_AUTH:
@@ -147,10 +156,34 @@ class Chain:
         wait = checked_backoff_time(stream, partial(stream.backoff_time, response))
         ordered = self._ordered(response) if wait is None else None
         if action is ResponseAction.THROTTLED:
+            if wait is None and ordered is None:
+                ordered = self._untold(response)
+            if (ticket := _ticket(request)) is not None:
+                is_ordered = ordered is not None or wait is not None
+                tries.paid += 0.0 if is_ordered else THROTTLE
+                ticket.governor.refused(ticket, is_ordered=is_ordered)
             seconds = tries.ordered_wait(error, ordered if wait is None else wait)
             self._wire.governor(response.request).close_for(seconds)
-        else:
+        elif ordered is not None or not self._must_wait_for_host(
+            request, tries, is_overload=response.status_code == 503
+        ):
             await tries.failed(error, wait=wait, ordered=ordered)
+
+    def _host_answered(self, request: Request, tries: Tries) -> None:
+        if (ticket := _ticket(request)) is not None:
+            ticket.governor.succeeded(ticket, tries.paid)
+
+    def _must_wait_for_host(self, request: Request, tries: Tries, *, is_overload: bool) -> bool:
+        """Whether a failure is an outage's: then no try is spent, and the next ticket comes when the host is well."""
+        ticket = _ticket(request)
+        if ticket is None or not tries.may_repeat:
+            return False
+        tries.paid += RETRY
+        return ticket.governor.failed(ticket, is_overload=is_overload)
+
+    def _untold(self, response: Response) -> float | None:
+        """The wait that follows from a quota that is used up, or from a refusal of which nothing is told."""
+        return used_up_for(response, self._session.clock.wall()) or (_UNTOLD if response.status_code == 403 else None)
 
     def _ordered(self, response: Response) -> float | None:
         """What the server orders; one that orders nothing that can be understood is told of, once."""
@@ -166,6 +199,11 @@ class Chain:
 
     def _locate(self, error: AsyncStreamsError, request: Request, tries: Tries) -> None:
         error.locate(stream=self._stream.name, method=request.method, url=safe_url(request.url_text), tries=tries.sent)
+
+
+def _ticket(request: Request) -> Ticket | None:
+    """The last ticket under which a request was sent; None where a middleware answered itself."""
+    return request.extensions.get(TICKET)
 
 
 def _wrapped(send: Send, middleware: Middleware) -> Send:

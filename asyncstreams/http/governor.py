@@ -1,60 +1,367 @@
-"""May this be sent now: one gate for everything that draws on the same quota."""
+"""May this be sent now: everything that draws on the same quota asks here, and is told when."""
 
 from __future__ import annotations
 
+import asyncio
+import math
+from collections.abc import Sequence
 from random import Random
-from types import TracebackType
+from typing import NamedTuple
+from weakref import WeakSet
+
+from aiolimiter import AsyncLimiter
 
 from ..clock import Clock
+from ..model import RateLimit
+from .concurrency import Concurrency
+from .fair_queue import FairQueue, Lane
+from .health import RETRY, THROTTLE, Health
+from .loop_lag import LoopLag
+from .pace import Pace
+from .quota_values import ServerTime
+from .sliding_log import SlidingLog
+from .told_quotas import ToldQuota
+from .told_windows import ToldWindows
 
 _LONGEST_SPREAD = 1.0
 _SPREAD_SHARE = 0.1
+_QUANTUM = 2  # requests that a stream may be ahead of another on the same quota
+_SMOOTH_BURST = 0.02  # seconds of a smooth rate that may pass at once, so that late timers cost nothing
+
+PAUSE = "the API's pause to end"
+DOWN = "the host to answer again"
+TOLD = "the quota that the API tells of"
+DECLARED = "its rate_limit"
+PACED = "the pace that refusals have taught"
+SHARED = "the turn of a stream that has had less of the quota"
+BUSY = "an answer to what is on the wire"
+
+
+class Wait(NamedTuple):
+    """What keeps a request, and for how many seconds as far as is known: infinity is until an answer comes."""
+
+    seconds: float
+    reason: str
+    soonest: float
+    """Seconds until another request may pass, if those before this one give up."""
+
+
+class Client(Lane["Ticket"]):
+    """One stream, as it draws on a quota: its weight, and the limits that are declared for it."""
+
+    __slots__ = ("cost", "in_flight", "is_adaptive", "logs", "name", "smooth", "spent", "window")
+
+    def __init__(
+        self,
+        name: str,
+        weight: float,
+        cost: float,
+        logs: Sequence[SlidingLog],
+        smooth: Sequence[AsyncLimiter],
+        *,
+        is_adaptive: bool,
+    ) -> None:
+        super().__init__(weight)
+        self.in_flight = self.spent = self.window = 0
+        self.name, self.cost, self.logs, self.smooth, self.is_adaptive = name, cost, logs, smooth, is_adaptive
+
+
+class Ticket:
+    """The right to send one request now; given back when its answer has been read."""
+
+    __slots__ = ("client", "governor", "is_on_the_wire", "is_probe", "is_told", "number", "sent_at", "took")
+
+    def __init__(self, governor: Governor, client: Client, sent_at: float, number: int) -> None:
+        self.governor, self.client, self.sent_at, self.number = governor, client, sent_at, number
+        self.is_on_the_wire = True
+        self.is_told = self.is_probe = False
+        self.took = 0.0
+
+
+class Host:
+    """What all quotas of one host and credential share: its health, and how much it bears at once."""
+
+    def __init__(self, random: Random) -> None:
+        self.in_flight = 0
+        self.time = ServerTime()
+        self.concurrency = Concurrency()
+        self.health = Health(random)
+        self.governors: list[Governor] = []
 
 
 class Governor:
-    """The gate of one quota key, closed while the server wants to be left alone.
+    """One quota key's gate, limits and learnt pace, with its host's concurrency and health.
 
-    `repr` tells its state: open, or for how much longer it is closed, and how much is on the wire.
+    A request passes when the gate is open, the host is not down, the quotas that the API tells of
+    and those that are declared leave room beside what is on the wire, the learnt pace allows it,
+    and fewer than the concurrency's limit are on the wire. Those who wait are let on by stream and
+    weight. `repr` tells its state.
     """
 
-    def __init__(self, clock: Clock, random: Random) -> None:
-        self._clock = clock
-        self._random = random
-        self._opens_at = 0.0
-        self._spread = 0.0
-        self._on_the_wire = 0
+    def __init__(self, clock: Clock, random: Random, lag: LoopLag, host: Host) -> None:
+        self._clock, self._random, self._lag, self.host = clock, random, lag, host
+        host.governors.append(self)
+        self._queue: FairQueue[Client] = FairQueue()
+        self._closed_until = self._opens_at = self._spread = 0.0
+        self._herd, self._herd_next = 0, 0.0
+        self._logs: dict[RateLimit, SlidingLog] = {}
+        self._smooth: dict[RateLimit, AsyncLimiter] = {}
+        self._clients: WeakSet[Client] = WeakSet()
+        self._timer: asyncio.TimerHandle | None = None
+        self.in_flight = 0
+        self.pace = Pace()
+        self.windows = ToldWindows()
+
+    def client(
+        self, name: str, weight: float = 1.0, limits: Sequence[RateLimit] = (), cost: float = 1.0, *, adaptive: bool
+    ) -> Client:
+        """A stream that will draw on this quota; streams that declare equal limits share them."""
+        logs = [self._logs.setdefault(limit, SlidingLog(limit)) for limit in limits]
+        smooth = [self._smooth.setdefault(limit, _limiter(limit)) for limit in limits if limit.smooth]
+        client = Client(name, weight, cost, logs, smooth, is_adaptive=adaptive)
+        self._clients.add(client)
+        return client
 
     def close_for(self, seconds: float) -> None:
         """Let nothing pass for that long; a longer closure that stands already stays."""
-        opens_at = self._clock.monotonic() + seconds
-        if opens_at > self._opens_at:
-            self._opens_at = opens_at
-            # Those who wait do not all come back in the same instant.
+        closed_until = self._clock.monotonic() + seconds
+        if closed_until > self._closed_until:
+            self._closed_until = closed_until
+            # Those who were sent away together, also from other processes, do not come back together.
             self._spread = min(_LONGEST_SPREAD, seconds * _SPREAD_SHARE)
+            self._opens_at = closed_until + self._random.uniform(0.0, self._spread / 2)
+            self._herd = -1
 
     @property
     def closed_for(self) -> float:
         """Seconds until the gate opens; 0 where it is open."""
         return max(0.0, self._opens_at - self._clock.monotonic()) if self._opens_at else 0.0
 
-    async def opened(self) -> None:
-        """Wait until the gate is open; it may have closed again while we waited."""
-        while (wait := self._opens_at - self._clock.monotonic()) > 0:
-            await self._clock.sleep(wait + self._random.uniform(0.0, self._spread))
-        self._opens_at = 0.0
+    def wait(self, client: Client) -> Wait | None:
+        """What keeps a request of this stream at the moment; None: nothing does."""
+        now = self._clock.monotonic()
+        at, reason = self._free_at(client, now)
+        ahead = len(client.waiting) * self._queue.lanes * self._gap(client)
+        if at > now or ahead:
+            return Wait(at - now + ahead, reason if at > now else PACED, at - now)
+        return Wait(math.inf, BUSY, math.inf) if self._queue else None
 
-    async def __aenter__(self) -> None:
-        """Take a ticket: held only while a request is on the wire."""
-        if self._opens_at:
-            await self.opened()
-        self._on_the_wire += 1
+    def take_now(self, client: Client) -> Ticket | None:
+        """A ticket, if nothing keeps the request and nobody waits; it is to be given back."""
+        if self._queue or client.smooth:
+            return None
+        now = self._clock.monotonic()
+        if self._free_at(client, now)[0] > now:
+            return None
+        self._queue.passed(client)
+        return self._let_go(client, now)
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._on_the_wire -= 1
+    async def take(self, client: Client) -> Ticket:
+        """Wait for a ticket, which is to be given back. First come, first served within a stream."""
+        for limiter in client.smooth:
+            await limiter.acquire()
+        ticket = await self._turn(client)
+        while self.closed_for:
+            # An answer has closed the gate since the turn was given.
+            self._take_back(ticket)
+            ticket = await self._turn(client, first=True)
+        return ticket
+
+    async def _turn(self, client: Client, *, first: bool = False) -> Ticket:
+        waiter: asyncio.Future[Ticket] = self._queue.push(client, first=first)
+        if self._timer is None:
+            self._let_on()
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():
+                self._take_back(waiter.result())
+            else:
+                self._queue.forget(client, waiter)
+            raise
+
+    def give(self, ticket: Ticket) -> None:
+        """The request is off the wire."""
+        if not ticket.is_on_the_wire:
+            return
+        if not ticket.is_told:
+            self.windows.untold(ticket.sent_at)
+        self._take_back(ticket)
+
+    def _take_back(self, ticket: Ticket) -> None:
+        ticket.is_on_the_wire = False
+        ticket.client.in_flight -= 1
+        self.in_flight -= 1
+        self.host.in_flight -= 1
+        if ticket.is_probe:
+            self.host.health.probed(self._clock.monotonic())
+        self._host_changed()
+
+    def first_byte(self, ticket: Ticket, told: Sequence[ToldQuota]) -> None:
+        """An answer begins, and tells of these quotas."""
+        now = self._clock.monotonic()
+        if told:
+            ticket.is_told = True
+            self.windows.learn(told, ticket.sent_at, now)
+        ticket.took = max(0.0, now - ticket.sent_at - self._lag.ask())
+
+    def succeeded(self, ticket: Ticket, paid: float = 0.0) -> None:
+        """The host answered, for good or ill; the page had paid so much for retries."""
+        now = self._clock.monotonic()
+        host = self.host
+        if host.health.answered(paid or 1.0):
+            host.concurrency.reopened()
+        is_bound = bool(self._queue) and self.pace.free_at(now) > now
+        self.pace.succeeded(now, is_bound=is_bound)
+        if ticket.client.is_adaptive:
+            # Refusals and failures are quick, and say nothing of how long an answer takes.
+            host.concurrency.took(ticket.client.name, ticket.took, ticket.sent_at, now)
+        # The ticket may be given back already, and counts among what was on the wire.
+        host.concurrency.succeeded(host.in_flight + (not ticket.is_on_the_wire))
+        self._host_changed()
+
+    def refused(self, ticket: Ticket, *, is_ordered: bool) -> None:
+        """The server said: too much. `is_ordered`: and how long to wait."""
+        now = self._clock.monotonic()
+        host = self.host
+        if host.health.answered(0.0):
+            host.concurrency.reopened()
+        if not self.windows.is_known:
+            self.pace.refused(ticket.sent_at, ticket.number)
+        if not is_ordered:
+            host.concurrency.overloaded(ticket.sent_at, now)
+            host.health.retried(THROTTLE, now)
+        self._host_changed()
+
+    def failed(self, ticket: Ticket, *, is_overload: bool) -> bool:
+        """A request failed in passing and is to be sent again; whether the host is down, so that all wait for it."""
+        now = self._clock.monotonic()
+        if is_overload:
+            self.host.concurrency.overloaded(ticket.sent_at, now)
+        self.host.health.retried(RETRY, now)
+        self._host_changed()
+        return self.host.health.is_down
+
+    @property
+    def down_for(self) -> float:
+        """Seconds since the host was found to be down; 0 where it is not."""
+        since = self.host.health.down_since
+        return 0.0 if since is None else self._clock.monotonic() - since
+
+    def _free_at(self, client: Client, now: float) -> tuple[float, str]:
+        """When a request may pass, and what keeps it until then."""
+        at, reason = now, BUSY
+        if self._opens_at > now:
+            return self._opens_at, PAUSE
+        if self._herd and self._herd_next > now:
+            at, reason = self._herd_next, PAUSE
+        host = self.host
+        if host.health.is_down:
+            return max(at, host.health.probe_at), DOWN
+        if client.is_adaptive and host.in_flight >= math.floor(host.concurrency.limit):
+            return math.inf, BUSY
+        if (other := self.windows.free_at(self.in_flight, now)) > at:
+            at, reason = other, TOLD
+        elif len(self._clients) > 1 and self._is_ahead(client) and self.windows.is_young(now):
+            return math.inf, SHARED
+        for log in client.logs:
+            if (other := log.free_at(client.cost, now)) > at:
+                at, reason = other, DECLARED
+        if self.pace.rate is not None and (other := self.pace.free_at(now)) > at:
+            at, reason = other, PACED
+        return at, reason
+
+    def _let_go(self, client: Client, now: float) -> Ticket:
+        client.in_flight += 1
+        client.spent += 1
+        self.in_flight += 1
+        self.host.in_flight += 1
+        number = self.pace.passed(now)
+        for log in client.logs:
+            log.passed(client.cost, now)
+        if self._herd:
+            self._spread_herd(now)
+        ticket = Ticket(self, client, now, number)
+        if self.host.health.is_down:
+            ticket.is_probe = True
+            self.host.health.probing()
+        return ticket
+
+    def _spread_herd(self, now: float) -> None:
+        """The gate has opened: those who wait at it pass over the spread, and not at once."""
+        if self._herd < 0:
+            self._herd = len(self._queue) + 1
+        self._herd -= 1
+        if self._herd > 0:
+            left = self._closed_until + self._spread - now
+            self._herd_next = now + self._random.uniform(0.0, 2 * max(0.0, left) / self._herd)
+            if left <= 0:
+                self._herd = 0
+
+    def _let_on(self) -> None:
+        """Give tickets to those who wait, as long as anybody may pass; then look again when one may."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        now = self._clock.monotonic()
+        while self._queue:
+            soonest = math.inf
+            for client in self._queue:
+                at, _ = self._free_at(client, now)
+                if at <= now:
+                    if (waiter := self._queue.pop(client)) is not None:
+                        waiter.set_result(self._let_go(client, now))
+                    break
+                soonest = min(soonest, at)
+            else:
+                if soonest == math.inf and self.windows.next_reset > now:
+                    # An answer is waited for, which may take longer than that.
+                    soonest = self.windows.next_reset
+                if soonest < math.inf:
+                    self._timer = asyncio.get_running_loop().call_later(soonest - now, self._look_again)
+                return
+
+    def _is_ahead(self, client: Client) -> bool:
+        """Whether a stream with less than its share is on the wire, and may want more when its answer is here."""
+        had = self._had(client)
+        return any(
+            other is not client and other.in_flight and self._had(other) + _QUANTUM / other.weight < had
+            for other in self._clients
+        )
+
+    def _had(self, client: Client) -> float:
+        """What a stream has had of this window, by weight."""
+        if client.window != self.windows.resets:
+            client.window, client.spent = self.windows.resets, 0
+        return client.spent / client.weight
+
+    def _gap(self, client: Client) -> float:
+        """Seconds from one request to the next, where a rate holds."""
+        rates = [log.limit.n / log.limit.per / client.cost for log in client.logs]
+        if self.pace.rate is not None:
+            rates.append(self.pace.rate)
+        return 1 / min(rates) if rates else 0.0
+
+    def _host_changed(self) -> None:
+        for governor in self.host.governors:
+            if governor._queue:  # its own kind
+                governor._let_on()
+
+    def _look_again(self) -> None:
+        self._timer = None
+        self._let_on()
 
     def __repr__(self) -> str:
         wait = self.closed_for
         gate = f"closed for {wait:.1f} s" if wait else "open"
-        return f"<Governor {gate}, {self._on_the_wire} on the wire>"
+        down = f", host down for {self.down_for:.1f} s" if self.host.health.is_down else ""
+        rate = "" if self.pace.rate is None else f", {self.pace.rate:.1f} a second"
+        limit = self.host.concurrency.limit
+        most = "" if limit == math.inf else f" of {limit:.0f}"
+        return f"<Governor {gate}{down}, {self.in_flight}{most} on the wire{rate}, {len(self._queue)} waiting>"
+
+
+def _limiter(limit: RateLimit) -> AsyncLimiter:
+    rate = limit.n / limit.per
+    burst = max(1.0, rate * _SMOOTH_BURST)
+    return AsyncLimiter(burst, burst / rate)

@@ -13,7 +13,8 @@ from ..exact_json import as_array, as_object, decode
 from ..messages import Response
 from ..model import ResponseAction
 from ..redaction import safe_url, scrub, sent_secrets
-from .quota_headers import retry_after
+from .quota_headers import retry_after, should_retry
+from .told_quotas import says_exhausted
 
 ERROR_BODY_LIMIT = 64 * 1024
 _SHOWN = 200
@@ -54,13 +55,28 @@ def is_transient(status: int) -> bool:
 def default_action(stream: Stream, response: Response) -> ResponseAction:
     """By status, and by the stream's `should_retry`."""
     status = response.status_code
+    # A date is compared with our time later on; here it counts as an order.
+    if status == 403 and (says_exhausted(response, 0.0) or _tells_of_a_limit(response)):
+        return ResponseAction.THROTTLED
     if stream.should_retry(response):
-        # A date is compared with our time later on; here it counts as an order.
         ordered = status == 429 or (status == 503 and retry_after(response, 0.0) is not None)
         return ResponseAction.THROTTLED if ordered else ResponseAction.RETRY
     if 200 <= status < 300:
         return ResponseAction.SUCCESS
     return ResponseAction.IGNORE if status == 304 else ResponseAction.FAIL
+
+
+def should_be_retried(response: Response) -> bool:
+    """What the API itself says of it (Stripe does), else by status."""
+    told = should_retry(response)
+    if told is None or 200 <= response.status_code < 400:
+        return is_transient(response.status_code)
+    return told
+
+
+def _tells_of_a_limit(response: Response) -> bool:
+    """GitHub says nothing but this of its secondary limits, sometimes."""
+    return "rate limit" in (api_message(response) or "").lower()
 
 
 def refusal(stream: Stream, response: Response, *, renewed: bool = False) -> AsyncStreamsError:

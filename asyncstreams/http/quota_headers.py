@@ -18,7 +18,7 @@ def retry_after(response: Response, wall: float) -> float | None:
     A date is read against the response's own `Date`, else against `wall`, our time. Zero, a past
     date and what is malformed order nothing; of several values the longest counts.
     """
-    now = _date(response.headers.get("date")) or wall
+    now = http_date(response.headers.get("date")) or wall
     values = [_wait(value, now) for value in response.headers.get_list("retry-after")]
     return max((value for value in values if value), default=None)
 
@@ -27,6 +27,12 @@ def asked_to_back_off(response: Response) -> float | None:
     """Seconds of a `Backoff` header, with which Kinto asks for a pause even on a 200."""
     value = response.raw_header(b"backoff")
     return None if value is None else _wait(value.decode("ascii", "replace"), 0.0)
+
+
+def should_retry(response: Response) -> bool | None:
+    """What `Stripe-Should-Retry` says of another try; None where it says nothing."""
+    value = response.raw_header(b"stripe-should-retry")
+    return None if value is None else {b"true": True, b"false": False}.get(value.strip().lower())
 
 
 def _wait(value: str, now: float) -> float | None:
@@ -38,16 +44,17 @@ def _wait(value: str, now: float) -> float | None:
         if _SECONDS.fullmatch(part):
             waits.append(float(part))
             continue
-        if part.isalpha() and parts and (date := _date(f"{part},{parts[0]}")) is not None:
+        if part.isalpha() and parts and (date := http_date(f"{part},{parts[0]}")) is not None:
             parts.pop(0)
         else:
-            date = _date(part)
+            date = http_date(part)
         if date is not None:
             waits.append(date - now)
     return max((wait for wait in waits if 0 < wait < math.inf), default=None)
 
 
-def _date(value: str | None) -> float | None:
+def http_date(value: str | None) -> float | None:
+    """Seconds since 1970 of an HTTP-date (RFC 9110, 5.6.7) in any of its forms; None where it is none."""
     if not value:
         return None
     try:

@@ -79,6 +79,8 @@ class Tries:
         self.place = place
         self.sent = 0
         self.refreshed = False
+        self.paid = 0.0
+        """What its retries have cost of the host's budget."""
         self._spent = 0
         self._reread = False
         self._at_gate = 0.0
@@ -101,6 +103,11 @@ class Tries:
     def waited_at_gate(self, seconds: float) -> None:
         """Time that a closed gate took: it is not the page's."""
         self._at_gate += seconds
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether a failure now would not be the last."""
+        return self._spent + 1 < self._stream.max_tries
 
     def first_reread(self) -> bool:
         """Whether the page may be fetched again because its JSON was malformed: once."""

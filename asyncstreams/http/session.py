@@ -19,7 +19,8 @@ from ..clock import Clock
 from ..contracts import Routes
 from ..errors import ConfigError
 from ..events import Listener
-from .governor import Governor
+from .governor import Governor, Host
+from .loop_lag import LoopLag
 from .origin import Origin
 from .request import ClientOptions
 from .transport import AiohttpTransport, tls_context
@@ -39,7 +40,9 @@ class Session:
         self.listeners = listeners
         self._transports: dict[tuple[Origin, ClientOptions], httpx.AsyncBaseTransport] = {}
         # With the credential, whose id nobody else can have as long as it is kept.
-        self._governors: dict[tuple[Origin, int], tuple[Governor, object]] = {}
+        self._governors: dict[tuple[Origin, int, str | None], tuple[Governor, object]] = {}
+        self._hosts: dict[tuple[Origin, int], Host] = {}
+        self._lag = LoopLag()
         self._kept: dict[int, object] = {}
 
     def transport_for(self, origin: Origin, options: ClientOptions) -> httpx.AsyncBaseTransport:
@@ -50,12 +53,14 @@ class Session:
             transport = self._transports[key] = _open(options)
         return transport
 
-    def governor_for(self, origin: Origin, credential: object) -> Governor:
-        """The governor of this origin and credential, which is told by identity."""
-        key = (origin, id(credential))
-        if key not in self._governors:
-            self._governors[key] = Governor(self.clock, self.random), credential
-        return self._governors[key][0]
+    def governor_for(self, origin: Origin, credential: object, label: str | None = None) -> Governor:
+        """The governor of this origin, credential (told by identity) and label."""
+        key = (origin, id(credential), label)
+        known = self._governors.get(key)
+        if known is None:
+            host = self._hosts.setdefault(key[:2], Host(self.random))
+            known = self._governors[key] = Governor(self.clock, self.random, self._lag, host), credential
+        return known[0]
 
     def kept_for(self, owner: object, make: Callable[[], T]) -> T:
         """What `make` made when `owner` first asked; it lives as long as the session is open."""
@@ -71,6 +76,7 @@ class Session:
                     everything.push_async_callback(transport.aclose)
         self._transports.clear()
         self._kept.clear()
+        self._lag.stop()
 
 
 class Sessions:

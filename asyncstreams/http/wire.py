@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import ssl
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import aclosing, nullcontext
@@ -14,10 +15,10 @@ from ..auth import Signer, known_secrets
 from ..contracts import Place, Stream
 from ..errors import AsyncStreamsError, ConfigError, HostUnavailable, HttpStatusError
 from ..messages import Request, Response
-from ..model import BodyLimits
+from ..model import BodyLimits, RateLimit
 from ..redaction import safe_url, scrub, sent_secrets
 from .body import read_body, streamed_pieces
-from .governor import Governor
+from .governor import DOWN, PAUSE, TOLD, Client, Governor, Ticket, Wait
 from .origin import Origin, origin_of, resolve
 from .outcome import ERROR_BODY_LIMIT, is_transient
 from .quota_headers import retry_after
@@ -25,6 +26,7 @@ from .request import USER_AGENT, Attempt, SendOptions
 from .retry import wait_too_long
 from .session import Session, borrowed
 from .timeouts import Watch
+from .told_quotas import told_quotas
 from .transport import AiohttpTransport, BadCertificate, UnknownHost
 from .waits import Waits
 
@@ -34,9 +36,14 @@ GATE = "asyncstreams.gate"
 """Where a request's extensions tell the seconds that it waited at a gate."""
 PLACE = "asyncstreams.place"
 """Where they hold the place of the slice, to be given back meanwhile."""
+TICKET = "asyncstreams.ticket"
+"""And the last ticket, for those who know what became of the request."""
 _MOST_REDIRECTS = 5
 _LAST_WORDS = 10.0  # seconds
-_ROUNDING = 1e-3  # seconds; a wait that was allowed is a difference of clock readings by now
+_LONG = 1.0  # seconds; whoever waits for longer gives its place back
+_EARLY = 0.5  # seconds before the end of that, to queue with the others
+_LOOK = 1.0  # seconds between looks at a host that is down
+_JITTER = 1.01  # seconds; so much longer may a wait last by now that was allowed
 
 
 class UnknownHostName(HostUnavailable):
@@ -59,6 +66,7 @@ class Wire:
         self._borrowed = borrowed(stream.transport)
         self._home = origin_of(stream.url_base)
         self._home_prefix = f"{self._home}/"
+        self._clients: dict[Governor, Client] = {}
         if self.authenticator is not None:
             self._require_encryption(allowed)
 
@@ -85,7 +93,7 @@ class Wire:
 
     def governor(self, request: httpx.Request) -> Governor:
         """The governor of where the request goes, with the stream's credential."""
-        return self._session.governor_for(self._origin(request), self.authenticator)
+        return self._session.governor_for(self._origin(request), self.authenticator, self._stream.quota_label)
 
     def no_answer(self, error: httpx.TransportError, request: httpx.Request) -> AsyncStreamsError:
         """The error of ours for a request that a transport could not get answered."""
@@ -110,18 +118,21 @@ class Wire:
         """Sign under a ticket, and send; what an authenticator sends besides takes tickets of its own."""
         authenticator = self.authenticator
         governor = self.governor(request)
-        if governor.closed_for:
-            await self._pass_gate(governor, request)
+        ticket = await self._ticket(governor, request)
         if authenticator is None or isinstance(authenticator, Signer):
-            async with governor:
+            try:
                 if authenticator is not None:
                     authenticator.sign(request)
-                return await self._on_the_wire(request, attempt)
+                return await self._on_the_wire(request, attempt, ticket)
+            finally:
+                governor.give(ticket)
         async with aclosing(authenticator.async_auth_flow(request)) as flow:
-            async with governor:
+            try:
                 outgoing = await anext(flow)
                 own = self._is_own(outgoing, request)
-                response = await self._on_the_wire(outgoing, attempt) if own else None
+                response = await self._on_the_wire(outgoing, attempt, ticket) if own else None
+            finally:
+                governor.give(ticket)
             while True:
                 if response is None:
                     # A token must be fetched first: meanwhile the ticket is given back.
@@ -134,23 +145,59 @@ class Wire:
                 await let_go(response)
                 response = None
                 if self._is_own(outgoing, request):
-                    await self._pass_gate(governor, request)
-                    async with governor:
-                        response = await self._on_the_wire(outgoing, attempt)
+                    ticket = await self._ticket(governor, request)
+                    try:
+                        response = await self._on_the_wire(outgoing, attempt, ticket)
+                    finally:
+                        governor.give(ticket)
 
-    async def _pass_gate(self, governor: Governor, request: httpx.Request) -> None:
-        """Wait until the gate is open, and note for how long: it does not count as the page's time."""
-        if not (wait := governor.closed_for):
-            return
-        if wait > self._stream.max_server_wait + _ROUNDING:
-            raise wait_too_long(self._stream, "the API asked for a pause", wait, self._session.clock.wall())
-        began = self._session.clock.monotonic()
+    async def _ticket(self, governor: Governor, request: httpx.Request) -> Ticket:
+        """Wait for a ticket, and note for how long: it does not count as the page's time."""
+        client = self._clients.get(governor) or self._client(governor)
+        ticket = governor.take_now(client)
+        if ticket is None:
+            began = self._session.clock.monotonic()
+            ticket = await self._waited(governor, client, request)
+            waited = self._session.clock.monotonic() - began
+            request.extensions[GATE] = request.extensions.get(GATE, 0.0) + waited
+        request.extensions[TICKET] = ticket
+        return ticket
+
+    async def _waited(self, governor: Governor, client: Client, request: httpx.Request) -> Ticket:
+        """A ticket that does not come at once. Whoever waits for long gives its place back, and queues after that."""
         place: Place | None = request.extensions.get(PLACE)
-        with self._waits.told("the API's pause to end", wait):
-            async with nullcontext() if place is None else place.away():
-                await governor.opened()
-        waited = self._session.clock.monotonic() - began
-        request.extensions[GATE] = request.extensions.get(GATE, 0.0) + waited
+        while (wait := governor.wait(client)) is not None:
+            self._check_wait(wait, governor)
+            is_down = wait.reason is DOWN
+            if not is_down and (wait.seconds < _LONG or wait.seconds == math.inf):
+                with self._waits.on(wait.reason, wait.seconds):
+                    return await governor.take(client)
+            with self._waits.told(wait.reason, wait.seconds):
+                async with nullcontext() if place is None else place.away():
+                    await self._session.clock.sleep(
+                        _LOOK if is_down else min(wait.seconds, wait.soonest + _LONG) - _EARLY
+                    )
+        return governor.take_now(client) or await governor.take(client)
+
+    def _check_wait(self, wait: Wait, governor: Governor) -> None:
+        stream = self._stream
+        if wait.reason in (PAUSE, TOLD) and stream.max_server_wait + _JITTER < wait.seconds < math.inf:
+            told = "the API asked for a pause" if wait.reason is PAUSE else "its quota is used up"
+            raise wait_too_long(stream, told, wait.seconds, self._session.clock.wall())
+        if wait.reason is DOWN and governor.down_for > stream.outage_patience:
+            raise HostUnavailable(
+                f"has not answered properly for {governor.down_for:.0f} s, in which it was asked again and again",
+                hint="start again when it is well, or raise outage_patience",
+            )
+
+    def _client(self, governor: Governor) -> Client:
+        stream = self._stream
+        limits = stream.rate_limit
+        told = () if limits is None else (limits,) if isinstance(limits, RateLimit) else tuple(limits)
+        client = self._clients[governor] = governor.client(
+            stream.name, stream.weight, told, stream.rate_limit_cost, adaptive=stream.adaptive
+        )
+        return client
 
     def _is_own(self, outgoing: httpx.Request, request: httpx.Request) -> bool:
         """Whether an authenticator sends the stream's request, or one to its token endpoint."""
@@ -164,11 +211,15 @@ class Wire:
         origin = origin_of(str(request.url))
         self._require_encryption([origin])
         governor = self._session.governor_for(origin, _TOKEN_ENDPOINT)
+        client = governor.client("token", adaptive=False)
         request.extensions = {**request.extensions, "timeout": {"connect": options.timeouts.connect}}
         failure: AsyncStreamsError | None = None
         try:
-            async with governor:
+            ticket = await governor.take(client)
+            try:
                 response = await self._token_response(request, options)
+            finally:
+                governor.give(ticket)
         except httpx.TransportError as error:
             failure = self.no_answer(error, request)
             failure.args = (f"the token endpoint {failure.message}",)
@@ -193,7 +244,7 @@ class Wire:
             response.set_body(await read_body(response, _TOKEN_LIMITS, watch, at_most=at_most))
         return response
 
-    async def _on_the_wire(self, request: httpx.Request, attempt: Attempt) -> Response:
+    async def _on_the_wire(self, request: httpx.Request, attempt: Attempt, ticket: Ticket) -> Response:
         options = attempt.options
         transport = self._transport(self._origin(request), options)
         streamed = attempt.streamed and not getattr(self.authenticator, "requires_response_body", False)
@@ -202,6 +253,8 @@ class Wire:
             _complete(request, transport)
             response = as_ours(await transport.handle_async_request(request), request)
             watch.body_begins()
+            governor = ticket.governor
+            governor.first_byte(ticket, told_quotas(response, self._session.clock.wall(), governor.host.time))
             limits = self._stream.body_limits
             succeeded = 200 <= response.status_code < 300
             if streamed and succeeded and response.status_code != 204:

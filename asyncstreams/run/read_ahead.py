@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from ..contracts import CountedPaginator
@@ -78,6 +79,9 @@ class ReadAhead:
         await guess.done.wait()
         if guess.error is not None:
             raise guess.error
+        if guess.arrived is None:
+            # Its task has ended before ours because the reading is left.
+            await anyio.lowlevel.checkpoint()
         assert guess.arrived is not None
         return guess.arrived
 

@@ -1,0 +1,56 @@
+"""How many more requests does a declared limit let pass now?"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from ..model import RateLimit
+
+_STEPS = 4096
+_MARGIN = 0.0005  # of the window: what the way to the server adds to one request and not to another
+
+
+class SlidingLog:
+    """A strict window: in no span of `limit.per` seconds do more than `limit.n` units pass.
+
+    Requests within 1/4096 of the window count as one entry, as late as the last of them, so that a
+    million a day is kept in little memory, and never too generously.
+    """
+
+    def __init__(self, limit: RateLimit) -> None:
+        self.limit = limit
+        self._entries: deque[list[float]] = deque()
+        self._used = 0.0
+        self._per = limit.per * (1 + _MARGIN)
+        self._step = limit.per / _STEPS
+
+    def free_at(self, cost: float, now: float) -> float:
+        """When a request of so many units may pass: `now`, or a later moment.
+
+        One that is dearer than the whole limit passes when nothing else is in the window.
+        """
+        self._forget(now)
+        room = max(self.limit.n, cost)
+        if self._used + cost <= room:
+            return now
+        used, last = self._used, now
+        for last, units, _ in self._entries:  # noqa: B007  # the last one, where fractions leave something over
+            used -= units
+            if used + cost <= room:
+                break
+        return max(now, last + self._per)
+
+    def passed(self, cost: float, now: float) -> None:
+        """A request of so many units has been let go."""
+        self._used += cost
+        if self._entries and now - self._entries[-1][2] < self._step:
+            last = self._entries[-1]
+            last[0], last[1] = now, last[1] + cost
+        else:
+            self._entries.append([now, cost, now])
+
+    def _forget(self, now: float) -> None:
+        while self._entries and self._entries[0][0] + self._per <= now:
+            self._used -= self._entries.popleft()[1]
+        if not self._entries:
+            self._used = 0.0  # what sums of fractions leave over
