@@ -35,8 +35,9 @@ bench: $(VENV)/.bench  ## Measure the CPU of a page, and whole jobs, beside prog
 bench-peers: $(VENV)/.bench $(PEERS:%=.bench/%/.ready)  ## Measure whole jobs beside airbyte-cdk, dlt and singer-sdk (25 minutes)
 	$(BIN)/python benchmarks/compare.py --peers $(ARGS)
 
-bench-sim: $(VENV)/.ready  ## Let the governor meet simulated servers, and print how near it comes to what is possible (4 minutes)
+bench-sim: $(VENV)/.ready  ## Let the governor meet simulated servers, print how near it comes to what is possible, and its cost (4 minutes)
 	$(BIN)/python benchmarks/simulate.py $(ARGS)
+	$(BIN)/python benchmarks/governor.py
 
 bench-mock: $(VENV)/.ready  ## Measure how much MockApi serves; needs wrk (2 minutes)
 	$(BIN)/python benchmarks/mock_api.py

@@ -208,7 +208,7 @@ def _check_types(owner: str, stream: object) -> None:
         if not isinstance(value, kinds) or isinstance(value, bool):
             raise ConfigError(f"{owner}.{name} is a {type(value).__name__}: {told} is needed")
         least = 0 if name in ("max_quarantined", "max_failed_slices") else 1 if kinds is int else 1e-9
-        if isinstance(value, int | float) and value < least:
+        if isinstance(value, int | float) and not value >= least:
             raise ConfigError(f"{owner}.{name} = {value!r}: {told} is needed")
     check_rate_limit(owner, getattr(stream, "rate_limit", None))
     authenticator = getattr(stream, "authenticator", None)

@@ -15,16 +15,16 @@ from typing import Protocol
 import httpx
 
 from asyncstreams import RateLimit, Response
-from asyncstreams.http.governor import DOWN, Client, Governor, Host, Ticket
-from asyncstreams.http.health import RETRY
-from asyncstreams.http.loop_lag import LoopLag
-from asyncstreams.http.told_quotas import told_quotas
+from asyncstreams.pacing.governor import DOWN, LONG, Client, Governor, Host, Ticket
+from asyncstreams.pacing.health import RETRY
+from asyncstreams.pacing.loop_lag import LoopLag
+from asyncstreams.pacing.told_quotas import told_quotas
 from asyncstreams.testing import VirtualClock
 
 _REQUEST = httpx.Request("GET", "https://api.test/")
 LATENCY = 0.05
 WALL = 1.8e9
-_LONG, _EARLY = 1.0, 0.5
+_LOOK, _EARLY = 1.0, 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +227,7 @@ class World:
         streams = self.streams or (("stream", 1.0, self.workers),)
         async with asyncio.TaskGroup() as tasks:
             for name, weight, workers in streams:
-                client = self.governor.client(name, weight, self.limits, adaptive=self.adaptive)
+                client = self.governor.client(name, weight, self.limits, adaptive=self.adaptive, patient=False)
                 for _ in range(workers):
                     tasks.create_task(self._worker(client))
         assert self.governor.in_flight == self.governor.host.in_flight == 0, "a ticket did not come back"
@@ -280,12 +280,12 @@ class World:
         governor = self.governor
         while (ticket := governor.take_now(client)) is None:
             wait = governor.wait(client)
-            if wait is None or (wait.reason is not DOWN and (wait.seconds < _LONG or wait.seconds == math.inf)):
-                return await governor.take(client)
+            if wait is None or (wait.reason is not DOWN and (wait.seconds < LONG or wait.seconds == math.inf)):
+                if (ticket := await governor.take(client)) is not None:
+                    return ticket
+                continue
             assert wait.reason, "a wait without a reason"
-            await asyncio.sleep(
-                min(_LONG, wait.seconds) if wait.reason is DOWN else min(wait.seconds, wait.soonest + _LONG) - _EARLY
-            )
+            await asyncio.sleep((_LOOK if wait.reason is DOWN else min(wait.seconds, wait.soonest + LONG)) - _EARLY)
             governor.look()
         return ticket
 
@@ -301,7 +301,8 @@ class Watched(Governor):
 
     def _let_go(self, client: Client, now: float) -> Ticket:
         assert not self.closed_for, "sent while the gate was closed"
-        assert not client.is_adaptive or self.host.in_flight < max(1.0, self.host.concurrency.limit), "beyond the limit"
+        bound = math.inf if self.host.health.is_down or not client.is_adaptive else self.host.concurrency.limit
+        assert self.host.in_flight < max(1.0, bound), "beyond the limit"
         assert not self.host.health.is_down or self.host.health.probe_at <= now, "a second probe"
         assert self.windows.free_at(self.in_flight, now) <= now, "beyond what the API tells"
         assert all(log.free_at(client.cost, now) <= now for log in client.logs), "beyond what is declared"

@@ -64,3 +64,13 @@ def test_a_program_that_leaves_a_record_out_fails_the_comparison(tmp_path: Path,
 @pytest.mark.skipif(os.name == "nt", reason="a file's mode says nothing there")
 def test_the_script_that_installs_the_others_can_be_run() -> None:
     assert os.access(BENCHMARKS / "peers.sh", os.X_OK)
+
+
+def test_the_cost_of_the_governor_is_printed_for_each_kind_of_answer() -> None:
+    command = [sys.executable, str(BENCHMARKS / "governor.py"), "--requests", "200", "--rounds", "1"]
+
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+
+    rows = [line.split(" | ") for line in done.stdout.splitlines()[2:]]
+    assert len(rows) == 5
+    assert all(float(cost) > 0 for _, cost, _ in rows)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncstreams.http.fair_queue import FairQueue, Lane
+from asyncstreams.pacing.fair_queue import FairQueue, Lane
 
 often = settings(max_examples=200, deadline=None)
 weights = st.floats(0.05, 20) | st.integers(1, 5).map(float)
@@ -212,19 +212,42 @@ async def test_who_is_forgotten_waits_no_more_and_may_be_forgotten_twice() -> No
 
     queue.forget(lane, queue.push(lane))
     assert not queue
-    assert queue.lanes == 0
 
 
-async def test_it_tells_how_many_wait_and_in_how_many_lanes() -> None:
+async def test_it_tells_how_many_wait_and_in_which_lanes() -> None:
     queue: FairQueue[Named] = FairQueue()
-    assert (len(queue), queue.lanes, bool(queue), list(queue)) == (0, 0, False, [])
+    assert (len(queue), bool(queue), list(queue)) == (0, False, [])
 
     lanes = [Named(number, 1) for number in range(3)]
     for number, lane in enumerate(lanes):
         for _ in range(number + 1):
             queue.push(lane)
 
-    assert (len(queue), queue.lanes, bool(queue)) == (6, 3, True)
+    assert (len(queue), bool(queue), set(queue)) == (6, True, set(lanes))
+
+
+async def test_it_tells_how_many_go_before_one_more_of_a_lane() -> None:
+    queue, [light, heavy] = waiting(1, 3)
+    for _ in range(5):
+        queue.push(heavy)
+
+    # Of four that go three are of the heavy one.
+    assert queue.ahead_of(light) == 1 * 4
+    assert queue.ahead_of(heavy) == pytest.approx(6 * 4 / 3)
+    assert queue.ahead_of(Named(2, 1)) == 0
+
+
+async def test_those_of_a_lane_who_are_sent_away_are_told_nothing_and_the_others_stay() -> None:
+    queue: FairQueue[Named] = FairQueue()
+    going, staying = Named(0, 1), Named(1, 1)
+    sent_away = [queue.push(going) for _ in range(3)]
+    queue.push(staying)
+    sent_away[1].cancel()
+
+    queue.send_away(going)
+
+    assert [waiter.cancelled() or waiter.result() for waiter in sent_away] == [None, True, None]
+    assert list(queue) == [staying]
 
 
 @pytest.mark.parametrize("weight", [0.1, 1, 7])

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncstreams.http.governor import Client, Governor, Host, Ticket
-from asyncstreams.http.health import RETRY, Health
-from asyncstreams.http.loop_lag import LoopLag
+from asyncstreams.pacing.governor import Client, Governor, Host, Ticket
+from asyncstreams.pacing.health import RETRY, Health
+from asyncstreams.pacing.loop_lag import LoopLag
 from asyncstreams.testing import VirtualClock
 
 often = settings(max_examples=300, deadline=None)
@@ -60,7 +60,7 @@ def test_the_budget_stays_between_0_and_500(actions: list[tuple[str, float]]) ->
             now += value
             health.retried(RETRY, now)
         elif action == "answered":
-            health.answered(value)
+            health.answered(now, value)
         elif health.is_down:
             health.probing()
             health.probed(now := now + value)
@@ -79,7 +79,7 @@ def test_only_a_host_that_is_down_is_probed_and_answers_end_that(actions: list[t
             health.retried(RETRY, now)
             assert not health.is_down or now <= health.probe_at < math.inf or was_down
         elif action == "answered":
-            assert health.answered(value) is was_down
+            assert health.answered(now, value) is was_down
             assert not health.is_down
         elif was_down:
             health.probing()
@@ -106,7 +106,7 @@ def test_failures_between_answers_are_no_outage_as_long_as_they_are_few() -> Non
     for count in range(10_000):
         health.retried(RETRY, float(count))
         for _ in range(14):
-            health.answered()
+            health.answered(100.0)
 
     assert not health.is_down
 
@@ -116,7 +116,7 @@ def test_more_failures_than_answers_pay_for_are_an_outage_in_the_end() -> None:
 
     while not health.is_down and rounds < 1000:
         for _ in range(10):
-            health.answered()
+            health.answered(100.0)
         health.retried(RETRY, float(rounds))
         rounds += 1
 
@@ -130,11 +130,11 @@ def test_an_answer_after_retries_gives_back_what_they_cost_and_another_gives_1()
     health.retried(RETRY, 1.0)
     assert health.budget == before - 2 * RETRY
 
-    health.answered(2 * RETRY)
+    health.answered(100.0, 2 * RETRY)
     assert health.budget == before
 
     health.retried(RETRY, 2.0)
-    health.answered()
+    health.answered(100.0)
     assert health.budget == before - RETRY + 1
 
 
@@ -146,7 +146,7 @@ def test_failures_after_which_each_page_came_in_the_end_are_no_outage(tries: lis
     for count, failures in enumerate(tries):
         for _ in range(failures):
             health.retried(RETRY, float(count))
-        health.answered(failures * RETRY)
+        health.answered(100.0, failures * RETRY)
 
     assert not health.is_down
     assert health.budget == 500
@@ -197,18 +197,18 @@ def test_the_first_answer_makes_the_host_well_with_a_part_of_the_budget() -> Non
     health = down(now=0.0)
     probes(health, 60.0)
 
-    assert health.answered() is True
+    assert health.answered(100.0) is True
 
     assert not health.is_down
     assert health.probe_at == math.inf
     assert health.budget == 100
-    assert health.answered() is False
+    assert health.answered(100.0) is False
 
 
 def test_a_host_that_fails_again_soon_after_is_known_to_be_down_sooner_and_probed_often_again() -> None:
     health = down(Longest(), now=0.0)
     probes(health, 60.0)
-    health.answered()
+    health.answered(100.0)
 
     for _ in range(8):
         assert not health.is_down
@@ -276,3 +276,17 @@ async def test_a_probe_that_comes_to_nothing_is_followed_by_another_one(virtual_
     await virtual_clock.sleep(60)
 
     assert governor.take_now(client) is not None
+
+
+async def test_a_host_is_silent_since_it_answered_last(virtual_clock: VirtualClock) -> None:
+    governor = Governor(virtual_clock, Random(1), LoopLag(), Host(Random(1)))
+    client = governor.client("a", adaptive=False)
+    assert not governor.is_silent_since(math.inf), "it has never answered"
+    ticket = governor.take_now(client)
+    assert ticket is not None
+
+    virtual_clock.advance(5)
+    governor.succeeded(ticket)
+
+    now = virtual_clock.monotonic()
+    assert [governor.is_silent_since(now + later) for later in (-1, 0, 1)] == [False, True, True]

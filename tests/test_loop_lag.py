@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from asyncstreams.http.loop_lag import LoopLag
+from asyncstreams.pacing.loop_lag import LoopLag
 from asyncstreams.testing import VirtualClock
 
 LOOK = 0.05

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncstreams.http.pace import Pace
+from asyncstreams.pacing.pace import Pace
 
 LATENCY = 0.0731
 SLOW = pytest.param(5, 50, 1, marks=pytest.mark.xfail(strict=True, reason="one in fifteen is refused"))

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncstreams import Response
-from asyncstreams.http.quota_headers import retry_after
+from asyncstreams.pacing.quota_headers import retry_after
 
 often = settings(max_examples=200, deadline=None)
 WALL = 1_767_225_600.0  # 2026-01-01T00:00:00Z

@@ -59,7 +59,7 @@ class World:
         self.tries[place] += 1
         self.log.append((place, round(self.clock.monotonic(), 3)))
         if self.tries[place] <= self.world["sick"].get(place, 0):
-            return httpx.Response(503)
+            return httpx.Response(500)
         count = self.expected(s, i)
         found = [{"id": n}] if n < count else []
         return httpx.Response(200, json={"items": found, "next": n + 1 if n + 1 < count else None, "pages": count})

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncstreams import Response
-from asyncstreams.http.quota_headers import asked_to_back_off, retry_after, should_retry
-from asyncstreams.http.told_quotas import ToldQuota, says_exhausted, told_quotas
+from asyncstreams.pacing.quota_headers import asked_to_back_off, retry_after, should_retry
+from asyncstreams.pacing.told_quotas import ToldQuota, says_exhausted, told_quotas
 
 often = settings(max_examples=300, deadline=None)
 WALL = 1_767_225_600.0  # 2026-01-01T00:00:00Z

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncstreams.http.told_quotas import ToldQuota
-from asyncstreams.http.told_windows import ToldWindows
+from asyncstreams.pacing.told_quotas import ToldQuota
+from asyncstreams.pacing.told_windows import ToldWindows
 
 often = settings(max_examples=300, deadline=None)
 LONG = 1000.0

@@ -189,3 +189,21 @@ def test_the_same_seed_gives_the_same_sequence_of_waits(seed: int) -> None:
     assert first == sorted(first)
     assert moments_of_the_tries(seed) == pytest.approx(first, abs=1e-9)
     assert moments_of_the_tries(seed + 1) != pytest.approx(first, abs=1e-9)
+
+
+async def test_a_timer_that_rounding_makes_due_again_and_again_ends(virtual_clock: VirtualClock) -> None:
+    loop = asyncio.get_running_loop()
+    loop.time = lambda: 1e9  # type: ignore[method-assign]  # where neighbouring numbers are 1e-7 apart
+    over = asyncio.Event()
+    end = virtual_clock.monotonic() + 1 + 1e-12
+
+    def look() -> None:
+        if (left := end - virtual_clock.monotonic()) > 0:
+            loop.call_later(left, look)
+        else:
+            over.set()
+
+    look()
+    await over.wait()
+
+    assert virtual_clock.monotonic() < 1.001

@@ -14,20 +14,21 @@ from ..errors import AsyncStreamsError, ConfigError, HostUnavailable, MalformedJ
 from ..events import Audience
 from ..messages import Request, Response
 from ..model import RequestContext, ResponseAction
+from ..pacing.governor import Ticket
+from ..pacing.health import RETRY, THROTTLE
+from ..pacing.quota_headers import asked_to_back_off, retry_after
+from ..pacing.told_quotas import used_up_for
 from ..redaction import safe_url
-from .governor import Ticket
-from .health import RETRY, THROTTLE
 from .outcome import refusal, retry_status_error, unexpected_body
-from .quota_headers import asked_to_back_off, retry_after
 from .request import RequestBuilder
 from .retry import StreamBackoff, Tries, checked_backoff_time
 from .session import Session
-from .told_quotas import used_up_for
 from .waits import Waits
 from .wire import GATE, PLACE, TICKET, UnknownHostName, Wire, as_ours, copied, let_go
 
 _log = logging.getLogger("asyncstreams")
 _UNTOLD = 60.0  # seconds; GitHub: "wait for at least one minute"
+_SILENT = (502, 503, 504)  # of whatever stands before the API
 _DONE = frozenset((ResponseAction.SUCCESS, ResponseAction.IGNORE, ResponseAction.RESET_PAGINATION))
 
 
@@ -58,6 +59,10 @@ class Chain:
     def tries(self, context: RequestContext, place: Place | None = None) -> Tries:
         """What the page of this context may spend; its place is given back while it waits."""
         return Tries(self._stream, context, self._session, self._backoff, self.audience, self.waits, place)
+
+    def limits(self) -> str:
+        """What has been found of the limits that hold for the stream, for people."""
+        return self._wire.limits()
 
     async def fetch(self, make: Callable[[RequestContext], Request], tries: Tries) -> Answer:
         """Send, and send again while that helps; `make` builds a fresh request for each attempt.
@@ -93,7 +98,8 @@ class Chain:
                 await self._failed(error, request, tries)
 
     async def _failed(self, error: AsyncStreamsError, request: Request, tries: Tries) -> None:
-        if self._must_wait_for_host(request, tries, is_overload=isinstance(error, StallTimeout)):
+        is_silent = isinstance(error, HostUnavailable)
+        if self._must_wait_for_host(request, tries, is_overload=isinstance(error, StallTimeout), is_silent=is_silent):
             return
         try:
             await tries.failed(error)
@@ -162,10 +168,17 @@ class Chain:
                 is_ordered = ordered is not None or wait is not None
                 tries.paid += 0.0 if is_ordered else THROTTLE
                 ticket.governor.refused(ticket, is_ordered=is_ordered)
-            seconds = tries.ordered_wait(error, ordered if wait is None else wait)
-            self._wire.governor(response.request).close_for(seconds)
+            governor = self._wire.governor(response.request)
+            told = ordered if wait is None else wait
+            if told is not None:
+                # Before this page gives up, if it does: the others may not go on asking.
+                governor.close_for(told)
+            governor.close_for(tries.ordered_wait(error, told))
         elif ordered is not None or not self._must_wait_for_host(
-            request, tries, is_overload=response.status_code == 503
+            request,
+            tries,
+            is_overload=response.status_code == 503,
+            is_silent=response.status_code in _SILENT,
         ):
             await tries.failed(error, wait=wait, ordered=ordered)
 
@@ -173,9 +186,13 @@ class Chain:
         if (ticket := _ticket(request)) is not None:
             ticket.governor.succeeded(ticket, tries.paid)
 
-    def _must_wait_for_host(self, request: Request, tries: Tries, *, is_overload: bool) -> bool:
-        """Whether a failure is an outage's: then no try is spent, and the next ticket comes when the host is well."""
+    def _must_wait_for_host(self, request: Request, tries: Tries, *, is_overload: bool, is_silent: bool) -> bool:
+        """Whether a failure is an outage's: then no try is spent, and the next ticket comes when the host is well.
+
+        `is_silent`: nothing came from the API itself.
+        """
         ticket = _ticket(request)
+        tries.is_outlasting = ticket is not None and is_silent and ticket.governor.is_silent_since(tries.began)
         if ticket is None or not tries.may_repeat:
             return False
         tries.paid += RETRY

@@ -12,9 +12,9 @@ from ..errors import AsyncStreamsError, AuthError, HttpStatusError, MalformedJSO
 from ..exact_json import as_array, as_object, decode
 from ..messages import Response
 from ..model import ResponseAction
+from ..pacing.quota_headers import retry_after, should_retry
+from ..pacing.told_quotas import says_exhausted
 from ..redaction import safe_url, scrub, sent_secrets
-from .quota_headers import retry_after, should_retry
-from .told_quotas import says_exhausted
 
 ERROR_BODY_LIMIT = 64 * 1024
 _SHOWN = 200

@@ -23,6 +23,7 @@ _PATIENCE = 4  # waits without a success in between, as a multiple of max_server
 _LARGEST_EXPONENT = 60
 _A_YEAR = 366 * 86_400
 _LONG_WAIT = 10.0
+_OUTLASTED = 120.0  # seconds of silence from a whole host in which no page runs out of tries
 
 
 def full_jitter(failures: int, backoff: Backoff, random: Random) -> float:
@@ -81,13 +82,15 @@ class Tries:
         self.refreshed = False
         self.paid = 0.0
         """What its retries have cost of the host's budget."""
+        self.is_outlasting = False
+        """Whether nobody is answered at the moment: the page is not what fails."""
         self._spent = 0
         self._reread = False
         self._at_gate = 0.0
         self._waited = 0.0
         self._throttled = 0
         self._waited_for_server = 0.0
-        self._began = self._sent_at = 0.0
+        self.began = self._sent_at = 0.0
         self._arrived_at: float | None = None
 
     def next_context(self) -> RequestContext:
@@ -97,7 +100,7 @@ class Tries:
         self._arrived_at = None
         if self.sent > 1:
             return replace(self._context, attempt=self.sent)
-        self._began = self._sent_at
+        self.began = self._sent_at
         return self._context
 
     def waited_at_gate(self, seconds: float) -> None:
@@ -107,7 +110,7 @@ class Tries:
     @property
     def may_repeat(self) -> bool:
         """Whether a failure now would not be the last."""
-        return self._spent + 1 < self._stream.max_tries
+        return self._spent + 1 < self._stream.max_tries or self._outlasts(self._clock.monotonic())
 
     def first_reread(self) -> bool:
         """Whether the page may be fetched again because its JSON was malformed: once."""
@@ -139,8 +142,9 @@ class Tries:
                 delay = max(delay, ordered) + self._random.uniform(0.0, min(1.0, 0.1 * ordered))
         own = 0.0 if ordered is not None else delay
         until = now if self._arrived_at is None else self._arrived_at
-        elapsed = until - self._began - self._at_gate - self._waited
-        if self._spent >= self._stream.max_tries or elapsed + own > self._stream.max_time:
+        elapsed = until - self.began - self._at_gate - self._waited
+        is_last = self._spent >= self._stream.max_tries and not self._outlasts(now)
+        if is_last or elapsed + own > self._stream.max_time:
             self._log("give_up", error, None)
             # Whoever catches it, such as a page that asked for a detail, does not try it all again.
             error.retryable = False
@@ -166,6 +170,10 @@ class Tries:
         self._wait_for_server(error, delay)
         self._again("gate", error, delay)
         return delay
+
+    def _outlasts(self, now: float) -> bool:
+        """A few at work would use up their tries in an outage before anybody could tell that it is one."""
+        return self.is_outlasting and now - self.began < _OUTLASTED
 
     def _wait_for_server(self, error: AsyncStreamsError, delay: float) -> None:
         most = self._stream.max_server_wait

@@ -19,8 +19,8 @@ from ..clock import Clock
 from ..contracts import Routes
 from ..errors import ConfigError
 from ..events import Listener
-from .governor import Governor, Host
-from .loop_lag import LoopLag
+from ..pacing.governor import Governor, Host
+from ..pacing.loop_lag import LoopLag
 from .origin import Origin
 from .request import ClientOptions
 from .transport import AiohttpTransport, tls_context

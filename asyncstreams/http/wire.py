@@ -16,21 +16,22 @@ from ..contracts import Place, Stream
 from ..errors import AsyncStreamsError, ConfigError, HostUnavailable, HttpStatusError
 from ..messages import Request, Response
 from ..model import BodyLimits, RateLimit
+from ..pacing.governor import BUSY, DOWN, LONG, PAUSE, TOLD, Client, Governor, Ticket, Wait
+from ..pacing.quota_headers import retry_after
+from ..pacing.told_quotas import told_quotas
 from ..redaction import safe_url, scrub, sent_secrets
 from .body import read_body, streamed_pieces
-from .governor import DOWN, PAUSE, TOLD, Client, Governor, Ticket, Wait
 from .origin import Origin, origin_of, resolve
 from .outcome import ERROR_BODY_LIMIT, is_transient
-from .quota_headers import retry_after
 from .request import USER_AGENT, Attempt, SendOptions
 from .retry import wait_too_long
 from .session import Session, borrowed
 from .timeouts import Watch
-from .told_quotas import told_quotas
 from .transport import AiohttpTransport, BadCertificate, UnknownHost
 from .waits import Waits
 
 _TOKEN_ENDPOINT = object()
+_NO_WAIT = Wait(0.0, BUSY, 0.0)
 _TOKEN_LIMITS = BodyLimits(wire=ERROR_BODY_LIMIT, decoded=ERROR_BODY_LIMIT)
 GATE = "asyncstreams.gate"
 """Where a request's extensions tell the seconds that it waited at a gate."""
@@ -40,8 +41,7 @@ TICKET = "asyncstreams.ticket"
 """And the last ticket, for those who know what became of the request."""
 _MOST_REDIRECTS = 5
 _LAST_WORDS = 10.0  # seconds
-_LONG = 1.0  # seconds; whoever waits for longer gives its place back
-_EARLY = 0.5  # seconds before the end of that, to queue with the others
+_EARLY = 0.5  # seconds before the end of a long wait, to queue with the others
 _LOOK = 1.0  # seconds between looks at a host that is down
 _JITTER = 1.01  # seconds; so much longer may a wait last by now that was allowed
 
@@ -94,6 +94,10 @@ class Wire:
     def governor(self, request: httpx.Request) -> Governor:
         """The governor of where the request goes, with the stream's credential."""
         return self._session.governor_for(self._origin(request), self.authenticator, self._stream.quota_label)
+
+    def limits(self) -> str:
+        """What has been found of the limits of those that were asked."""
+        return ", ".join(filter(None, (governor.limits(client) for governor, client in self._clients.items())))
 
     def no_answer(self, error: httpx.TransportError, request: httpx.Request) -> AsyncStreamsError:
         """The error of ours for a request that a transport could not get answered."""
@@ -154,37 +158,41 @@ class Wire:
     async def _ticket(self, governor: Governor, request: httpx.Request) -> Ticket:
         """Wait for a ticket, and note for how long: it does not count as the page's time."""
         client = self._clients.get(governor) or self._client(governor)
+        place: Place | None = request.extensions.get(PLACE)
         ticket = governor.take_now(client)
         if ticket is None:
             began = self._session.clock.monotonic()
-            ticket = await self._waited(governor, client, request)
+            ticket = await self._waited(governor, client, place)
             waited = self._session.clock.monotonic() - began
             request.extensions[GATE] = request.extensions.get(GATE, 0.0) + waited
+        if place is not None:
+            place.sent()
         request.extensions[TICKET] = ticket
         return ticket
 
-    async def _waited(self, governor: Governor, client: Client, request: httpx.Request) -> Ticket:
+    async def _waited(self, governor: Governor, client: Client, place: Place | None) -> Ticket:
         """A ticket that does not come at once. Whoever waits for long gives its place back, and queues after that."""
-        place: Place | None = request.extensions.get(PLACE)
-        while (wait := governor.wait(client)) is not None:
+        while True:
+            wait = governor.wait(client) or _NO_WAIT
             self._check_wait(wait, governor)
             is_down = wait.reason is DOWN
-            if not is_down and (wait.seconds < _LONG or wait.seconds == math.inf):
+            if not is_down and (wait.seconds < LONG or wait.seconds == math.inf):
                 with self._waits.on(wait.reason, wait.seconds):
-                    return await governor.take(client)
+                    if (ticket := await governor.take(client)) is not None:
+                        return ticket
+                continue
             with self._waits.told(wait.reason, wait.seconds):
                 async with nullcontext() if place is None else place.away():
                     await self._session.clock.sleep(
-                        _LOOK if is_down else min(wait.seconds, wait.soonest + _LONG) - _EARLY
+                        _LOOK if is_down else min(wait.seconds, wait.soonest + LONG) - _EARLY
                     )
-        return governor.take_now(client) or await governor.take(client)
 
     def _check_wait(self, wait: Wait, governor: Governor) -> None:
         stream = self._stream
         if wait.reason in (PAUSE, TOLD) and stream.max_server_wait + _JITTER < wait.seconds < math.inf:
             told = "the API asked for a pause" if wait.reason is PAUSE else "its quota is used up"
             raise wait_too_long(stream, told, wait.seconds, self._session.clock.wall())
-        if wait.reason is DOWN and governor.down_for > stream.outage_patience:
+        if governor.down_for > stream.outage_patience:
             raise HostUnavailable(
                 f"has not answered properly for {governor.down_for:.0f} s, in which it was asked again and again",
                 hint="start again when it is well, or raise outage_patience",
@@ -195,7 +203,7 @@ class Wire:
         limits = stream.rate_limit
         told = () if limits is None else (limits,) if isinstance(limits, RateLimit) else tuple(limits)
         client = self._clients[governor] = governor.client(
-            stream.name, stream.weight, told, stream.rate_limit_cost, adaptive=stream.adaptive
+            stream.name, stream.weight, told, stream.rate_limit_cost, adaptive=stream.adaptive, patient=False
         )
         return client
 
@@ -216,6 +224,7 @@ class Wire:
         failure: AsyncStreamsError | None = None
         try:
             ticket = await governor.take(client)
+            assert ticket is not None, "it is patient"
             try:
                 response = await self._token_response(request, options)
             finally:

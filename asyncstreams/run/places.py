@@ -174,43 +174,47 @@ class Share:
 class Place:
     """One slice's place: given back while it waits for anything but an answer.
 
-    It is paid for when it is taken, for one request, and again for each request after that.
+    It is paid for when it is taken, for one request, and again for each request after that. What is
+    given back before the request went is refunded: whoever waits in vain has had nothing.
     """
 
     def __init__(self, share: Share) -> None:
         self._share = share
         self._held = False
-        self._is_unused = False
+        self._is_paid = False
 
     async def take(self, *, new: bool = False) -> None:
         await self._share.take(new=new)
-        self._held = self._is_unused = True
+        self._held = self._is_paid = True
 
     async def ensure(self) -> None:
-        """Take it, unless it is held already: a request follows."""
+        """Take it, unless it is held already."""
         if not self._held:
             await self.take()
-        elif not self._is_unused:
+
+    def sent(self) -> None:
+        """A request goes."""
+        if not self._is_paid:
             self._share.charge()
-        self._is_unused = False
+        self._is_paid = False
 
     def give(self) -> None:
         """Give it back, if it is held."""
         if self._held:
             self._held = False
-            if self._is_unused:
+            if self._is_paid:
                 self._share.refund()
+                self._is_paid = False
             self._share.give()
 
     @asynccontextmanager
     async def away(self) -> AsyncGenerator[None]:
-        """Others may work meanwhile; it is taken again at the end, for the next request."""
+        """Others may work meanwhile; it is taken again at the end."""
         held = self._held
         self.give()
         yield
         if held:
             await self.take()
-            self._is_unused = False
 
     async def give_way(self) -> None:
         """Before another page: let a stream that has had less go first."""

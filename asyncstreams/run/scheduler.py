@@ -46,7 +46,8 @@ class Scheduler:
     """One run over some streams.
 
     A slice that fails leaves its siblings alone; AuthError, ConfigError and HostUnavailable end the
-    run, SchemaError and too many failures end their stream, `stop_on_error` makes the first failure
+    run, SchemaError and too many failures end their stream, RateLimitWaitTooLong does when what is
+    on the wire has been read, `stop_on_error` makes the first failure
     the last. Nothing but cancellation ever leaves a task: what goes wrong is told by the delivery,
     when all that was read has been taken.
     """
@@ -199,6 +200,9 @@ class Scheduler:
             async for stream_slice in slices:
                 place = run.share.place()
                 await place.take(new=True)
+                if run.is_cut_short:
+                    place.give()
+                    return
                 run.begun += 1
                 run.share.opened(1)
                 begun = Begun(run.begun, stream_slice, place)
@@ -271,7 +275,10 @@ class Scheduler:
         run.failed.append((stream_slice, error))
         if self._stop_on_error or isinstance(error, ConfigError | HostUnavailable | AssertionError):
             self._end(error)
-        elif isinstance(error, SchemaError | RateLimitWaitTooLong) or len(run.failed) > stream.max_failed_slices:
+        elif isinstance(error, RateLimitWaitTooLong):
+            # What is on the wire is still read; all others meet the same wait.
+            run.is_cut_short = True
+        elif isinstance(error, SchemaError) or len(run.failed) > stream.max_failed_slices:
             run.is_cut_short = True
             tasks.cancel_scope.cancel()
         elif run.begun > 1 or len(self._selected) > 1:

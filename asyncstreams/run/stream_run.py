@@ -60,11 +60,10 @@ class StreamRun:
         """What the stream does now."""
         open_slices = self.begun - self.done - len(self.failed)
         failed = f", {len(self.failed)} failed" if self.failed else ""
-        waits = str(self.chain.waits)
+        more = "".join(f"; {told}" for told in (self.chain.limits(), str(self.chain.waits)) if told)
         return (
             f"{self.stream.name}: {open_slices} slices open, {self.share.held} of {self.share.most} places at work; "
-            f"{self.done} slices done{failed}, {self.pages:,} pages, {self.records:,} records"
-            + (f"; {waits}" if waits else "")
+            f"{self.done} slices done{failed}, {self.pages:,} pages, {self.records:,} records" + more
         )
 
     def was_cut_off(self, begun: Begun, error: BaseException) -> None:

@@ -10,6 +10,7 @@ from weakref import WeakSet
 
 _ASLEEP = 1e-9
 _RESOLUTION = 1e-6
+_BUSY = 250  # turns of the loop
 
 
 class VirtualClock:
@@ -70,9 +71,14 @@ class _LeapingSelector(selectors.BaseSelector):
     def __init__(self, inner: selectors.BaseSelector, advance: Callable[[float], None]) -> None:
         self._inner = inner
         self._advance = advance
+        self._turns = 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None or timeout <= 0:
+            self._turns += 1
+            if self._turns % _BUSY == 0:
+                # Real time never stands still: a wait that rounding makes 0 would be due for ever.
+                self._advance(_RESOLUTION)
             return self._inner.select(timeout)
         ready = self._inner.select(0)
         if not ready:

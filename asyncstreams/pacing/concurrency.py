@@ -7,9 +7,14 @@ from collections import deque
 
 _FIRST = 4.0
 _OVERLOADED, _SLOWER = 0.7, 0.85
-_ALPHA = 0.1
 _ENOUGH, _GUARD = 1.2, 1.5  # times the quickest that it has been
 _IGNORED = 0.02  # seconds of that
+_MOST_WEIGHT, _LEAST_WEIGHT = 0.1, 0.02  # of one answer in the average, which is that of a round trip
+_SLOW = 0.02  # the same for how much answers vary
+_SPREAD = 1.128  # E|x - y| / sigma of two normal values: von Neumann's estimate, which a drift does not blur
+_DOUBT = 2.5  # standard errors of an average
+_OUTLIER = math.log(3), 3.0  # no answer counts for more: of a logarithm, and standard deviations
+_INSTANT = 1e-6  # seconds: less is our clock's doubt
 _WARM = 5  # answers, before an average means something
 _BUCKET, _KEPT = 10.0, 60.0  # seconds: the quickest of the last minute
 _LEAST_BETWEEN_CUTS = 0.5
@@ -20,7 +25,8 @@ class Concurrency:
 
     Slow start; +1 for each round trip while the limit is used up and the first byte takes less than
     1.2 times as long as it has; x0.85 above 1.5 times, x0.7 for overload. A limit that is not used up
-    does not grow: it would mean nothing.
+    does not grow: it would mean nothing. Where answers vary by themselves, whatever the load, what is
+    compared are the bounds within which the averages are known.
     """
 
     def __init__(self) -> None:
@@ -44,7 +50,7 @@ class Concurrency:
         latency = self._latencies.get(label)
         if latency is None:
             latency = self._latencies[label] = _Latency()
-        latency.took(seconds, now)
+        latency.took(seconds, now, max(_LEAST_WEIGHT, min(_MOST_WEIGHT, 1 / self.limit)))
         # What was sent before the last cut tells of the time before it.
         self._is_enough = latency.is_above(_ENOUGH, _IGNORED / 2)
         if sent_at > self._cut_at and latency.is_above(_GUARD, _IGNORED):
@@ -69,28 +75,47 @@ class Concurrency:
 
 
 class _Latency:
-    """How long an endpoint takes on average, and how long it took on average when it was quickest."""
+    """How long an endpoint takes on average, and how long it took on average when it was quickest.
+
+    Averages are geometric, and outliers cut off: one answer in a hundred that takes a hundred times
+    as long is no load.
+    """
 
     def __init__(self) -> None:
-        self.average = 0.0
+        self._level = self._last = self._spread = self._doubt = 0.0  # of logarithms
         self._count = 0
         self._buckets: deque[list[float]] = deque()
 
-    def took(self, seconds: float, now: float) -> None:
+    @property
+    def average(self) -> float:
+        return math.exp(self._level)
+
+    def took(self, seconds: float, now: float, weight: float) -> None:
+        level = math.log(max(seconds, _INSTANT))
+        if self._count:
+            most = max(_OUTLIER[0], _OUTLIER[1] * self._spread)
+            level = max(self._level - most, min(self._level + most, level))
+            step = abs(level - self._last) / _SPREAD
+            self._spread += max(_SLOW, 1 / self._count) * (step - self._spread)
         self._count += 1
-        weight = max(_ALPHA, 1 / self._count)
-        self.average += weight * (seconds - self.average)
-        if self._count < _WARM:
-            return
+        self._last = level
+        weight = max(weight, 1 / self._count)
+        self._level += weight * (level - self._level)
+        if self._count >= _WARM:
+            self._doubt = _DOUBT * self._spread * math.sqrt(weight / (2 - weight))
+            self._keep(self._level + self._doubt, now)
+
+    def _keep(self, at_most: float, now: float) -> None:
         if not self._buckets or now - self._buckets[-1][0] >= _BUCKET:
-            self._buckets.append([now, self.average])
+            self._buckets.append([now, at_most])
             while self._buckets[0][0] <= now - _KEPT:
                 self._buckets.popleft()
-        elif self.average < self._buckets[-1][1]:
-            self._buckets[-1][1] = self.average
+        elif at_most < self._buckets[-1][1]:
+            self._buckets[-1][1] = at_most
 
     def is_above(self, factor: float, least: float) -> bool:
         if not self._buckets:
             return False
-        quickest = min([average for _, average in self._buckets])
-        return self.average > factor * quickest and self.average - quickest > least
+        quickest = min([level for _, level in self._buckets])
+        at_least = self._level - self._doubt
+        return at_least > quickest + math.log(factor) and math.exp(at_least) - math.exp(quickest) > least

@@ -25,7 +25,9 @@ class Health:
         self.budget = _FULL
         self.down_since: float | None = None
         self.probe_at = math.inf
-        self._interval = _FIRST_PROBE
+        self.interval = _FIRST_PROBE
+        """Seconds, at most, from a probe that failed to the next."""
+        self.answered_at = -math.inf
 
     @property
     def is_down(self) -> bool:
@@ -39,11 +41,12 @@ class Health:
             self.budget -= cost
             return
         self.down_since, self.budget = now, 0.0
-        self._interval = _FIRST_PROBE
+        self.interval = _FIRST_PROBE
         self.probe_at = now + _FIRST_PROBE
 
-    def answered(self, paid: float = 1.0) -> bool:
+    def answered(self, now: float, paid: float = 1.0) -> bool:
         """A request was answered, which had paid so much for its retries; whether the host was down."""
+        self.answered_at = now
         if self.down_since is None:
             self.budget = min(_FULL, self.budget + paid)
             return False
@@ -59,5 +62,5 @@ class Health:
         """It has ended, however: unless it was answered, another one is due later."""
         if self.down_since is not None:
             longest = _LONGEST if now - self.down_since < _LATER else _LONGEST_LATER
-            self._interval = min(longest, self._interval * _PROBE_GROWTH)
-            self.probe_at = now + self._random.uniform(0.0, self._interval)
+            self.interval = min(longest, self.interval * _PROBE_GROWTH)
+            self.probe_at = now + self._random.uniform(0.0, self.interval)

@@ -9,8 +9,6 @@ from random import Random
 from typing import NamedTuple
 from weakref import WeakSet
 
-from aiolimiter import AsyncLimiter
-
 from ..clock import Clock
 from ..model import RateLimit
 from .concurrency import Concurrency
@@ -20,13 +18,15 @@ from .loop_lag import LoopLag
 from .pace import Pace
 from .quota_values import ServerTime
 from .sliding_log import SlidingLog
+from .spacing import Spacing
 from .told_quotas import ToldQuota
 from .told_windows import ToldWindows
 
 _LONGEST_SPREAD = 1.0
 _SPREAD_SHARE = 0.1
 _QUANTUM = 2  # requests that a stream may be ahead of another on the same quota
-_SMOOTH_BURST = 0.02  # seconds of a smooth rate that may pass at once, so that late timers cost nothing
+LONG = 1.0
+"""Seconds from which on a wait is a long one: whoever is not patient leaves the queue, and comes back later."""
 
 PAUSE = "the API's pause to end"
 DOWN = "the host to answer again"
@@ -49,7 +49,7 @@ class Wait(NamedTuple):
 class Client(Lane["Ticket"]):
     """One stream, as it draws on a quota: its weight, and the limits that are declared for it."""
 
-    __slots__ = ("cost", "in_flight", "is_adaptive", "logs", "name", "smooth", "spent", "window")
+    __slots__ = ("cost", "in_flight", "is_adaptive", "is_patient", "logs", "name", "smooth", "spent", "window")
 
     def __init__(
         self,
@@ -57,13 +57,15 @@ class Client(Lane["Ticket"]):
         weight: float,
         cost: float,
         logs: Sequence[SlidingLog],
-        smooth: Sequence[AsyncLimiter],
+        smooth: Sequence[Spacing],
         *,
         is_adaptive: bool,
+        is_patient: bool,
     ) -> None:
         super().__init__(weight)
         self.in_flight = self.spent = self.window = 0
-        self.name, self.cost, self.logs, self.smooth, self.is_adaptive = name, cost, logs, smooth, is_adaptive
+        self.name, self.cost, self.logs, self.smooth = name, cost, logs, smooth
+        self.is_adaptive, self.is_patient = is_adaptive, is_patient
 
 
 class Ticket:
@@ -105,7 +107,7 @@ class Governor:
         self._closed_until = self._opens_at = self._spread = 0.0
         self._herd, self._herd_next = 0, 0.0
         self._logs: dict[RateLimit, SlidingLog] = {}
-        self._smooth: dict[RateLimit, AsyncLimiter] = {}
+        self._smooth: dict[RateLimit, Spacing] = {}
         self._clients: WeakSet[Client] = WeakSet()
         self._timer: asyncio.TimerHandle | None = None
         self.in_flight = 0
@@ -113,12 +115,22 @@ class Governor:
         self.windows = ToldWindows()
 
     def client(
-        self, name: str, weight: float = 1.0, limits: Sequence[RateLimit] = (), cost: float = 1.0, *, adaptive: bool
+        self,
+        name: str,
+        weight: float = 1.0,
+        limits: Sequence[RateLimit] = (),
+        cost: float = 1.0,
+        *,
+        adaptive: bool,
+        patient: bool = True,
     ) -> Client:
-        """A stream that will draw on this quota; streams that declare equal limits share them."""
+        """A stream that will draw on this quota; streams that declare equal limits share them.
+
+        One that is not patient is sent away from the queue where the wait becomes a long one.
+        """
         logs = [self._logs.setdefault(limit, SlidingLog(limit)) for limit in limits]
-        smooth = [self._smooth.setdefault(limit, _limiter(limit)) for limit in limits if limit.smooth]
-        client = Client(name, weight, cost, logs, smooth, is_adaptive=adaptive)
+        smooth = [self._smooth.setdefault(limit, Spacing(limit)) for limit in limits if limit.smooth]
+        client = Client(name, weight, cost, logs, smooth, is_adaptive=adaptive, is_patient=patient)
         self._clients.add(client)
         return client
 
@@ -141,9 +153,14 @@ class Governor:
         """What keeps a request of this stream at the moment; None: nothing does."""
         now = self._clock.monotonic()
         at, reason = self._free_at(client, now)
-        ahead = len(client.waiting) * self._queue.lanes * self._gap(client)
-        if at > now or ahead:
-            return Wait(at - now + ahead, reason if at > now else PACED, at - now)
+        if reason is DOWN and at == math.inf:
+            # A probe is on its way, and the next one goes at most so long after it.
+            at = now + self.host.health.interval
+        if at == math.inf:
+            return Wait(at, reason, at)
+        turn, kept_by = max((at, reason), self._turn_at(client, now))
+        if turn > now:
+            return Wait(turn - now, kept_by, at - now)
         return Wait(math.inf, BUSY, math.inf) if self._queue else None
 
     def take_now(self, client: Client) -> Ticket | None:
@@ -156,26 +173,30 @@ class Governor:
         self._queue.passed(client)
         return self._let_go(client, now)
 
-    async def take(self, client: Client) -> Ticket:
-        """Wait for a ticket, which is to be given back. First come, first served within a stream."""
-        for limiter in client.smooth:
-            await limiter.acquire()
+    async def take(self, client: Client) -> Ticket | None:
+        """Wait for a ticket, which is to be given back; None: the wait has become a long one.
+
+        First come, first served within a stream. Whoever is patient never gets None.
+        """
+        for spacing in client.smooth:
+            await spacing.wait(client.cost)
         ticket = await self._turn(client)
-        while self.closed_for:
+        while ticket is not None and self.closed_for:
             # An answer has closed the gate since the turn was given.
             self._take_back(ticket)
             ticket = await self._turn(client, first=True)
         return ticket
 
-    async def _turn(self, client: Client, *, first: bool = False) -> Ticket:
-        waiter: asyncio.Future[Ticket] = self._queue.push(client, first=first)
+    async def _turn(self, client: Client, *, first: bool = False) -> Ticket | None:
+        waiter: asyncio.Future[Ticket | None] = self._queue.push(client, first=first)
         if self._timer is None:
             self._let_on()
         try:
             return await waiter
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled():
-                self._take_back(waiter.result())
+                if (ticket := waiter.result()) is not None:
+                    self._take_back(ticket)
             else:
                 self._queue.forget(client, waiter)
             raise
@@ -209,7 +230,7 @@ class Governor:
         """The host answered, for good or ill; the page had paid so much for retries."""
         now = self._clock.monotonic()
         host = self.host
-        if host.health.answered(paid or 1.0):
+        if host.health.answered(now, paid or 1.0):
             host.concurrency.reopened()
         is_bound = bool(self._queue) and self.pace.free_at(now) > now
         self.pace.succeeded(now, is_bound=is_bound)
@@ -224,7 +245,7 @@ class Governor:
         """The server said: too much. `is_ordered`: and how long to wait."""
         now = self._clock.monotonic()
         host = self.host
-        if host.health.answered(0.0):
+        if host.health.answered(now, 0.0):
             host.concurrency.reopened()
         if not self.windows.is_known:
             self.pace.refused(ticket.sent_at, ticket.number)
@@ -242,11 +263,24 @@ class Governor:
         self._host_changed()
         return self.host.health.is_down
 
+    def is_silent_since(self, moment: float) -> bool:
+        """Whether the host has answered nobody since then, though it had before."""
+        return -math.inf < self.host.health.answered_at <= moment
+
     @property
     def down_for(self) -> float:
         """Seconds since the host was found to be down; 0 where it is not."""
         since = self.host.health.down_since
         return 0.0 if since is None else self._clock.monotonic() - since
+
+    def limits(self, client: Client) -> str:
+        """What has been found of the limits that hold for a stream; empty where nothing has."""
+        found: list[str] = []
+        if client.is_adaptive:
+            found.append(f"at most {self.host.concurrency.limit:.0f} on the wire at once")
+        if self.pace.rate is not None:
+            found.append(f"at most {self.pace.rate:.1f} requests a second")
+        return ", ".join([*found, *self.windows.told(self._clock.monotonic())])
 
     def _free_at(self, client: Client, now: float) -> tuple[float, str]:
         """When a request may pass, and what keeps it until then."""
@@ -257,8 +291,9 @@ class Governor:
             at, reason = self._herd_next, PAUSE
         host = self.host
         if host.health.is_down:
-            return max(at, host.health.probe_at), DOWN
-        if client.is_adaptive and host.in_flight >= math.floor(host.concurrency.limit):
+            if host.health.probe_at > at:
+                at, reason = host.health.probe_at, DOWN
+        elif client.is_adaptive and host.in_flight >= math.floor(host.concurrency.limit):
             return math.inf, BUSY
         if (other := self.windows.free_at(self.in_flight, now)) > at:
             at, reason = other, TOLD
@@ -312,7 +347,10 @@ class Governor:
                     if (waiter := self._queue.pop(client)) is not None:
                         waiter.set_result(self._let_go(client, now))
                     break
-                soonest = min(soonest, at)
+                if LONG <= at - now < math.inf and not client.is_patient:
+                    self._queue.send_away(client)
+                else:
+                    soonest = min(soonest, at)
             else:
                 if soonest == math.inf and self.windows.next_reset > now:
                     # An answer is waited for, which may take longer than that.
@@ -335,12 +373,21 @@ class Governor:
             client.window, client.spent = self.windows.resets, 0
         return client.spent / client.weight
 
-    def _gap(self, client: Client) -> float:
-        """Seconds from one request to the next, where a rate holds."""
-        rates = [log.limit.n / log.limit.per / client.cost for log in client.logs]
+    def _turn_at(self, client: Client, now: float) -> tuple[float, str]:
+        """When those who queue will have been let on, as far as rates tell, and what they are kept by."""
+        ahead = self._queue.ahead_of(client)
+        at, reason = now, BUSY
+        if not ahead:
+            return at, reason
         if self.pace.rate is not None:
-            rates.append(self.pace.rate)
-        return 1 / min(rates) if rates else 0.0
+            at, reason = max(now, self.pace.free_at(now)) + ahead / self.pace.rate, PACED
+        for log in client.logs:
+            units = ahead * client.cost
+            spaced = now + units * log.limit.per / log.limit.n if log.limit.smooth else now
+            other = max(spaced, log.free_after(units, client.cost, now))
+            if other > at:
+                at, reason = other, DECLARED
+        return at, reason
 
     def _host_changed(self) -> None:
         for governor in self.host.governors:
@@ -359,9 +406,3 @@ class Governor:
         limit = self.host.concurrency.limit
         most = "" if limit == math.inf else f" of {limit:.0f}"
         return f"<Governor {gate}{down}, {self.in_flight}{most} on the wire{rate}, {len(self._queue)} waiting>"
-
-
-def _limiter(limit: RateLimit) -> AsyncLimiter:
-    rate = limit.n / limit.per
-    burst = max(1.0, rate * _SMOOTH_BURST)
-    return AsyncLimiter(burst, burst / rate)

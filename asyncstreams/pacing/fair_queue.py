@@ -43,10 +43,9 @@ class FairQueue(Generic[L]):
     def __bool__(self) -> bool:
         return bool(self._lanes)
 
-    @property
-    def lanes(self) -> int:
-        """How many streams wait."""
-        return len(self._lanes)
+    def ahead_of(self, lane: L) -> float:
+        """How many would go before one more of this lane, about."""
+        return len(lane.waiting) * sum(other.weight for other in self._lanes) / lane.weight
 
     def __iter__(self) -> Iterator[L]:
         """The lanes in which somebody waits, the next one first."""
@@ -72,6 +71,14 @@ class FairQueue(Generic[L]):
                 return waiter
         self._tidy(lane)
         return None
+
+    def send_away(self, lane: L) -> None:
+        """All of a lane wait no more, and are told None."""
+        while lane.waiting:
+            waiter = lane.waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+        self._tidy(lane)
 
     def passed(self, lane: L) -> None:
         """One of a lane went without waiting."""

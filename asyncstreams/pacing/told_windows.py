@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from .told_quotas import ToldQuota
 
@@ -12,6 +12,7 @@ _SAME_WINDOW = 1.5  # seconds by which two resets of the same window may differ:
 _UNLIMITED = 1e9
 _SHARED = 1.0  # seconds, from which on a window is shared between streams by weight
 _FORGOTTEN = 60.0  # seconds since it was told last, after which a quota gives way to another
+_SHOWN = 2
 _MOST = 64  # quotas of one key, at most: a server that makes up names must not fill the memory
 
 
@@ -131,6 +132,14 @@ class ToldWindows:
             and 2 * (now - window.begun_at) < window.resets_at - window.begun_at
             for window in self._windows.values()
         )
+
+    def told(self, now: float) -> Iterator[str]:
+        """What is left of those that are nearest to their end, for people."""
+        for window in sorted(self._windows.values(), key=lambda window: window.remaining)[:_SHOWN]:
+            if window.remaining < _UNLIMITED:
+                whole = "" if window.limit is None else f" of {window.limit:,.0f}"
+                until = "" if window.resets_at == math.inf else f" for {max(0.0, window.resets_at - now):.1f} s"
+                yield f"{max(0.0, window.remaining):,.0f}{whole} requests left{until}"
 
     @property
     def is_known(self) -> bool:

@@ -7,7 +7,8 @@ from collections import deque
 from ..model import RateLimit
 
 _STEPS = 4096
-_MARGIN = 0.0005  # of the window: what the way to the server adds to one request and not to another
+# Of the window, and seconds at most: what the way to the server takes longer for one request than for another.
+_MARGIN, _LARGEST_MARGIN = 0.02, 0.05
 
 
 class SlidingLog:
@@ -21,7 +22,9 @@ class SlidingLog:
         self.limit = limit
         self._entries: deque[list[float]] = deque()
         self._used = 0.0
-        self._per = limit.per * (1 + _MARGIN)
+        # Spaced requests do not run into the next window many at a time.
+        margin = 0.0 if limit.smooth else min(_LARGEST_MARGIN, _MARGIN * limit.per)
+        self._per = limit.per + margin
         self._step = limit.per / _STEPS
 
     def free_at(self, cost: float, now: float) -> float:
@@ -39,6 +42,11 @@ class SlidingLog:
             if used + cost <= room:
                 break
         return max(now, last + self._per)
+
+    def free_after(self, units: float, cost: float, now: float) -> float:
+        """When a request of `cost` may pass, if others of so many units go before it."""
+        windows, rest = divmod(units, self.limit.n)
+        return self.free_at(rest + cost, now) + windows * self._per
 
     def passed(self, cost: float, now: float) -> None:
         """A request of so many units has been let go."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
@@ -27,8 +26,7 @@ _PAIR = re.compile(rb"(?<![\w-])(total|remaining|resets)=([0-9]{1,15})(?![\w.])"
 _ORDINARY_STATE = re.compile(rb'"([A-Za-z0-9_-]{1,64})";r=([0-9]{1,15})(?:;t=([0-9]{1,15}))?')
 
 
-@dataclass(frozen=True, slots=True)
-class ToldQuota:
+class ToldQuota(NamedTuple):
     """What one response tells of one quota; no number is negative, infinite or NaN.
 
     Rates are to be had in two ways, `remaining / resets_in` and `limit / window`; the lower one
@@ -173,11 +171,11 @@ class _Standard:
         elif fields := parse_dictionary(text.decode("latin-1")):
             self._read_fields(fields, policies, arrival, told)
             return
-        touched = set[_Policy]()
+        touched: list[_Policy] = []
         for name, partition, left, reset in states[:_MOST]:
             policy = _policy_of(name, partition, policies)
             if policy is not None:
-                touched.add(policy)
+                touched.append(policy)
                 if not (policy.is_rate and policy.limit):
                     continue
             limit, window = (None, None) if policy is None else (policy.limit, policy.window)
@@ -302,6 +300,8 @@ def _tell_untouched(policies: Iterable[_Policy], name: str, told: list[ToldQuota
 
 def _policy_of(name: str, partition: str, policies: tuple[_Policy, ...]) -> _Policy | None:
     """The policy of that name: of that partition where several share it."""
+    if len(policies) == 1 and policies[0].name == name:
+        return policies[0]
     same = [policy for policy in policies if policy.name == name]
     return next((policy for policy in same if policy.partition == partition), same[0] if same else None)
 

@@ -1,0 +1,172 @@
+"""Are the limits of a server kept, learnt and outlived over real sockets and in real time?"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from loopback import Received, Wire, answer, serve
+
+from asyncstreams import HttpStream, PageNumber, RateLimit, RequestContext, Retrying, Waiting
+from asyncstreams.testing import Fault, MockApi, Quota, Resource
+
+DOWN = "the host to answer again"
+
+
+@pytest.fixture(autouse=True)
+async def not_for_ever() -> AsyncIterator[None]:
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGALRM, lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
+    signal.alarm(30)
+    yield
+    signal.alarm(0)
+
+
+class Items(HttpStream):
+    """A few records a page, whose number is told: pages are fetched side by side."""
+
+    records_path = "data"
+    paginator: Any = PageNumber(size=2, total_items="meta.total")
+
+    def __init__(self, api: MockApi, **options: Any) -> None:
+        self.url_base = api.url
+        super().__init__(**options)
+
+    def path(self, context: RequestContext) -> str:
+        return "items"
+
+
+def items(pages: int) -> Resource:
+    return Resource("items", 2 * pages, total=True)
+
+
+async def read(stream: HttpStream) -> tuple[list[int], float, list[Any]]:
+    """The ids, the seconds that it took, and what was told meanwhile."""
+    heard: list[Any] = []
+    stream.subscribe(heard.append)
+    began = time.monotonic()
+    records = await stream.read()
+    return [record["id"] for record in records], time.monotonic() - began, heard
+
+
+async def test_a_declared_limit_holds_on_the_wire() -> None:
+    async with MockApi(items(60), quota=Quota(20, per=1, headers="none")) as api:
+        found, seconds, _ = await read(Items(api, rate_limit=RateLimit(20, per=1)))
+
+    assert found == api.ids("items")
+    assert api.counts.refused_by_quota == 0
+    assert 2 <= seconds < 2.5
+
+
+async def test_a_smooth_limit_spaces_what_the_server_sees() -> None:
+    times: list[float] = []
+
+    async def script(request: Received, wire: Wire) -> None:
+        times.append(time.monotonic())
+        await wire.send(answer(b'{"data": [{"id": %d}, {"id": 0}], "meta": {"total": 60}}' % len(times)))
+
+    async with serve(script) as server:
+        await Items(server, rate_limit=RateLimit(40, smooth=True)).read()
+
+    gaps = [after - before for before, after in pairwise(times)]
+    assert len(times) == 30
+    assert sum(gap < 0.012 for gap in gaps) <= 3
+    assert 29 / 40 * 0.95 < times[-1] - times[0] < 29 / 40 + 0.5
+
+
+@pytest.mark.parametrize("dialect", ["ratelimit", "ratelimit-3", "x-ratelimit"])
+async def test_a_told_quota_is_used_up_and_never_exceeded(dialect: Any) -> None:
+    async with MockApi(items(90), quota=Quota(45, per=1, headers=dialect), latency=(0.001, 0.01)) as api:
+        found, seconds, heard = await read(Items(api))
+
+    assert found == api.ids("items")
+    assert api.counts.refused_by_quota == 0
+    assert api.counts.peak_in_flight > 1
+    assert 1 <= seconds < 1.8
+    assert not [event for event in heard if isinstance(event, Retrying)]
+
+
+async def test_a_refusing_server_teaches_its_rate() -> None:
+    quota = Quota(200, per=1, burst=20, headers="none")
+    async with MockApi(items(400), quota=quota, latency=0.005) as api:
+        found, seconds, _ = await read(Items(api, seed=1))
+
+    assert found == api.ids("items")
+    assert 0 < api.counts.refused_by_quota < 60
+    assert seconds < 400 / 200 * 1.7 + 1
+
+
+async def test_a_queueing_server_is_not_pressed() -> None:
+    quota = Quota(200, per=1, mode="queue", headers="none")
+    async with MockApi(items(300), quota=quota, latency=0.03) as api:
+        found, seconds, _ = await read(Items(api, max_concurrency=100))
+
+    assert found == api.ids("items")
+    assert api.counts.peak_in_flight < 50
+    assert seconds < 300 / 200 * 1.5 + 0.5
+
+
+async def test_a_tenth_of_failures_is_no_outage() -> None:
+    async with MockApi(items(300), faults=[Fault.status(500, share=0.1)], latency=0.005, seed=1) as api:
+        found, seconds, heard = await read(Items(api, seed=1))
+
+    assert found == api.ids("items")
+    failures = api.counts.by_status[500]
+    assert failures >= 20
+    assert api.counts.requests == 300 + failures
+    assert DOWN not in {event.reason for event in heard if isinstance(event, Waiting)}
+    assert seconds < 5
+
+
+async def test_a_short_outage_costs_little_more_than_it_lasts() -> None:
+    async with MockApi(items(400), latency=0.02) as api:
+        stream = Items(api, seed=1)
+        reading = asyncio.create_task(read(stream))
+        await asyncio.sleep(0.2)
+        api.faults = [Fault.reset()]
+        await asyncio.sleep(1.0)
+        before = sum(api.counts.by_fault.values())
+        api.faults = []
+        found, seconds, heard = await reading
+
+    assert found == api.ids("items")
+    assert 20 < before <= 200
+    assert DOWN in {event.reason for event in heard if isinstance(event, Waiting)}
+    assert seconds < 1.2 + 5
+
+
+@pytest.mark.parametrize(
+    ("quota", "faults"),
+    [
+        pytest.param(Quota(20, per=60, headers="ratelimit"), [], id="told"),
+        pytest.param(Quota(20, per=60, headers="retry-after"), [], id="refused"),
+        pytest.param(None, [Fault.status(500, at=range(12, 10_000))], id="down"),
+    ],
+)
+async def test_whoever_leaves_early_leaves_no_task_and_no_socket(quota: Quota | None, faults: list[Fault]) -> None:
+    async with MockApi(items(400), quota=quota, faults=faults, latency=0.002) as api:
+        heard: list[Any] = []
+        before = asyncio.all_tasks()
+        stream = Items(api)
+        stream.subscribe(heard.append)
+
+        async def leave() -> None:
+            async with stream.pages() as pages:
+                async for _ in pages:
+                    pass
+
+        leaving = asyncio.create_task(leave())
+        await asyncio.sleep(0.6)
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        await asyncio.sleep(0.05)
+
+        assert api.counts.requests > 10
+        assert api.counts.open_connections == 0
+        assert not {task for task in asyncio.all_tasks() - before if "mock_api" not in repr(task)}

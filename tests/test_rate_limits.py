@@ -1,0 +1,334 @@
+"""Is a limit that an author declares kept in every span of time, and used up to the full?"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import signal
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import httpx
+import pytest
+from slow_api import Answer, Api, Items, Named, at, declared, slices, taken, told
+
+from asyncstreams import (
+    ConfigError,
+    PageNumber,
+    RateLimit,
+    Source,
+    TokenAuthenticator,
+    Waiting,
+)
+from asyncstreams.clock import SystemClock
+from asyncstreams.testing import VirtualClock
+
+
+def most_within(seconds: float, times: list[float]) -> int:
+    """The most requests in any span of so many seconds, to which its end does not belong."""
+    return max(bisect_left(times, begin + seconds) - n for n, begin in enumerate(times))
+
+
+def gaps(times: list[float]) -> list[float]:
+    return [after - before for before, after in pairwise(times)]
+
+
+def span(times: list[float]) -> float:
+    return times[-1] - times[0]
+
+
+def failing_at_first(answer: Answer, every: int) -> Answer:
+    """The same, but each so manieth page is a 500 when it is asked for at first."""
+    tries: Counter[str] = Counter()
+
+    def sometimes(request: httpx.Request) -> httpx.Response:
+        tries[at(request)] += 1
+        is_sick = tries[at(request)] == 1 and len(tries) % every == 0
+        return httpx.Response(500) if is_sick else answer(request)
+
+    return sometimes
+
+
+def numbered(count: int) -> Answer:
+    """So many pages, and each tells how many there are: they are asked for side by side."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json={"items": [{"id": at(request)}], "pages": count})
+
+    return answer
+
+
+def of_stream(name: str, api: Api) -> list[float]:
+    return [time for asked, time in zip(api.asked, api.times, strict=True) if asked.startswith(f"{name}/")]
+
+
+async def test_no_minute_has_more_requests_than_declared_though_some_are_retries(virtual_clock: VirtualClock) -> None:
+    api = Api(failing_at_first(told(1), every=5), seconds=0.2)
+    stream = declared(Items, rate_limit=RateLimit(100, per=60), max_tries=5)(api, virtual_clock)
+
+    found = await stream.read(slices=slices(range(250)))
+
+    assert len(found) == 250
+    assert len(api.times) == 300
+    assert most_within(60, api.times) == 100
+    assert 120 <= span(api.times) < 120 * 1.01 + 1
+
+
+async def test_pages_that_are_fetched_side_by_side_keep_the_limit(virtual_clock: VirtualClock) -> None:
+    api = Api(failing_at_first(numbered(90), every=9), seconds=0.5)
+    stream = declared(
+        Items,
+        paginator=PageNumber(start=0, total_pages="pages"),
+        rate_limit=RateLimit(20, per=10),
+        max_tries=5,
+    )(api, virtual_clock)
+
+    found = await stream.read(slices=slices("a"))
+
+    assert len(found) == 90
+    assert api.most > 10
+    assert most_within(10, api.times) == 20
+
+
+async def test_several_limits_hold_together(virtual_clock: VirtualClock) -> None:
+    api = Api(told(1), seconds=0.05)
+    stream = declared(Items, rate_limit=[RateLimit(10, per=1), RateLimit(50, per=60)])(api, virtual_clock)
+
+    await stream.read(slices=slices(range(120)))
+
+    assert most_within(1, api.times) == 10
+    assert most_within(60, api.times) == 50
+    assert 120 <= span(api.times) < 124
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+async def test_a_limit_keeps_step_with_a_virtual_clock_on_a_machine_that_has_been_up_for_long(
+    virtual_clock: VirtualClock, smooth: bool
+) -> None:
+    loop: Any = asyncio.get_running_loop()
+    loop.time = lambda: 1e7
+
+    for rate in (7, 30):
+        api = Api(told(1), seconds=0.3)
+        stream = declared(Items, rate_limit=RateLimit(10 * rate, per=10, smooth=smooth))(api, virtual_clock)
+        reading = asyncio.create_task(stream.read(slices=slices(range(20 * rate + 1))))
+        loop.add_signal_handler(signal.SIGALRM, reading.cancel)
+        signal.alarm(5)
+        await asyncio.wait([reading])
+
+        assert not reading.cancelled(), "it spun for 5 s"
+        assert 20 <= span(api.times) < 22
+
+
+@pytest.mark.parametrize(
+    "cost",
+    [
+        1.0,
+        4.0,
+    ],
+)
+async def test_a_smooth_limit_spaces_the_requests_evenly_in_real_time(cost: float) -> None:
+    api = Api(failing_at_first(told(1), every=5), seconds=0.05)
+    limit = RateLimit(20 * cost, per=1, smooth=True)
+    stream = declared(Items, rate_limit=limit, rate_limit_cost=cost, max_tries=5)(api, SystemClock())
+
+    await stream.read(slices=slices(range(25)))
+
+    assert len(api.times) == 30
+    assert min(gaps(api.times)) > 0.05 * 0.8
+    assert 29 * 0.05 * 0.98 < span(api.times) < 29 * 0.05 * 1.02 + 1
+
+
+@pytest.mark.parametrize(("cost", "most"), [(5, 20), (0.5, 200), (30, 3), (100, 1), (250, 1)])
+async def test_a_request_takes_what_it_costs(virtual_clock: VirtualClock, cost: float, most: int) -> None:
+    api = Api(told(1), seconds=0.05)
+    stream = declared(Items, rate_limit=RateLimit(100, per=60), rate_limit_cost=cost)(api, virtual_clock)
+
+    await stream.read(slices=slices(range(2 * most + 1)))
+
+    assert most_within(60, api.times) == most
+    assert 120 <= span(api.times) < 125
+
+
+async def test_a_wait_for_the_limit_is_neither_a_pages_time_nor_ordered_by_the_server(
+    virtual_clock: VirtualClock,
+) -> None:
+    api = Api(failing_at_first(told(1), every=2))
+    stream = declared(Items, rate_limit=RateLimit(1, per=5000), max_tries=2)(api, virtual_clock, seed=1)
+
+    await stream.read(slices=slices(range(4)))
+
+    assert span(api.times) >= 5 * 5000
+
+
+TWENTY = RateLimit(20, per=60)
+
+
+async def read_both(clock: VirtualClock, one: dict[str, Any], other: dict[str, Any]) -> tuple[Api, float]:
+    """What a Source asks for, of two streams of twenty slices each, and for how long it reads."""
+    api = Api(told(1), seconds=0.1)
+    kinds = declared(Named, **{"rate_limit": TWENTY} | one), declared(Named, **{"rate_limit": TWENTY} | other)
+    streams = [kind(name, api, clock) for kind, name in zip(kinds, ("one", "other"), strict=True)]
+    await Source(streams).read(slices={name: slices(range(20)) for name in ("one", "other")})
+    return api, clock.monotonic()
+
+
+async def test_streams_with_equal_limits_share_them(virtual_clock: VirtualClock) -> None:
+    token = TokenAuthenticator("a")
+
+    api, seconds = await read_both(
+        virtual_clock,
+        {"authenticator": token, "quota_label": "x"},
+        {"authenticator": token, "quota_label": "x", "rate_limit": [RateLimit(20.0, 60.0)]},
+    )
+
+    assert len(api.times) == 40
+    assert most_within(60, api.times) == 20
+    assert seconds > 60
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        pytest.param({}, {"quota_label": "search"}, id="label"),
+        pytest.param({}, {"authenticator": TokenAuthenticator("b")}, id="with-credential"),
+        pytest.param(
+            {"authenticator": TokenAuthenticator("a")}, {"authenticator": TokenAuthenticator("b")}, id="credential"
+        ),
+        pytest.param({}, {"url_base": "https://other.test/"}, id="host"),
+        pytest.param({}, {"url_base": "https://api.test:8443/"}, id="port"),
+        pytest.param({}, {"rate_limit": RateLimit(20, per=59)}, id="another-limit"),
+    ],
+)
+async def test_another_quota_has_a_limit_of_its_own(
+    virtual_clock: VirtualClock, one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    api, seconds = await read_both(virtual_clock, one, other)
+
+    assert len(api.times) == 40
+    assert seconds < 10
+
+
+@pytest.mark.parametrize("weight", [1, 3])
+async def test_a_limit_is_shared_by_weight_and_not_by_number_of_slices(
+    virtual_clock: VirtualClock, weight: float
+) -> None:
+    api = Api(told(1), seconds=0.1)
+    kind = declared(Named, rate_limit=RateLimit(20, per=10))
+    small, large = kind("small", api, virtual_clock), declared(kind, weight=weight)("large", api, virtual_clock)
+
+    given = {"small": slices(range(300)), "large": slices(range(30_000))}
+    async with Source([small, large]).pages(slices=given) as pages:
+        async for _ in pages:
+            if virtual_clock.monotonic() > 200:
+                break
+
+    assert len(of_stream("large", api)) == pytest.approx(weight * len(of_stream("small", api)), rel=0.25)
+
+
+async def test_what_was_sent_in_one_reading_counts_in_the_next_of_an_open_source(virtual_clock: VirtualClock) -> None:
+    api = Api(told(1), seconds=0.1)
+    source = Source([declared(Named, rate_limit=TWENTY)("one", api, virtual_clock)])
+
+    async with source:
+        for _ in range(3):
+            await source.read(slices={"one": slices(range(15))})
+
+    assert len(api.times) == 45
+    assert most_within(60, api.times) == 20
+
+
+async def test_who_gives_up_waiting_takes_nothing_of_the_limit(virtual_clock: VirtualClock) -> None:
+    api = Api(told(1), seconds=0.1)
+    source = Source([declared(Named, rate_limit=TWENTY)("one", api, virtual_clock)], max_concurrency=40)
+
+    async with source:
+        reading = asyncio.create_task(source.read(slices={"one": slices(range(100))}))
+        await asyncio.sleep(30)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        asked = len(api.times)
+        await asyncio.sleep(40)
+        again = asyncio.create_task(source.read(slices={"one": slices(range(20))}))
+        await asyncio.sleep(5)
+
+    assert asked == 20
+    assert again.done()
+    assert len(again.result()["one"]) == 20
+
+
+async def test_the_limit_of_a_source_holds_for_those_of_its_streams_that_declare_none(
+    virtual_clock: VirtualClock,
+) -> None:
+    api = Api(told(1), seconds=0.1)
+    streams = [Named("one", api, virtual_clock), Named("two", api, virtual_clock)]
+    own = declared(Named, rate_limit=RateLimit(1))("own", api, virtual_clock, rate_limit=RateLimit(1000))
+
+    names = ("one", "two", "own")
+    await Source([*streams, own], rate_limit=TWENTY).read(slices={name: slices(range(15)) for name in names})
+
+    assert most_within(60, sorted([*of_stream("one", api), *of_stream("two", api)])) == 20
+    assert span(of_stream("own", api)) < 5
+
+
+@pytest.mark.parametrize("value", [5, 0.5, "100/60", [RateLimit(5), "10 per second"], [5], True, {"n": 5}])
+async def test_a_limit_that_is_none_is_refused_with_an_example(virtual_clock: VirtualClock, value: Any) -> None:
+    api = Api(told(1))
+
+    with pytest.raises(ConfigError, match=r"rate_limit.*RateLimit") as as_attribute:
+        await declared(Items, rate_limit=value)(api, virtual_clock).read()
+    with pytest.raises(ConfigError, match=r"rate_limit.*RateLimit"):
+        await Items(api, virtual_clock, rate_limit=value).read()
+
+    assert "RateLimit(100, per=60)" in str(as_attribute.value)
+    assert api.asked == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: RateLimit(0),
+        lambda: RateLimit(-5, per=60),
+        lambda: RateLimit(10, per=0),
+        lambda: RateLimit(math.nan),
+        lambda: RateLimit(math.inf),
+        lambda: RateLimit(10, per=math.inf),
+    ],
+)
+def test_a_limit_of_nothing_or_of_everything_is_refused(wrong: Callable[[], RateLimit]) -> None:
+    with pytest.raises(ConfigError, match=r"RateLimit\(.*above 0"):
+        wrong()
+
+
+@pytest.mark.parametrize("name", ["rate_limit_cost", "outage_patience"])
+@pytest.mark.parametrize("value", [0, -1, "5", None, math.nan])
+async def test_a_cost_and_a_patience_are_above_0(virtual_clock: VirtualClock, name: str, value: Any) -> None:
+    api = Api(told(1))
+
+    with pytest.raises(ConfigError, match=rf"Items\.{name}.*above 0"):
+        await declared(Items, **{name: value})(api, virtual_clock).read()
+
+    assert api.asked == []
+
+
+async def test_a_wait_for_the_limit_is_told_and_explained_once_for_all(virtual_clock: VirtualClock) -> None:
+    api = Api(told(1), seconds=0.1)
+    heard: list[Any] = []
+    stream = declared(Items, rate_limit=TWENTY)(api, virtual_clock)
+    stream.subscribe(heard.append)
+
+    reading = stream.pages(slices=slices(range(60)))
+    taking = asyncio.create_task(taken(reading))
+    await asyncio.sleep(30)
+    text = reading.explain()
+    await taking
+
+    waits = [event for event in heard if isinstance(event, Waiting)]
+    assert "its rate_limit" in text
+    assert {event.reason for event in waits} == {"its rate_limit"}
+    assert 55 < waits[0].seconds < 62
+    assert len(waits) <= 4
