@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PEERS := airbyte_cdk dlt singer
 
-.PHONY: help demo test lint types format bench bench-peers bench-sim bench-mock clean
+.PHONY: help demo test lint types format bench bench-peers bench-sim bench-substreams bench-mock clean
 
 help:  ## List these targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -38,6 +38,9 @@ bench-peers: $(VENV)/.bench $(PEERS:%=.bench/%/.ready)  ## Measure whole jobs be
 bench-sim: $(VENV)/.ready  ## Let the governor meet simulated servers, print how near it comes to what is possible, and its cost (4 minutes)
 	$(BIN)/python benchmarks/simulate.py $(ARGS)
 	$(BIN)/python benchmarks/governor.py
+
+bench-substreams: $(VENV)/.bench  ## Measure children: requests for their parents, time, a log that is read again, memory (10 minutes)
+	$(BIN)/python benchmarks/substreams.py $(ARGS)
 
 bench-mock: $(VENV)/.ready  ## Measure how much MockApi serves; needs wrk (2 minutes)
 	$(BIN)/python benchmarks/mock_api.py

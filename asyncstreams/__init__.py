@@ -20,6 +20,7 @@ from .errors import (
     DecodeError,
     HostUnavailable,
     HttpStatusError,
+    LocalError,
     MalformedJSON,
     PaginationLoop,
     PartialFailure,
@@ -36,6 +37,7 @@ from .events import (
     Event,
     Listener,
     PageRead,
+    ParentsKnown,
     Retrying,
     SliceEnded,
     SliceStarted,
@@ -70,6 +72,7 @@ from .run.report import RunReport, StreamReport
 from .selectors import Selector
 from .source import Source
 from .streams import HttpStream
+from .substreams import HttpSubStream
 from .transform import TransformConfig, TypeTransformer
 
 __all__ = [
@@ -96,8 +99,10 @@ __all__ = [
     "HttpAvailabilityStrategy",
     "HttpStatusError",
     "HttpStream",
+    "HttpSubStream",
     "LinkHeader",
     "Listener",
+    "LocalError",
     "MalformedJSON",
     "Middleware",
     "MultipleTokenAuthenticator",
@@ -112,6 +117,7 @@ __all__ = [
     "PaginationLoop",
     "Paginator",
     "Params",
+    "ParentsKnown",
     "Parsed",
     "PartialFailure",
     "Problem",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, cast
 
 from .errors import ConfigError, HttpStatusError
@@ -33,6 +33,9 @@ class Probed(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def parents(self) -> Sequence[Probed]: ...
+
     async def first_page(self) -> Page | None:
         """The first page of the first slice; None where there are no slices. Asks no strategy."""
         ...
@@ -60,7 +63,11 @@ class HttpAvailabilityStrategy:
             page = await stream.first_page()
         except HttpStatusError as error:
             return self.handle_http_error(stream, logger, source, error)
-        return (True, None) if page is not None else (False, "it has no slices, so there is nothing to ask for")
+        if page is not None:
+            return True, None
+        parents = " and ".join(parent.name for parent in stream.parents)
+        why = f"its parent has no records: {parents}" if parents else "it has no slices"
+        return False, f"{why}, so there is nothing to ask for"
 
     def handle_http_error(
         self, stream: Probed, logger: logging.Logger, source: Any, error: HttpStatusError
@@ -69,7 +76,8 @@ class HttpAvailabilityStrategy:
         reasons = self.reasons_for_unavailable_status_codes(stream, logger, source, error)
         if error.status is None or error.status not in reasons:
             raise error
-        return False, f"{error.message}. {reasons[error.status]}"
+        whose = f"its parent {error.stream} " if error.stream not in (None, stream.name) else ""
+        return False, f"{whose}{error.message}. {reasons[error.status]}"
 
     def reasons_for_unavailable_status_codes(
         self, stream: Probed, logger: logging.Logger, source: Any, error: HttpStatusError

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from os import PathLike
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import httpx
 
+from .clock import Clock
 from .errors import HttpStatusError
 from .events import Listener
 from .messages import Request, Response
@@ -147,6 +149,17 @@ class Stream(Protocol):
     middleware: Sequence[Middleware]
     allowed_origins: tuple[str, ...]
     allow_insecure: bool
+    clock: Clock
+    use_cache: bool
+    cache_ttl: float
+    cache_filename: str
+    cache_dir: str | PathLike[str] | None
+    parent_fields: Sequence[str] | None
+
+    @property
+    def parents(self) -> Sequence[Stream]:
+        """The streams whose records are its slices."""
+        ...
 
     @property
     def streams_body(self) -> bool:
@@ -179,6 +192,7 @@ class Stream(Protocol):
     def request_kwargs(self, context: RequestContext) -> Mapping[str, Any]: ...
     def next_page_token(self, response: Response, context: RequestContext) -> Any: ...
     def stream_slices(self, state: Mapping[str, Any]) -> Slices: ...
+    def split_slice(self, stream_slice: Slice, error: HttpStatusError) -> Sequence[Slice]: ...
     def parse_response(self, response: Response, context: RequestContext) -> Parsed: ...
     def should_retry(self, response: Response) -> bool: ...
     def classify(self, response: Response, context: RequestContext) -> ResponseAction: ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 import re
 from collections.abc import Iterable
 from typing import Any, cast
@@ -29,7 +30,6 @@ _HOOKS = {
 _MAY_BE_ASYNC = {"parse_response", "stream_slices", "get_json_schema"}
 _VALIDATIONS = ("report", "quarantine", "fail", "off")
 _NO_STATE = "remove it: streams are read whole, and keep no state yet"
-_NO_PARENTS = "remove it: parents are not kept yet"
 _RENAMED = {
     "max_retries": "set max_tries instead: it counts requests in all, so max_retries = {0} is max_tries = {1}",
     "request_body_json": "rename it to request_json(self, context)",
@@ -44,8 +44,6 @@ _RENAMED = {
     "get_updated_state": _NO_STATE,
     "state": _NO_STATE,
     "state_checkpoint_interval": _NO_STATE,
-    "use_cache": _NO_PARENTS,
-    "cache_filename": _NO_PARENTS,
     "check_availability": "set availability_strategy to a strategy of your own, which has this method",
     "must_deduplicate_query_params": "remove it: parameters win over equal names in the path",
 }
@@ -65,7 +63,7 @@ _MEANT = {
     "validate": "validation",
 }
 _CLOSE = 0.82
-_RESERVED = {"home", "lease", "listeners", "pages_itself", "probe", "streams_body", "why_unavailable"}
+_RESERVED = {"home", "lease", "listeners", "pages_itself", "parents", "probe", "streams_body", "why_unavailable"}
 
 
 def snake_case(name: str) -> str:
@@ -162,6 +160,7 @@ def check_values(stream: object) -> None:
             hint="such as PageNumber(), Offset(), Cursor(...), LinkHeader(), NextUrl(...), Continuation()",
         )
     _check_types(owner, stream)
+    check_cache(owner, stream)
     _check_schema_settings(owner, stream)
 
 
@@ -193,6 +192,8 @@ def _check_types(owner: str, stream: object) -> None:
         "max_time": ((int, float), "seconds above 0"),
         "max_server_wait": ((int, float), "seconds above 0"),
         "outage_patience": ((int, float), "seconds above 0"),
+        "cache_ttl": ((int, float), "seconds above 0"),
+        "use_cache": (bool, "True or False"),
         "rate_limit_cost": ((int, float), "a number above 0"),
         "quota_label": ((str, type(None)), "a str"),
         "http_method": (str, 'such as "GET"'),
@@ -205,10 +206,10 @@ def _check_types(owner: str, stream: object) -> None:
     }
     for name, (kinds, told) in wanted.items():
         value = getattr(stream, name)
-        if not isinstance(value, kinds) or isinstance(value, bool):
+        if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
             raise ConfigError(f"{owner}.{name} is a {type(value).__name__}: {told} is needed")
         least = 0 if name in ("max_quarantined", "max_failed_slices") else 1 if kinds is int else 1e-9
-        if isinstance(value, int | float) and not value >= least:
+        if isinstance(value, int | float) and kinds is not bool and not value >= least:
             raise ConfigError(f"{owner}.{name} = {value!r}: {told} is needed")
     check_rate_limit(owner, getattr(stream, "rate_limit", None))
     authenticator = getattr(stream, "authenticator", None)
@@ -220,6 +221,19 @@ def _check_types(owner: str, stream: object) -> None:
             f"{owner}: authenticator is a {type(authenticator).__name__}: an httpx.Auth is needed",
             hint="such as TokenAuthenticator(token), BasicHttpAuthenticator(user, password), Oauth2Authenticator(...)",
         )
+
+
+def check_cache(owner: str, stream: object) -> None:
+    """Raises ConfigError for a name that is no file's, and for a folder that is none."""
+    name = getattr(stream, "cache_filename", "")
+    if not isinstance(name, str) or re.search(r"[/\\\0]", name) or name.startswith("."):
+        raise ConfigError(
+            f"{owner}.cache_filename = {name!r}: the beginning of a file's name is needed",
+            hint="the folder is told by cache_dir",
+        )
+    folder = getattr(stream, "cache_dir", None)
+    if folder is not None and not isinstance(folder, str | os.PathLike):
+        raise ConfigError(f"{owner}.cache_dir is a {type(folder).__name__}: a path is needed")
 
 
 def check_rate_limit(owner: str, limit: object) -> None:
@@ -271,8 +285,11 @@ def _right_signature(name: str, arguments: tuple[str, ...], from_the_cdk: bool) 
 
 
 def _check_spelling(cls: type, name: str, base: type) -> None:
-    declared = {attribute for attribute in base.__annotations__ if not attribute.startswith("_")}
+    kinds = [kind for kind in cls.__mro__ if kind in base.__mro__ or kind.__module__.startswith("asyncstreams.")]
+    declared = {name for kind in kinds for name in vars(kind).get("__annotations__", {}) if not name.startswith("_")}
     known = {*_HOOKS, *declared}
+    if name in known:
+        return
     if "_" not in name and {name + "s", name.removesuffix("s")} & known:
         return  # `paths` is a word of its own, `stream_slice` is not
     close = [_MEANT[name]] if name in _MEANT else difflib.get_close_matches(name, sorted(known), 1, _CLOSE)

@@ -17,6 +17,7 @@ AsyncStreamsError                 every error raised on purpose
     StallTimeout                  a server that answers too slowly, or stops in mid-body
     RateLimitWaitTooLong          the server orders a wait beyond `max_server_wait`
     HostUnavailable               no answer at all
+  LocalError                      this machine's side: a disk that does not give back what it was given
   PartialFailure                  some slices failed, the others are whole
 """
 
@@ -188,6 +189,10 @@ class StallTimeout(RemoteError):
 
 class RateLimitWaitTooLong(RemoteError):
     """The wait that the server orders is longer than `max_server_wait`."""
+
+
+class LocalError(AsyncStreamsError):
+    """This machine's disk, lock or memory is at fault; it ends the run."""
 
 
 class PartialFailure(AsyncStreamsError):

@@ -45,6 +45,15 @@ class PageRead:
 
 
 @dataclass(frozen=True, slots=True)
+class ParentsKnown:
+    """So many parents of a substream are known: the last of them where `is_all`."""
+
+    stream: str
+    count: int
+    is_all: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Retrying:
     """A request failed and is sent again in `delay` seconds; `attempt` counts the requests so far."""
 
@@ -80,7 +89,15 @@ class StreamEnded:
 
 
 Event: TypeAlias = (
-    StreamStarted | SliceStarted | PageRead | SliceEnded | Retrying | Waiting | StreamSkipped | StreamEnded
+    StreamStarted
+    | SliceStarted
+    | PageRead
+    | SliceEnded
+    | ParentsKnown
+    | Retrying
+    | Waiting
+    | StreamSkipped
+    | StreamEnded
 )
 Listener: TypeAlias = Callable[[Event], None]
 

@@ -83,6 +83,7 @@ class Oauth2Authenticator(httpx.Auth):
         self._client_id = client_id
         self._client_secret = None if client_secret is None else _checked("client_secret", client_secret)
         self._refresh_token = None if refresh_token is None else _checked("refresh_token", refresh_token)
+        self._given_token = self._refresh_token  # says whose records these are, also when the other has been rotated
         self._scopes = tuple(scopes.split()) if isinstance(scopes, str) else tuple(scopes)
         self._client_auth, self._send_as = client_auth, send_as
         self._names = (access_token_name, expires_in_name, refresh_token_name)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from os import PathLike
 from typing import TypedDict
 
 import httpx
@@ -61,5 +62,6 @@ class StreamOptions(TypedDict, total=False):
     max_concurrency: int
     rate_limit: RateLimit | Sequence[RateLimit] | None
     adaptive: bool
+    cache_dir: str | PathLike[str] | None
     clock: Clock
     seed: int | None

@@ -13,6 +13,7 @@ from .events import (
     Event,
     Listener,
     PageRead,
+    ParentsKnown,
     Retrying,
     SliceEnded,
     SliceStarted,
@@ -46,6 +47,8 @@ class Row:
     pages: int = 0
     records: int = 0
     quarantined: int = 0
+    slices: int = 0
+    parents: int | None = None
     retries: int = 0
     began: float = 0.0
     ended: float | None = None
@@ -112,8 +115,12 @@ class Progress:
                 row.waits_until, row.waits_for = now + delay, reason
             case Waiting(reason=reason, seconds=seconds):
                 row.waits_until, row.waits_for = now + seconds, reason
-            case SliceStarted() | SliceEnded():
+            case SliceStarted():
                 pass
+            case SliceEnded(error=slice_failure):
+                row.slices += slice_failure is None
+            case ParentsKnown(count=count):
+                row.parents = count
             case StreamSkipped(reason=reason):
                 row.state, row.style = f"skipped: {reason}", "yellow"
             case StreamEnded(error=failure):
@@ -132,12 +139,16 @@ class Progress:
         quarantined = any(row.quarantined for row in self.rows.values())
         if quarantined:
             table.add_column("quarantined", justify="right", no_wrap=True)
+        parents = any(row.parents is not None for row in self.rows.values())
+        if parents:
+            table.add_column("of parents", justify="right", no_wrap=True)
         table.add_column("", ratio=1)
         for name, row in self.rows.items():
             pace = row.records / seconds if (seconds := row.seconds(now)) > 0 else 0.0
             numbers = [f"{row.pages:,}", f"{row.records:,}", f"{pace:,.0f}", f"{row.retries:,}"]
             kept = [f"{row.quarantined:,}"] if quarantined else []
-            table.add_row(Text(name), *numbers, *kept, Text(*row.told(now)))
+            of = ["" if row.parents is None else f"{row.slices:,}/{row.parents:,}"] if parents else []
+            table.add_row(Text(name), *numbers, *kept, *of, Text(*row.told(now)))
         return table
 
 

@@ -25,7 +25,7 @@ from .model import Page, Record, key_paths
 from .options import Home, StreamOptions, Subscriptions
 from .run.reading import Reading
 from .run.scheduler import OnError, Scheduler
-from .run.stream_run import Selected
+from .run.selected import Selected
 from .run.validation import schema_of
 from .streams import HttpStream, lease_of
 
@@ -131,6 +131,14 @@ class Source:
                 found[page.stream] += page.records
         return {name: records for name, records in found.items() if name not in reading.unavailable}
 
+    def clear_cache(self, *names: str) -> None:
+        """Forget what is kept of all streams with `use_cache` and of their parents, or of those named."""
+        chosen = self._chosen(names)
+        with self._at_home():
+            for stream in _with_parents(chosen):
+                if stream.use_cache:
+                    stream.clear_cache()
+
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """From now on `listener` is called with each event of the readings of all streams; returns what ends that."""
         return self._listeners.add(listener)
@@ -225,7 +233,7 @@ class Source:
     def _take_in(self) -> None:
         """Give every stream the Source's connections, and what it leaves to the Source; all of them, or none."""
         try:
-            for stream in self:
+            for stream in _with_parents(self):
                 if hasattr(stream, "home"):  # else leasing it says what is wrong
                     self._take(stream)
         except BaseException:
@@ -265,6 +273,18 @@ class Source:
     async def _open_pages(self, scheduler: Scheduler) -> AsyncGenerator[AsyncIterator[Page]]:
         async with self._lease(), scheduler.pages() as pages:
             yield pages
+
+
+def _with_parents(streams: Iterable[HttpStream]) -> list[HttpStream]:
+    """The streams, their parents, and theirs, each once."""
+    found: dict[int, HttpStream] = {}
+    rest = list(streams)
+    while rest:
+        stream = rest.pop(0)
+        if id(stream) not in found:
+            found[id(stream)] = stream
+            rest += stream.parents
+    return list(found.values())
 
 
 def _take_back(stream: HttpStream, option: str, value: object) -> None:

@@ -7,14 +7,12 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from contextvars import ContextVar
+from functools import partial
 from random import Random
 from typing import Any, Unpack, cast
 
-import httpx
-
 from .availability import Availability, HttpAvailabilityStrategy, answered, strategy_of
-from .clock import Clock, SystemClock
-from .contracts import Middleware, Paginator, Parsed, Routes, Slices, Stream, Transformer, ValidationMode
+from .contracts import Parsed, Slices, Stream
 from .declaration import check_class, check_options, check_reading, check_values, snake_case
 from .errors import AsyncStreamsError, ConfigError, HttpStatusError
 from .events import Listener
@@ -24,106 +22,36 @@ from .http.request import Body
 from .http.session import Session, Sessions
 from .messages import Request, Response
 from .model import (
-    Backoff,
-    BodyLimits,
     Page,
     Params,
-    PrimaryKey,
-    RateLimit,
     Record,
     RequestContext,
     ResponseAction,
     Slice,
-    Timeouts,
 )
 from .options import Home, StreamOptions, Subscriptions
 from .parsing import records_at
+from .run.in_turn import first_page
+from .run.parents import Keeping
 from .run.reading import Reading, records_of
-from .run.scheduler import OnError, Scheduler, first_page
-from .run.stream_run import Selected
+from .run.scheduler import OnError, Scheduler
+from .run.selected import Selected
 from .schema_files import find_schema, similar_files
+from .stream_settings import StreamSettings
 
 _log = logging.getLogger("asyncstreams")
 _asked: ContextVar[frozenset[int]] = ContextVar("asked", default=frozenset())
 
 
-class HttpStream:
+class HttpStream(StreamSettings):
     """One resource of an HTTP API. Subclass it: `url_base` and `path` are required.
 
     An instance may be read any number of times, several times at once, and in several event loops.
     Hooks are called anew for each attempt, and see what it is for in their RequestContext.
     """
 
-    name: str = ""
-    """The class name in snake case, unless set."""
-    url_base: str = ""
-    """Where all paths begin; nothing of it is ever dropped."""
-    http_method: str = "GET"
-    paginator: Paginator | None = None
-    """How one page leads to the next; without one, and without `next_page_token`, there is one page."""
-    records_path: str | None = None
-    """Where in the body the array of records lies, as a dotted path; None: the body is the array."""
-    primary_key: PrimaryKey = None
-    transformer: Transformer | None = None
-    """Changes records to what their schema says, before they are held against it."""
-    validation: ValidationMode = "report"
-    """What becomes of records that do not fit the schema; without a schema, nothing is looked at.
-
-    "report": they are handed over, counted, and warned of once for each place and keyword;
-    "quarantine": they are kept apart, in `page.quarantined`; "fail": SchemaError; "off".
-    """
-    max_quarantined: int = 1_000
-    """Records that may be quarantined in one reading; one more ends it with SchemaError."""
-    availability_strategy: Any = HttpAvailabilityStrategy()
-    """An AvailabilityStrategy, as an attribute, a property or a method; None: there is none."""
-    loop_guard: bool = True
-    """Whether the same non-empty page three times in a row is an error."""
-    max_pages: int = 100_000
-    """Pages of one slice, at most."""
-    parallel_pages: bool = True
-    """Whether pages whose place is known beforehand are fetched side by side; they are handed over in order."""
-    weight: float = 1.0
-    """The stream's share of a run, beside those of other streams."""
-    max_failed_slices: int = 100
-    """Slices that may fail before the stream ends; the others are read meanwhile."""
-    max_concurrency: int = 32
-    """Slices and pages that are worked on at once; in a Source, its own number bounds all streams together."""
-    rate_limit: RateLimit | Sequence[RateLimit] | None = None
-    """Limits that are known, such as RateLimit(100, per=60); several at once hold together.
-
-    Streams of one origin, credential and `quota_label` that declare equal limits share them.
-    """
-    rate_limit_cost: float = 1.0
-    """Units that one request takes of them."""
-    quota_label: str | None = None
-    """Sets the stream's quota apart from others of its origin and credential, for limits of single endpoints."""
-    adaptive: bool = True
-    """Whether what is on the wire at once is found by the server's answers, up to `max_concurrency`."""
-    outage_patience: float = 600.0
-    """Seconds for which a host that is down is waited for; then the run ends with HostUnavailable."""
-    max_tries: int = 5
-    """Requests in all for one page; waits that the server orders spend none."""
-    max_time: float = 600.0
-    """Seconds for one page, with its retries; waits that the server orders do not count."""
-    max_server_wait: float = 900.0
-    """Seconds that one ordered wait may last; four times as much without a success in between."""
-    backoff: Backoff = Backoff()
-    idempotent: bool = True
-    """Whether a request may be sent again; streams read, so it usually may, whatever the method."""
-    authenticator: httpx.Auth | None = None
-    timeouts: Timeouts = Timeouts()
-    body_limits: BodyLimits = BodyLimits()
-    transport: httpx.AsyncBaseTransport | Routes | None = None
-    """What sends, in place of our own; it is borrowed and not closed."""
-    middleware: Sequence[Middleware] = ()
-    """Extra links of the chain, the first one outermost."""
-    allowed_origins: tuple[str, ...] = ()
-    """Other origins that links, redirects and paths may lead to; the credential goes there too."""
-    allow_insecure: bool = False
-    """Whether a credential may go out over plain http to a host that is not this machine."""
-    clock: Clock = SystemClock()
-    seed: int | None = None
-    """Seeds all chance of a reading, such as the jitter of retries; None: by chance."""
+    parents: tuple[HttpStream, ...] = ()
+    """The streams whose records are this one's slices: those of an HttpSubStream."""
 
     def __init__(self, **options: Unpack[StreamOptions]) -> None:
         check_options(type(self), options, StreamOptions.__annotations__)
@@ -338,6 +266,14 @@ class HttpStream:
                 raise
             return answer.response
 
+    def split_slice(self, stream_slice: Slice, error: HttpStatusError) -> Sequence[Slice]:
+        """The parts to read in place of a slice that the API refused with its first request; none: it has failed."""
+        return ()
+
+    def clear_cache(self) -> None:
+        """Forget what `use_cache` keeps of this stream, with its declaration and credential as they are."""
+        Keeping(self).clear()
+
     @property
     def streams_body(self) -> bool:
         """Whether `parse_response` wants the body while it is still arriving."""
@@ -352,14 +288,14 @@ class HttpStream:
         return f"<{type(self).__name__} {self.name!r}>"
 
     @asynccontextmanager
-    async def lease(self) -> AsyncGenerator[Chain]:
-        """The chain of the running loop's session, which is open meanwhile. Raises ConfigError."""
+    async def lease(self, home: Home | None = None) -> AsyncGenerator[Chain]:
+        """The chain of the running loop's session, which is open meanwhile; `home`: a child's. Raises ConfigError."""
         if not hasattr(self, "home"):
             owner = type(self).__name__
             raise ConfigError(
                 f"{owner}.__init__ does not call its super()", hint="begin it with super().__init__(**options)"
             )
-        home = self.home
+        home = self.home if home is None else home
         with home.hold():
             check_values(self)
             async with home.sessions.lease() as session:
@@ -380,7 +316,9 @@ class HttpStream:
     ) -> Scheduler:
         check_reading(self.name, limit, on_error, self.max_concurrency)
         selected = Selected(self, slices, {} if state is None else state, limit)
-        return Scheduler([selected], lease_of, self.max_concurrency, stop_on_error=on_error == "stop")
+        # Its parents are read over the same connections, and share what is known of the API.
+        lease = partial(lease_at, lambda: self.home)
+        return Scheduler([selected], lease, self.max_concurrency, stop_on_error=on_error == "stop")
 
     @asynccontextmanager
     async def _open_pages(self, scheduler: Scheduler) -> AsyncGenerator[AsyncIterator[Page]]:
@@ -396,3 +334,8 @@ class HttpStream:
 def lease_of(stream: Stream) -> AbstractAsyncContextManager[Chain]:
     """The chain of a stream that `run/` knows only as a Protocol."""
     return cast(HttpStream, stream).lease()
+
+
+def lease_at(home: Callable[[], Home], stream: Stream) -> AbstractAsyncContextManager[Chain]:
+    """The same, at somebody else's home."""
+    return cast(HttpStream, stream).lease(home())

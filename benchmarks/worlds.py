@@ -15,10 +15,11 @@ from typing import Protocol
 import httpx
 
 from asyncstreams import RateLimit, Response
-from asyncstreams.pacing.governor import DOWN, LONG, Client, Governor, Host, Ticket
+from asyncstreams.pacing.governor import Client, Governor, Host, Ticket
 from asyncstreams.pacing.health import RETRY
 from asyncstreams.pacing.loop_lag import LoopLag
 from asyncstreams.pacing.told_quotas import told_quotas
+from asyncstreams.pacing.wait import DOWN, LONG
 from asyncstreams.testing import VirtualClock
 
 _REQUEST = httpx.Request("GET", "https://api.test/")

@@ -119,4 +119,42 @@ def show(mistake):
         raise AssertionError("no error")
 """
 
-SETUPS = {"github": GITHUB, "repos": GITHUB + REPOS, "shop": SHOP, "mistakes": MISTAKES}
+TREE = """
+import os
+import tempfile
+from collections import Counter
+
+import httpx
+import respx
+
+folder = tempfile.TemporaryDirectory()
+os.environ["REQUEST_CACHE_PATH"] = f"{folder.name}/parents"
+base = "https://api.example.com"
+calls = Counter()
+
+
+def customers(request):
+    calls["customers"] += 1
+    number = int(request.url.params["page"])
+    return httpx.Response(200, json={"data": [{"id": 1}, {"id": 2}] if number == 1 else [{"id": 3}], "pages": 2})
+
+
+def balances(request):
+    calls["balances"] += 1
+    ids = request.url.params["ids"].split(",")
+    if len(ids) > 4:
+        calls["refused"] += 1
+        return httpx.Response(400, json={"message": "too many ids"})
+    return httpx.Response(200, json=[{"customer": int(one), "balance": 0} for one in ids])
+
+
+respx.get(f"{base}/customers", params__contains={"page": "1"}).mock(side_effect=customers)
+respx.get(f"{base}/customers", params__contains={"page": "2"}).mock(side_effect=customers)
+respx.get(f"{base}/customers/export").respond(json={"everyone": [{"id": number} for number in range(20)]})
+respx.get(f"{base}/balances").mock(side_effect=balances)
+for customer, orders in ((1, 1), (2, 0), (3, 3)):
+    respx.get(f"{base}/customers/{customer}/orders").respond(json=[{"id": number} for number in range(orders)])
+    respx.get(f"{base}/customers/{customer}/visits").respond(json=[{"id": customer}])
+"""
+
+SETUPS = {"github": GITHUB, "repos": GITHUB + REPOS, "shop": SHOP, "mistakes": MISTAKES, "tree": TREE}

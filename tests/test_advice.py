@@ -281,9 +281,7 @@ async def test_a_reading_that_has_ended_says_so(what):
         await anext(items)
 
 
-@pytest.mark.parametrize(
-    "declared", ["cursor_field", "state", "get_updated_state", "state_checkpoint_interval", "use_cache"]
-)
+@pytest.mark.parametrize("declared", ["cursor_field", "state", "get_updated_state", "state_checkpoint_interval"])
 def test_words_that_mean_nothing_yet_are_refused(declared):
     with pytest.raises(ConfigError, match=rf"Items\.{declared} has no meaning here\n.*remove it: .* yet"):
         type("Items", (HttpStream,), {"path": lambda self, context: "items", declared: "updated_at"})()

@@ -74,3 +74,26 @@ def test_the_cost_of_the_governor_is_printed_for_each_kind_of_answer() -> None:
     rows = [line.split(" | ") for line in done.stdout.splitlines()[2:]]
     assert len(rows) == 5
     assert all(float(cost) > 0 for _, cost, _ in rows)
+
+
+def test_children_of_all_kinds_are_measured_and_each_parent_is_asked_for_once() -> None:
+    needed = ("aiohttp", "uvloop")
+    if not all(importlib.util.find_spec(module) for module in needed):
+        pytest.skip(f"needs {' and '.join(needed)}")
+    command = [
+        sys.executable,
+        str(BENCHMARKS / "substreams.py"),
+        "--parts",
+        "tree",
+        "--scale",
+        "0.001",
+        "--rounds",
+        "1",
+    ]
+
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+    assert done.returncode == 0, done.stderr
+    aims = [line for line in done.stdout.splitlines() if line.startswith("| requests for parents: 1 |")]
+    assert len(aims) == 2
+    assert all(line.endswith("| 1 | reached |") for line in aims)

@@ -51,6 +51,13 @@ def test_its_table_has_a_row_for_each_stream_and_says_why_one_is_missing(done):
     assert "unavailable: answered 403" in process.stdout
 
 
+def test_the_orders_of_the_best_customers_are_read_without_asking_for_customers_again(done):
+    process, _ = done
+
+    assert re.search(r"orders of the \d+ best customers, who were known by then \(0 requests for", process.stdout)
+    assert re.search(r"[1-9]\d* orders  all there, each once", process.stdout)
+
+
 def test_its_records_fit_their_schemas(done):
     process, _ = done
 

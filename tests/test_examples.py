@@ -38,6 +38,14 @@ usd      3,062.50
      143  resign
      143  draw
 """,
+    "tree": """\
+  25 projects  in   3 requests
+ 178 issues    in  25 requests
+  38 releases  in  25 requests
+ 460 comments  in 178 requests
+Lena wrote most: 125 comments
+requests for projects, whose children are two streams: 3
+""",
 }
 
 LAST = {"nodes": [{"number": 1}], "pageInfo": {"hasNextPage": False, "endCursor": None}}

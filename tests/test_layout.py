@@ -16,9 +16,11 @@ FLOORS = [
     ("",),
     ("source", "progress"),
     ("catalog",),
+    ("substreams",),
     ("streams",),
-    ("options", "availability"),
+    ("options", "availability", "stream_settings"),
     ("run",),
+    ("parents",),
     ("http",),
     ("pacing",),
     ("paginators", "auth", "oauth", "declaration", "parsing", "config"),
@@ -109,7 +111,7 @@ def test_a_module_says_what_it_answers_in_at_most_400_lines(path: Path) -> None:
     text = path.read_text()
 
     assert text.count("\n") <= 400
-    assert ast.get_docstring(ast.parse(text)) or dotted(path) in ("http", "pacing", "run")
+    assert ast.get_docstring(ast.parse(text)) or dotted(path) in ("http", "pacing", "parents", "run")
 
 
 @pytest.mark.parametrize("path", [p for p in MODULES if dotted(p) not in ("clock", "http.retry")], ids=dotted)

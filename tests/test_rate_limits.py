@@ -118,6 +118,7 @@ async def test_a_limit_keeps_step_with_a_virtual_clock_on_a_machine_that_has_bee
         loop.add_signal_handler(signal.SIGALRM, reading.cancel)
         signal.alarm(5)
         await asyncio.wait([reading])
+        signal.alarm(0)
 
         assert not reading.cancelled(), "it spun for 5 s"
         assert 20 <= span(api.times) < 22

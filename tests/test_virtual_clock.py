@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import anyio
 import httpx
 import pytest
 from hypothesis import given, settings
@@ -207,3 +208,23 @@ async def test_a_timer_that_rounding_makes_due_again_and_again_ends(virtual_cloc
     await over.wait()
 
     assert virtual_clock.monotonic() < 1.001
+
+
+async def test_a_thread_at_work_is_waited_for_and_no_time_passes(virtual_clock: VirtualClock) -> None:
+    begin = virtual_clock.monotonic()
+
+    async with asyncio.timeout(5):
+        await anyio.to_thread.run_sync(time.sleep, 0.05)
+
+    assert virtual_clock.monotonic() == begin
+
+
+async def test_time_passes_again_once_the_thread_is_done(virtual_clock: VirtualClock) -> None:
+    begin = virtual_clock.monotonic()
+
+    with anyio.move_on_after(3) as scope:
+        await anyio.to_thread.run_sync(time.sleep, 0.05)
+        await anyio.sleep(10)
+
+    assert scope.cancelled_caught
+    assert virtual_clock.monotonic() - begin == pytest.approx(3)

@@ -16,9 +16,10 @@ from ..contracts import Place, Stream
 from ..errors import AsyncStreamsError, ConfigError, HostUnavailable, HttpStatusError
 from ..messages import Request, Response
 from ..model import BodyLimits, RateLimit
-from ..pacing.governor import BUSY, DOWN, LONG, PAUSE, TOLD, Client, Governor, Ticket, Wait
+from ..pacing.governor import Client, Governor, Ticket
 from ..pacing.quota_headers import retry_after
 from ..pacing.told_quotas import told_quotas
+from ..pacing.wait import BUSY, DOWN, LONG, PAUSE, TOLD, Wait
 from ..redaction import safe_url, scrub, sent_secrets
 from .body import read_body, streamed_pieces
 from .origin import Origin, origin_of, resolve

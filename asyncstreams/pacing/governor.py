@@ -6,7 +6,6 @@ import asyncio
 import math
 from collections.abc import Sequence
 from random import Random
-from typing import NamedTuple
 from weakref import WeakSet
 
 from ..clock import Clock
@@ -21,29 +20,11 @@ from .sliding_log import SlidingLog
 from .spacing import Spacing
 from .told_quotas import ToldQuota
 from .told_windows import ToldWindows
+from .wait import BUSY, DECLARED, DOWN, LONG, PACED, PAUSE, SHARED, TOLD, Wait
 
 _LONGEST_SPREAD = 1.0
 _SPREAD_SHARE = 0.1
 _QUANTUM = 2  # requests that a stream may be ahead of another on the same quota
-LONG = 1.0
-"""Seconds from which on a wait is a long one: whoever is not patient leaves the queue, and comes back later."""
-
-PAUSE = "the API's pause to end"
-DOWN = "the host to answer again"
-TOLD = "the quota that the API tells of"
-DECLARED = "its rate_limit"
-PACED = "the pace that refusals have taught"
-SHARED = "the turn of a stream that has had less of the quota"
-BUSY = "an answer to what is on the wire"
-
-
-class Wait(NamedTuple):
-    """What keeps a request, and for how many seconds as far as is known: infinity is until an answer comes."""
-
-    seconds: float
-    reason: str
-    soonest: float
-    """Seconds until another request may pass, if those before this one give up."""
 
 
 class Client(Lane["Ticket"]):
@@ -297,7 +278,7 @@ class Governor:
             return math.inf, BUSY
         if (other := self.windows.free_at(self.in_flight, now)) > at:
             at, reason = other, TOLD
-        elif len(self._clients) > 1 and self._is_ahead(client) and self.windows.is_young(now):
+        elif len(self._clients) > 1 and self.windows.is_young(now) and self._is_ahead(client):
             return math.inf, SHARED
         for log in client.logs:
             if (other := log.free_at(client.cost, now)) > at:

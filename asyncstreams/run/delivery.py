@@ -9,6 +9,7 @@ from contextlib import suppress
 from operator import attrgetter
 
 from ..model import Page
+from .places import Place
 from .turns import turns
 
 
@@ -153,6 +154,14 @@ class Lane:
     async def put(self, page: Page, size: int, handed: Callable[[Page], None]) -> None:
         """Hand a page of `size` bytes over; wait while there is no room. `handed` is called when it is taken."""
         await self._delivery.put(self, page, size, handed)
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether another page is; `limit` is looked after elsewhere."""
+        return True
+
+    async def next_may_come(self, place: Place) -> None:
+        """Nothing keeps the next page of a slice but its turn."""
 
     async def room(self) -> None:
         """Wait until a page may be decoded: there is room for it, and it is its turn.

@@ -15,26 +15,36 @@ from ..contracts import Stream
 from ..errors import (
     ConfigError,
     HostUnavailable,
-    HttpStatusError,
-    PartialFailure,
+    LocalError,
     RateLimitWaitTooLong,
     SchemaError,
     StreamUnavailable,
 )
-from ..events import Audience, PageRead, SliceEnded, SliceStarted, StreamEnded, StreamSkipped, StreamStarted
+from ..events import (
+    Audience,
+    PageRead,
+    ParentsKnown,
+    SliceEnded,
+    SliceStarted,
+    StreamEnded,
+    StreamSkipped,
+    StreamStarted,
+)
 from ..http.chain import Chain
-from ..model import Page, Slice
+from ..model import Slice
 from .delivery import Delivery
 from .limits import within_descriptors
+from .outcome import failure_of, halves_of, unavailable_by
+from .parents import Family, Feed
 from .places import Place, Places
 from .report import RunReport, StreamReport
+from .selected import Selected
 from .slice_reader import SliceReader
 from .slices import each_slice
-from .stream_run import Begun, Selected, StreamRun
-from .validation import Validation, validation_of
+from .stream_run import Begun, StreamRun
+from .validation import validation_of
 
 _MOST_PAGES = 4
-_SHOWN = 3
 _MOST_BYTES = 32 * 2**20
 _log = logging.getLogger("asyncstreams")
 
@@ -56,6 +66,7 @@ class Scheduler:
         self, selected: Sequence[Selected], lease: Lease, max_concurrency: int, *, stop_on_error: bool
     ) -> None:
         self._selected, self._lease = selected, lease
+        self._family = Family(selected)
         self._stop_on_error = stop_on_error
         self._places = Places(within_descriptors(max_concurrency))
         self._delivery = Delivery(_MOST_PAGES, _MOST_BYTES)
@@ -107,36 +118,47 @@ class Scheduler:
             tuple(
                 StreamReport(run.stream.name, run.pages, run.records, run.quarantined, run.done, len(run.failed))
                 for run in self._runs
-                if run.stream.name not in self.unavailable
+                if run.selected.is_emitted and run.stream.name not in self.unavailable
             ),
-            {name: error.reason for name, error in self.unavailable.items()},
+            {one.stream.name: self.unavailable[one.stream.name].reason for one in self._unavailable()},
         )
+
+    def _unavailable(self) -> list[Selected]:
+        """Of those that are read for themselves."""
+        return [one for one in self._selected if one.stream.name in self.unavailable]
 
     async def _run(self) -> None:
         try:
             with self._scope:
-                async with anyio.create_task_group() as tasks:
-                    for selected in self._selected:
-                        tasks.start_soon(self._stream, selected)
+                await self._all_streams()
         finally:
             # Tasks that are cancelled together end in any order: listeners hear the same each time.
-            for selected in self._selected:
+            for selected in self._family.selected:
                 for tell in self._cut_off.pop(selected.stream.name, ()):
                     tell()
         self._delivery.close(self._outcome())
 
+    async def _all_streams(self) -> None:
+        try:
+            async with self._family.gathered(), anyio.create_task_group() as tasks:
+                self._family.here()
+                for selected in self._family.selected:
+                    tasks.start_soon(self._stream, selected)
+        except Exception as error:  # the parents'
+            self._end(error)
+
     async def _stream(self, selected: Selected) -> None:
         """Everything of one stream. What goes wrong before its slices is the run's, unless it is unavailable."""
         stream = selected.stream
-        if selected.limit == 0:
-            return
         try:
+            if selected.limit == 0 and self._family.most(selected) == 0:
+                return
             async with self._lease(stream) as chain:
                 chain.audience.tell(StreamStarted(stream.name))
                 try:
                     failure = await self._slices(selected, chain)
                 except Exception as error:
-                    if isinstance(error, StreamUnavailable) and len(self._selected) > 1:
+                    if isinstance(error, StreamUnavailable) and len(self._family.selected) > 1:
                         _log.warning("%s is skipped: %s", stream.name, error.reason)
                         chain.audience.tell(StreamSkipped(stream.name, error.reason))
                     _tell_end(chain.audience, StreamEnded(stream.name, error))
@@ -150,8 +172,10 @@ class Scheduler:
             self.unavailable[stream.name] = error
         except Exception as error:
             self._end(error)
+        finally:
+            self._family.cut_off(stream)
 
-    def _tell(self, run: StreamRun, event: SliceStarted | PageRead | SliceEnded) -> None:
+    def _tell(self, run: StreamRun, event: SliceStarted | PageRead | SliceEnded | ParentsKnown) -> None:
         """What a listener raises ends the run: it is no failure of the slice."""
         try:
             run.chain.audience.tell(event)
@@ -168,7 +192,9 @@ class Scheduler:
             raise StreamUnavailable(reason).locate(stream=stream.name)
         validation = await validation_of(stream)
         share = self._places.share(stream.weight, stream.max_concurrency)
-        run = StreamRun(selected, chain, validation, share, self._delivery.lane(stream.weight))
+        family = self._family
+        lane, feed = family.lane(selected, self._delivery.lane), family.feed(stream)
+        run = StreamRun(selected, chain, validation, share, lane, feed, family.most(selected))
         self._runs.append(run)
         try:
             async with anyio.create_task_group() as tasks:
@@ -179,6 +205,7 @@ class Scheduler:
         else:
             for tell in _ends_of(run):
                 tell()
+            await family.ended(stream, is_whole=not (run.failed or run.is_cut_short or stream.name in self.unavailable))
         finally:
             share.leave()
             validation.tell()
@@ -196,11 +223,16 @@ class Scheduler:
     async def _begin_slices(self, run: StreamRun, selected: Selected, tasks: TaskGroup) -> None:
         # The first page of the first slice comes alone: it tells whether the stream is available.
         first: anyio.Event | None = anyio.Event()
+        if run.left is not None and not await run.is_wanted(run.share.place()):
+            # Nor are its slices, which may cost requests to its parents.
+            return
         async with aclosing(each_slice(run.stream, selected.slices, selected.state)) as slices:
             async for stream_slice in slices:
+                self._tell_of_parents(run)
                 place = run.share.place()
                 await place.take(new=True)
-                if run.is_cut_short:
+                if run.is_cut_short or not run.lane.is_wanted:
+                    run.is_cut_short = True
                     place.give()
                     return
                 run.begun += 1
@@ -208,36 +240,70 @@ class Scheduler:
                 begun = Begun(run.begun, stream_slice, place)
                 if run.left is not None:
                     await self._slice(run, begun, tasks, None)
-                    if run.left <= 0:
+                    if run.left <= 0 or not await run.is_wanted(place):
                         return
                     continue
                 tasks.start_soon(self._slice, run, begun, tasks, first)
                 if first is not None:
                     await first.wait()
                     first = None
+        self._tell_of_parents(run)
+        if run.feed is not None:
+            self._parents_ended(run, run.feed)
+
+    def _tell_of_parents(self, run: StreamRun) -> None:
+        feed = run.feed
+        if feed is not None and run.chain.audience and feed.is_news():
+            self._tell(run, ParentsKnown(run.stream.name, feed.known, feed.is_all))
+
+    def _parents_ended(self, run: StreamRun, feed: Feed) -> None:
+        """Where parents are missing, what was read of their children is not all."""
+        missing = [parent.name for parent in feed.missing]
+        for name in missing:
+            if not run.begun and (unavailable := self.unavailable.get(name)) is not None:
+                reason = f"its parent {name} is unavailable: {unavailable.reason}"
+                self.unavailable[run.stream.name] = StreamUnavailable(reason).locate(stream=run.stream.name)
+                return
+        run.is_cut_short = run.is_cut_short or bool(missing)
 
     async def _slice(self, run: StreamRun, begun: Begun, tasks: TaskGroup, answered: anyio.Event | None) -> None:
         """One slice from beginning to end; `answered` is set when something of it is known."""
-        audience, stream_slice, place = run.chain.audience, begun.stream_slice, begun.place
-        if audience:
-            self._tell(run, SliceStarted(run.stream.name, stream_slice))
-        failure: Exception | None = None
         try:
-            await self._pages(run, stream_slice, place, tasks, answered)
-            run.done += 1
-        except Exception as error:
-            failure = error
-            self._failed(run, stream_slice, error, tasks)
-        except BaseException as error:
-            run.was_cut_off(begun, error)
-            raise
+            parts = [begun]
+            while parts:
+                part = parts.pop(0)
+                halves = await self._part(run, part, tasks, answered)
+                run.begun += max(0, len(halves) - 1)
+                parts[:0] = [part._replace(stream_slice=half) for half in halves]
         finally:
-            place.give()
+            begun.place.give()
             run.share.opened(-1)
             if answered is not None:
                 answered.set()
+
+    async def _part(
+        self, run: StreamRun, begun: Begun, tasks: TaskGroup, answered: anyio.Event | None
+    ) -> Sequence[Slice]:
+        """A slice, or what the API did not take as a whole: its parts, which are to be read in its place."""
+        audience, stream_slice = run.chain.audience, begun.stream_slice
+        if audience:
+            self._tell(run, SliceStarted(run.stream.name, stream_slice))
+        failure: Exception | None = None
+        halves: Sequence[Slice] = ()
+        try:
+            await self._pages(run, stream_slice, begun.place, tasks, answered)
+            run.done += 1
+        except Exception as error:
+            failure = error
+            halves = halves_of(run.stream, stream_slice, error)
+            if not halves:
+                self._failed(run, stream_slice, error, tasks)
+        except BaseException as error:
+            run.was_cut_off(begun, error)
+            raise
         if audience:
             self._tell(run, SliceEnded(run.stream.name, stream_slice, failure))
+        return halves
 
     async def _pages(
         self, run: StreamRun, stream_slice: Slice, place: Place, tasks: TaskGroup, answered: anyio.Event | None
@@ -258,13 +324,15 @@ class Scheduler:
                 if run.left is not None and run.left <= 0:
                     return
                 if not is_last:
+                    if not await run.is_wanted(place):
+                        return
                     await place.give_way()
 
     def _failed(self, run: StreamRun, stream_slice: Slice, error: Exception, tasks: TaskGroup) -> None:
         """Decide what else a failed slice ends."""
         stream = run.stream
         try:
-            unavailable = None if run.answered or run.failed else _unavailable(stream, error)
+            unavailable = None if run.answered or run.failed else unavailable_by(stream, error)
         except Exception as mistake:  # the strategy's own
             self._end(mistake)
             return
@@ -273,7 +341,7 @@ class Scheduler:
             tasks.cancel_scope.cancel()
             return
         run.failed.append((stream_slice, error))
-        if self._stop_on_error or isinstance(error, ConfigError | HostUnavailable | AssertionError):
+        if self._stop_on_error or isinstance(error, ConfigError | HostUnavailable | LocalError | AssertionError):
             self._end(error)
         elif isinstance(error, RateLimitWaitTooLong):
             # What is on the wire is still read; all others meet the same wait.
@@ -297,11 +365,12 @@ class Scheduler:
             return self._fatal
         if any(run.failed for run in self._runs):
             return failure_of(self._runs, self.report())
-        if self.unavailable and len(self.unavailable) == len(self._selected):
-            if len(self._selected) == 1:
-                return next(iter(self.unavailable.values()))
-            reasons = "; ".join(f"{name}: {error.reason}" for name, error in self.unavailable.items())
-            return StreamUnavailable(f"none of the {len(self._selected)} streams can be read: {reasons}")
+        unavailable = [self.unavailable[one.stream.name] for one in self._unavailable()]
+        if unavailable and len(unavailable) == len(self._selected):
+            if len(unavailable) == 1:
+                return unavailable[0]
+            reasons = "; ".join(f"{error.stream}: {error.reason}" for error in unavailable)
+            return StreamUnavailable(f"none of the {len(unavailable)} streams can be read: {reasons}")
         return None
 
 
@@ -317,41 +386,3 @@ def _ends_of(run: StreamRun) -> list[Callable[[], None]]:
     """To tell the ends of the slices that were cut off, in their order."""
     audience, name = run.chain.audience, run.stream.name
     return [partial(_tell_end, audience, SliceEnded(name, *cut)) for cut in run.cut_off()]
-
-
-def failure_of(runs: Sequence[StreamRun], report: RunReport) -> Exception:
-    """What a run ends with of which slices failed: the error itself, where there was one slice at most."""
-    failed = [(run, stream_slice, error) for run in runs for stream_slice, error in run.failed]
-    begun = sum(run.begun for run in runs)
-    if begun <= 1:
-        return failed[0][2]
-    slices = ", ".join(f"{run.stream.name} {dict(stream_slice)}" for run, stream_slice, _ in failed[:_SHOWN])
-    more = ", ..." if len(failed) > _SHOWN else ""
-    cut_short = ", ".join(run.stream.name for run in runs if run.is_cut_short)
-    told = f"{len(failed)} of {begun} slices failed ({slices}{more})"
-    told += f", and {cut_short} was ended before its end" if cut_short else ""
-    hint = "read again: some slices were not even begun" if cut_short else "read again with slices= those that failed"
-    errors = tuple(error for *_, error in failed)
-    return PartialFailure(f"{told}; the first: {errors[0]}", errors, report, hint=f"`errors` has them all; {hint}")
-
-
-def _unavailable(stream: Stream, error: Exception) -> StreamUnavailable | None:
-    """What the error of a stream's first request means, if it means that the stream is unavailable."""
-    if not isinstance(error, HttpStatusError) or (reason := stream.why_unavailable(error)) is None:
-        return None
-    unavailable = StreamUnavailable(reason, status=error.status)
-    unavailable.__cause__ = error
-    where = {"url": error.url, "method": error.method, "tries": error.tries, "stream_slice": error.stream_slice}
-    return unavailable.locate(stream=stream.name, **where)
-
-
-async def first_page(stream: Stream, chain: Chain) -> Page | None:
-    """The first page of the first slice, as it comes: nobody is told, nothing is validated, no strategy is asked."""
-    selected = Selected(stream, None, {}, 1)
-    run = StreamRun(selected, chain, Validation(stream, None), Places(1).share(), Delivery(1, 1).lane())
-    async with aclosing(each_slice(stream, None, {})) as slices:
-        async for stream_slice in slices:
-            async with aclosing(SliceReader(run, run.share.place(), stream_slice, None).pages()) as pages:
-                async for page, _ in pages:
-                    return page
-    return None

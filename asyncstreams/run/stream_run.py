@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import NamedTuple, TypeAlias
 
-from ..contracts import Slices, Stream
 from ..http.chain import Chain
 from ..model import Page, Slice
 from .delivery import Lane
+from .parents import Feed, ParentLane
 from .places import Place, Share
+from .selected import Selected
 from .validation import Validation
 
-
-@dataclass(frozen=True, slots=True)
-class Selected:
-    """A stream that is to be read, and what of it: `limit` is a number of records."""
-
-    stream: Stream
-    slices: Slices | None
-    state: Mapping[str, Any]
-    limit: int | None
+PageLane: TypeAlias = Lane | ParentLane
 
 
 class Begun(NamedTuple):
@@ -44,12 +37,15 @@ class StreamRun:
         chain: Chain,
         validation: Validation,
         share: Share,
-        lane: Lane,
+        lane: PageLane,
+        feed: Feed | None = None,
+        most: int | None = None,
     ) -> None:
         self.stream, self.state = selected.stream, selected.state
         self.chain, self.validation, self.share, self.lane = chain, validation, share, lane
-        self.left = selected.limit
-        self.reads_ahead = selected.limit is None and selected.stream.parallel_pages
+        self.selected, self.feed = selected, feed
+        self.left = most
+        self.reads_ahead = most is None and selected.stream.parallel_pages
         self.pages = self.records = self.quarantined = 0
         self.begun = self.done = 0
         self.failed: list[tuple[Slice, Exception]] = []
@@ -60,11 +56,25 @@ class StreamRun:
         """What the stream does now."""
         open_slices = self.begun - self.done - len(self.failed)
         failed = f", {len(self.failed)} failed" if self.failed else ""
+        of = self._of_parents()
         more = "".join(f"; {told}" for told in (self.chain.limits(), str(self.chain.waits)) if told)
         return (
             f"{self.stream.name}: {open_slices} slices open, {self.share.held} of {self.share.most} places at work; "
-            f"{self.done} slices done{failed}, {self.pages:,} pages, {self.records:,} records" + more
+            f"{self.done:,} slices done{of}{failed}, {self.pages:,} pages, {self.records:,} records" + more
         )
+
+    def _of_parents(self) -> str:
+        if self.feed is None:
+            return ""
+        return f" of {self.feed.known:,} parents" + ("" if self.feed.is_all else " so far")
+
+    async def is_wanted(self, place: Place) -> bool:
+        """Whether anybody wants another page, which may be known only when they have read the last one."""
+        await self.lane.next_may_come(place)
+        if not self.lane.is_wanted:
+            self.is_cut_short = True
+            return False
+        return True
 
     def was_cut_off(self, begun: Begun, error: BaseException) -> None:
         """A slice was cancelled."""

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 from weakref import WeakSet
 
+import anyio.to_thread
+
 _ASLEEP = 1e-9
 _RESOLUTION = 1e-6
 _BUSY = 250  # turns of the loop
@@ -17,8 +19,9 @@ class VirtualClock:
     """A Clock whose time moves only while everybody waits, and then at once to the next waiter's moment.
 
     The first use in an event loop makes that loop's own time virtual too, so that
-    `asyncio.sleep` in a mock, and every timeout, keep step. It is not for real sockets: a server
-    in another process does not know this time. `wall()` begins at `start`, in seconds of the epoch.
+    `asyncio.sleep` in a mock, and every timeout, keep step. What works in a thread, such as a file
+    that is written, is waited for. It is not for real sockets: a server in another process does not
+    know this time. `wall()` begins at `start`, in seconds of the epoch.
     """
 
     def __init__(self, start: float = 1_767_225_600.0) -> None:
@@ -55,7 +58,7 @@ class VirtualClock:
             raise RuntimeError("VirtualClock needs asyncio's own selector loop, and one clock for each loop")
         # Begin where the loop is, so that timers which are set already keep their distance.
         offset = loop.time() - self._now
-        cast(Any, loop)._selector = _LeapingSelector(inner, self.advance)
+        cast(Any, loop)._selector = _LeapingSelector(inner, self.advance, _threads_at_work())
         cast(Any, loop).time = lambda: self._now + offset
         # Beyond half a year the loop's own resolution would be lost to rounding, and timers never due.
         cast(Any, loop)._clock_resolution = _RESOLUTION
@@ -65,12 +68,24 @@ class VirtualClock:
         return f"<VirtualClock at {self._now:g} s>"
 
 
+def _threads_at_work() -> Callable[[], int]:
+    """How many threads work for the running loop."""
+    try:
+        limiter = anyio.to_thread.current_default_thread_limiter()
+    except RuntimeError:  # in a callback, anyio does not know whose loop it is
+        return lambda: 0
+    return lambda: limiter.borrowed_tokens
+
+
 class _LeapingSelector(selectors.BaseSelector):
     """The loop's selector, which lets time pass instead of blocking until the next timer."""
 
-    def __init__(self, inner: selectors.BaseSelector, advance: Callable[[float], None]) -> None:
+    def __init__(
+        self, inner: selectors.BaseSelector, advance: Callable[[float], None], threads_at_work: Callable[[], int]
+    ) -> None:
         self._inner = inner
         self._advance = advance
+        self._threads_at_work = threads_at_work
         self._turns = 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
@@ -80,7 +95,8 @@ class _LeapingSelector(selectors.BaseSelector):
                 # Real time never stands still: a wait that rounding makes 0 would be due for ever.
                 self._advance(_RESOLUTION)
             return self._inner.select(timeout)
-        ready = self._inner.select(0)
+        # A thread that is done wakes the loop.
+        ready = self._inner.select(None if self._threads_at_work() else 0)
         if not ready:
             # A hair more than asked, for what rounding takes away: the timer must be due.
             self._advance(timeout + _ASLEEP)

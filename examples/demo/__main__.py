@@ -4,7 +4,8 @@
     python examples/demo --scale 5 --out /tmp/shop
 
 The shop has access tokens that last five seconds, allows 25 requests a second, breaks 2 % of its
-answers, and keeps one stream to itself.
+answers, and keeps one stream to itself. The orders of its best customers are read afterwards, from
+what is known of the customers by then.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import logging
 import math
 import os
 import sys
+import tempfile
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -22,19 +24,28 @@ from pathlib import Path
 import anyio
 import orjson
 from rich.console import Console
-from shop import Shop
+from shop import Orders, Shop
 
 from asyncstreams.progress import Progress
 from asyncstreams.testing import MockApi, shop
 
+FILES = ("customers", "products", "events", "reviews", "payouts")
 
-async def extract(api: MockApi, folder: Path, console: Console) -> None:
-    """Write every stream as JSON lines, under its final name when it is whole, below a live table."""
+
+async def extract(api: MockApi, folder: Path, kept: str, console: Console) -> bool:
+    """Read everything; whether the orders are what the shop has. `kept` is the folder for the parents."""
     config = {"url": api.url, "client_id": "client", "client_secret": "secret", "refresh_token": "refresh-0"}
-    async with Shop(config) as source, AsyncExitStack() as files:
-        parts: dict[str, anyio.AsyncFile[bytes]] = {}
+    async with Shop(config, cache_dir=kept) as source:
+        await save(source, folder, console)
+        return await read_orders(source, api, console)
+
+
+async def save(source: Shop, folder: Path, console: Console) -> None:
+    """Write every stream as JSON lines, under its final name when it is whole, below a live table."""
+    parts: dict[str, anyio.AsyncFile[bytes]] = {}
+    async with AsyncExitStack() as files:
         with Progress(source, console=console):
-            async with source.pages() as pages:
+            async with source.pages(*FILES) as pages:
                 async for page in pages:
                     if page.stream not in parts:
                         part = anyio.Path(folder / f"{page.stream}.jsonl.part")
@@ -43,6 +54,29 @@ async def extract(api: MockApi, folder: Path, console: Console) -> None:
                     await parts[page.stream].write(lines)
     for name in parts:
         await anyio.Path(folder / f"{name}.jsonl.part").rename(folder / f"{name}.jsonl")
+
+
+async def read_orders(source: Shop, api: MockApi, console: Console) -> bool:
+    """Read the orders of the best customers, and say what became of that; whether they are what the shop has."""
+    before = await asyncio.to_thread(lambda: api.counts)
+    found: list[int] = []
+    customers: set[int] = set()
+    async with source.pages("orders") as pages:
+        async for page in pages:
+            customers.add(page.stream_slice["parent"]["id"])
+            found += [order["id"] for order in page.records]
+    after = await asyncio.to_thread(lambda: api.counts)
+    repeated = after.by_resource["customers"] - before.by_resource["customers"]
+    best = [record["id"] for record in api.records("customers") if record["rank"] >= Orders.least_rank]
+    is_right = sorted(found) == sorted(number for customer in best for number in api.ids("orders", customer))
+    told = "[green]all there, each once" if is_right else "[red]NOT what the shop has"
+    console.print(
+        f"\nThen the orders of the {len(customers)} best customers, who were known by then "
+        f"({repeated} requests for customers):\n  {len(found)} orders  {told}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return is_right
 
 
 def is_whole(api: MockApi, path: Path) -> bool:
@@ -72,7 +106,7 @@ def conclude(api: MockApi, folder: Path, seconds: float, console: Console) -> bo
         "",
         "What to try next:",
         f"  head -2 {folder / 'customers.jsonl'}",
-        "  less examples/demo/shop.py     how the five streams are declared, in a hundred lines",
+        "  less examples/demo/shop.py     how the six streams are declared, in 130 lines",
         f"  {python} -m asyncstreams.testing     the same data to play with, and a stream that reads it",
         "  less README.md                 from twelve lines to a connector",
     ]
@@ -101,8 +135,10 @@ def main() -> int:
             f"A shop at {api.url}: tokens of 5 s, 25 requests a second, 2 % of the answers broken.\n", soft_wrap=True
         )
         began = time.monotonic()
-        asyncio.run(extract(api, given.out, console))
-        return 0 if conclude(api, given.out, time.monotonic() - began, console) else 1
+        with tempfile.TemporaryDirectory() as kept:
+            are_right = asyncio.run(extract(api, given.out, kept, console))
+        is_right = conclude(api, given.out, time.monotonic() - began, console)
+        return 0 if is_right and are_right else 1
 
 
 if __name__ == "__main__":

@@ -1,20 +1,23 @@
-"""A shop's API, declared as an author would: five streams that page in five ways, and a Source around them."""
+"""A shop's API, declared as an author would: six streams that page in six ways, and a Source around them."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from datetime import date, timedelta
 from typing import Any, ClassVar, Unpack
 
 from asyncstreams import (
     Cursor,
     HttpStream,
+    HttpSubStream,
+    LinkHeader,
     Oauth2Authenticator,
     Offset,
     PageNumber,
     Record,
     RequestContext,
     Response,
+    Slice,
     Source,
     StreamOptions,
     ndjson,
@@ -36,9 +39,31 @@ class ShopStream(HttpStream):
 
 
 class Customers(ShopStream):
-    """Pages by number; the API tells how many there are."""
+    """Pages by number; the API tells how many there are. What was read of them is kept, for their orders."""
 
     paginator = PageNumber(size=100, total_items="meta.total")
+    use_cache = True
+
+
+class Orders(HttpSubStream):
+    """The orders of the best customers, customer by customer; each page links to the next one."""
+
+    primary_key = "id"
+    paginator = LinkHeader()
+    parent_fields = ("id", "rank")
+    least_rank = 124
+
+    def __init__(self, customers: Customers, **options: Unpack[StreamOptions]) -> None:
+        self.url_base = customers.url_base
+        super().__init__(parent=customers, **options)
+
+    async def stream_slices(self, state: Mapping[str, Any]) -> AsyncGenerator[Slice]:
+        async for customer in super().stream_slices(state):
+            if customer["parent"]["rank"] >= self.least_rank:
+                yield customer
+
+    def path(self, context: RequestContext) -> tuple[str | int, ...]:
+        return ("customers", context.stream_slice["parent"]["id"], "orders")
 
 
 class Products(ShopStream):
@@ -99,5 +124,6 @@ class Shop(Source):
         oauth = Oauth2Authenticator(
             f"{url}oauth/token", config["client_id"], config["client_secret"], config["refresh_token"]
         )
-        kinds = (Customers, Products, Events, Reviews, Payouts)
-        return [kind(url, authenticator=oauth) for kind in kinds]
+        customers = Customers(url, authenticator=oauth)
+        others = [kind(url, authenticator=oauth) for kind in (Products, Events, Reviews, Payouts)]
+        return [customers, *others, Orders(customers, authenticator=oauth)]

@@ -1,0 +1,323 @@
+"""Which parents does a run read, who writes down what they say, and who reads that?"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import anyio
+
+from ..contracts import Stream
+from ..errors import ConfigError, LocalError
+from ..exact_json import encode
+from ..model import Page, Record
+from ..parents.fields import decode_of
+from ..parents.folder import Folder, cache_folder
+from ..parents.frames import Counts, Damaged
+from ..parents.key import Untold, key_of
+from ..parents.log import ParentLog, pages_of
+from ..parents.log_file import LogFile
+from .delivery import Lane
+from .places import Place
+from .selected import Selected
+
+_log = logging.getLogger("asyncstreams")
+_feeds: ContextVar[Mapping[int, Feed]] = ContextVar("feeds")
+
+
+def feed_of(stream: object) -> Feed | None:
+    """What the run, of which the caller is a part, gives a substream of its parents; None outside of a run."""
+    return _feeds.get({}).get(id(stream))
+
+
+class Feed:
+    """What one substream reads of its parents in one run."""
+
+    def __init__(self, stream: Stream, parents: Sequence[tuple[Stream, ParentLog]]) -> None:
+        self._logs = [log for _, log in parents]
+        self._news = asyncio.Event()
+        self._readers = [
+            log.reader(decode_of(stream.name, parent.name, stream.parent_fields), self._news) for parent, log in parents
+        ]
+        self._name = stream.name
+        self._parents = parents
+        self._told = -1, False
+
+    @property
+    def missing(self) -> list[Stream]:
+        """The parents that have ended, and not with all there is."""
+        return [parent for parent, log in self._parents if log.is_closed and not log.is_complete]
+
+    def is_news(self) -> bool:
+        """Whether more is known than when it was asked last."""
+        before, self._told = self._told, (self.known, self.is_all)
+        return self._told != before
+
+    @property
+    def known(self) -> int:
+        """How many parents there are, as far as is known."""
+        return sum(log.records for log in self._logs)
+
+    @property
+    def is_all(self) -> bool:
+        """Whether there are no more."""
+        return all(log.is_complete for log in self._logs)
+
+    async def parents(self) -> AsyncGenerator[tuple[int, list[Record]]]:
+        """Their records, page by page, each with the number of its parent. Raises LocalError."""
+        try:
+            async with aclosing(pages_of(self._readers, self._news)) as pages:
+                async for page in pages:
+                    yield page
+        except (OSError, Damaged) as error:
+            raise LocalError(f"{self._name}: what its parents said cannot be read any more: {error}") from error
+
+    def close(self) -> None:
+        """It reads no more."""
+        for reader in self._readers:
+            reader.close()
+
+
+class ParentLane:
+    """The way of a parent's pages: into its log, and to the consumer where it is read for itself too."""
+
+    def __init__(self, log: ParentLog, emitted: Lane | None, limit: int | None, *, on_demand: bool, kept: bool) -> None:
+        self.log, self._emitted, self._left = log, emitted, limit
+        self._on_demand, self._kept = on_demand, kept
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether anybody wants another page."""
+        if self._emitted is not None and (self._left is None or self._left > 0):
+            return True
+        return self._kept or self.log.is_wanted
+
+    async def room(self) -> None:
+        if self._emitted is not None and self._left != 0:
+            await self._emitted.room()
+
+    async def put(self, page: Page, size: int, handed: Callable[[Page], None]) -> None:
+        if page.records:
+            # As JSON: the consumer may change its records, and children see them as they came.
+            await self.log.append(encode(page.records), len(page.records))
+        if self._emitted is None:
+            handed(page)
+            return
+        if self._left == 0:
+            return
+        if self._left is not None:
+            if len(page.records) > self._left:
+                page = replace(page, records=page.records[: self._left], is_last=False)
+            self._left -= len(page.records)
+        await self._emitted.put(page, size, handed)
+
+    async def next_may_come(self, place: Place) -> None:
+        """Wait, without a place, until the children are near enough, or ask for more."""
+        if self._on_demand and not self._left:
+            place.give()
+            await self.log.demand()
+        elif not self.log.has_room:
+            place.give()
+            await self.log.room()
+
+
+class _Writer(NamedTuple):
+    """A stream whose records are written down."""
+
+    selected: Selected
+    log: ParentLog
+    keeping: Keeping | None
+
+
+class Family:
+    """The streams of one run with all their parents, each of which is read once."""
+
+    def __init__(self, selected: Sequence[Selected]) -> None:
+        self.selected = list(selected)
+        self._writers: dict[int, _Writer] = {}
+        self._kept: dict[int, ParentLog] = {}
+        self._feeds: dict[int, Feed] = {}
+        self._keys: dict[int, str | None] = {}
+        self._keepings: dict[int, Keeping | None] = {}
+        self._is_limited = any(one.limit is not None for one in selected)
+
+    @asynccontextmanager
+    async def gathered(self) -> AsyncGenerator[None]:
+        """Find all parents, and let go of what was written down when the run is over. Raises ConfigError."""
+        try:
+            for one in self.selected:  # which grows meanwhile
+                await self._gather(one)
+            yield
+        finally:
+            for log in (*(writer.log for writer in self._writers.values()), *self._kept.values()):
+                log.close()
+
+    def here(self) -> None:
+        """What the calling task, and those it starts, find of their parents."""
+        _feeds.set(self._feeds)
+
+    def feed(self, stream: Stream) -> Feed | None:
+        return self._feeds.get(id(stream))
+
+    def lane(self, selected: Selected, make: Callable[[float], Lane]) -> Lane | ParentLane:
+        """Where the pages of a stream go."""
+        lane = make(selected.stream.weight)
+        writer = self._writers.get(id(selected.stream))
+        if writer is None:
+            return lane
+        emitted = lane if selected.is_emitted else None
+        limited, kept = self._is_limited, writer.keeping is not None
+        return ParentLane(writer.log, emitted, selected.limit, on_demand=limited, kept=kept)
+
+    def most(self, selected: Selected) -> int | None:
+        """The records that are read of a stream, at most; a parent is read on demand, for its children."""
+        if id(selected.stream) in self._writers and self._is_limited:
+            return sys.maxsize
+        return selected.limit
+
+    async def ended(self, stream: Stream, *, is_whole: bool) -> None:
+        """A stream has been read, to its end or not."""
+        if (writer := self._writers.get(id(stream))) is None:
+            return
+        if is_whole:
+            await writer.log.finish(None if writer.keeping is None else writer.keeping.keep)
+        else:
+            writer.log.end()
+
+    def cut_off(self, stream: Stream) -> None:
+        """A stream's reading is over, however it ended; and it reads no more of its own parents."""
+        if (writer := self._writers.get(id(stream))) is not None:
+            writer.log.end()
+        if (feed := self._feeds.get(id(stream))) is not None:
+            feed.close()
+
+    async def _gather(self, selected: Selected) -> None:
+        stream = selected.stream
+        if stream.use_cache and id(stream) not in self._writers and selected.is_whole:
+            await self._write(selected)
+        if stream.parents and selected.slices is None:
+            logs = [(parent, await self._log_of(parent)) for parent in stream.parents]
+            self._feeds[id(stream)] = Feed(stream, logs)
+
+    async def _log_of(self, parent: Stream) -> ParentLog:
+        """The log of a parent: of the stream that is read in this run, or of one that was kept, or a new one."""
+        for one in self.selected:
+            if one.stream is parent or self._are_same(one.stream, parent):
+                writer = self._writers.get(id(one.stream)) or await self._write(one)
+                return writer.log
+            if one.stream.name == parent.name:
+                raise ConfigError(
+                    f"two streams named {parent.name!r} are read at once: one of them is a parent",
+                    hint="give one of them a `name` of its own, or use the same for both",
+                )
+        if id(parent) in self._kept:
+            return self._kept[id(parent)]
+        hidden = Selected(parent, None, {}, None, is_emitted=False)
+        if parent.use_cache and (kept := await self._found(parent)) is not None:
+            self._kept[id(parent)] = kept
+            return kept
+        self.selected.append(hidden)
+        return (await self._write(hidden)).log
+
+    async def _write(self, selected: Selected) -> _Writer:
+        stream = selected.stream
+        keeping: Keeping | None = None
+        if stream.use_cache and selected.is_whole and not self._is_limited:
+            keeping = await self._keeping(stream)
+        log = (
+            ParentLog(LogFile.temporary, _warn_once(stream.name))
+            if keeping is None
+            else ParentLog(keeping.open, keeping.warn)
+        )
+        writer = self._writers[id(stream)] = _Writer(selected, log, keeping)
+        return writer
+
+    async def _keeping(self, stream: Stream) -> Keeping | None:
+        """Where the log of a stream is kept; None, with a warning, where it cannot be."""
+        if id(stream) not in self._keepings:
+            self._keepings[id(stream)] = await self._made(stream)
+        return self._keepings[id(stream)]
+
+    async def _made(self, stream: Stream) -> Keeping | None:
+        try:
+            return await anyio.to_thread.run_sync(Keeping, stream)
+        except Untold as error:
+            _log.warning("%s is not kept: nobody can tell whether %s", stream.name, error)
+        except OSError as error:
+            _warn_once(stream.name)(error)
+        return None
+
+    async def _found(self, stream: Stream) -> ParentLog | None:
+        keeping = await self._keeping(stream)
+        if keeping is None:
+            return None
+        try:
+            found = await anyio.to_thread.run_sync(keeping.find)
+        except OSError as error:
+            keeping.warn(error)
+            return None
+        return None if found is None else ParentLog.kept(*found)
+
+    def _are_same(self, one: Stream, other: Stream) -> bool:
+        if type(one) is not type(other) or one.name != other.name:
+            return False
+        key = self._key(one)
+        return key is not None and key == self._key(other)
+
+    def _key(self, stream: Stream) -> str | None:
+        if id(stream) not in self._keys:
+            try:
+                self._keys[id(stream)] = key_of(stream)
+            except Untold:
+                self._keys[id(stream)] = None
+        return self._keys[id(stream)]
+
+
+class Keeping:
+    """Where the log of one stream is kept between runs. Blocking. Raises OSError, Untold, ConfigError."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.warn = _warn_once(stream.name)
+        self._clock, self._ttl = stream.clock, stream.cache_ttl
+        self._folder = Folder(cache_folder(stream.cache_dir))
+        self.path: Path = self._folder.file(stream.cache_filename or stream.name, key_of(stream, self._folder.salt()))
+        self._at = self._clock.wall()
+
+    def find(self) -> tuple[LogFile, int, Counts] | None:
+        return self._folder.find(self.path, self._clock.wall(), self._ttl)
+
+    def open(self) -> LogFile:
+        """A file for a new log; where it cannot be kept, one that is not."""
+        try:
+            return self._folder.partial(self.path, self._at, self._clock.wall())
+        except OSError as error:
+            self.warn(error)
+            return LogFile.temporary()
+
+    def keep(self, file: LogFile, counts: Counts) -> None:
+        if file.path is not None:
+            file.keep(self.path, counts)
+
+    def clear(self) -> None:
+        self._folder.clear(self.path)
+
+
+def _warn_once(name: str) -> Callable[[OSError], None]:
+    """Tells what is wrong with the disk; the first thing, since others follow from it."""
+    told: list[OSError] = []
+
+    def warn(error: OSError) -> None:
+        if not told:
+            told.append(error)
+            _log.warning(
+                "%s: what it says cannot be written down for its substreams (%s): the run goes on without", name, error
+            )
+
+    return warn

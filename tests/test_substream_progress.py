@@ -1,0 +1,74 @@
+"""How far is a substream: how many parents are known, and how many are done?"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import httpx
+from rich.console import Console
+from slow_api import Api
+
+from asyncstreams import HttpStream, HttpSubStream, PageNumber, ParentsKnown, Source
+from asyncstreams.progress import Progress
+from asyncstreams.testing import VirtualClock
+
+
+class Customers(HttpStream):
+    url_base = "https://api.test/"
+    records_path = "items"
+    paginator = PageNumber(total_pages="pages")
+    parallel_pages = False
+
+    def path(self, context: Any) -> str:
+        return "customers"
+
+
+class Orders(HttpSubStream):
+    url_base = "https://api.test/"
+
+    def path(self, context: Any) -> tuple[Any, ...]:
+        return ("customers", context.stream_slice["parent"]["id"], "orders")
+
+
+def answer(request: httpx.Request) -> httpx.Response:
+    if request.url.path == "/customers":
+        first = 10 * int(request.url.params.get("page", 1))
+        return httpx.Response(200, json={"items": [{"id": first + n} for n in range(3)], "pages": 4})
+    return httpx.Response(200, json=[{"of": request.url.path}])
+
+
+def source(clock: VirtualClock) -> Source:
+    return Source([Orders(Customers())], transport=Api(answer, seconds=1), clock=clock, seed=1)
+
+
+async def test_more_parents_are_told_of_as_they_become_known_and_that_they_are_all(virtual_clock: VirtualClock) -> None:
+    told: list[ParentsKnown] = []
+    shop = source(virtual_clock)
+    shop.subscribe(lambda event: told.append(event) if isinstance(event, ParentsKnown) else None)
+
+    await shop.read()
+
+    counts = [event.count for event in told]
+    assert counts == sorted(counts)
+    assert 3 in counts
+    assert [event.is_all for event in told] == [False] * (len(told) - 1) + [True]
+    assert told[-1] == ParentsKnown("orders", 12, True)
+
+
+async def test_the_table_and_explain_show_parents_done_of_those_known(virtual_clock: VirtualClock) -> None:
+    shop = source(virtual_clock)
+    console = Console(file=io.StringIO(), width=200)
+    reading = shop.pages()
+
+    with Progress(shop, console=console, clock=virtual_clock):
+        async with reading as pages:
+            await anext(aiter(pages))
+            first = reading.explain()
+            async for _ in pages:
+                pass
+
+    assert "of 6 parents so far" in first
+    assert "12 slices done of 12 parents," in reading.explain()
+    assert "of parents" in console.file.getvalue()
+    assert "12/12" in console.file.getvalue()
