@@ -14,7 +14,7 @@ from .frames import HEAD_SIZE, Counts, Damaged, end_frame, frames, length_at, pa
 from .log_file import LogFile
 
 _WRITTEN = 256 * 1024  # bytes that are written in one hop to a thread
-_CHUNK = 256 * 1024  # and that are read in one
+_CHUNK = 1 << 20  # and that are read in one
 _KEPT = 1 << 20  # bytes that stay in memory for those who keep up
 _MOST_ON_DISK, _MOST_IN_MEMORY = 1 << 30, 32 << 20  # bytes by which the writer may be ahead of the slowest reader
 
