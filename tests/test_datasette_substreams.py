@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import sqlite3
-import subprocess
-import sys
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import httpx
 import pytest
+from datasette_server import datasette
 
 from asyncstreams import Cursor, HttpStream, HttpSubStream, NextUrl, Record, RequestContext, Send, Source
 
@@ -123,29 +120,8 @@ def name_of(number: int) -> str:
 
 @pytest.fixture(scope="module")
 def url(database: Path) -> Iterator[str]:
-    settings = [str(part) for name, value in SETTINGS.items() for part in ("--setting", name, value)]
-    command = [sys.executable, "-m", "datasette", "serve", str(database), "--port", "0", *settings]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    said: list[str] = []
-    try:
-        for line in process.stderr:
-            said.append(line)
-            if found := re.search(r"running on (http://127\.0\.0\.1:\d+)", line):
-                break
-        else:
-            pytest.fail("datasette did not start:\n" + "".join(said))
-        # A pipe that nobody reads would stop the server once it is full.
-        drain = Thread(target=deque, args=(process.stderr, 0))
-        drain.start()
-        yield found[1]
-        process.terminate()
-        process.wait(10)
-        drain.join()
-    finally:
-        process.kill()
-        process.wait()
-        process.stderr.close()
+    with datasette(database, SETTINGS) as served:
+        yield served
 
 
 def joined(database: Path, sql: str) -> list[Record]:
