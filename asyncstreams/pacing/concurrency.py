@@ -7,7 +7,7 @@ from collections import deque
 
 _FIRST = 4.0
 _OVERLOADED, _SLOWER = 0.7, 0.85
-_ENOUGH, _GUARD = 1.2, 1.5  # times the quickest that it has been
+_ENOUGH, _GUARD = math.log(1.2), math.log(1.5)  # times the quickest that it has been
 _IGNORED = 0.02  # seconds of that
 _MOST_WEIGHT, _LEAST_WEIGHT = 0.1, 0.02  # of one answer in the average, which is that of a round trip
 _SLOW = 0.02  # the same for how much answers vary
@@ -50,10 +50,11 @@ class Concurrency:
         latency = self._latencies.get(label)
         if latency is None:
             latency = self._latencies[label] = _Latency()
-        latency.took(seconds, now, max(_LEAST_WEIGHT, min(_MOST_WEIGHT, 1 / self.limit)))
+        weight = 1 / self.limit
+        latency.took(seconds, now, _MOST_WEIGHT if weight > _MOST_WEIGHT else max(_LEAST_WEIGHT, weight))
         # What was sent before the last cut tells of the time before it.
         self._is_enough = latency.is_above(_ENOUGH, _IGNORED / 2)
-        if sent_at > self._cut_at and latency.is_above(_GUARD, _IGNORED):
+        if self._is_enough and sent_at > self._cut_at and latency.is_above(_GUARD, _IGNORED):
             self._cut(_SLOWER, latency.average, now)
 
     def overloaded(self, sent_at: float, now: float) -> None:
@@ -85,16 +86,18 @@ class _Latency:
         self._level = self._last = self._spread = self._doubt = 0.0  # of logarithms
         self._count = 0
         self._buckets: deque[list[float]] = deque()
+        self._quickest = math.inf
 
     @property
     def average(self) -> float:
         return math.exp(self._level)
 
     def took(self, seconds: float, now: float, weight: float) -> None:
-        level = math.log(max(seconds, _INSTANT))
+        level = math.log(seconds if seconds > _INSTANT else _INSTANT)
         if self._count:
             most = max(_OUTLIER[0], _OUTLIER[1] * self._spread)
-            level = max(self._level - most, min(self._level + most, level))
+            if not -most <= level - self._level <= most:
+                level = self._level + math.copysign(most, level - self._level)
             step = abs(level - self._last) / _SPREAD
             self._spread += max(_SLOW, 1 / self._count) * (step - self._spread)
         self._count += 1
@@ -110,12 +113,12 @@ class _Latency:
             self._buckets.append([now, at_most])
             while self._buckets[0][0] <= now - _KEPT:
                 self._buckets.popleft()
+            self._quickest = min([level for _, level in self._buckets])
         elif at_most < self._buckets[-1][1]:
             self._buckets[-1][1] = at_most
+            self._quickest = min(self._quickest, at_most)
 
     def is_above(self, factor: float, least: float) -> bool:
-        if not self._buckets:
-            return False
-        quickest = min([level for _, level in self._buckets])
+        """Whether it takes so much longer than it has: by the logarithm of a factor, and so many seconds."""
         at_least = self._level - self._doubt
-        return at_least > quickest + math.log(factor) and math.exp(at_least) - math.exp(quickest) > least
+        return at_least > self._quickest + factor and math.exp(at_least) - math.exp(self._quickest) > least

@@ -34,28 +34,26 @@ class FairQueue(Generic[L]):
     """
 
     def __init__(self) -> None:
-        self._lanes: dict[L, None] = {}
+        self.lanes: dict[L, None] = {}
+        """Those in which somebody waits."""
         self._now = 0.0
 
     def __len__(self) -> int:
-        return sum(len(lane.waiting) for lane in self._lanes)
-
-    def __bool__(self) -> bool:
-        return bool(self._lanes)
+        return sum(len(lane.waiting) for lane in self.lanes)
 
     def ahead_of(self, lane: L) -> float:
         """How many would go before one more of this lane, about."""
-        return len(lane.waiting) * sum(other.weight for other in self._lanes) / lane.weight
+        return len(lane.waiting) * sum(other.weight for other in self.lanes) / lane.weight
 
     def __iter__(self) -> Iterator[L]:
         """The lanes in which somebody waits, the next one first."""
-        return iter(sorted(self._lanes, key=_DUE) if len(self._lanes) > 1 else tuple(self._lanes))
+        return iter(sorted(self.lanes, key=_DUE) if len(self.lanes) > 1 else tuple(self.lanes))
 
     def push(self, lane: L, *, first: bool = False) -> asyncio.Future[Any]:
         """One more waits, for a future that whoever pops it sets; `first`: before the others of its lane."""
-        if lane not in self._lanes:
+        if lane not in self.lanes:
             lane.due = max(lane.due, self._now)
-            self._lanes[lane] = None
+            self.lanes[lane] = None
         waiter: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         (lane.waiting.appendleft if first else lane.waiting.append)(waiter)
         return waiter
@@ -93,7 +91,7 @@ class FairQueue(Generic[L]):
 
     def _tidy(self, lane: L) -> None:
         if not lane.waiting:
-            self._lanes.pop(lane, None)
+            self.lanes.pop(lane, None)
 
 
 _DUE = attrgetter("due")

@@ -90,6 +90,7 @@ class Governor:
         self._logs: dict[RateLimit, SlidingLog] = {}
         self._smooth: dict[RateLimit, Spacing] = {}
         self._clients: WeakSet[Client] = WeakSet()
+        self._is_shared = False
         self._timer: asyncio.TimerHandle | None = None
         self.in_flight = 0
         self.pace = Pace()
@@ -113,6 +114,7 @@ class Governor:
         smooth = [self._smooth.setdefault(limit, Spacing(limit)) for limit in limits if limit.smooth]
         client = Client(name, weight, cost, logs, smooth, is_adaptive=adaptive, is_patient=patient)
         self._clients.add(client)
+        self._is_shared = len(self._clients) > 1
         return client
 
     def close_for(self, seconds: float) -> None:
@@ -142,11 +144,11 @@ class Governor:
         turn, kept_by = max((at, reason), self._turn_at(client, now))
         if turn > now:
             return Wait(turn - now, kept_by, at - now)
-        return Wait(math.inf, BUSY, math.inf) if self._queue else None
+        return Wait(math.inf, BUSY, math.inf) if self._queue.lanes else None
 
     def take_now(self, client: Client) -> Ticket | None:
         """A ticket, if nothing keeps the request and nobody waits; it is to be given back."""
-        if self._queue or client.smooth:
+        if self._queue.lanes or client.smooth:
             return None
         now = self._clock.monotonic()
         if self._free_at(client, now)[0] > now:
@@ -205,7 +207,8 @@ class Governor:
         if told:
             ticket.is_told = True
             self.windows.learn(told, ticket.sent_at, now)
-        ticket.took = max(0.0, now - ticket.sent_at - self._lag.ask())
+        took = now - ticket.sent_at - self._lag.ask()
+        ticket.took = took if took > 0.0 else 0.0
 
     def succeeded(self, ticket: Ticket, paid: float = 0.0) -> None:
         """The host answered, for good or ill; the page had paid so much for retries."""
@@ -213,8 +216,8 @@ class Governor:
         host = self.host
         if host.health.answered(now, paid or 1.0):
             host.concurrency.reopened()
-        is_bound = bool(self._queue) and self.pace.free_at(now) > now
-        self.pace.succeeded(now, is_bound=is_bound)
+        if self.pace.rate is not None:
+            self.pace.succeeded(now, is_bound=bool(self._queue.lanes) and self.pace.free_at(now) > now)
         if ticket.client.is_adaptive:
             # Refusals and failures are quick, and say nothing of how long an answer takes.
             host.concurrency.took(ticket.client.name, ticket.took, ticket.sent_at, now)
@@ -278,7 +281,7 @@ class Governor:
             return math.inf, BUSY
         if (other := self.windows.free_at(self.in_flight, now)) > at:
             at, reason = other, TOLD
-        elif len(self._clients) > 1 and self.windows.is_young(now) and self._is_ahead(client):
+        elif self._is_shared and self.windows.is_young(now) and self._is_ahead(client):
             return math.inf, SHARED
         for log in client.logs:
             if (other := log.free_at(client.cost, now)) > at:
@@ -320,7 +323,7 @@ class Governor:
             self._timer.cancel()
             self._timer = None
         now = self._clock.monotonic()
-        while self._queue:
+        while self._queue.lanes:
             soonest = math.inf
             for client in self._queue:
                 at, _ = self._free_at(client, now)
@@ -372,7 +375,7 @@ class Governor:
 
     def _host_changed(self) -> None:
         for governor in self.host.governors:
-            if governor._queue:  # its own kind
+            if governor._queue.lanes:  # its own kind
                 governor._let_on()
 
     def _look_again(self) -> None:

@@ -108,6 +108,8 @@ def ahead(value: float, window: float | None, arrival: Arrival) -> float | None:
     """Seconds until a number's moment: since 1970 in milliseconds or seconds, or from now."""
     if value > 1e9:
         value = (value / 1000 if value > 1e12 else value) - arrival.now()
+    elif value <= _DAY:
+        return value
     return _plausible(value, window)
 
 

@@ -68,7 +68,7 @@ def told_quotas(response: Response, wall: float, server: ServerTime | None = Non
     arrival, told = Arrival(raw, wall, plan.date, server or ServerTime()), list[ToldQuota]()
     for reader in plan.readers:
         reader.read(arrival, told)
-    return tuple(told[:_MOST])
+    return tuple(told if len(told) <= _MOST else told[:_MOST])
 
 
 def used_up_for(response: Response, wall: float) -> float | None:
@@ -157,18 +157,27 @@ class _Standard:
         self._state, self._policy, self._is_counted = state, policy, is_counted
 
     def read(self, arrival: Arrival, told: list[ToldQuota]) -> None:
-        policies = _policies(self._policy.text(arrival.raw)) if self._policy else ()
+        promised = self._policy.text(arrival.raw) if self._policy else b""
         text = self._state.text(arrival.raw) if self._state else b""
+        match = _ORDINARY_STATE.fullmatch(text)
+        alone = None if match is None else _alone(promised, match[1])
+        if match is None or alone is None:
+            self._read_lists(text.decode("latin-1"), _policies(promised), arrival, told)
+            return
+        title, limit, window = alone
+        reset = match[3]
+        seconds = None if reset is None else ahead(float(reset), window, arrival)
+        told.append(ToldQuota(title, float(match[2]), seconds, limit, window))
+
+    def _read_lists(self, text: str, policies: tuple[_Policy, ...], arrival: Arrival, told: list[ToldQuota]) -> None:
+        """Several states, or several policies."""
         states: list[tuple[str, str, float, float | None]] = []
-        if match := _ORDINARY_STATE.fullmatch(text):
-            name, remaining, reset = match.groups()
-            states.append((name.decode(), "", float(remaining), None if reset is None else float(reset)))
-        elif (items := parse_list(text.decode("latin-1"))) is not None:
+        if (items := parse_list(text)) is not None:
             for item in items:
                 left = count(item.parameters.get("r"))
                 if isinstance(item.value, str) and left is not None:
                     states.append((item.value, _partition(item), left, count(item.parameters.get("t"))))
-        elif fields := parse_dictionary(text.decode("latin-1")):
+        elif fields := parse_dictionary(text):
             self._read_fields(fields, policies, arrival, told)
             return
         touched: list[_Policy] = []
@@ -222,7 +231,8 @@ class _Counted:
         resets = split_values(self._reset.text(raw)) if self._reset else ()
         rest = list(policies)
         for place, text in enumerate(lefts[:_MOST]):
-            limit, spent = nth(limits, place, lefts), number(nth(used, place, lefts) or b"") if used else None
+            limit = nth(limits, place, lefts)
+            spent = number(nth(used, place, lefts) or b"") if used else None
             if self._remaining:
                 left = number(text)
             else:
@@ -239,7 +249,8 @@ class _Counted:
                 _tell(name, quota, rest, told)
             else:
                 told.append(quota)
-        _tell_untouched(rest, name, told)
+        if rest:
+            _tell_untouched(rest, name, told)
 
 
 class _Used:
@@ -296,6 +307,18 @@ def _tell_untouched(policies: Iterable[_Policy], name: str, told: list[ToldQuota
         own = policy.title(name)
         if policy.is_rate and policy.limit and own not in names:
             told.append(ToldQuota(own, policy.limit, None, policy.limit, policy.window))
+
+
+@lru_cache(_KEPT_TEXTS)
+def _alone(promised: bytes, name: bytes) -> tuple[str, float | None, float | None] | None:
+    """Name, limit and window of the only quota that there is; None where that is not all."""
+    policies, title = _policies(promised), name.decode()
+    if not policies:
+        return _short(title), None, None
+    (policy, *others) = policies
+    if others or policy.name != title or not policy.is_rate or not policy.limit:
+        return None
+    return _short(title), policy.limit, policy.window
 
 
 def _policy_of(name: str, partition: str, policies: tuple[_Policy, ...]) -> _Policy | None:
