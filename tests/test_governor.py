@@ -322,3 +322,54 @@ async def test_how_long_a_request_waits_tells_of_those_before_it(virtual_clock: 
     assert [wait and round(wait.seconds) for wait in found] == [20, 10]
     for task in waiting:
         task.cancel()
+
+
+class Late(LoopLag):
+    """A loop that is late by so much as it is told to be."""
+
+    def ask(self) -> float:
+        return self.seconds
+
+
+def answered(governor: Governor, client: Client, clock: VirtualClock, seconds: float) -> None:
+    ticket = taken(governor, client)
+    clock.advance(seconds)
+    governor.first_byte(ticket, [])
+    governor.give(ticket)
+    governor.succeeded(ticket)
+
+
+async def test_a_pause_of_our_own_does_not_hide_that_answers_take_longer(virtual_clock: VirtualClock) -> None:
+    random, lag = Random(1), Late()
+    governor = Governor(virtual_clock, random, lag, Host(random))
+    client = governor.client("orders", adaptive=True)
+    answered(governor, client, virtual_clock, 0.03)
+    lag.seconds = 0.13
+    for _ in range(12):
+        answered(governor, client, virtual_clock, 0.04)
+    lag.seconds = 0.0
+    for _ in range(5):
+        answered(governor, client, virtual_clock, 0.03)
+    before = governor.host.concurrency.limit
+
+    for _ in range(20):
+        answered(governor, client, virtual_clock, 0.2)
+
+    assert governor.host.concurrency.limit < before
+
+
+async def test_answers_that_take_longer_are_seen_through_a_loop_that_is_always_late(
+    virtual_clock: VirtualClock,
+) -> None:
+    random, lag = Random(1), Late()
+    governor = Governor(virtual_clock, random, lag, Host(random))
+    client = governor.client("orders", adaptive=True)
+    lag.seconds = 0.02
+    for _ in range(10):
+        answered(governor, client, virtual_clock, 0.05)
+    before = governor.host.concurrency.limit
+
+    for _ in range(20):
+        answered(governor, client, virtual_clock, 0.3)
+
+    assert governor.host.concurrency.limit < before

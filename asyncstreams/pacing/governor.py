@@ -58,7 +58,7 @@ class Ticket:
         self.governor, self.client, self.sent_at, self.number = governor, client, sent_at, number
         self.is_on_the_wire = True
         self.is_told = self.is_probe = False
-        self.took = 0.0
+        self.took: float | None = None
 
 
 class Host:
@@ -207,8 +207,10 @@ class Governor:
         if told:
             ticket.is_told = True
             self.windows.learn(told, ticket.sent_at, now)
-        took = now - ticket.sent_at - self._lag.ask()
-        ticket.took = took if took > 0.0 else 0.0
+        lag = self._lag.ask()
+        took = now - ticket.sent_at - lag
+        # Where most of it was our own lateness, how long the server took is not known: it would seem an instant.
+        ticket.took = took if took >= lag else None
 
     def succeeded(self, ticket: Ticket, paid: float = 0.0) -> None:
         """The host answered, for good or ill; the page had paid so much for retries."""
@@ -218,7 +220,7 @@ class Governor:
             host.concurrency.reopened()
         if self.pace.rate is not None:
             self.pace.succeeded(now, is_bound=bool(self._queue.lanes) and self.pace.free_at(now) > now)
-        if ticket.client.is_adaptive:
+        if ticket.client.is_adaptive and ticket.took is not None:
             # Refusals and failures are quick, and say nothing of how long an answer takes.
             host.concurrency.took(ticket.client.name, ticket.took, ticket.sent_at, now)
         # The ticket may be given back already, and counts among what was on the wire.
