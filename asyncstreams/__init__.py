@@ -22,6 +22,7 @@ from .errors import (
     HttpStatusError,
     LocalError,
     MalformedJSON,
+    OutputWriteError,
     PaginationLoop,
     PartialFailure,
     RateLimitWaitTooLong,
@@ -29,6 +30,8 @@ from .errors import (
     ResponseTooLarge,
     SchemaError,
     StallTimeout,
+    StateCorrupt,
+    StateIncompatible,
     StreamUnavailable,
     TruncatedBody,
     UnexpectedContent,
@@ -68,9 +71,12 @@ from .model import (
 from .oauth import Oauth2Authenticator, OauthTokens
 from .options import StreamOptions
 from .paginators import Continuation, Cursor, Header, LinkHeader, NextUrl, Offset, PageNumber
+from .run.kept_state import State
 from .run.report import RunReport, StreamReport
 from .selectors import Selector
+from .slices import NumberRanges, TimeWindows, Windows
 from .source import Source
+from .state import StreamState, airbyte_state
 from .streams import HttpStream
 from .substreams import HttpSubStream
 from .transform import TransformConfig, TypeTransformer
@@ -107,9 +113,11 @@ __all__ = [
     "Middleware",
     "MultipleTokenAuthenticator",
     "NextUrl",
+    "NumberRanges",
     "Oauth2Authenticator",
     "OauthTokens",
     "Offset",
+    "OutputWriteError",
     "Page",
     "PageNumber",
     "PageRead",
@@ -144,6 +152,9 @@ __all__ = [
     "Slices",
     "Source",
     "StallTimeout",
+    "State",
+    "StateCorrupt",
+    "StateIncompatible",
     "StreamCheck",
     "StreamDescription",
     "StreamEnded",
@@ -151,8 +162,10 @@ __all__ = [
     "StreamReport",
     "StreamSkipped",
     "StreamStarted",
+    "StreamState",
     "StreamUnavailable",
     "SystemClock",
+    "TimeWindows",
     "Timeouts",
     "TokenAuthenticator",
     "TransformConfig",
@@ -160,7 +173,9 @@ __all__ = [
     "TypeTransformer",
     "UnexpectedContent",
     "Waiting",
+    "Windows",
     "__version__",
+    "airbyte_state",
     "csv_rows",
     "json_items",
     "ndjson",

@@ -16,6 +16,7 @@ from .messages import Request, Response
 from .model import (
     Backoff,
     BodyLimits,
+    CursorField,
     PageRequest,
     Params,
     PrimaryKey,
@@ -26,6 +27,7 @@ from .model import (
     Slice,
     Timeouts,
 )
+from .slices import Windows
 
 
 class Paginator(Protocol):
@@ -155,6 +157,11 @@ class Stream(Protocol):
     cache_filename: str
     cache_dir: str | PathLike[str] | None
     parent_fields: Sequence[str] | None
+    cursor_field: CursorField
+    cursor_format: str
+    cursor_zone: str | None
+    windows: Windows | None
+    state_checkpoint_interval: int | None
 
     @property
     def parents(self) -> Sequence[Stream]:
@@ -192,6 +199,7 @@ class Stream(Protocol):
     def request_kwargs(self, context: RequestContext) -> Mapping[str, Any]: ...
     def next_page_token(self, response: Response, context: RequestContext) -> Any: ...
     def stream_slices(self, state: Mapping[str, Any]) -> Slices: ...
+    def partitions_of(self, stream_slice: Slice) -> Sequence[Mapping[str, Any]]: ...
     def split_slice(self, stream_slice: Slice, error: HttpStatusError) -> Sequence[Slice]: ...
     def parse_response(self, response: Response, context: RequestContext) -> Parsed: ...
     def should_retry(self, response: Response) -> bool: ...

@@ -29,7 +29,6 @@ _HOOKS = {
 }
 _MAY_BE_ASYNC = {"parse_response", "stream_slices", "get_json_schema"}
 _VALIDATIONS = ("report", "quarantine", "fail", "off")
-_NO_STATE = "remove it: streams are read whole, and keep no state yet"
 _RENAMED = {
     "max_retries": "set max_tries instead: it counts requests in all, so max_retries = {0} is max_tries = {1}",
     "request_body_json": "rename it to request_json(self, context)",
@@ -40,10 +39,8 @@ _RENAMED = {
     "get_error_handler": "override classify(self, response, context), which returns a ResponseAction",
     "get_backoff_strategy": "override backoff_time(self, response), which returns seconds or None",
     "exit_on_rate_limit": "set max_server_wait instead, in seconds",
-    "cursor_field": _NO_STATE,
-    "get_updated_state": _NO_STATE,
-    "state": _NO_STATE,
-    "state_checkpoint_interval": _NO_STATE,
+    "get_updated_state": "remove it: a state is kept for you, where cursor_field is set",
+    "state": "remove it: a state is kept for you, where cursor_field is set; pass one as pages(state=...)",
     "check_availability": "set availability_strategy to a strategy of your own, which has this method",
     "must_deduplicate_query_params": "remove it: parameters win over equal names in the path",
 }
@@ -161,6 +158,7 @@ def check_values(stream: object) -> None:
         )
     _check_types(owner, stream)
     check_cache(owner, stream)
+    check_cursor(owner, stream)
     _check_schema_settings(owner, stream)
 
 
@@ -234,6 +232,30 @@ def check_cache(owner: str, stream: object) -> None:
     folder = getattr(stream, "cache_dir", None)
     if folder is not None and not isinstance(folder, str | os.PathLike):
         raise ConfigError(f"{owner}.cache_dir is a {type(folder).__name__}: a path is needed")
+
+
+def check_cursor(owner: str, stream: object) -> None:
+    """Raises ConfigError for what cannot be a cursor, and for windows of none."""
+    path: Any = getattr(stream, "cursor_field", None)
+    names: list[Any] = [path] if isinstance(path, str) else [*path] if isinstance(path, list | tuple) else [None]
+    if path is not None and not (names and all(isinstance(name, str) and name for name in names)):
+        raise ConfigError(
+            f"{owner}.cursor_field = {path!r}: the name of a field, or the path of one, is needed",
+            hint='such as "updated_at", or ["meta", "updated_at"]',
+        )
+    windows: Any = getattr(stream, "windows", None)
+    if windows is not None and (isinstance(windows, type) or not callable(getattr(windows, "intervals", None))):
+        raise ConfigError(
+            f"{owner}.windows is {windows!r}: TimeWindows(...) or NumberRanges(...) is needed",
+            hint='such as TimeWindows(start="2024-01-01", step=timedelta(days=30))',
+        )
+    if windows is not None and path is None:
+        raise ConfigError(
+            f"{owner}.windows without a cursor_field: of what are they?", hint='cursor_field = "updated_at"'
+        )
+    interval: Any = getattr(stream, "state_checkpoint_interval", None)
+    if interval is not None and (isinstance(interval, bool) or not isinstance(interval, int) or interval < 1):
+        raise ConfigError(f"{owner}.state_checkpoint_interval = {interval!r}: a number of records from 1 is needed")
 
 
 def check_rate_limit(owner: str, limit: object) -> None:

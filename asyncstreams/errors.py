@@ -18,6 +18,11 @@ AsyncStreamsError                 every error raised on purpose
     RateLimitWaitTooLong          the server orders a wait beyond `max_server_wait`
     HostUnavailable               no answer at all
   LocalError                      this machine's side: a disk that does not give back what it was given
+    OutputWriteError              a file that cannot be written: the disk is full, read-only or broken
+    OutputLocked                  another process writes to the same output
+    OutputMissing                 files that were written before, and are not there any more
+    StateCorrupt                  a state that is not what was written
+    StateIncompatible             a state of another stream, configuration, credential or version
   PartialFailure                  some slices failed, the others are whole
 """
 
@@ -193,6 +198,34 @@ class RateLimitWaitTooLong(RemoteError):
 
 class LocalError(AsyncStreamsError):
     """This machine's disk, lock or memory is at fault; it ends the run."""
+
+
+class OutputWriteError(LocalError):
+    """A file of the output could not be written; what was committed before is intact."""
+
+
+class OutputLocked(LocalError):
+    """Another process writes to the output: `holder` is its number, where it could be told."""
+
+    def __init__(self, message: str, *, holder: int | None = None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.holder = holder
+
+
+class OutputMissing(LocalError):
+    """Files that the journal knows are gone, or are not what was written."""
+
+
+class StateCorrupt(LocalError):
+    """What is kept of earlier runs is not what was written; it is left as it is."""
+
+
+class StateIncompatible(LocalError):
+    """What is kept is of something else: `field` says in what it differs."""
+
+    def __init__(self, message: str, *, field: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.field = field
 
 
 class PartialFailure(AsyncStreamsError):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hmac
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
-from typing import Any, NamedTuple, NoReturn, TypeAlias
+from typing import Any, NamedTuple, NoReturn, Protocol, TypeAlias
 
 from .errors import ConfigError
 
@@ -16,21 +16,31 @@ Record: TypeAlias = dict[str, Any]
 Params: TypeAlias = Mapping[str, Any]
 PrimaryKey: TypeAlias = str | list[str] | list[list[str]] | None
 """A field, several fields, or several paths of fields, as in the Airbyte CDK."""
+CursorField: TypeAlias = str | Sequence[str] | None
+"""A field, or the path of one, that says when a record changed, or which one it is in an order."""
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Slice(Mapping[str, Any]):
     """A part of a stream that is read by itself: a mapping of its partition's names to values.
 
-    `interval` is half-open, in the cursor's own type. `slice | {...}` gives a new Slice with the
-    same interval; two slices are equal when partition and interval are.
+    `interval` is half-open, in the cursor's own type; a bound that is None is none. `bounds` are what to ask the API
+    for so that it gives all of that: the same, unless its filter counts bounds in another way. `slice | {...}` gives a
+    new Slice with the same interval; two slices are equal when partition and interval are.
     """
 
-    __slots__ = ("_partition", "interval")
+    __slots__ = ("_partition", "bounds", "interval")
 
-    def __init__(self, partition: Mapping[str, Any] | None = None, interval: tuple[Any, Any] | None = None) -> None:
+    def __init__(
+        self,
+        partition: Mapping[str, Any] | None = None,
+        interval: tuple[Any, Any] | None = None,
+        *,
+        bounds: tuple[Any, Any] | None = None,
+    ) -> None:
         self._partition: dict[str, Any] = dict(partition or {})
         self.interval = interval
+        self.bounds = interval if bounds is None else bounds
 
     @property
     def partition(self) -> dict[str, Any]:
@@ -47,11 +57,11 @@ class Slice(Mapping[str, Any]):
         return len(self._partition)
 
     def __or__(self, other: Mapping[str, Any]) -> Slice:
-        interval = other.interval if isinstance(other, Slice) and other.interval else self.interval
-        return Slice({**self._partition, **other}, interval)
+        nearer = other if isinstance(other, Slice) and other.interval else self
+        return Slice({**self._partition, **other}, nearer.interval, bounds=nearer.bounds)
 
     def __ror__(self, other: Mapping[str, Any]) -> Slice:
-        return Slice({**other, **self._partition}, self.interval)
+        return Slice({**other, **self._partition}, self.interval, bounds=self.bounds)
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Slice):
@@ -108,13 +118,25 @@ class Quarantined:
     problems: tuple[Problem, ...]
 
 
+class Promise(Protocol):
+    """What is owed for the pages of a slice: that a state moves when they are safe."""
+
+    def ack(self, number: int) -> None:
+        """The page with this number is safe."""
+        ...
+
+    def cut(self) -> None:
+        """The page that was made last is handed over in part."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
     """The records of one response, or of one part of a streamed body.
 
     `number` counts from 0 within the slice. `is_last` says that the slice ended with this page;
     a page that `limit=` cut short does not say so. `quarantined` are the records that
-    `validation = "quarantine"` kept back from `records`.
+    `validation = "quarantine"` kept back from `records`. `promise` is who waits for its `ack()`.
     """
 
     stream: str
@@ -123,6 +145,12 @@ class Page:
     records: list[Record] = field(repr=False)
     is_last: bool
     quarantined: tuple[Quarantined, ...] = field(default=(), repr=False)
+    promise: Promise | None = field(default=None, repr=False, compare=False)
+
+    def ack(self) -> None:
+        """Say that the page is safe: where a state is kept it moves past it, once all before it in its slice are."""
+        if self.promise is not None:
+            self.promise.ack(self.number)
 
 
 class Secret:

@@ -23,9 +23,9 @@ from .events import Listener
 from .http.session import Session, Sessions
 from .model import Page, Record, key_paths
 from .options import Home, StreamOptions, Subscriptions
+from .run.kept_state import Ack, State, acknowledged, select
 from .run.reading import Reading
 from .run.scheduler import OnError, Scheduler
-from .run.selected import Selected
 from .run.validation import schema_of
 from .streams import HttpStream, lease_of
 
@@ -97,23 +97,28 @@ class Source:
         slices: PerStream = None,
         state: PerStream = None,
         on_error: OnError = "continue",
+        ack: Ack = "auto",
     ) -> Reading[Page]:
         """The pages of all streams, or of those named, side by side.
 
         `limit` bounds the records of each stream. `slices` and `state` map names of streams to what
-        `stream.pages` takes, and `on_error` is as there. A stream that is unavailable is skipped with
-        a warning, and named in the reading's `unavailable`; StreamUnavailable is raised when there is
-        no other.
+        `stream.pages` takes, or `state` is a State of all of them; `on_error` and `ack` are as there. A
+        stream that is unavailable is skipped with a warning, and named in the reading's `unavailable`;
+        StreamUnavailable is raised when there is no other.
         """
         chosen = self._chosen(names)
         most = self._options.get("max_concurrency", HttpStream.max_concurrency)
         check_reading(type(self).__name__, limit, on_error, most)
-        for argument, told in (("slices", slices), ("state", state)):
-            self._check_per_stream(argument, told)
+        self._check_per_stream("slices", slices)
+        if not isinstance(state, State):
+            self._check_per_stream("state", state)
         given, known = slices or {}, state or {}
-        selected = [Selected(one, given.get(one.name), known.get(one.name) or {}, limit) for one in chosen]
+        selected = [
+            select(one, given.get(one.name), state if isinstance(state, State) else known.get(one.name), limit)
+            for one in chosen
+        ]
         scheduler = Scheduler(selected, lease_of, most, stop_on_error=on_error == "stop")
-        return Reading("pages", scheduler, self._open_pages)
+        return Reading("pages", scheduler, partial(self._open_pages, state=state, ack=ack))
 
     async def read(
         self,
@@ -124,11 +129,15 @@ class Source:
         on_error: OnError = "continue",
     ) -> dict[str, list[Record]]:
         """All records of each stream, for small ones; streams that are unavailable are not in it. See `pages`."""
-        reading = self.pages(*names, limit=limit, slices=slices, state=state, on_error=on_error)
+        reading = self.pages(*names, limit=limit, slices=slices, state=state, on_error=on_error, ack="manual")
+        acks: list[Callable[[], None]] = []
         found: dict[str, list[Record]] = {stream.name: [] for stream in self._chosen(names)}
         async with reading as pages:
             async for page in pages:
                 found[page.stream] += page.records
+                acks.append(page.ack)
+            for ack in acks:
+                ack()
         return {name: records for name, records in found.items() if name not in reading.unavailable}
 
     def clear_cache(self, *names: str) -> None:
@@ -270,9 +279,16 @@ class Source:
             self[name]  # raises for a name that is no stream's
 
     @asynccontextmanager
-    async def _open_pages(self, scheduler: Scheduler) -> AsyncGenerator[AsyncIterator[Page]]:
-        async with self._lease(), scheduler.pages() as pages:
-            yield pages
+    async def _open_pages(
+        self, scheduler: Scheduler, *, state: PerStream, ack: Ack
+    ) -> AsyncGenerator[AsyncIterator[Page]]:
+        clock = self._options.get("clock") or SystemClock()
+        async with (
+            self._lease(),
+            scheduler.pages() as pages,
+            acknowledged(pages, state, ack, clock) as acked,
+        ):
+            yield acked
 
 
 def _with_parents(streams: Iterable[HttpStream]) -> list[HttpStream]:

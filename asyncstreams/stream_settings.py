@@ -11,7 +11,8 @@ import httpx
 from .availability import HttpAvailabilityStrategy
 from .clock import Clock, SystemClock
 from .contracts import Middleware, Paginator, Routes, Transformer, ValidationMode
-from .model import Backoff, BodyLimits, PrimaryKey, RateLimit, Timeouts
+from .model import Backoff, BodyLimits, CursorField, PrimaryKey, RateLimit, Timeouts
+from .slices import Windows
 
 
 class StreamSettings:
@@ -95,5 +96,20 @@ class StreamSettings:
     """How the names of its files begin: as the stream is called, unless set."""
     cache_dir: str | PathLike[str] | None = None
     """Where it is kept; None: REQUEST_CACHE_PATH of the environment, else the user's cache folder."""
+    cursor_field: CursorField = None
+    """The field, or the path of one, that says when a record changed: then only what is new is read, where there is a
+    state. A number that grows will do, with NumberRanges."""
+    cursor_format: str = "iso"
+    """How the API writes it: "iso", "date", "epoch", "epoch_ms", "number", or a pattern for `strptime`."""
+    cursor_zone: str | None = None
+    """Where its times are at home that have no offset, such as "Europe/Berlin"."""
+    windows: Windows | None = None
+    """In which intervals it is read; None: all that is new in one, to 60 seconds before the run. See TimeWindows."""
+    state_checkpoint_interval: int | None = None
+    """Records after which a state may move within a slice, at the end of a page; None: slices are done as a whole.
+
+    It says that the API gives records in ascending order of the cursor. Without a cursor it says that its page
+    tokens are good for another run too.
+    """
     parent_fields: Sequence[str] | None = None
     """Of an HttpSubStream: fields of its parents' records, as dotted paths, that its slices hold; None: all."""

@@ -32,10 +32,10 @@ from .model import (
 from .options import Home, StreamOptions, Subscriptions
 from .parsing import records_at
 from .run.in_turn import first_page
+from .run.kept_state import Ack, acknowledged, select
 from .run.parents import Keeping
 from .run.reading import Reading, records_of
 from .run.scheduler import OnError, Scheduler
-from .run.selected import Selected
 from .schema_files import find_schema, similar_files
 from .stream_settings import StreamSettings
 
@@ -202,15 +202,20 @@ class HttpStream(StreamSettings):
         slices: Slices | None = None,
         state: Mapping[str, Any] | None = None,
         on_error: OnError = "continue",
+        ack: Ack = "auto",
     ) -> Reading[Page]:
         """The stream's pages: `async with stream.pages() as pages: async for page in pages: ...`.
 
         Pages of one slice come in order, slices side by side. `limit` bounds the records, and sends
         no request beyond; `slices` takes the place of `stream_slices`; `state` is what the hooks find
-        as `context.stream_state`. When a slice fails the others are read, and PartialFailure is
-        raised at the end; with `on_error="stop"`, what the first one failed with, at once.
+        as `context.stream_state`. Of a State only what is new is read, and it moves as pages are
+        acknowledged: when the next one is asked for or, with `ack="manual"`, by `page.ack()`. When a
+        slice fails the others are read, and PartialFailure is raised at the end; with
+        `on_error="stop"`, what the first one failed with, at once.
         """
-        return Reading("pages", self._scheduler(limit, slices, state, on_error), self._open_pages)
+        return Reading(
+            "pages", self._scheduler(limit, slices, state, on_error), partial(self._open_pages, state=state, ack=ack)
+        )
 
     def records(
         self,
@@ -221,7 +226,8 @@ class HttpStream(StreamSettings):
         on_error: OnError = "continue",
     ) -> Reading[Record]:
         """The stream's records, in flat memory: `async with stream.records() as records: ...`. See `pages`."""
-        return Reading("records", self._scheduler(limit, slices, state, on_error), self._open_records)
+        opened = partial(self._open_records, state=state)
+        return Reading("records", self._scheduler(limit, slices, state, on_error), opened)
 
     async def read(
         self,
@@ -231,11 +237,18 @@ class HttpStream(StreamSettings):
         state: Mapping[str, Any] | None = None,
         on_error: OnError = "continue",
     ) -> list[Record]:
-        """All records at once, for small streams. See `pages`. Raises what reading raises, and keeps nothing then."""
+        """All records at once, for small streams. See `pages`.
+
+        Raises what reading raises, and keeps nothing then: a State has not moved.
+        """
         found: list[Record] = []
-        async with self.pages(limit=limit, slices=slices, state=state, on_error=on_error) as pages:
+        acks: list[Callable[[], None]] = []
+        async with self.pages(limit=limit, slices=slices, state=state, on_error=on_error, ack="manual") as pages:
             async for page in pages:
                 found += page.records
+                acks.append(page.ack)
+            for ack in acks:
+                ack()
         return found
 
     async def request(
@@ -269,6 +282,10 @@ class HttpStream(StreamSettings):
     def split_slice(self, stream_slice: Slice, error: HttpStatusError) -> Sequence[Slice]:
         """The parts to read in place of a slice that the API refused with its first request; none: it has failed."""
         return ()
+
+    def partitions_of(self, stream_slice: Slice) -> Sequence[Mapping[str, Any]]:
+        """What a state knows a slice by: what it is read of, without the interval."""
+        return (stream_slice.partition,)
 
     def clear_cache(self) -> None:
         """Forget what `use_cache` keeps of this stream, with its declaration and credential as they are."""
@@ -315,19 +332,30 @@ class HttpStream(StreamSettings):
         self, limit: int | None, slices: Slices | None, state: Mapping[str, Any] | None, on_error: OnError
     ) -> Scheduler:
         check_reading(self.name, limit, on_error, self.max_concurrency)
-        selected = Selected(self, slices, {} if state is None else state, limit)
+        selected = select(self, slices, state, limit)
         # Its parents are read over the same connections, and share what is known of the API.
         lease = partial(lease_at, lambda: self.home)
         return Scheduler([selected], lease, self.max_concurrency, stop_on_error=on_error == "stop")
 
     @asynccontextmanager
-    async def _open_pages(self, scheduler: Scheduler) -> AsyncGenerator[AsyncIterator[Page]]:
-        async with self.lease(), scheduler.pages() as pages:
-            yield pages
+    async def _open_pages(
+        self, scheduler: Scheduler, *, state: Mapping[str, Any] | None, ack: Ack
+    ) -> AsyncGenerator[AsyncIterator[Page]]:
+        async with (
+            self.lease(),
+            scheduler.pages() as pages,
+            acknowledged(pages, state, ack, self.clock) as acked,
+        ):
+            yield acked
 
     @asynccontextmanager
-    async def _open_records(self, scheduler: Scheduler) -> AsyncGenerator[AsyncIterator[Record]]:
-        async with self._open_pages(scheduler) as pages, aclosing(records_of(pages)) as records:
+    async def _open_records(
+        self, scheduler: Scheduler, *, state: Mapping[str, Any] | None
+    ) -> AsyncGenerator[AsyncIterator[Record]]:
+        async with (
+            self._open_pages(scheduler, state=state, ack="auto") as pages,
+            aclosing(records_of(pages)) as records,
+        ):
             yield records
 
 

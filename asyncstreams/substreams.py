@@ -9,11 +9,12 @@ from typing import Any, Unpack, cast
 
 from .errors import ConfigError, HttpStatusError
 from .exact_json import encode
-from .model import Record, Slice
+from .model import Record, Slice, key_paths
 from .options import StreamOptions
 from .parents.fields import decode_of
 from .run.in_turn import pages_in_turn
 from .run.parents import feed_of
+from .state import value_at
 from .streams import HttpStream
 
 _TOO_MANY = re.compile(r"too (many|long|large|big)|maximum|at most|exceed", re.IGNORECASE)
@@ -72,6 +73,15 @@ class HttpSubStream(HttpStream):
             del waiting[: len(batch)]
             yield batch
 
+    def partitions_of(self, stream_slice: Slice) -> Sequence[Mapping[str, Any]]:
+        """The parents by their keys, where they have one: they may change from one run to the next."""
+        partition = stream_slice.partition
+        parents: list[Record] = partition.pop("parents", None) or [partition.pop("parent", {})]
+        name = partition.get("parent_stream")
+        parent = next((one for one in self.parents if one.name == name), self.parents[0])
+        paths = key_paths(parent.primary_key)
+        return [{**partition, "parent": _identity(record, paths)} for record in parents]
+
     def split_slice(self, stream_slice: Slice, error: HttpStatusError) -> Sequence[Slice]:
         batch = cast(list[Record], stream_slice.get("parents") or [])
         too_large = error.status in (413, 414) or (error.status == 400 and _TOO_MANY.search(error.message))
@@ -109,6 +119,12 @@ def _checked(stream: HttpStream, given: object) -> tuple[HttpStream, ...]:
     if any(above is stream for above in _above(found)):
         raise ConfigError(f"{owner}: it is above itself: its parent, or a parent of that")
     return found
+
+
+def _identity(record: Record, paths: Sequence[Sequence[str]]) -> Mapping[str, Any]:
+    """What stays the same of a parent: its key, if the slice has all of it; else all of it."""
+    key = {".".join(path): value_at(record, path) for path in paths}
+    return record if not key or None in key.values() else key
 
 
 def _above(parents: Iterable[HttpStream]) -> Iterator[HttpStream]:

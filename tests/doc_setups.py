@@ -157,4 +157,26 @@ for customer, orders in ((1, 1), (2, 0), (3, 3)):
     respx.get(f"{base}/customers/{customer}/visits").respond(json=[{"id": customer}])
 """
 
-SETUPS = {"github": GITHUB, "repos": GITHUB + REPOS, "shop": SHOP, "mistakes": MISTAKES, "tree": TREE}
+CHANGES = """
+import httpx
+import respx
+
+rows = [{"id": 1, "updated_at": "2026-01-10T08:00:00Z"}, {"id": 2, "updated_at": "2026-02-20T09:30:00Z"}]
+
+
+def changes(request):
+    since, until = request.url.params["since"], request.url.params["until"]
+    return httpx.Response(200, json=[row for row in rows if since <= row["updated_at"] <= until])
+
+
+respx.get("https://api.example.com/changes").mock(side_effect=changes)
+"""
+
+SETUPS = {
+    "changes": CHANGES,
+    "github": GITHUB,
+    "mistakes": MISTAKES,
+    "repos": GITHUB + REPOS,
+    "shop": SHOP,
+    "tree": TREE,
+}

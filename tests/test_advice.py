@@ -281,9 +281,9 @@ async def test_a_reading_that_has_ended_says_so(what):
         await anext(items)
 
 
-@pytest.mark.parametrize("declared", ["cursor_field", "state", "get_updated_state", "state_checkpoint_interval"])
-def test_words_that_mean_nothing_yet_are_refused(declared):
-    with pytest.raises(ConfigError, match=rf"Items\.{declared} has no meaning here\n.*remove it: .* yet"):
+@pytest.mark.parametrize("declared", ["state", "get_updated_state"])
+def test_words_that_keep_a_state_by_hand_are_refused(declared):
+    with pytest.raises(ConfigError, match=rf"Items\.{declared} has no meaning here\n.*remove it: .* kept for you"):
         type("Items", (HttpStream,), {"path": lambda self, context: "items", declared: "updated_at"})()
 
 

@@ -27,7 +27,11 @@ FLOORS = [
     ("schema", "schema_files", "transform", "casts"),
     ("selectors", "links", "urls"),
     ("contracts",),
+    ("slices",),
+    ("state",),
     ("messages", "events"),
+    ("cursors",),
+    ("intervals",),
     ("model", "redaction", "exact_json"),
     ("errors", "clock", "_version"),
 ]

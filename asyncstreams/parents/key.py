@@ -48,6 +48,16 @@ def key_of(stream: Stream, salt: bytes = b"") -> str:
     return digest.hexdigest()[:32]
 
 
+def credential_of(stream: Stream, salt: bytes) -> str | None:
+    """The same for the same credential; None without one. Raises Untold."""
+    if stream.authenticator is None:
+        return None
+    digest = hmac.new(salt, digestmod=hashlib.blake2b)
+    for part in _value(stream.authenticator, 0):
+        digest.update(len(part).to_bytes(4, "big") + part)
+    return digest.hexdigest()[:32]
+
+
 def _stream(stream: object, depth: int) -> Iterator[bytes]:
     yield f"{sys.version_info[:2]}".encode()
     yield from _kind(type(stream), depth)

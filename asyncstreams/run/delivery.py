@@ -155,6 +155,9 @@ class Lane:
         """Hand a page of `size` bytes over; wait while there is no room. `handed` is called when it is taken."""
         await self._delivery.put(self, page, size, handed)
 
+    async def put_known(self, page: Page) -> None:
+        """A page that was handed over in an earlier run: nobody waits for it here."""
+
     @property
     def is_wanted(self) -> bool:
         """Whether another page is; `limit` is looked after elsewhere."""

@@ -26,7 +26,7 @@ from ..parents.log import ParentLog, pages_of
 from ..parents.log_file import LogFile
 from .delivery import Lane
 from .places import Place
-from .selected import Selected
+from .selected import Selected, state_of
 
 _log = logging.getLogger("asyncstreams")
 _feeds: ContextVar[Mapping[int, Feed]] = ContextVar("feeds")
@@ -103,10 +103,14 @@ class ParentLane:
         if self._emitted is not None and self._left != 0:
             await self._emitted.room()
 
-    async def put(self, page: Page, size: int, handed: Callable[[Page], None]) -> None:
+    async def put_known(self, page: Page) -> None:
+        """A page that was handed over in an earlier run: its children have it now."""
         if page.records:
             # As JSON: the consumer may change its records, and children see them as they came.
             await self.log.append(encode(page.records), len(page.records))
+
+    async def put(self, page: Page, size: int, handed: Callable[[Page], None]) -> None:
+        await self.put_known(page)
         if self._emitted is None:
             handed(page)
             return
@@ -166,6 +170,10 @@ class Family:
     def feed(self, stream: Stream) -> Feed | None:
         return self._feeds.get(id(stream))
 
+    def is_parent(self, stream: Stream) -> bool:
+        """Whether children read what it says."""
+        return id(stream) in self._writers
+
     def lane(self, selected: Selected, make: Callable[[float], Lane]) -> Lane | ParentLane:
         """Where the pages of a stream go."""
         lane = make(selected.stream.weight)
@@ -219,7 +227,7 @@ class Family:
                 )
         if id(parent) in self._kept:
             return self._kept[id(parent)]
-        hidden = Selected(parent, None, {}, None, is_emitted=False)
+        hidden = Selected(parent, None, state_of(parent, None), None, is_emitted=False)
         if parent.use_cache and (kept := await self._found(parent)) is not None:
             self._kept[id(parent)] = kept
             return kept

@@ -36,11 +36,11 @@ from .delivery import Delivery
 from .limits import within_descriptors
 from .outcome import failure_of, halves_of, unavailable_by
 from .parents import Family, Feed
-from .places import Place, Places
+from .places import Places
 from .report import RunReport, StreamReport
 from .selected import Selected
 from .slice_reader import SliceReader
-from .slices import each_slice
+from .slices import each_work
 from .stream_run import Begun, StreamRun
 from .validation import validation_of
 
@@ -190,6 +190,8 @@ class Scheduler:
         stream = selected.stream
         if (reason := await stream.probe()) is not None:
             raise StreamUnavailable(reason).locate(stream=stream.name)
+        if selected.keeper is not None:
+            selected.keeper.check(stream)
         validation = await validation_of(stream)
         share = self._places.share(stream.weight, stream.max_concurrency)
         family = self._family
@@ -226,8 +228,9 @@ class Scheduler:
         if run.left is not None and not await run.is_wanted(run.share.place()):
             # Nor are its slices, which may cost requests to its parents.
             return
-        async with aclosing(each_slice(run.stream, selected.slices, selected.state)) as slices:
-            async for stream_slice in slices:
+        also_known = self._family.is_parent(run.stream)
+        async with aclosing(each_work(selected, run.incremental, also_known=also_known)) as works:
+            async for work in works:
                 self._tell_of_parents(run)
                 place = run.share.place()
                 await place.take(new=True)
@@ -237,7 +240,7 @@ class Scheduler:
                     return
                 run.begun += 1
                 run.share.opened(1)
-                begun = Begun(run.begun, stream_slice, place)
+                begun = Begun(run.begun, work.stream_slice, place, work.is_known)
                 if run.left is not None:
                     await self._slice(run, begun, tasks, None)
                     if run.left <= 0 or not await run.is_wanted(place):
@@ -291,7 +294,7 @@ class Scheduler:
         failure: Exception | None = None
         halves: Sequence[Slice] = ()
         try:
-            await self._pages(run, stream_slice, begun.place, tasks, answered)
+            await self._pages(run, begun, tasks, answered)
             run.done += 1
         except Exception as error:
             failure = error
@@ -305,9 +308,8 @@ class Scheduler:
             self._tell(run, SliceEnded(run.stream.name, stream_slice, failure))
         return halves
 
-    async def _pages(
-        self, run: StreamRun, stream_slice: Slice, place: Place, tasks: TaskGroup, answered: anyio.Event | None
-    ) -> None:
+    async def _pages(self, run: StreamRun, begun: Begun, tasks: TaskGroup, answered: anyio.Event | None) -> None:
+        _, stream_slice, place, is_known = begun
         async with aclosing(SliceReader(run, place, stream_slice, tasks).pages()) as pages:
             async for page, size in pages:
                 if run.left is not None:
@@ -318,7 +320,10 @@ class Scheduler:
                     self._tell(run, PageRead(page.stream, stream_slice, *numbers))
                 if answered is not None:
                     answered.set()
-                await run.lane.put(page, size, run.handed)
+                if is_known:
+                    await run.lane.put_known(page)
+                else:
+                    await run.lane.put(page, size, run.handed)
                 is_last = page.is_last
                 del page  # it is the consumer's alone now
                 if run.left is not None and run.left <= 0:

@@ -1,19 +1,34 @@
-"""What is to be read in a run?"""
+"""What is to be read in a run, and who remembers how far it came?"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from ..contracts import Slices, Stream
+from ..cursors import CursorFormat
+from ..declaration import check_cursor
+from ..state import StreamState, state_from
+
+
+class Keeper(Protocol):
+    """Who keeps the state of streams from one run to the next."""
+
+    def check(self, stream: Stream) -> None:
+        """Raises StateIncompatible where what is kept is of something else; the stream has all its options."""
+        ...
+
+    def moved(self, stream: str) -> None:
+        """The state of a stream has changed."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Selected:
     """A stream that is to be read, and what of it: `limit` is a number of records.
 
-    One that is not emitted is read for its children only.
+    One that is not emitted is read for its children only. `keeper` keeps `state`, which is a StreamState then.
     """
 
     stream: Stream
@@ -21,8 +36,24 @@ class Selected:
     state: Mapping[str, Any]
     limit: int | None
     is_emitted: bool = True
+    keeper: Keeper | None = None
 
     @property
     def is_whole(self) -> bool:
         """Whether all of the stream is to be read."""
         return self.slices is None and self.limit is None and not self.state
+
+
+def state_of(stream: Stream, told: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """A state as hooks find it: that of a stream with a cursor knows intervals, others are the author's business."""
+    if isinstance(told, StreamState):
+        return told
+    check_cursor(type(stream).__name__, stream)
+    if not stream.cursor_field:
+        return {} if told is None else told
+    return state_from(told or {}, stream.cursor_field, cursor_of(stream))
+
+
+def cursor_of(stream: Stream) -> CursorFormat:
+    """How the cursor of a stream is written. Raises ConfigError."""
+    return CursorFormat(stream.cursor_format, stream.cursor_zone)

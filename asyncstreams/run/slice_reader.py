@@ -15,6 +15,7 @@ from ..messages import Response
 from ..model import Page, Record, RequestContext, ResponseAction, Slice
 from ..paginators import ends_without_token
 from ..selectors import misses, select_path, unused_next
+from ..state import Resume, StreamState
 from .guard import LoopGuard
 from .moved_rows import MovedRows, may_move
 from .page_fetch import Arrived, Batch, Fetched, PageFetcher, located, url_of
@@ -35,14 +36,18 @@ class SliceReader:
         self._fetcher = PageFetcher(run.stream, run.chain, run.lane.room)
         self._resets = 0
         self._ended = False
-        self._begin()
+        self._promise = run.promise(stream_slice)
+        self._state = run.state
+        if self._promise is not None and isinstance(run.state, StreamState) and self._promise.partitions[0]:
+            self._state = run.state.of(self._promise.partitions[0])
+        self._begin(None if self._promise is None else self._promise.resume)
 
-    def _begin(self) -> None:
-        """Stand before the first page."""
-        self._ahead = self._ahead_of(self._tasks)
+    def _begin(self, resume: Resume | None = None) -> None:
+        """Stand before the first page, or before the one that an earlier run did not come to."""
+        self._ahead = self._ahead_of(self._tasks) if resume is None else None
         self._moved = MovedRows(self._run) if may_move(self._stream) else None
-        self._number = 0
-        self._token: Any = None
+        self._number = 0 if resume is None else resume.number
+        self._token: Any = None if resume is None else resume.token
         self._came_from: str | None = None
         self._guard: LoopGuard | None = None
 
@@ -84,7 +89,7 @@ class SliceReader:
         return await self._fetcher.arrive(self._context(token), self._came_from, place)
 
     def _context(self, token: Any) -> RequestContext:
-        return RequestContext(self._slice, token, self._run.state)
+        return RequestContext(self._slice, token, self._state)
 
     def _whole(self, fetched: Fetched) -> Page | None:
         """The page of a response that is all here; None where paging begins anew."""
@@ -94,7 +99,7 @@ class SliceReader:
                 return None
             if fetched.action is not ResponseAction.SUCCESS or fetched.response.status_code == 204:
                 self._ended = True
-                return self._page([], is_last=True)
+                return self._page([], fetched, is_last=True)
             return self._completed(fetched.records, fetched)
 
     async def _arriving(self, fetched: Fetched, more: AsyncGenerator[Batch]) -> AsyncGenerator[tuple[Page, int]]:
@@ -102,13 +107,13 @@ class SliceReader:
         with _about(fetched):
             async with aclosing(more):
                 count = len(fetched.records)
-                yield self._page(fetched.records, is_last=False), fetched.size
+                yield self._page(fetched.records, fetched, is_last=False), fetched.size
                 async for batch in more:
                     count += len(batch.records)
                     if batch.is_last:
                         yield self._completed(batch.records, fetched, count), batch.size
                     else:
-                        yield self._page(batch.records, is_last=False), batch.size
+                        yield self._page(batch.records, fetched, is_last=False), batch.size
 
     def _completed(self, records: list[Record], fetched: Fetched, count: int | None = None) -> Page:
         """The page that ends a response; finds out what comes after it."""
@@ -129,7 +134,7 @@ class SliceReader:
             self._ahead.went_on(count, token)
         if self._moved is not None:
             self._moved.page(self._number, records)
-        return self._page(records, is_last=self._ended)
+        return self._page(records, fetched, is_last=self._ended, token=None if self._ended else token)
 
     def _ahead_of(self, tasks: TaskGroup | None) -> ReadAhead | None:
         """Pages side by side: where the paginator can tell what comes, and a limit does not ask for fewer."""
@@ -179,9 +184,13 @@ class SliceReader:
         found = as_array(body)
         return len(records) if found is None else len(found)
 
-    def _page(self, records: list[Record], *, is_last: bool) -> Page:
+    def _page(self, records: list[Record], fetched: Fetched, *, is_last: bool, token: Any = None) -> Page:
+        promise = self._promise
+        if promise is not None:
+            count, records = len(records), promise.chosen(records, fetched.response)
+            promise.made(self._number, count, token, is_last=is_last)
         kept, quarantined = self._run.validation.page(records)
-        return Page(self._stream.name, self._slice, self._number, kept, is_last, quarantined)
+        return Page(self._stream.name, self._slice, self._number, kept, is_last, quarantined, promise)
 
     def _reset(self) -> None:
         self._resets += 1
@@ -192,6 +201,13 @@ class SliceReader:
         )
         if self._ahead is not None:
             self._ahead.drop()
+        if self._promise is not None:
+            if self._promise.has_moved:
+                raise PaginationLoop(
+                    "asked to begin the slice anew, though a state has moved within it",
+                    hint="remove state_checkpoint_interval: this API's pages are not the same twice",
+                )
+            self._promise = self._run.promise(self._slice)
         self._begin()
 
     @contextmanager

@@ -1,14 +1,45 @@
-"""Which slices does a stream have: taken one by one from whatever the author returns?"""
+"""Which slices does a run read: those of the author, as far as they have not been read yet?"""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
-from typing import Any, cast
+from contextlib import aclosing
+from typing import Any, NamedTuple, cast
 
 from ..contracts import Slices, Stream
 from ..errors import AsyncStreamsError, ConfigError
 from ..model import Slice
+from ..state import StreamState
+from .incremental import Incremental
+from .selected import Selected
+
+
+class Work(NamedTuple):
+    """A slice that is to be read; one that `is_known` for children only: it has been handed over before."""
+
+    stream_slice: Slice
+    is_known: bool = False
+
+
+async def each_work(
+    selected: Selected, incremental: Incremental | None, *, also_known: bool = False
+) -> AsyncGenerator[Work]:
+    """What is left to read of a stream, one slice at a time; with `also_known` what is done is told as well."""
+    stream, state = selected.stream, selected.state
+    async with aclosing(each_slice(stream, selected.slices, state)) as slices:
+        async for one in slices:
+            if incremental is not None:
+                for part in incremental.slices(one):
+                    yield Work(part)
+            elif not isinstance(state, StreamState) or not _is_done(stream, one, state):
+                yield Work(one)
+            elif also_known:
+                yield Work(one, is_known=True)
+
+
+def _is_done(stream: Stream, stream_slice: Slice, state: StreamState) -> bool:
+    return bool(state) and all(state.is_done(one) for one in stream.partitions_of(stream_slice))
 
 
 async def each_slice(stream: Stream, slices: Slices | None, state: Mapping[str, Any]) -> AsyncGenerator[Slice]:

@@ -8,9 +8,12 @@ from typing import NamedTuple, TypeAlias
 
 from ..http.chain import Chain
 from ..model import Page, Slice
+from ..state import StreamState
 from .delivery import Lane
+from .incremental import incremental_of
 from .parents import Feed, ParentLane
 from .places import Place, Share
+from .promises import SlicePromise
 from .selected import Selected
 from .validation import Validation
 
@@ -18,11 +21,12 @@ PageLane: TypeAlias = Lane | ParentLane
 
 
 class Begun(NamedTuple):
-    """A slice at work: the `number`th of its stream, from 1."""
+    """A slice at work: the `number`th of its stream, from 1; one that `is_known` is read for children only."""
 
     number: int
     stream_slice: Slice
     place: Place
+    is_known: bool = False
 
 
 class StreamRun:
@@ -44,6 +48,8 @@ class StreamRun:
         self.stream, self.state = selected.stream, selected.state
         self.chain, self.validation, self.share, self.lane = chain, validation, share, lane
         self.selected, self.feed = selected, feed
+        keeper, now = selected.keeper, selected.stream.clock.wall()
+        self.incremental = incremental_of(self.stream, self.state, now, is_kept=keeper is not None)
         self.left = most
         self.reads_ahead = most is None and selected.stream.parallel_pages
         self.pages = self.records = self.quarantined = 0
@@ -51,6 +57,13 @@ class StreamRun:
         self.failed: list[tuple[Slice, Exception]] = []
         self.answered = self.is_cut_short = self.told_of_moved = False
         self._cut_off: list[tuple[Begun, BaseException]] = []
+
+    def promise(self, stream_slice: Slice) -> SlicePromise | None:
+        """Of one slice, where a state is kept or records are chosen by their cursor."""
+        keeper, state = self.selected.keeper, self.state
+        if not isinstance(state, StreamState) or (keeper is None and self.incremental is None):
+            return None
+        return SlicePromise(self.stream, state, keeper, self.incremental, stream_slice)
 
     def explain(self) -> str:
         """What the stream does now."""
@@ -89,6 +102,8 @@ class StreamRun:
         """The page, or as much of it as the limit leaves."""
         assert self.left is not None
         if len(page.records) > self.left:
+            if page.promise is not None:
+                page.promise.cut()
             page = replace(page, records=page.records[: self.left], is_last=False)
         self.left -= len(page.records)
         return page

@@ -1,0 +1,260 @@
+"""Where is the state of streams kept between runs, and is it still that of the same streams?"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Literal, Self, TypeAlias
+
+import anyio
+
+from ..clock import Clock
+from ..contracts import Slices, Stream
+from ..errors import MalformedJSON, OutputWriteError, StateCorrupt, StateIncompatible
+from ..exact_json import as_object, decode, encode
+from ..model import Page
+from ..parents.key import Untold, credential_of
+from ..state import StreamState
+from .selected import Selected, cursor_of, state_of
+
+Ack: TypeAlias = Literal["auto", "manual"]
+_FORMAT = 1
+_LEAST_PAUSE = 1.0  # seconds between two saves
+_SHARE = 20  # saving takes at most this part of the time
+
+
+class State(Mapping[str, StreamState]):
+    """What has been read of streams, by their names; kept in a file where it was loaded from one.
+
+    Pass it as `state=` to a reading: it moves in place as pages are acknowledged, never past one that is not, and
+    writes itself back from time to time and when the reading is left. `await save()` when it must be sure.
+    """
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._any_credential = False
+        self._salt = secrets.token_hex(16)
+        self._streams: dict[str, StreamState] = {}
+        self._identities: dict[str, dict[str, Any]] = {}
+        self._unbound: dict[str, Any] = {}  # what was loaded of streams that nobody has read yet
+        self._is_moved = False
+        self._saved_at: float | None = None
+        self._took = 0.0
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, any_credential: bool = False) -> Self:
+        """The state in a file, or a new one that will be kept there.
+
+        With `any_credential` it is taken over by a credential that has changed. Raises StateCorrupt and
+        StateIncompatible; OSError where the file cannot be read.
+        """
+        state = cls()
+        state._path, state._any_credential = Path(path), any_credential
+        with suppress(FileNotFoundError):
+            state._take(state._path.read_bytes())
+        return state
+
+    async def save(self) -> None:
+        """Write it down, so that it outlives a loss of power. Raises OutputWriteError; what was there stays then."""
+        if self._path is None:
+            return
+        path, text = self._path, self._to_text()
+        self._is_moved = False
+        try:
+            await anyio.to_thread.run_sync(_replace, path, text)
+        except OSError as error:
+            self._is_moved = True
+            raise OutputWriteError(
+                f"the state cannot be written to {path}: {error.strerror or error}",
+                hint=f"{len(text):,} bytes are needed; what was written there before is intact",
+            ) from error
+
+    async def saved_when_due(self, clock: Clock) -> None:
+        """Save what has moved, if that was not done a moment ago. Raises OutputWriteError."""
+        if not self._is_moved or self._path is None:
+            return
+        now = clock.monotonic()
+        if self._saved_at is not None and now - self._saved_at < max(_LEAST_PAUSE, _SHARE * self._took):
+            return
+        await self.save()
+        self._saved_at = clock.monotonic()
+        self._took = self._saved_at - now
+
+    async def saved_if_moved(self) -> None:
+        """At the end of a reading. Raises OutputWriteError."""
+        if self._is_moved:
+            await self.save()
+
+    def of(self, stream: Stream) -> StreamState:
+        """The state of a stream, which is empty when it was never read. Raises StateIncompatible and StateCorrupt."""
+        found = self._streams.get(stream.name)
+        if found is None:
+            found = StreamState(stream.cursor_field, cursor_of(stream))
+            if stream.name in self._unbound:
+                told = self._unbound[stream.name]
+                self._compare(stream.name, told["identity"], _identity(stream))
+                found.read_json(told["partitions"])
+                self._identities[stream.name] = told["identity"]
+                del self._unbound[stream.name]
+            self._streams[stream.name] = found
+        return found
+
+    def check(self, stream: Stream) -> None:
+        """Raises StateIncompatible for a stream that is not the one whose state this is."""
+        now = _identity(stream)
+        with suppress(Untold):  # then nobody can say that it is another one
+            now["credential"] = credential_of(stream, bytes.fromhex(self._salt))
+        self._compare(stream.name, self._identities.get(stream.name, now), now)
+        self._identities[stream.name] = now
+
+    def moved(self, stream: str) -> None:
+        self._is_moved = True
+
+    def to_json(self) -> dict[str, Any]:
+        """All that is known, as JSON values."""
+        streams = dict(self._unbound)
+        for name, state in self._streams.items():
+            streams[name] = {"identity": self._identities.get(name, {}), "partitions": state.to_json()}
+        return {"format": _FORMAT, "salt": self._salt, "streams": streams}
+
+    def __getitem__(self, name: str) -> StreamState:
+        return self._streams[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._streams)
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def __bool__(self) -> bool:
+        return any(self._streams.values()) or bool(self._unbound)
+
+    def __repr__(self) -> str:
+        names = ", ".join(sorted({*self._streams, *self._unbound}))
+        return f"<State of {names or 'nothing'}>"
+
+    def _to_text(self) -> bytes:
+        told = encode(self.to_json())
+        return b'{"sum": "' + _sum(told).encode() + b'", "state": ' + told + b"}\n"
+
+    def _take(self, text: bytes) -> None:
+        told = self._checked(text)
+        if told.get("format") != _FORMAT:
+            raise StateIncompatible(
+                f"the state in {self._path} has format {told.get('format')!r}, and this version writes {_FORMAT}",
+                field="format",
+                hint="was it written by a newer version? then read it with that one",
+            )
+        self._salt, self._unbound = told["salt"], dict(told["streams"])
+
+    def _checked(self, text: bytes) -> dict[str, Any]:
+        try:
+            told = as_object(decode(text)) or {}
+        except MalformedJSON:
+            told = {}
+        inner = as_object(told.get("state"))
+        if inner is not None and told.get("sum") == _sum(encode(inner)):
+            return inner
+        assert self._path is not None
+        previous = _previous(self._path)
+        kept = f"; the one that was saved before it is {previous}" if previous.exists() else ""
+        raise StateCorrupt(
+            f"what is in {self._path} is not the state that was written there{kept}",
+            hint="put that in its place, or remove both to read everything again: rows will come twice",
+        )
+
+    def _compare(self, name: str, known: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        for field, value in now.items():
+            if field not in known or known[field] == value or (field == "credential" and self._any_credential):
+                continue
+            shown = "" if field == "credential" else f": it was {known[field]!r}, and is {value!r}"
+            raise StateIncompatible(
+                f"{name}: the state is that of another {field}{shown}",
+                field=field,
+                hint="State.load(path, any_credential=True) keeps it for a new credential of the same account"
+                if field == "credential"
+                else "give each its own state, or remove this one to read everything again",
+            ).locate(stream=name)
+
+
+def select(stream: Stream, slices: Slices | None, told: Mapping[str, Any] | None, limit: int | None) -> Selected:
+    """A stream that is to be read, with its state: one that is kept, or what the caller tells. Raises ConfigError."""
+    if isinstance(told, State):
+        return Selected(stream, slices, told.of(stream), limit, keeper=told)
+    return Selected(stream, slices, state_of(stream, told), limit)
+
+
+@asynccontextmanager
+async def acknowledged(
+    pages: AsyncIterator[Page], state: Mapping[str, Any] | None, ack: Ack, clock: Clock
+) -> AsyncGenerator[AsyncIterator[Page]]:
+    """The pages of a reading, each acknowledged when the next one is asked for; a state that is kept is saved."""
+    if not isinstance(state, State):
+        yield pages
+        return
+    try:
+        async with aclosing(_acknowledged(pages, state, ack, clock)) as told:
+            yield told
+    finally:
+        with anyio.CancelScope(shield=True):
+            await state.saved_if_moved()
+
+
+async def _acknowledged(pages: AsyncIterator[Page], state: State, ack: Ack, clock: Clock) -> AsyncGenerator[Page]:
+    async for page in pages:
+        yield page
+        if ack == "auto":
+            page.ack()
+        await state.saved_when_due(clock)
+
+
+def _identity(stream: Stream) -> dict[str, Any]:
+    field = stream.cursor_field
+    return {
+        "url_base": stream.url_base,
+        "cursor_field": field if field is None or isinstance(field, str) else list(field),
+        "cursor_format": stream.cursor_format,
+        "cursor_zone": stream.cursor_zone,
+    }
+
+
+def _sum(text: bytes) -> str:
+    return hashlib.blake2b(text, digest_size=16).hexdigest()
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name(f"{path.name}.previous")
+
+
+def _replace(path: Path, text: bytes) -> None:
+    """Write a file anew, at once and for good; what was in it before is kept beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    own = path.with_name(f"{path.name}.{secrets.token_hex(6)}.partial")
+    made = os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+    try:
+        try:
+            rest = memoryview(text)
+            while rest:
+                rest = rest[os.write(made, rest) :]
+            os.fsync(made)
+        finally:
+            os.close(made)
+        with suppress(OSError):  # where there is none yet, or no links
+            link = own.with_suffix(".link")
+            os.link(path, link)
+            os.replace(link, _previous(path))
+        os.replace(own, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(own)
+        raise
+    if os.name == "posix":
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

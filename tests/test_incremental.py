@@ -1,0 +1,663 @@
+"""Does a reading with a state give what is new: all of it, and nothing twice?"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asyncstreams import (
+    AsyncStreamsError,
+    ConfigError,
+    HttpStatusError,
+    HttpStream,
+    HttpSubStream,
+    NumberRanges,
+    OutputWriteError,
+    PageNumber,
+    PartialFailure,
+    Slice,
+    Source,
+    State,
+    StateCorrupt,
+    StateIncompatible,
+    StreamState,
+    TimeWindows,
+    TokenAuthenticator,
+    airbyte_state,
+)
+from asyncstreams.testing import VirtualClock
+
+BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def text(seconds: float) -> str:
+    return (BEGIN + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class Api:
+    """Rows with a time of change, in seconds since BEGIN; it filters by both bounds, which it counts in."""
+
+    def __init__(self, *rows: tuple[int, float]) -> None:
+        self.rows = [{"id": number, "updated_at": text(at)} for number, at in rows]
+        self.asked: list[dict[str, str]] = []
+        self.broken: Callable[[dict[str, str]], bool] = lambda params: False
+        self.filters = True
+        self.date: float | None = None
+
+    def add(self, number: int, at: float) -> None:
+        self.rows.append({"id": number, "updated_at": text(at)})
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        params = dict(request.url.params)
+        self.asked.append(params)
+        if self.broken(params):
+            return httpx.Response(404)
+        since, until = params.get("since", "0"), params.get("until", "9")
+        rows = [row for row in self.rows if not self.filters or since <= row["updated_at"] <= until]
+        rows.sort(key=lambda row: (row["updated_at"], row["id"]))
+        size, page = int(params.get("per_page", 1000)), int(params.get("page", 1))
+        headers = {}
+        if self.date is not None:
+            headers["Date"] = (BEGIN + timedelta(seconds=self.date)).strftime("%a, %d %b %Y %H:%M:%S GMT")
+        return httpx.Response(200, json=rows[(page - 1) * size : page * size], headers=headers)
+
+
+class Now(VirtualClock):
+    """A clock whose wall shows a time after BEGIN."""
+
+    def __init__(self, seconds: float = 0) -> None:
+        super().__init__()
+        self.at = seconds
+
+    def wall(self) -> float:
+        return BEGIN.timestamp() + self.at
+
+
+def events(api: Api, clock: Now, **attributes: Any) -> HttpStream:
+    def params(self: HttpStream, context: Any) -> dict[str, Any]:
+        since, until = context.stream_slice.bounds
+        return {"since": since, "until": until}
+
+    given = {
+        "url_base": "https://api.test/",
+        "primary_key": "id",
+        "cursor_field": "updated_at",
+        "path": lambda self, context: "events",
+        "request_params": params,
+        **attributes,
+    }
+    return type("Events", (HttpStream,), given)(transport=httpx.MockTransport(api), clock=clock)
+
+
+async def ids(stream: HttpStream, state: Any) -> list[int]:
+    return sorted(record["id"] for record in await stream.read(state=state))
+
+
+async def cut_short(stream: HttpStream | Source, state: State) -> tuple[list[Any], Exception | None]:
+    """The ids that came before a reading ended, and what it ended with."""
+    found: list[Any] = []
+    try:
+        async with stream.pages(state=state) as pages:
+            async for page in pages:
+                found += [record.get("id") for record in page.records]
+    except AsyncStreamsError as error:
+        return found, error
+    return found, None
+
+
+async def test_a_second_reading_gives_what_is_new():
+    api, clock, state = Api((1, 10), (2, 20)), Now(100), State()
+    stream = events(api, clock)
+
+    first = await ids(stream, state)
+    api.add(3, 130)
+    clock.at = 200
+    second = await ids(stream, state)
+
+    assert (first, second) == ([1, 2], [3])
+    assert api.asked[0] == {"until": text(40)}
+    assert api.asked[1] == {"since": text(40), "until": text(140)}
+    assert dict(state["events"]) == {"updated_at": text(140)}
+
+
+async def test_without_a_state_all_up_to_now_is_read():
+    api = Api((1, 10), (2, 99))
+
+    assert await ids(events(api, Now(100)), None) == [1, 2]
+
+
+async def test_rows_of_the_last_minute_wait_for_the_next_reading():
+    api, clock, state = Api((1, 10), (2, 70)), Now(100), State()
+    api.filters = False
+    stream = events(api, clock)
+
+    first = await ids(stream, state)
+    clock.at = 200
+    second = await ids(stream, state)
+
+    assert (first, second) == ([1], [2])
+
+
+async def test_hundreds_of_rows_with_the_second_of_the_bound_come_once():
+    api, clock, state = Api(*((n, 40) for n in range(300))), Now(100), State()
+    stream = events(api, clock)
+
+    first = await ids(stream, state)
+    clock.at = 200
+    second = await ids(stream, state)
+
+    assert first == []
+    assert second == list(range(300))
+
+
+async def test_a_row_dated_2099_comes_once_and_stops_nothing():
+    api, clock, state = Api((1, 10), (2, 3_000_000_000)), Now(100), State()
+    api.filters = False
+    stream = events(api, clock)
+
+    found = [await ids(stream, state)]
+    for number in (3, 4):
+        clock.at += 100
+        api.add(number, clock.at - 70)
+        found.append(await ids(stream, state))
+
+    assert found == [[1, 2], [3], [4]]
+
+
+async def test_rows_that_come_late_are_found_by_the_lookback_and_others_do_not_come_again():
+    api, clock, state = Api((1, 10), (2, 35)), Now(100), State()
+    stream = events(api, clock, windows=TimeWindows(lookback=30))
+
+    first = await ids(stream, state)
+    api.add(3, 20)
+    clock.at = 200
+    second = await ids(stream, state)
+    clock.at = 300
+    third = await ids(stream, state)
+
+    assert (first, second, third) == ([1, 2], [3], [])
+
+
+async def test_a_row_that_changed_within_the_lookback_comes_again():
+    api, clock, state = Api((1, 30)), Now(100), State()
+    stream = events(api, clock, windows=TimeWindows(lookback=30))
+
+    await ids(stream, state)
+    api.rows[0]["updated_at"] = text(35)
+    clock.at = 200
+
+    assert await ids(stream, state) == [1]
+
+
+async def test_a_clock_that_is_an_hour_ahead_of_the_server_loses_nothing():
+    api, clock, state = Api((1, 10)), Now(3700), State()
+    api.date = 100
+    stream = events(api, clock)
+
+    first = await ids(stream, state)
+    api.add(2, 130)
+    clock.at, api.date = 3800, 200
+    second = await ids(stream, state)
+
+    assert (first, second) == ([1], [2])
+
+
+async def test_a_window_that_failed_is_the_only_one_that_is_read_again():
+    api, clock, state = Api(*((n, n * 100) for n in range(10))), Now(1060), State()
+    stream = events(api, clock, windows=TimeWindows(start=BEGIN, step=250))
+    api.broken = lambda params: params["since"] == text(250)
+
+    found, error = await cut_short(stream, state)
+    assert isinstance(error, PartialFailure)
+    api.broken, api.asked = lambda params: False, []
+    again = await ids(stream, state)
+
+    assert sorted(found) == [0, 1, 2, 5, 6, 7, 8, 9]
+    assert again == [3, 4]
+    assert [params["since"] for params in api.asked] == [text(250)]
+
+
+async def test_read_leaves_the_state_where_it_was_when_it_fails():
+    api, clock, state = Api(*((n, n * 100) for n in range(10))), Now(1060), State()
+    stream = events(api, clock, windows=TimeWindows(start=BEGIN, step=250))
+    api.broken = lambda params: params["since"] == text(250)
+
+    with pytest.raises(PartialFailure):
+        await stream.read(state=state)
+    api.broken = lambda params: False
+
+    assert await ids(stream, state) == list(range(10))
+
+
+async def test_a_page_that_was_not_followed_by_another_is_not_acknowledged():
+    api, clock, state = Api((1, 10)), Now(100), State()
+    stream = events(api, clock)
+
+    async with stream.pages(state=state) as pages:
+        async for _ in pages:
+            break
+
+    assert not state["events"]
+    assert await ids(stream, state) == [1]
+
+
+async def test_with_manual_acks_the_state_waits_for_the_first_page_too():
+    api, clock, state = Api(*((n, n) for n in range(6))), Now(100), State()
+    stream = events(api, clock, paginator=PageNumber(size=2))
+
+    async with stream.pages(state=state, ack="manual") as pages:
+        found = [page async for page in pages]
+        for page in found[1:]:
+            page.ack()
+        before = bool(state["events"])
+        found[0].ack()
+
+    assert not before
+    assert state["events"].frontier == text(40)
+
+
+async def test_a_limit_moves_no_state():
+    api, clock, state = Api((1, 10), (2, 20)), Now(100), State()
+    stream = events(api, clock)
+
+    found = await stream.read(limit=1, state=state)
+
+    assert len(found) == 1
+    assert await ids(stream, state) == [1, 2]
+
+
+async def test_ascending_pages_move_the_state_within_a_slice():
+    api, clock, state = Api(*((n, n // 3) for n in range(30))), Now(100), State()
+    stream = events(api, clock, paginator=PageNumber(size=4), parallel_pages=False, state_checkpoint_interval=1)
+    api.broken = lambda params: params.get("page") == "5"
+
+    found, error = await cut_short(stream, state)
+    assert isinstance(error, HttpStatusError)
+    api.broken, api.asked = lambda params: False, []
+    again = await ids(stream, state)
+
+    assert found == list(range(16))
+    assert again == list(range(16, 30))
+    assert api.asked[0]["since"] == text(5)
+
+
+async def test_pages_that_do_not_ascend_are_told_and_move_nothing(caplog):
+    api, clock, state = Api(*((n, 30 - n) for n in range(30))), Now(100), State()
+    api_call = api.__call__
+
+    def reversed_rows(request: httpx.Request) -> httpx.Response:
+        answer = api_call(request)
+        return httpx.Response(200, json=list(reversed(json.loads(answer.content))))
+
+    stream = events(api, clock, paginator=PageNumber(size=4), parallel_pages=False, state_checkpoint_interval=1)
+    stream.transport = httpx.MockTransport(reversed_rows)
+
+    async with stream.pages(state=state) as pages:
+        async for page in pages:
+            if page.number == 3:
+                break
+
+    assert not state["events"]
+    assert "do not ascend" in caplog.text
+
+
+async def test_page_tokens_are_resumed_where_the_author_says_that_they_may_be():
+    api, state = Api(*((n, n) for n in range(10))), State()
+    stream = events(
+        api,
+        Now(100),
+        cursor_field=None,
+        request_params=lambda self, context: None,
+        paginator=PageNumber(size=2),
+        parallel_pages=False,
+        state_checkpoint_interval=2,
+    )
+    api.broken = lambda params: params["page"] == "4"
+
+    found, error = await cut_short(stream, state)
+    assert isinstance(error, HttpStatusError)
+    api.broken, api.asked = lambda params: False, []
+    again = await ids(stream, state)
+
+    assert (found, again) == ([0, 1, 2, 3, 4, 5], [6, 7, 8, 9])
+    assert api.asked[0]["page"] == "4"
+
+
+async def test_slices_that_are_done_are_not_read_again():
+    api, state = Api((1, 10)), State()
+    slices = [{"project": "a"}, {"project": "b"}, {"project": "c"}]
+    stream = events(
+        api,
+        Now(100),
+        cursor_field=None,
+        stream_slices=lambda self, state: slices,
+        request_params=lambda self, context: {"project": context.stream_slice["project"]},
+    )
+    api.broken = lambda params: params["project"] == "b"
+
+    _, error = await cut_short(stream, state)
+    assert isinstance(error, PartialFailure)
+    api.broken, api.asked = lambda params: False, []
+    await stream.read(state=state)
+
+    assert [params["project"] for params in api.asked] == ["b"]
+
+
+async def test_partitions_have_frontiers_of_their_own():
+    api, clock, state = Api((1, 10)), Now(100), State()
+    slices = [{"project": "a"}, {"project": "b"}]
+    seen: dict[str, Any] = {}
+
+    def params(self: HttpStream, context: Any) -> dict[str, Any]:
+        seen[context.stream_slice["project"]] = dict(context.stream_state)
+        return {"project": context.stream_slice["project"]}
+
+    stream = events(api, clock, stream_slices=lambda self, state: slices, request_params=params)
+    api.broken = lambda params: params["project"] == "b"
+    _, error = await cut_short(stream, state)
+    assert isinstance(error, PartialFailure)
+    api.broken = lambda params: False
+    clock.at = 200
+    await stream.read(state=state)
+
+    assert seen == {"a": {"updated_at": text(40)}, "b": {}}
+    assert state["events"].frontier == text(140)
+    assert state["events"].of({"project": "a"}).done == [(None, text(140))]
+
+
+async def test_children_of_parents_that_are_done_are_not_asked_again():
+    asked: list[str] = []
+
+    def api(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.path)
+        if request.url.path == "/customers":
+            names = [{"id": n, "seen": len(asked)} for n in range(3)]
+            return httpx.Response(200, json=names)
+        return httpx.Response(404 if request.url.path == broken else 200, json=[{"of": request.url.path}])
+
+    class Customers(HttpStream):
+        url_base = "https://api.test/"
+        primary_key = "id"
+
+        def path(self, context):
+            return "customers"
+
+    class Orders(HttpSubStream):
+        url_base = "https://api.test/"
+
+        def path(self, context):
+            return ("customers", context.stream_slice["parent"]["id"])
+
+    broken, state = "/customers/1", State()
+    customers = Customers(transport=httpx.MockTransport(api))
+    source = Source([customers, Orders(customers, transport=httpx.MockTransport(api))])
+    _, error = await cut_short(source, state)
+    assert isinstance(error, PartialFailure)
+    broken = ""
+    asked.clear()
+    found = await source.read(state=state)
+
+    assert asked == ["/customers", "/customers/1"]
+    assert found == {"customers": [], "orders": [{"of": "/customers/1"}]}
+
+
+async def test_ranges_of_numbers_are_read_up_to_their_end():
+    asked: list[Any] = []
+    stream = events(
+        Api(),
+        Now(100),
+        cursor_field="id",
+        cursor_format="number",
+        windows=NumberRanges(step=10, end=25),
+        request_params=lambda self, context: asked.append(context.stream_slice.interval),
+    )
+    state = State()
+
+    await stream.read(state=state)
+    await stream.read(state=state)
+
+    assert sorted(asked) == [(0, 10), (10, 20), (20, 25)]
+
+
+async def test_a_slice_of_ones_own_is_read_as_far_as_it_is_new():
+    api, clock, state = Api((1, 10), (2, 60)), Now(500), State()
+    stream = events(api, clock)
+    await stream.read(state=state, slices=[Slice({}, (text(0), text(50)))])
+    api.asked.clear()
+
+    found = await stream.read(state=state, slices=[Slice({}, (text(0), text(100)))])
+
+    assert [record["id"] for record in found] == [2]
+    assert api.asked == [{"since": text(50), "until": text(100)}]
+
+
+async def test_records_without_a_cursor_are_handed_over_and_told(caplog):
+    api, clock, state = Api((1, 10)), Now(100), State()
+    api.rows.append({"id": 2, "updated_at": None})
+    api.rows.append({"id": 3})
+    api.rows.append({"id": 4, "updated_at": "soon"})
+    stream = events(api, clock)
+    stream.transport = httpx.MockTransport(lambda request: httpx.Response(200, json=api.rows))
+
+    found = await ids(stream, state)
+
+    assert found == [1, 2, 3, 4]
+    assert caplog.text.count("is no cursor") == 1 + caplog.text.count("a text that is not")
+    assert "soon" not in caplog.text
+
+
+async def test_a_cursor_may_lie_deep_in_a_record():
+    rows = [{"id": 1, "meta": {"at": text(10)}}, {"id": 2, "meta": {"at": text(70)}}]
+    stream = events(Api(), Now(100), cursor_field=["meta", "at"])
+    stream.transport = httpx.MockTransport(lambda request: httpx.Response(200, json=rows))
+    state = State()
+
+    assert await ids(stream, state) == [1]
+    assert dict(state["events"]) == {"meta.at": text(40)}
+
+
+async def test_a_state_of_the_airbyte_cdk_is_taken():
+    api = Api((1, 10), (2, 20), (3, 30))
+
+    assert await ids(events(api, Now(100)), {"updated_at": text(20)}) == [2, 3]
+    assert api.asked == [{"since": text(20), "until": text(100)}]
+
+
+async def test_states_are_told_in_the_forms_of_the_airbyte_cdk():
+    told = {
+        "states": [
+            {"partition": {"project": "a"}, "cursor": {"at": text(20)}},
+            {"partition": {"project": "b"}, "cursor": {"at": text(10)}},
+        ]
+    }
+    seen: list[StreamState] = []
+    stream = events(Api(), Now(), cursor_field="at", stream_slices=lambda self, state: seen.append(state) or [])
+
+    await stream.read(state=told)
+
+    assert airbyte_state(seen[0], "per-partition") == told
+    assert airbyte_state(seen[0]) == {"at": text(10)}
+    assert airbyte_state(seen[0], "concurrent")["slices"] == [{"start": None, "end": text(20)}]
+
+
+async def test_a_list_of_slices_of_the_airbyte_cdk_is_taken_with_its_gaps():
+    slices = [{"start": text(0), "end": text(20)}, {"start": text(50), "end": text(70)}]
+    api = Api((1, 10), (2, 30), (3, 60), (4, 80))
+
+    found = await ids(
+        events(api, Now(100), windows=TimeWindows(start=BEGIN, settle=0)),
+        {"state_type": "date-range", "slices": slices},
+    )
+
+    assert found == [2, 4]
+
+
+async def test_a_state_is_kept_in_a_file_that_only_its_owner_reads(tmp_path: Path):
+    path = tmp_path / "deep" / "state.json"
+    api, clock = Api((1, 10)), Now(100)
+
+    await events(api, clock).read(state=State.load(path))
+    api.add(2, 130)
+    clock.at = 200
+    found = await ids(events(api, clock), State.load(path))
+
+    assert found == [2]
+    assert os.stat(path).st_mode & 0o777 == 0o600
+    assert sorted(one.name for one in path.parent.iterdir()) == ["state.json", "state.json.previous"]
+
+
+async def test_a_state_that_is_damaged_is_kept_and_the_one_before_it_named(tmp_path: Path):
+    path, clock = tmp_path / "state.json", Now(100)
+    for _ in range(2):
+        await events(Api((1, 10)), clock).read(state=State.load(path))
+        clock.at += 100
+    damaged = path.read_bytes().replace(b"2026-01-01T00:02", b"2026-01-01T00:09")
+    path.write_bytes(damaged)
+
+    with pytest.raises(StateCorrupt, match=r"state\.json\.previous"):
+        State.load(path)
+
+    assert path.read_bytes() == damaged
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"state": {}, "sum": ""}', b"\x00" * 40])
+def test_what_is_no_state_is_never_taken_for_an_empty_one(tmp_path: Path, text: bytes):
+    path = tmp_path / "state.json"
+    path.write_bytes(text)
+
+    with pytest.raises(StateCorrupt):
+        State.load(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "other"),
+    [("url_base", "https://other.test/"), ("cursor_field", "created_at"), ("cursor_zone", "UTC")],
+)
+async def test_the_state_of_another_declaration_is_refused(tmp_path: Path, field: str, other: str):
+    path = tmp_path / "state.json"
+    await events(Api((1, 10)), Now(100)).read(state=State.load(path))
+
+    with pytest.raises(StateIncompatible) as told:
+        await events(Api(), Now(200), **{field: other}).read(state=State.load(path))
+
+    assert told.value.field == field
+
+
+async def test_the_state_of_another_credential_is_refused_unless_it_is_let(tmp_path: Path):
+    path, clock = tmp_path / "state.json", Now(100)
+    one, other = (TokenAuthenticator(token) for token in ("first-token", "second-token"))
+    await events(Api((1, 10)), clock, authenticator=one).read(state=State.load(path))
+
+    with pytest.raises(StateIncompatible, match="credential") as told:
+        await events(Api(), clock, authenticator=other).read(state=State.load(path))
+    await events(Api(), clock, authenticator=other).read(state=State.load(path, any_credential=True))
+
+    assert told.value.field == "credential"
+    assert "token" not in path.read_text()
+
+
+async def test_a_state_of_a_newer_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "state.json"
+    monkeypatch.setattr("asyncstreams.run.kept_state._FORMAT", 2)
+    await events(Api((1, 10)), Now(100)).read(state=State.load(path))
+    monkeypatch.undo()
+
+    with pytest.raises(StateIncompatible) as told:
+        State.load(path)
+
+    assert told.value.field == "format"
+
+
+async def test_a_state_that_cannot_be_written_says_what_is_safe(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    state = State()
+    state._path = tmp_path / "file" / "state.json"
+
+    with pytest.raises(OutputWriteError, match="intact"):
+        await events(Api((1, 10)), Now(100)).read(state=state)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"cursor_field": ""},
+        {"cursor_field": 7},
+        {"cursor_format": "rfc"},
+        {"windows": TimeWindows},
+        {"windows": 30},
+        {"cursor_field": None, "windows": TimeWindows()},
+        {"state_checkpoint_interval": 0},
+        {"cursor_format": "number"},
+    ],
+)
+async def test_what_is_declared_wrongly_about_a_cursor_is_refused(attributes: dict[str, Any]):
+    with pytest.raises(ConfigError):
+        await events(Api(), Now(100), **attributes).read()
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.data())
+def test_property_runs_that_are_cut_short_anywhere_lose_nothing_and_double_only_what_was_not_safe(
+    data: st.DataObject,
+) -> None:
+    times = data.draw(st.lists(st.integers(0, 400), max_size=30))
+    api, clock, state = Api(), Now(), State()
+    api.filters = data.draw(st.booleans())
+    attributes: dict[str, Any] = {"paginator": PageNumber(size=3), "parallel_pages": False}
+    if data.draw(st.booleans()):
+        attributes["windows"] = TimeWindows(start=BEGIN, step=data.draw(st.integers(20, 200)))
+    if data.draw(st.booleans()):
+        attributes["state_checkpoint_interval"] = data.draw(st.integers(1, 6))
+    stream = events(api, clock, **attributes)
+    safe: list[int] = []
+    doubtful: list[int] = []
+
+    async def run(fails: int | None, left_after: int | None) -> None:
+        """Ids count as safe when the state says so."""
+        api.broken = lambda params: len(api.asked) % 7 == fails
+        came: list[dict[str, Any]] = []
+        with suppress(PartialFailure, HttpStatusError):
+            async with stream.pages(state=state) as pages:
+                number = 0
+                async for page in pages:
+                    came += page.records
+                    number += 1
+                    if number == left_after:
+                        break
+        known = state["events"]
+        for record in came:
+            after = text((datetime.fromisoformat(record["updated_at"]) - BEGIN).total_seconds() + 1)
+            is_safe = not known.gaps(record["updated_at"], after)
+            (safe if is_safe else doubtful).append(record["id"])
+
+    async def main() -> None:
+        rows = list(enumerate(times))
+        for _ in range(data.draw(st.integers(1, 4))):
+            clock.at += data.draw(st.integers(0, 200))
+            # A row is there for good when its second is over.
+            for number, at in [row for row in rows if row[1] < clock.at]:
+                api.add(number, at)
+                rows.remove((number, at))
+            await run(data.draw(st.none() | st.integers(0, 6)), data.draw(st.none() | st.integers(1, 5)))
+        for number, at in rows:
+            api.add(number, at)
+        clock.at = 1000
+        await run(None, None)
+        await run(None, None)
+
+    asyncio.run(main())
+
+    assert {*safe, *doubtful} == set(range(len(times)))
+    assert max(Counter(safe).values(), default=1) == 1
