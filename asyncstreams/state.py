@@ -215,6 +215,11 @@ def state_from(told: Mapping[str, Any], cursor_field: CursorField, cursor: Curso
     """
     state = StreamState(cursor_field, cursor)
     name = state.cursor_name
+    if told and name not in told and "states" not in told and "slices" not in told:
+        keys = ", ".join(map(repr, told))
+        raise ConfigError(
+            f"the state tells of {keys}, and not of {name!r}", hint=f"such as {{{name!r}: value}}, or a State"
+        )
     try:
         for one in cast(Sequence[Mapping[str, Any]], told.get("states") or ()):
             value = cast(Mapping[str, Any], one["cursor"])[name or ""]

@@ -504,6 +504,33 @@ async def test_a_list_of_slices_of_the_airbyte_cdk_is_taken_with_its_gaps():
     assert found == [2, 4]
 
 
+async def test_a_state_that_tells_of_something_else_is_refused():
+    with pytest.raises(ConfigError, match="tells of 'updatedAt', and not of 'updated_at'"):
+        await events(Api(), Now(100)).read(state={"updatedAt": text(20)})
+
+
+async def test_a_parent_of_which_only_what_is_new_is_read_is_no_parent_in_the_same_reading():
+    api, clock, state = Api((1, 10)), Now(100), State()
+    parent = events(api, clock)
+
+    class Details(HttpSubStream):
+        url_base = "https://api.test/"
+
+        def path(self, context):
+            return ("details", context.stream_slice["parent"]["id"])
+
+    details = Details(parent, transport=httpx.MockTransport(api), clock=clock)
+
+    with pytest.raises(ConfigError, match="its children need all of it"):
+        await Source([parent, details]).read(state=state)
+    first = await Source([parent, details]).read("details", state=state)
+    api.add(2, 80)
+    clock.at = 200
+    second = await Source([parent, details]).read("details", state=state)
+
+    assert [len(first["details"]), len(second["details"])] == [1, 2]
+
+
 async def test_a_state_is_kept_in_a_file_that_only_its_owner_reads(tmp_path: Path):
     path = tmp_path / "deep" / "state.json"
     api, clock = Api((1, 10)), Now(100)

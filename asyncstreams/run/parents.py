@@ -218,6 +218,11 @@ class Family:
         """The log of a parent: of the stream that is read in this run, or of one that was kept, or a new one."""
         for one in self.selected:
             if one.stream is parent or self._are_same(one.stream, parent):
+                if one.keeper is not None and one.stream.cursor_field:
+                    raise ConfigError(
+                        f"{parent.name} gives what is new of it only, and its children need all of it",
+                        hint=f"read its children in another reading, for which {parent.name} is read as a whole",
+                    )
                 writer = self._writers.get(id(one.stream)) or await self._write(one)
                 return writer.log
             if one.stream.name == parent.name:
