@@ -176,6 +176,16 @@ async def test_a_row_dated_2099_comes_once_and_stops_nothing():
     assert found == [[1, 2], [3], [4]]
 
 
+@pytest.mark.parametrize("state", [None, State()])
+async def test_windows_of_an_api_that_does_not_filter_give_each_row_once(state: State | None):
+    api = Api(*((n, n * 100) for n in range(10)), (10, 3_000_000_000))
+    api.filters = False
+    stream = events(api, Now(1060), windows=TimeWindows(start=BEGIN, step=250))
+
+    assert await ids(stream, state) == list(range(11))
+    assert len(api.asked) > 3
+
+
 async def test_rows_that_come_late_are_found_by_the_lookback_and_others_do_not_come_again():
     api, clock, state = Api((1, 10), (2, 35)), Now(100), State()
     stream = events(api, clock, windows=TimeWindows(lookback=30))
