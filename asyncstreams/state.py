@@ -151,27 +151,6 @@ class StreamState(Mapping[str, Any]):
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StateCorrupt(f"what is kept of a stream is not what was written: {error}") from None
 
-    def delta_json(self, delta: Delta) -> dict[str, Any]:
-        """A delta as JSON values."""
-        told: dict[str, Any] = {"partition": dict(delta.partition)}
-        if delta.done is not None:
-            told["done"] = [self._value(point) for point in delta.done]
-        if delta.seen:
-            told["seen"] = {row: self._value(point) for row, point in delta.seen.items()}
-        if delta.resume is not None:
-            told["resume"] = [delta.resume.token, delta.resume.number]
-        return told
-
-    def delta_from(self, told: Mapping[str, Any]) -> Delta:
-        """The delta that `delta_json` wrote."""
-        done, resume = told.get("done"), told.get("resume")
-        return Delta(
-            told["partition"],
-            None if done is None else (self._point(done[0], -math.inf), self._point(done[1])),
-            {row: self._point(value) for row, value in told.get("seen", {}).items()},
-            None if resume is None else Resume(*resume),
-        )
-
     def __getitem__(self, key: str) -> Any:
         if key != self.cursor_name or (frontier := self.frontier) is None:
             raise KeyError(key)
