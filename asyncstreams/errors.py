@@ -19,8 +19,6 @@ AsyncStreamsError                 every error raised on purpose
     HostUnavailable               no answer at all
   LocalError                      this machine's side: a disk that does not give back what it was given
     OutputWriteError              a file that cannot be written: the disk is full, read-only or broken
-    OutputLocked                  another process writes to the same output
-    OutputMissing                 files that were written before, and are not there any more
     StateCorrupt                  a state that is not what was written
     StateIncompatible             a state of another stream, configuration, credential or version
   PartialFailure                  some slices failed, the others are whole
@@ -202,18 +200,6 @@ class LocalError(AsyncStreamsError):
 
 class OutputWriteError(LocalError):
     """A file of the output could not be written; what was committed before is intact."""
-
-
-class OutputLocked(LocalError):
-    """Another process writes to the output: `holder` is its number, where it could be told."""
-
-    def __init__(self, message: str, *, holder: int | None = None, hint: str | None = None) -> None:
-        super().__init__(message, hint=hint)
-        self.holder = holder
-
-
-class OutputMissing(LocalError):
-    """Files that the journal knows are gone, or are not what was written."""
 
 
 class StateCorrupt(LocalError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn, Protocol, TypeAlias
@@ -146,6 +146,14 @@ class Page:
     is_last: bool
     quarantined: tuple[Quarantined, ...] = field(default=(), repr=False)
     promise: Promise | None = field(default=None, repr=False, compare=False)
+
+    def cut(self, most: int) -> Page:
+        """The page with so many of its records at most: then it is not the last one, and promises nothing."""
+        if len(self.records) <= most:
+            return self
+        if self.promise is not None:
+            self.promise.cut()
+        return replace(self, records=self.records[:most], is_last=False)
 
     def ack(self) -> None:
         """Say that the page is safe: where a state is kept it moves past it, once all before it in its slice are."""

@@ -283,12 +283,8 @@ class Source:
         self, scheduler: Scheduler, *, state: PerStream, ack: Ack
     ) -> AsyncGenerator[AsyncIterator[Page]]:
         clock = self._options.get("clock") or SystemClock()
-        async with (
-            self._lease(),
-            scheduler.pages() as pages,
-            acknowledged(pages, state, ack, clock) as acked,
-        ):
-            yield acked
+        async with self._lease(), acknowledged(scheduler, state, ack, clock) as pages:
+            yield pages
 
 
 def _with_parents(streams: Iterable[HttpStream]) -> list[HttpStream]:

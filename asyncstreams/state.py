@@ -119,6 +119,11 @@ class StreamState(Mapping[str, Any]):
         if known.seen and known.done:
             known.seen = {row: point for row, point in known.seen.items() if self._may_come(known.done, point)}
 
+    def begin_anew(self) -> None:
+        """Forget the partitions that have no intervals: all of them have been read."""
+        for key in [key for key, one in self._partitions.items() if not one.done]:
+            del self._partitions[key]
+
     def to_json(self) -> list[Any]:
         """All that is known, as JSON values: one object for each partition."""
         found: list[Any] = []

@@ -341,12 +341,8 @@ class HttpStream(StreamSettings):
     async def _open_pages(
         self, scheduler: Scheduler, *, state: Mapping[str, Any] | None, ack: Ack
     ) -> AsyncGenerator[AsyncIterator[Page]]:
-        async with (
-            self.lease(),
-            scheduler.pages() as pages,
-            acknowledged(pages, state, ack, self.clock) as acked,
-        ):
-            yield acked
+        async with self.lease(), acknowledged(scheduler, state, ack, self.clock) as pages:
+            yield pages
 
     @asynccontextmanager
     async def _open_records(

@@ -361,6 +361,47 @@ async def test_slices_that_are_done_are_not_read_again():
     assert isinstance(error, PartialFailure)
     api.broken, api.asked = lambda params: False, []
     await stream.read(state=state)
+    resumed = [params["project"] for params in api.asked]
+    await stream.read(state=state)
+
+    assert resumed == ["b"]
+    assert [params["project"] for params in api.asked[1:]] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("narrowed", [{"limit": 1}, {"slices": [{"project": "a"}]}])
+async def test_a_reading_of_less_than_all_does_not_begin_anew(narrowed: dict[str, Any]):
+    api, state = Api((1, 10), (2, 20)), State()
+    slices = [{"project": "a"}, {"project": "b"}]
+    stream = events(
+        api,
+        Now(100),
+        cursor_field=None,
+        stream_slices=lambda self, state: slices,
+        request_params=lambda self, context: {"project": context.stream_slice["project"]},
+    )
+    api.broken = lambda params: params["project"] == "b"
+    await cut_short(stream, state)
+    api.broken, api.asked = lambda params: False, []
+
+    await stream.read(state=state, **narrowed)
+    api.asked.clear()
+    await stream.read(state=state)
+
+    assert [params["project"] for params in api.asked] == ["b"]
+
+
+async def test_a_state_that_is_not_acknowledged_to_the_end_does_not_begin_anew():
+    api, state = Api((1, 10)), State()
+    slices = [{"project": "a"}, {"project": "b"}]
+    stream = events(api, Now(100), cursor_field=None, stream_slices=lambda self, state: slices)
+    stream.request_params = lambda context: {"project": context.stream_slice["project"]}  # type: ignore[method-assign]
+
+    async with stream.pages(state=state, ack="manual") as pages:
+        async for page in pages:
+            if page.stream_slice["project"] == "a":
+                page.ack()
+    api.asked.clear()
+    await stream.read(state=state)
 
     assert [params["project"] for params in api.asked] == ["b"]
 
@@ -421,6 +462,80 @@ async def test_children_of_parents_that_are_done_are_not_asked_again():
 
     assert asked == ["/customers", "/customers/1"]
     assert found == {"customers": [], "orders": [{"of": "/customers/1"}]}
+
+
+class Visits(HttpSubStream):
+    url_base = "https://api.test/"
+    primary_key = "id"
+    cursor_field = "updated_at"
+
+    def path(self, context):
+        return "visits"
+
+    def request_params(self, context):
+        since, until = context.stream_slice.bounds
+        parents = context.stream_slice.get("parents") or [context.stream_slice["parent"]]
+        return {"since": since, "until": until, "of": ",".join(str(one["id"]) for one in parents)}
+
+
+async def test_each_parent_has_a_frontier_of_its_own_though_it_changes():
+    api, clock, state = Api((1, 10)), Now(100), State()
+    versions = iter(range(100))
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/customers":
+            return httpx.Response(200, json=[{"id": n, "version": next(versions)} for n in (1, 2)])
+        return api(request)
+
+    transport = httpx.MockTransport(answer)
+    customers = type(
+        "Customers",
+        (HttpStream,),
+        {"url_base": "https://api.test/", "primary_key": "id", "path": lambda self, context: "customers"},
+    )(transport=transport, clock=clock)
+    visits = Visits(customers, transport=transport, clock=clock)
+
+    await visits.read(state=state)
+    clock.at = 200
+    api.asked.clear()
+    await visits.read(state=state)
+
+    assert sorted((params["of"], params["since"]) for params in api.asked) == [("1", text(40)), ("2", text(40))]
+
+
+async def test_batches_of_parents_with_a_cursor_and_a_state_are_refused():
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, json=[{"id": 1}, {"id": 2}]))
+    customers = events(Api(), Now(100), cursor_field=None, request_params=lambda self, context: None)
+    customers.transport = transport
+    visits = Visits(customers, transport=transport, clock=Now(100))
+    visits.parent_batch = visits._fits = 2
+
+    assert len(await visits.read()) == 2
+    with pytest.raises(ConfigError, match="several parents at once"):
+        await visits.read(state=State())
+
+
+async def test_a_parent_that_a_limit_cuts_moves_no_state():
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, json=[{"id": 1}, {"id": 2}]))
+    state = State()
+
+    class Customers(HttpStream):
+        url_base = "https://api.test/"
+        primary_key = "id"
+
+        def path(self, context):
+            return "customers"
+
+    class Orders(HttpSubStream):
+        url_base = "https://api.test/"
+
+        def path(self, context):
+            return ("orders", context.stream_slice["parent"]["id"])
+
+    customers = Customers(transport=transport)
+    await Source([customers, Orders(customers, transport=transport)]).read(limit=1, state=state)
+
+    assert not state["customers"]
 
 
 async def test_ranges_of_numbers_are_read_up_to_their_end():
@@ -538,7 +653,7 @@ async def test_a_parent_of_which_only_what_is_new_is_read_is_no_parent_in_the_sa
     clock.at = 200
     second = await Source([parent, details]).read("details", state=state)
 
-    assert [len(first["details"]), len(second["details"])] == [1, 2]
+    assert [len(first["details"]), len(second["details"])] == [1, 4]
 
 
 async def test_a_state_is_kept_in_a_file_that_only_its_owner_reads(tmp_path: Path):
@@ -624,6 +739,26 @@ async def test_a_state_that_cannot_be_written_says_what_is_safe(tmp_path: Path):
 
     with pytest.raises(OutputWriteError, match="intact"):
         await events(Api((1, 10)), Now(100)).read(state=state)
+
+
+async def test_what_the_body_raises_leaves_though_the_state_cannot_be_written(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    (tmp_path / "file").write_text("")
+    state = State()
+    state._path = tmp_path / "file" / "state.json"
+    stream = events(Api((1, 10)), Now(100))
+
+    async def consume() -> None:
+        async with stream.pages(state=state, ack="manual") as pages:
+            async for page in pages:
+                page.ack()
+                raise KeyError("the body's own")
+
+    with pytest.raises(KeyError, match="the body's own"):
+        await consume()
+
+    assert "cannot be written" in caplog.text
 
 
 @pytest.mark.parametrize(

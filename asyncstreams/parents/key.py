@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import sys
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import fields, is_dataclass
 from datetime import date, time, timedelta, tzinfo
 from decimal import Decimal
@@ -42,18 +42,17 @@ def key_of(stream: Stream, salt: bytes = b"") -> str:
     Code counts by what it does: names, constants and instructions of the author's classes, hooks and
     callables. Secrets go into it through a keyed hash. Raises Untold.
     """
-    digest = hmac.new(salt, digestmod=hashlib.blake2b)
-    for part in _stream(stream, 0):
-        digest.update(len(part).to_bytes(4, "big") + part)
-    return digest.hexdigest()[:32]
+    return _digest(_stream(stream, 0), salt)
 
 
 def credential_of(stream: Stream, salt: bytes) -> str | None:
     """The same for the same credential; None without one. Raises Untold."""
-    if stream.authenticator is None:
-        return None
+    return None if stream.authenticator is None else _digest(_value(stream.authenticator, 0), salt)
+
+
+def _digest(parts: Iterable[bytes], salt: bytes) -> str:
     digest = hmac.new(salt, digestmod=hashlib.blake2b)
-    for part in _value(stream.authenticator, 0):
+    for part in parts:
         digest.update(len(part).to_bytes(4, "big") + part)
     return digest.hexdigest()[:32]
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..contracts import Stream
 from ..cursors import CursorFormat, NotACursor
+from ..errors import ConfigError
 from ..intervals import Interval, Point
 from ..messages import Response
 from ..model import Record, Slice, key_paths
@@ -38,22 +39,28 @@ class Incremental:
         self.key = key_paths(stream.primary_key)
         self._told: set[str] = set()
 
-    def slices(self, partition: Slice) -> list[Slice]:
-        """What is to be read of a slice: the gaps of its interval, or the windows that are new."""
-        done = self.state.of(partition).partition().done
-        if partition.interval is not None:
-            start, end = points_of(partition, self.cursor)
+    def slices(self, whole: Slice) -> list[Slice]:
+        """What is to be read of a slice: the gaps of its interval, or the windows that are new. Raises ConfigError."""
+        partitions = self.stream.partitions_of(whole)
+        if self.is_kept and len(partitions) > 1:
+            raise ConfigError(
+                f"{type(self.stream).__name__} reads several parents at once, and each may be read up to another time",
+                hint="remove parent_batch, or the cursor_field",
+            )
+        done = self.state.of(partitions[0]).partition().done
+        if whole.interval is not None:
+            start, end = points_of(whole, self.cursor)
             gaps = done.gaps(start, end)
             if gaps == [(start, end)]:
-                return [partition]
-            return [self._slice(partition, gap, like=partition.interval[1]) for gap in gaps]
-        return [self._slice(partition, one) for one in self.windows.intervals(self.cursor, done, self.now)]
+                return [whole]
+            return [self._slice(whole, gap, like=whole.interval[1]) for gap in gaps]
+        return [self._slice(whole, one) for one in self.windows.intervals(self.cursor, done, self.now)]
 
-    def _slice(self, partition: Slice, interval: Interval, like: Any = None) -> Slice:
+    def _slice(self, whole: Slice, interval: Interval, like: Any = None) -> Slice:
         values = [None if math.isinf(point) else self.cursor.value(point, like) for point in interval]
         asked = self.windows.asked(self.cursor, interval)
         bounds = [None if math.isinf(point) else self.cursor.value(point, like) for point in asked]
-        return Slice(partition.partition, (values[0], values[1]), bounds=(bounds[0], bounds[1]))
+        return Slice(whole.partition, (values[0], values[1]), bounds=(bounds[0], bounds[1]))
 
     def warn_once(self, what: str, *more: object) -> None:
         if what not in self._told:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
@@ -19,8 +20,10 @@ from ..exact_json import as_object, decode, encode
 from ..model import Page
 from ..parents.key import Untold, credential_of
 from ..state import StreamState
+from .scheduler import Scheduler
 from .selected import Selected, cursor_of, state_of
 
+_log = logging.getLogger("asyncstreams")
 Ack: TypeAlias = Literal["auto", "manual"]
 _FORMAT = 1
 _LEAST_PAUSE = 1.0  # seconds between two saves
@@ -114,6 +117,11 @@ class State(Mapping[str, StreamState]):
     def moved(self, stream: str) -> None:
         self._is_moved = True
 
+    def begin_anew(self, stream: str) -> None:
+        """All of a stream has been read: forget its slices without a cursor."""
+        self._streams[stream].begin_anew()
+        self._is_moved = True
+
     def to_json(self) -> dict[str, Any]:
         """All that is known, as JSON values."""
         streams = dict(self._unbound)
@@ -173,7 +181,7 @@ class State(Mapping[str, StreamState]):
                 continue
             shown = "" if field == "credential" else f": it was {known[field]!r}, and is {value!r}"
             raise StateIncompatible(
-                f"{name}: the state is that of another {field}{shown}",
+                f"the state is that of another {field}{shown}",
                 field=field,
                 hint="State.load(path, any_credential=True) keeps it for a new credential of the same account"
                 if field == "credential"
@@ -188,28 +196,57 @@ def select(stream: Stream, slices: Slices | None, told: Mapping[str, Any] | None
     return Selected(stream, slices, state_of(stream, told), limit)
 
 
+class Acknowledged:
+    """The pages of one reading with a State: each is acknowledged when the next one is asked for.
+
+    When all of it has been read and acknowledged the state forgets the slices that have no cursor: the next
+    reading begins anew with them. What was cut short, or failed in part, is gone on with.
+    """
+
+    def __init__(self, scheduler: Scheduler, state: State, ack: Ack, clock: Clock) -> None:
+        self._scheduler, self._state, self._ack, self._clock = scheduler, state, ack, clock
+        self._is_at_end = False
+
+    @asynccontextmanager
+    async def of(self, pages: AsyncIterator[Page]) -> AsyncGenerator[AsyncIterator[Page]]:
+        """Raises OutputWriteError, unless something else went wrong before."""
+        try:
+            async with aclosing(self._each(pages)) as told:
+                yield told
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                try:
+                    await self._state.saved_if_moved()
+                except OutputWriteError as error:
+                    _log.warning("%s", error)
+            raise
+        if self._is_at_end and self._scheduler.is_safe:
+            for selected in self._scheduler.selected:
+                if selected.keeper is self._state and selected.slices is None and selected.limit is None:
+                    self._state.begin_anew(selected.stream.name)
+        with anyio.CancelScope(shield=True):
+            await self._state.saved_if_moved()
+
+    async def _each(self, pages: AsyncIterator[Page]) -> AsyncGenerator[Page]:
+        async for page in pages:
+            yield page
+            if self._ack == "auto":
+                page.ack()
+            await self._state.saved_when_due(self._clock)
+        self._is_at_end = True
+
+
 @asynccontextmanager
 async def acknowledged(
-    pages: AsyncIterator[Page], state: Mapping[str, Any] | None, ack: Ack, clock: Clock
+    scheduler: Scheduler, state: Mapping[str, Any] | None, ack: Ack, clock: Clock
 ) -> AsyncGenerator[AsyncIterator[Page]]:
-    """The pages of a reading, each acknowledged when the next one is asked for; a state that is kept is saved."""
-    if not isinstance(state, State):
-        yield pages
-        return
-    try:
-        async with aclosing(_acknowledged(pages, state, ack, clock)) as told:
+    """The pages of a run, while it runs; where a State is kept it moves with them."""
+    async with scheduler.pages() as pages:
+        if not isinstance(state, State):
+            yield pages
+            return
+        async with Acknowledged(scheduler, state, ack, clock).of(pages) as told:
             yield told
-    finally:
-        with anyio.CancelScope(shield=True):
-            await state.saved_if_moved()
-
-
-async def _acknowledged(pages: AsyncIterator[Page], state: State, ack: Ack, clock: Clock) -> AsyncGenerator[Page]:
-    async for page in pages:
-        yield page
-        if ack == "auto":
-            page.ack()
-        await state.saved_when_due(clock)
 
 
 def _identity(stream: Stream) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -117,8 +116,7 @@ class ParentLane:
         if self._left == 0:
             return
         if self._left is not None:
-            if len(page.records) > self._left:
-                page = replace(page, records=page.records[: self._left], is_last=False)
+            page = page.cut(self._left)
             self._left -= len(page.records)
         await self._emitted.put(page, size, handed)
 

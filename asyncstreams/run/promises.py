@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..contracts import Stream
@@ -21,7 +21,13 @@ class SlicePromise:
     """
 
     def __init__(
-        self, stream: Stream, state: StreamState, keeper: Keeper | None, incremental: Incremental | None, part: Slice
+        self,
+        stream: Stream,
+        state: StreamState,
+        keeper: Keeper | None,
+        incremental: Incremental | None,
+        part: Slice,
+        owe: Callable[[int], None],
     ) -> None:
         self._stream, self._state, self._keeper = stream, state, keeper
         self.partitions: Sequence[Mapping[str, Any]] = stream.partitions_of(part)
@@ -33,6 +39,7 @@ class SlicePromise:
         self._next = 0 if self.resume is None else self.resume.number
         self._early: set[int] = set()
         self._owed: deque[tuple[int, Sequence[Delta]]] = deque()
+        self._owe = owe
         self._since = 0
         self.has_moved = self.resume is not None
 
@@ -62,11 +69,13 @@ class SlicePromise:
         if deltas:
             self.has_moved = self.has_moved or not is_last
             self._owed.append((number, deltas))
+            self._owe(1)
 
     def cut(self) -> None:
         """The page that was made last is handed over in part."""
         if self._owed:
             self._owed.pop()
+            self._owe(-1)
 
     def ack(self, number: int) -> None:
         self._early.add(number)
@@ -84,6 +93,7 @@ class SlicePromise:
         found: list[Delta] = []
         while self._owed and self._owed[0][0] <= number:
             found += self._owed.popleft()[1]
+            self._owe(-1)
         return found
 
 

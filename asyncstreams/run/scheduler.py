@@ -65,7 +65,7 @@ class Scheduler:
     def __init__(
         self, selected: Sequence[Selected], lease: Lease, max_concurrency: int, *, stop_on_error: bool
     ) -> None:
-        self._selected, self._lease = selected, lease
+        self.selected, self._lease = tuple(selected), lease
         self._family = Family(selected)
         self._stop_on_error = stop_on_error
         self._places = Places(within_descriptors(max_concurrency))
@@ -112,6 +112,11 @@ class Scheduler:
             lines.append("the consumer is slower than the API: nothing more is fetched until it takes a page")
         return "\n".join(lines)
 
+    @property
+    def is_safe(self) -> bool:
+        """Whether all that was to be read has been, and has been acknowledged where a state is kept."""
+        return self._fatal is None and all(run.is_safe for run in self._runs)
+
     def report(self) -> RunReport:
         """What was read so far."""
         return RunReport(
@@ -125,7 +130,7 @@ class Scheduler:
 
     def _unavailable(self) -> list[Selected]:
         """Of those that are read for themselves."""
-        return [one for one in self._selected if one.stream.name in self.unavailable]
+        return [one for one in self.selected if one.stream.name in self.unavailable]
 
     async def _run(self) -> None:
         try:
@@ -354,7 +359,7 @@ class Scheduler:
         elif isinstance(error, SchemaError) or len(run.failed) > stream.max_failed_slices:
             run.is_cut_short = True
             tasks.cancel_scope.cancel()
-        elif run.begun > 1 or len(self._selected) > 1:
+        elif run.begun > 1 or len(self.selected) > 1:
             # Others go on, and it may be long before the end tells.
             _log.warning("%s: %r failed: %s", stream.name, stream_slice, str(error).partition("\n")[0])
 
@@ -371,7 +376,7 @@ class Scheduler:
         if any(run.failed for run in self._runs):
             return failure_of(self._runs, self.report())
         unavailable = [self.unavailable[one.stream.name] for one in self._unavailable()]
-        if unavailable and len(unavailable) == len(self._selected):
+        if unavailable and len(unavailable) == len(self.selected):
             if len(unavailable) == 1:
                 return unavailable[0]
             reasons = "; ".join(f"{error.stream}: {error.reason}" for error in unavailable)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import NamedTuple, TypeAlias
 
 from ..http.chain import Chain
@@ -53,7 +52,7 @@ class StreamRun:
         self.left = most
         self.reads_ahead = most is None and selected.stream.parallel_pages
         self.pages = self.records = self.quarantined = 0
-        self.begun = self.done = 0
+        self.begun = self.done = self.owed = 0
         self.failed: list[tuple[Slice, Exception]] = []
         self.answered = self.is_cut_short = self.told_of_moved = False
         self._cut_off: list[tuple[Begun, BaseException]] = []
@@ -63,7 +62,15 @@ class StreamRun:
         keeper, state = self.selected.keeper, self.state
         if not isinstance(state, StreamState) or (keeper is None and self.incremental is None):
             return None
-        return SlicePromise(self.stream, state, keeper, self.incremental, stream_slice)
+        return SlicePromise(self.stream, state, keeper, self.incremental, stream_slice, self._owe)
+
+    @property
+    def is_safe(self) -> bool:
+        """Whether all of the stream has been read, and all that was promised is kept."""
+        return not (self.owed or self.failed or self.is_cut_short)
+
+    def _owe(self, promises: int) -> None:
+        self.owed += promises
 
     def explain(self) -> str:
         """What the stream does now."""
@@ -101,10 +108,7 @@ class StreamRun:
     def cut(self, page: Page) -> Page:
         """The page, or as much of it as the limit leaves."""
         assert self.left is not None
-        if len(page.records) > self.left:
-            if page.promise is not None:
-                page.promise.cut()
-            page = replace(page, records=page.records[: self.left], is_last=False)
+        page = page.cut(self.left)
         self.left -= len(page.records)
         return page
 
