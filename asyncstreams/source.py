@@ -23,7 +23,8 @@ from .events import Listener
 from .http.session import Session, Sessions
 from .model import Page, Record, key_paths
 from .options import Home, StreamOptions, Subscriptions
-from .run.kept_state import Ack, State, acknowledged, select
+from .run.acknowledged import Ack, acknowledged
+from .run.kept_state import State, select
 from .run.reading import Reading
 from .run.scheduler import OnError, Scheduler
 from .run.validation import schema_of

@@ -31,8 +31,9 @@ from .model import (
 )
 from .options import Home, StreamOptions, Subscriptions
 from .parsing import records_at
+from .run.acknowledged import Ack, acknowledged
 from .run.in_turn import first_page
-from .run.kept_state import Ack, acknowledged, select
+from .run.kept_state import select
 from .run.parents import Keeping
 from .run.reading import Reading, records_of
 from .run.scheduler import OnError, Scheduler

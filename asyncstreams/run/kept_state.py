@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Self
 
 import anyio
 
@@ -17,14 +16,10 @@ from ..clock import Clock
 from ..contracts import Slices, Stream
 from ..errors import MalformedJSON, OutputWriteError, StateCorrupt, StateIncompatible
 from ..exact_json import as_object, decode, encode
-from ..model import Page
 from ..parents.key import Untold, credential_of
 from ..state import StreamState
-from .scheduler import Scheduler
 from .selected import Selected, cursor_of, state_of
 
-_log = logging.getLogger("asyncstreams")
-Ack: TypeAlias = Literal["auto", "manual"]
 _FORMAT = 1
 _LEAST_PAUSE = 1.0  # seconds between two saves
 _SHARE = 20  # saving takes at most this part of the time
@@ -194,59 +189,6 @@ def select(stream: Stream, slices: Slices | None, told: Mapping[str, Any] | None
     if isinstance(told, State):
         return Selected(stream, slices, told.of(stream), limit, keeper=told)
     return Selected(stream, slices, state_of(stream, told), limit)
-
-
-class Acknowledged:
-    """The pages of one reading with a State: each is acknowledged when the next one is asked for.
-
-    When all of it has been read and acknowledged the state forgets the slices that have no cursor: the next
-    reading begins anew with them. What was cut short, or failed in part, is gone on with.
-    """
-
-    def __init__(self, scheduler: Scheduler, state: State, ack: Ack, clock: Clock) -> None:
-        self._scheduler, self._state, self._ack, self._clock = scheduler, state, ack, clock
-        self._is_at_end = False
-
-    @asynccontextmanager
-    async def of(self, pages: AsyncIterator[Page]) -> AsyncGenerator[AsyncIterator[Page]]:
-        """Raises OutputWriteError, unless something else went wrong before."""
-        try:
-            async with aclosing(self._each(pages)) as told:
-                yield told
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                try:
-                    await self._state.saved_if_moved()
-                except OutputWriteError as error:
-                    _log.warning("%s", error)
-            raise
-        if self._is_at_end and self._scheduler.is_safe:
-            for selected in self._scheduler.selected:
-                if selected.keeper is self._state and selected.slices is None and selected.limit is None:
-                    self._state.begin_anew(selected.stream.name)
-        with anyio.CancelScope(shield=True):
-            await self._state.saved_if_moved()
-
-    async def _each(self, pages: AsyncIterator[Page]) -> AsyncGenerator[Page]:
-        async for page in pages:
-            yield page
-            if self._ack == "auto":
-                page.ack()
-            await self._state.saved_when_due(self._clock)
-        self._is_at_end = True
-
-
-@asynccontextmanager
-async def acknowledged(
-    scheduler: Scheduler, state: Mapping[str, Any] | None, ack: Ack, clock: Clock
-) -> AsyncGenerator[AsyncIterator[Page]]:
-    """The pages of a run, while it runs; where a State is kept it moves with them."""
-    async with scheduler.pages() as pages:
-        if not isinstance(state, State):
-            yield pages
-            return
-        async with Acknowledged(scheduler, state, ack, clock).of(pages) as told:
-            yield told
 
 
 def _identity(stream: Stream) -> dict[str, Any]:
