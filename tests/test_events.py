@@ -144,7 +144,7 @@ async def test_records_that_were_kept_back_are_counted(items, heard):
 
 async def test_each_retry_is_told_with_reason_delay_and_attempt(items, heard, virtual_clock):
     items.side_effect = [httpx.Response(503), httpx.ConnectError("no"), page(1)]
-    stream = declare(paginator=None, clock=virtual_clock, seed=1)
+    stream = declare(paginator=None, clock=virtual_clock, seed=2)
     stream.subscribe(heard)
 
     await stream.read()
@@ -196,9 +196,9 @@ async def test_everybody_who_waits_at_the_same_gate_tells_it(items, others, hear
 
     items.mock(side_effect=refuse_once)
     others.mock(return_value=page(2))
-    # Those who wait pass one after the other when the pause is over, by chance so late that it is told as well.
+    # Those who wait pass one after the other when the pause is over: by this chance, soon enough to be told once.
     streams = [declare(paginator=None), type("Others", (Items,), {"paginator": None})()]
-    source = Source(streams, clock=virtual_clock, seed=1)
+    source = Source(streams, clock=virtual_clock, seed=2)
     source.subscribe(heard)
 
     async def other() -> None:
