@@ -19,6 +19,8 @@ AsyncStreamsError                 every error raised on purpose
     HostUnavailable               no answer at all
   LocalError                      this machine's side: a disk that does not give back what it was given
     OutputWriteError              a file that cannot be written: the disk is full, read-only or broken
+    OutputLocked                  another process writes to the same output
+    OutputMissing                 a file that was committed is not there any more
     StateCorrupt                  a state that is not what was written
     StateIncompatible             a state of another stream, configuration, credential or version
   PartialFailure                  some slices failed, the others are whole
@@ -200,6 +202,19 @@ class LocalError(AsyncStreamsError):
 
 class OutputWriteError(LocalError):
     """A file of the output could not be written; what was committed before is intact."""
+
+
+class OutputLocked(LocalError):
+    """Somebody else writes to this output: `holder`, `since` a moment in ISO 8601; both as far as is known."""
+
+    def __init__(self, message: str, *, holder: str, since: str | None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.holder = holder
+        self.since = since
+
+
+class OutputMissing(LocalError):
+    """What was committed has been taken away or changed; nothing was read or written."""
 
 
 class StateCorrupt(LocalError):

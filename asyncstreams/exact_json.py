@@ -58,6 +58,11 @@ def encode(value: Any) -> bytes:
     return text
 
 
+def canonical(value: Any) -> bytes:
+    """JSON that is the same for equal values, whatever the order of their names."""
+    return encode(_sorted(value))
+
+
 def as_object(value: Any) -> dict[str, Any] | None:
     """The value, if it is a JSON object."""
     return cast(dict[str, Any], value) if isinstance(value, dict) else None
@@ -72,6 +77,13 @@ def json_name(value: Any) -> str:
     """What JSON calls a value of this kind; what is none of JSON's has Python's name."""
     kind = type(value).__name__
     return JSON_NAMES.get(kind, kind)
+
+
+def _sorted(value: Any) -> Any:
+    if (fields := as_object(value)) is not None:
+        return {name: _sorted(fields[name]) for name in sorted(fields)}
+    items = as_array(value)
+    return value if items is None else [_sorted(item) for item in items]
 
 
 def _is_array(value: Any) -> TypeGuard[list[Any]]:

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from .cursors import CursorFormat, NotACursor
 from .errors import ConfigError, StateCorrupt
-from .exact_json import as_array, as_object, encode
+from .exact_json import as_object, canonical, encode
 from .intervals import Intervals, Point
 from .model import CursorField, Slice
 
@@ -118,6 +118,27 @@ class StreamState(Mapping[str, Any]):
         known.seen.update(delta.seen)
         if known.seen and known.done:
             known.seen = {row: point for row, point in known.seen.items() if self._may_come(known.done, point)}
+
+    def delta_json(self, delta: Delta) -> dict[str, Any]:
+        """A delta as JSON values."""
+        told: dict[str, Any] = {"partition": dict(delta.partition)}
+        if delta.done is not None:
+            told["done"] = [self._value(point) for point in delta.done]
+        if delta.seen:
+            told["seen"] = {row: self._value(point) for row, point in delta.seen.items()}
+        if delta.resume is not None:
+            told["resume"] = [delta.resume.token, delta.resume.number]
+        return told
+
+    def delta_from(self, told: Mapping[str, Any]) -> Delta:
+        """The delta that `delta_json` told."""
+        done, resume = told.get("done"), told.get("resume")
+        return Delta(
+            told["partition"],
+            None if done is None else (self._point(done[0], -math.inf), self._point(done[1])),
+            {row: self._point(value) for row, value in told.get("seen", {}).items()},
+            None if resume is None else Resume(*resume),
+        )
 
     def begin_anew(self) -> None:
         """Forget the partitions that have no intervals: all of them have been read."""
@@ -236,13 +257,13 @@ def airbyte_state(state: StreamState, form: str = "stream") -> dict[str, Any]:
 
 def partition_key(partition: Mapping[str, Any]) -> str:
     """The same for equal partitions, whatever the order of their names."""
-    return hashlib.blake2b(encode(_sorted(dict(partition))), digest_size=16).hexdigest() if partition else ""
+    return hashlib.blake2b(canonical(dict(partition)), digest_size=16).hexdigest() if partition else ""
 
 
 def row_key(record: Mapping[str, Any], key: Sequence[Sequence[str]]) -> str:
     """Tells one row from another in what may come again: by its key, else by all of it."""
-    told: Any = [value_at(record, path) for path in key] if key else _sorted(dict(record))
-    return hashlib.blake2b(encode(told), digest_size=9).hexdigest()
+    told = encode([value_at(record, path) for path in key]) if key else canonical(dict(record))
+    return hashlib.blake2b(told, digest_size=9).hexdigest()
 
 
 def cursor_name(cursor_field: CursorField) -> str | None:
@@ -273,10 +294,3 @@ def points_of(stream_slice: Slice, cursor: CursorFormat) -> tuple[Point, Point]:
     except NotACursor as error:
         raise ConfigError(f"a bound of {stream_slice!r} is {error}") from None
     return low, high
-
-
-def _sorted(value: Any) -> Any:
-    if (fields := as_object(value)) is not None:
-        return {name: _sorted(fields[name]) for name in sorted(fields)}
-    items = as_array(value)
-    return value if items is None else [_sorted(item) for item in items]

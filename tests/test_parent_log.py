@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncstreams import ConfigError
+from asyncstreams.frames import Damaged
 from asyncstreams.parents import log as log_module
 from asyncstreams.parents.fields import decode_of
-from asyncstreams.parents.frames import Counts, Damaged
+from asyncstreams.parents.frames import Counts
 from asyncstreams.parents.log import ParentLog, pages_of
 from asyncstreams.parents.log_file import LogFile, whole
 

@@ -9,8 +9,8 @@ import msgspec
 
 from ..errors import ConfigError, MalformedJSON
 from ..exact_json import as_array, as_object, decode
+from ..frames import Damaged
 from ..model import Record, shortened
-from .frames import Damaged
 from .log import Decode
 
 _SHOWN = 20

@@ -12,7 +12,8 @@ from pathlib import Path
 import platformdirs
 
 from ..errors import ConfigError
-from .frames import FORMAT, Counts, Damaged
+from ..frames import Damaged
+from .frames import FORMAT, Counts
 from .log_file import LogFile, whole
 
 _log = logging.getLogger("asyncstreams")

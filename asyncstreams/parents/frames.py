@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from ..errors import MalformedJSON
 from ..exact_json import as_object, decode, encode
+from ..frames import Damaged, frame
 
 FORMAT = 1
-_HEAD = struct.Struct("<cII")  # kind, length of what follows, CRC-32 of kind and that
 _BEGIN, _PAGE, _END = b"B", b"P", b"E"
 _SIGN = "asyncstreams parents"
-HEAD_SIZE = _HEAD.size
-
-
-class Damaged(Exception):
-    """What is in a log is not what was written."""
 
 
 class Begin(NamedTuple):
@@ -36,15 +28,15 @@ class Counts(NamedTuple):
 
 
 def page_frame(page: bytes) -> bytes:
-    return _frame(_PAGE, page)
+    return frame(_PAGE, page)
 
 
 def begin_frame(at: float) -> bytes:
-    return _frame(_BEGIN, encode({"sign": _SIGN, "format": FORMAT, "at": at}))
+    return frame(_BEGIN, encode({"sign": _SIGN, "format": FORMAT, "at": at}))
 
 
 def end_frame(counts: Counts) -> bytes:
-    return _frame(_END, encode({"pages": counts.pages, "records": counts.records}))
+    return frame(_END, encode({"pages": counts.pages, "records": counts.records}))
 
 
 def read_begin(payload: bytes) -> Begin:
@@ -61,29 +53,6 @@ def read_end(payload: bytes) -> Counts:
     return Counts(told["pages"], told["records"])
 
 
-def length_at(data: bytes, offset: int) -> int:
-    """Of the whole frame that begins there; its head must be in `data`."""
-    return HEAD_SIZE + int(_HEAD.unpack_from(data, offset)[1])
-
-
-def frames(data: bytes) -> Iterator[tuple[bytes, bytes, int]]:
-    """The kind and payload of each whole frame from the beginning of `data`, with where it ends.
-
-    Raises Damaged where a checksum is wrong.
-    """
-    offset = 0
-    while len(data) - offset >= HEAD_SIZE:
-        kind, length, checksum = _HEAD.unpack_from(data, offset)
-        end = offset + HEAD_SIZE + length
-        if end > len(data):
-            return
-        payload = data[offset + HEAD_SIZE : end]
-        if zlib.crc32(payload, zlib.crc32(kind)) != checksum:
-            raise Damaged("a checksum is wrong")
-        yield kind, payload, end
-        offset = end
-
-
 def is_begin(kind: bytes) -> bool:
     return kind == _BEGIN
 
@@ -94,10 +63,6 @@ def is_page(kind: bytes) -> bool:
 
 def is_end(kind: bytes) -> bool:
     return kind == _END
-
-
-def _frame(kind: bytes, payload: bytes) -> bytes:
-    return _HEAD.pack(kind, len(payload), zlib.crc32(payload, zlib.crc32(kind))) + payload
 
 
 def _told(payload: bytes) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from typing import TypeAlias
 
 import anyio
 
+from ..frames import HEAD_SIZE, Damaged, frames, length_at
 from ..model import Record
-from .frames import HEAD_SIZE, Counts, Damaged, end_frame, frames, length_at, page_frame
+from .frames import Counts, end_frame, page_frame
 from .log_file import LogFile
 
 _WRITTEN = 256 * 1024  # bytes that are written in one hop to a thread

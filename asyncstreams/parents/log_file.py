@@ -10,18 +10,15 @@ from io import FileIO
 from pathlib import Path
 from typing import IO, Any, cast
 
+from ..frames import HEAD_SIZE, Damaged, frames, length_at
 from .frames import (
-    HEAD_SIZE,
     Begin,
     Counts,
-    Damaged,
     begin_frame,
     end_frame,
-    frames,
     is_begin,
     is_end,
     is_page,
-    length_at,
     read_begin,
     read_end,
 )

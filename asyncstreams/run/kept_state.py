@@ -16,9 +16,10 @@ from ..clock import Clock
 from ..contracts import Slices, Stream
 from ..errors import MalformedJSON, OutputWriteError, StateCorrupt, StateIncompatible
 from ..exact_json import as_object, decode, encode
-from ..parents.key import Untold, credential_of
+from ..sinks.fs import Fs, write_file
 from ..state import StreamState
-from .selected import Selected, cursor_of, state_of
+from .identity import compare, identity_of, with_credential
+from .selected import Read, Selected, cursor_of, state_of
 
 _FORMAT = 1
 _LEAST_PAUSE = 1.0  # seconds between two saves
@@ -94,7 +95,7 @@ class State(Mapping[str, StreamState]):
             found = StreamState(stream.cursor_field, cursor_of(stream))
             if stream.name in self._unbound:
                 told = self._unbound[stream.name]
-                self._compare(stream.name, told["identity"], _identity(stream))
+                compare(stream.name, told["identity"], identity_of(stream))
                 found.read_json(told["partitions"])
                 self._identities[stream.name] = told["identity"]
                 del self._unbound[stream.name]
@@ -103,14 +104,15 @@ class State(Mapping[str, StreamState]):
 
     def check(self, stream: Stream) -> None:
         """Raises StateIncompatible for a stream that is not the one whose state this is."""
-        now = _identity(stream)
-        with suppress(Untold):  # then nobody can say that it is another one
-            now["credential"] = credential_of(stream, bytes.fromhex(self._salt))
-        self._compare(stream.name, self._identities.get(stream.name, now), now)
+        now = with_credential(stream, self._salt)
+        compare(stream.name, self._identities.get(stream.name, now), now, any_credential=self._any_credential)
         self._identities[stream.name] = now
 
     def moved(self, stream: str) -> None:
         self._is_moved = True
+
+    def ended(self, stream: str, read: Read) -> None:
+        """Whether all of a reading is safe is known at its end."""
 
     def begin_anew(self, stream: str) -> None:
         """All of a stream has been read: forget its slices without a cursor."""
@@ -170,35 +172,12 @@ class State(Mapping[str, StreamState]):
             hint="put that in its place, or remove both to read everything again: rows will come twice",
         )
 
-    def _compare(self, name: str, known: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        for field, value in now.items():
-            if field not in known or known[field] == value or (field == "credential" and self._any_credential):
-                continue
-            shown = "" if field == "credential" else f": it was {known[field]!r}, and is {value!r}"
-            raise StateIncompatible(
-                f"the state is that of another {field}{shown}",
-                field=field,
-                hint="State.load(path, any_credential=True) keeps it for a new credential of the same account"
-                if field == "credential"
-                else "give each its own state, or remove this one to read everything again",
-            ).locate(stream=name)
-
 
 def select(stream: Stream, slices: Slices | None, told: Mapping[str, Any] | None, limit: int | None) -> Selected:
     """A stream that is to be read, with its state: one that is kept, or what the caller tells. Raises ConfigError."""
     if isinstance(told, State):
         return Selected(stream, slices, told.of(stream), limit, keeper=told)
     return Selected(stream, slices, state_of(stream, told), limit)
-
-
-def _identity(stream: Stream) -> dict[str, Any]:
-    field = stream.cursor_field
-    return {
-        "url_base": stream.url_base,
-        "cursor_field": field if field is None or isinstance(field, str) else list(field),
-        "cursor_format": stream.cursor_format,
-        "cursor_zone": stream.cursor_zone,
-    }
 
 
 def _sum(text: bytes) -> str:
@@ -211,29 +190,13 @@ def _previous(path: Path) -> Path:
 
 def _replace(path: Path, text: bytes) -> None:
     """Write a file anew, at once and for good; what was in it before is kept beside it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    fs = Fs()
+    fs.make_folder(path.parent)
     own = path.with_name(f"{path.name}.{secrets.token_hex(6)}.partial")
-    made = os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
-    try:
-        try:
-            rest = memoryview(text)
-            while rest:
-                rest = rest[os.write(made, rest) :]
-            os.fsync(made)
-        finally:
-            os.close(made)
-        with suppress(OSError):  # where there is none yet, or no links
-            link = own.with_suffix(".link")
-            os.link(path, link)
-            os.replace(link, _previous(path))
-        os.replace(own, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(own)
-        raise
-    if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    write_file(fs, own, text, synced=True)
+    with suppress(OSError):  # where there is none yet, or no links
+        link = own.with_suffix(".link")
+        os.link(path, link)
+        fs.rename(link, _previous(path))
+    fs.rename(own, path)
+    fs.sync_folder(path.parent)

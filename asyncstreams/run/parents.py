@@ -16,10 +16,11 @@ import anyio
 from ..contracts import Stream
 from ..errors import ConfigError, LocalError
 from ..exact_json import encode
+from ..frames import Damaged
 from ..model import Page, Record
 from ..parents.fields import decode_of
 from ..parents.folder import Folder, cache_folder
-from ..parents.frames import Counts, Damaged
+from ..parents.frames import Counts
 from ..parents.key import Untold, key_of
 from ..parents.log import ParentLog, pages_of
 from ..parents.log_file import LogFile

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..contracts import Stream
+from ..intervals import Point
 from ..messages import Response
 from ..model import Record, Slice
 from ..state import Delta, Resume, StreamState
@@ -42,6 +43,13 @@ class SlicePromise:
         self._owe = owe
         self._since = 0
         self.has_moved = self.resume is not None
+        self.is_over = False
+        """Whether nothing more comes of it, though it was not read to its end."""
+
+    @property
+    def lookback(self) -> Point:
+        """How far behind its end rows may come again."""
+        return self._state.lookback
 
     @property
     def _may_resume(self) -> bool:
@@ -88,10 +96,14 @@ class SlicePromise:
         if moved and self._keeper is not None:
             self._keeper.moved(self._stream.name)
 
+    def is_due(self, number: int) -> bool:
+        """Whether anything is known when the pages up to this one are safe."""
+        return bool(self._owed) and self._owed[0][0] <= number
+
     def due(self, number: int) -> Sequence[Delta]:
         """What is known when the pages up to this one are safe; whoever asks sees to it that it becomes so."""
         found: list[Delta] = []
-        while self._owed and self._owed[0][0] <= number:
+        while self.is_due(number):
             found += self._owed.popleft()[1]
             self._owe(-1)
         return found

@@ -55,11 +55,10 @@ Lease: TypeAlias = Callable[[Stream], AbstractAsyncContextManager[Chain]]
 class Scheduler:
     """One run over some streams.
 
-    A slice that fails leaves its siblings alone; AuthError, ConfigError and HostUnavailable end the
-    run, SchemaError and too many failures end their stream, RateLimitWaitTooLong does when what is
-    on the wire has been read, `stop_on_error` makes the first failure
-    the last. Nothing but cancellation ever leaves a task: what goes wrong is told by the delivery,
-    when all that was read has been taken.
+    A slice that fails leaves its siblings alone; AuthError, ConfigError and HostUnavailable end the run, SchemaError
+    and too many failures end their stream, RateLimitWaitTooLong does when what is on the wire has been read,
+    `stop_on_error` makes the first failure the last. Nothing but cancellation ever leaves a task: what goes wrong is
+    told by the delivery, when all that was read has been taken.
     """
 
     def __init__(
@@ -212,7 +211,10 @@ class Scheduler:
         else:
             for tell in _ends_of(run):
                 tell()
-            await family.ended(stream, is_whole=not (run.failed or run.is_cut_short or stream.name in self.unavailable))
+            is_whole = not (run.failed or run.is_cut_short or stream.name in self.unavailable)
+            await family.ended(stream, is_whole=is_whole)
+            if is_whole and selected.keeper is not None:
+                selected.keeper.ended(stream.name, run)
         finally:
             share.leave()
             validation.tell()
@@ -315,7 +317,7 @@ class Scheduler:
 
     async def _pages(self, run: StreamRun, begun: Begun, tasks: TaskGroup, answered: anyio.Event | None) -> None:
         _, stream_slice, place, is_known = begun
-        async with aclosing(SliceReader(run, place, stream_slice, tasks).pages()) as pages:
+        async with aclosing(SliceReader(run, place, stream_slice, tasks, is_known=is_known).pages()) as pages:
             async for page, size in pages:
                 if run.left is not None:
                     page = run.cut(page)

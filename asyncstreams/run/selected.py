@@ -12,6 +12,15 @@ from ..declaration import check_cursor
 from ..state import StreamState, state_from
 
 
+class Read(Protocol):
+    """What was read of one stream."""
+
+    @property
+    def is_safe(self) -> bool:
+        """Whether all that was promised is kept."""
+        ...
+
+
 class Keeper(Protocol):
     """Who keeps the state of streams from one run to the next."""
 
@@ -21,6 +30,10 @@ class Keeper(Protocol):
 
     def moved(self, stream: str) -> None:
         """The state of a stream has changed."""
+        ...
+
+    def ended(self, stream: str, read: Read) -> None:
+        """All of a stream has been read, and its last pages are on their way."""
         ...
 
 

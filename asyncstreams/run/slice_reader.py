@@ -30,13 +30,22 @@ _log = logging.getLogger("asyncstreams")
 class SliceReader:
     """Reads one slice, page after page."""
 
-    def __init__(self, run: StreamRun, place: Place, stream_slice: Slice, tasks: TaskGroup | None) -> None:
+    def __init__(
+        self,
+        run: StreamRun,
+        place: Place,
+        stream_slice: Slice,
+        tasks: TaskGroup | None,
+        *,
+        is_known: bool = False,
+    ) -> None:
         self._run, self._stream, self._slice, self._place = run, run.stream, stream_slice, place
         self._tasks = tasks
         self._fetcher = PageFetcher(run.stream, run.chain, run.lane.room)
         self._resets = 0
         self._ended = False
-        self._promise = run.promise(stream_slice)
+        # Of what was handed over in an earlier run nothing is owed.
+        self._promise = None if is_known else run.promise(stream_slice)
         self._state = run.state
         if self._promise is not None and isinstance(run.state, StreamState) and self._promise.partitions[0]:
             self._state = run.state.of(self._promise.partitions[0])
@@ -76,6 +85,8 @@ class SliceReader:
             finally:
                 if self._ahead is not None:
                     self._ahead.drop()
+                if self._promise is not None and not self._ended:
+                    self._promise.is_over = True
 
     async def _next(self) -> Fetched:
         arrived: Arrived | None = None
@@ -207,6 +218,7 @@ class SliceReader:
                     "asked to begin the slice anew, though a state has moved within it",
                     hint="remove state_checkpoint_interval: this API's pages are not the same twice",
                 )
+            self._promise.is_over = True
             self._promise = self._run.promise(self._slice)
         self._begin()
 

@@ -1,0 +1,45 @@
+"""Is a stream still the one that was read before, as the same account?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from ..contracts import Stream
+from ..errors import StateIncompatible
+from ..parents.key import Untold, credential_of
+
+
+def identity_of(stream: Stream) -> dict[str, Any]:
+    """What must be the same, as JSON values."""
+    field = stream.cursor_field
+    return {
+        "url_base": stream.url_base,
+        "cursor_field": field if field is None or isinstance(field, str) else list(field),
+        "cursor_format": stream.cursor_format,
+        "cursor_zone": stream.cursor_zone,
+    }
+
+
+def with_credential(stream: Stream, salt: str) -> dict[str, Any]:
+    """The same with its credential, so that nobody can read it; the stream has all its options."""
+    now = identity_of(stream)
+    with suppress(Untold):  # then nobody can say that it is another one
+        now["credential"] = credential_of(stream, bytes.fromhex(salt))
+    return now
+
+
+def compare(name: str, known: Mapping[str, Any], now: Mapping[str, Any], *, any_credential: bool = False) -> None:
+    """Raises StateIncompatible, with the field that differs."""
+    for field, value in now.items():
+        if field not in known or known[field] == value or (field == "credential" and any_credential):
+            continue
+        shown = "" if field == "credential" else f": it was {known[field]!r}, and is {value!r}"
+        raise StateIncompatible(
+            f"the state is that of another {field}{shown}",
+            field=field,
+            hint="any_credential=True keeps it for a new credential of the same account"
+            if field == "credential"
+            else "give each its own, or begin anew without this one to read everything again",
+        ).locate(stream=name)

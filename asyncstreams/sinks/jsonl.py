@@ -1,0 +1,92 @@
+"""Where do JSON lines go, and what does their owner want of them?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from ..errors import ConfigError
+from ..exact_json import encode
+from ..model import Quarantined
+from .folder import OutputFolder
+from .fs import Fs
+from .parts import Compression, compressor
+
+OutputMode: TypeAlias = Literal["append", "replace", "fail"] | None
+Durability: TypeAlias = Literal["full", "commit", "none"]
+_SUFFIXES = {None: ".jsonl", "gzip": ".jsonl.gz", "zstd": ".jsonl.zst"}
+_LEAST_PART = 2**20
+_encoder = msgspec.json.Encoder()
+
+
+@dataclass(frozen=True, slots=True)
+class JsonLines:
+    """A folder with one folder for each stream, of files that hold one record in each line: each record exactly once.
+
+    mode: None appends to streams with a cursor and replaces the others, when all has been read; "append" and
+    "replace" do that to all; "fail" refuses where there is something already. A run that did not come to its end
+    is gone on with, whatever the mode. compression: None, "gzip" or "zstd". fsync: "commit" syncs what many slices
+    brought at once, "full" each slice by itself, and "none" nothing: that survives a kill, and no loss of power.
+    part_size: bytes of a file, about, before compression. any_credential: another credential may go on.
+    accept_missing: parts that were taken away are forgotten, where they are an OutputMissing else.
+    """
+
+    path: str | os.PathLike[str]
+    mode: OutputMode = field(default=None, kw_only=True)
+    compression: Compression = field(default=None, kw_only=True)
+    fsync: Durability = field(default="commit", kw_only=True)
+    part_size: int = field(default=128 * 2**20, kw_only=True)
+    any_credential: bool = field(default=False, kw_only=True)
+    accept_missing: bool = field(default=False, kw_only=True)
+    fs: Fs = field(default_factory=Fs, kw_only=True, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("mode", ("append", "replace", "fail", None)),
+            ("compression", (None, "gzip", "zstd")),
+            ("fsync", ("full", "commit", "none")),
+        ):
+            if getattr(self, name) not in known:
+                shown = ", ".join(repr(one) for one in known)
+                raise ConfigError(f"JsonLines({name}={getattr(self, name)!r}): one of {shown} is needed")
+        if not isinstance(self.part_size, int) or self.part_size < _LEAST_PART:
+            raise ConfigError(f"JsonLines(part_size={self.part_size!r}): bytes, and {_LEAST_PART:,} at least")
+        compressor(self.compression)
+
+    def folder(self) -> OutputFolder:
+        """The folder, which is yet to be opened."""
+        return OutputFolder(
+            Path(self.path),
+            self.fs,
+            suffix=_SUFFIXES[self.compression],
+            compression=self.compression,
+            synced=self.fsync != "none",
+            accept_missing=self.accept_missing,
+        )
+
+
+def lines_of(records: Sequence[Any], *, is_decoded: bool) -> bytes:
+    """One line for each; records that were decoded, and not changed, have a form in JSON. Raises TypeError."""
+    if is_decoded:
+        return _encoder.encode_lines(records)
+    return b"".join(encode(record) + b"\n" for record in records)
+
+
+def quarantined_lines(records: Sequence[Quarantined]) -> bytes:
+    """The same of those that do not fit their schema, each with where it does not."""
+    told = [
+        {
+            "record": one.record,
+            "problems": [
+                {"pointer": problem.pointer, "keyword": problem.keyword, "detail": problem.detail}
+                for problem in one.problems
+            ],
+        }
+        for one in records
+    ]
+    return lines_of(told, is_decoded=False)

@@ -1,0 +1,98 @@
+"""How is a part written: line after line into a file that nobody sees, counted, compressed, and then sealed?"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Iterable
+from contextlib import suppress
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, cast
+
+from ..errors import ConfigError
+from .fs import Fs, write_all, writing
+
+Compression: TypeAlias = Literal["gzip", "zstd"] | None
+_GZIP = zlib.MAX_WBITS | 16
+_GZIP_LEVEL = 6
+
+
+class Compressor(Protocol):
+    """What makes fewer bytes of many: zlib's, and zstandard's."""
+
+    def compress(self, data: bytes, /) -> bytes: ...
+
+    def flush(self) -> bytes: ...
+
+
+class Sealed(NamedTuple):
+    """What is in a part that will not change any more."""
+
+    temp: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+class PartFile:
+    """A file in progress. Blocking; one caller at a time. Raises OutputWriteError."""
+
+    def __init__(self, fs: Fs, path: Path, compression: Compression) -> None:
+        self._fs, self._path = fs, path
+        self._compressor = compressor(compression)
+        self._digest = hashlib.sha256()
+        self.rows = self.bytes = 0
+        with writing(path):
+            self._file = fs.create(path)
+
+    def write(self, lines: Iterable[bytes], rows: int) -> None:
+        """Lines, each with its end."""
+        data = b"".join(lines)
+        self._put(data if self._compressor is None else self._compressor.compress(data))
+        self.rows += rows
+
+    def seal(self, *, synced: bool) -> Sealed:
+        """It is whole."""
+        if self._compressor is not None:
+            self._put(self._compressor.flush())
+        with writing(self._path, self.bytes):
+            try:
+                if synced:
+                    self._fs.sync(self._file)
+            finally:
+                self._fs.close(self._file)
+        return Sealed(self._path.name, self.rows, self.bytes, self._digest.hexdigest())
+
+    def abandon(self) -> None:
+        """Nobody wants it any more."""
+        with suppress(OSError):
+            self._fs.close(self._file)
+        with suppress(OSError):
+            self._fs.unlink(self._path)
+
+    def _put(self, data: bytes) -> None:
+        if data:
+            with writing(self._path, len(data)):
+                write_all(self._fs, self._file, data)
+            self._digest.update(data)
+            self.bytes += len(data)
+
+
+def compressor(compression: Compression) -> Compressor | None:
+    """Raises ConfigError for zstd where nothing can do it."""
+    if compression is None:
+        return None
+    if compression == "gzip":
+        return zlib.compressobj(_GZIP_LEVEL, wbits=_GZIP)
+    module = next((name for name in ("compression.zstd", "backports.zstd") if _is_there(name)), None)
+    if module is None:
+        raise ConfigError("zstd is not installed", hint="pip install 'asyncstreams[zstd]', or compression='gzip'")
+    return cast(Compressor, cast(Any, import_module(module)).ZstdCompressor())
+
+
+def _is_there(module: str) -> bool:
+    with suppress(ModuleNotFoundError):
+        return find_spec(module) is not None
+    return False
