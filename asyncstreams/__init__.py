@@ -22,6 +22,8 @@ from .errors import (
     HttpStatusError,
     LocalError,
     MalformedJSON,
+    OutputLocked,
+    OutputMissing,
     OutputWriteError,
     PaginationLoop,
     PartialFailure,
@@ -72,8 +74,10 @@ from .oauth import Oauth2Authenticator, OauthTokens
 from .options import StreamOptions
 from .paginators import Continuation, Cursor, Header, LinkHeader, NextUrl, Offset, PageNumber
 from .run.kept_state import State
-from .run.report import RunReport, StreamReport
+from .run.report import RunReport, StreamReport, Written
 from .selectors import Selector
+from .sinks.jsonl import JsonLines
+from .sinks.sink import Sink
 from .slices import NumberRanges, TimeWindows, Windows
 from .source import Source
 from .state import StreamState, airbyte_state
@@ -106,6 +110,7 @@ __all__ = [
     "HttpStatusError",
     "HttpStream",
     "HttpSubStream",
+    "JsonLines",
     "LinkHeader",
     "Listener",
     "LocalError",
@@ -117,6 +122,8 @@ __all__ = [
     "Oauth2Authenticator",
     "OauthTokens",
     "Offset",
+    "OutputLocked",
+    "OutputMissing",
     "OutputWriteError",
     "Page",
     "PageNumber",
@@ -146,6 +153,7 @@ __all__ = [
     "Secret",
     "Selector",
     "Send",
+    "Sink",
     "Slice",
     "SliceEnded",
     "SliceStarted",
@@ -174,6 +182,7 @@ __all__ = [
     "UnexpectedContent",
     "Waiting",
     "Windows",
+    "Written",
     "__version__",
     "airbyte_state",
     "csv_rows",

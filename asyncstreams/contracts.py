@@ -179,6 +179,11 @@ class Stream(Protocol):
         ...
 
     @property
+    def parses_itself(self) -> bool:
+        """Whether the records are what the body holds at `records_path`, and no `parse_response` of the author's."""
+        ...
+
+    @property
     def listeners(self) -> Sequence[Listener]:
         """Who is told of its readings."""
         ...

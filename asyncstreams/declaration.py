@@ -60,7 +60,17 @@ _MEANT = {
     "validate": "validation",
 }
 _CLOSE = 0.82
-_RESERVED = {"home", "lease", "listeners", "pages_itself", "parents", "probe", "streams_body", "why_unavailable"}
+_RESERVED = {
+    "home",
+    "lease",
+    "listeners",
+    "pages_itself",
+    "parents",
+    "parses_itself",
+    "probe",
+    "streams_body",
+    "why_unavailable",
+}
 
 
 def snake_case(name: str) -> str:

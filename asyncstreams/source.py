@@ -24,10 +24,15 @@ from .http.session import Session, Sessions
 from .model import Page, Record, key_paths
 from .options import Home, StreamOptions, Subscriptions
 from .run.acknowledged import Ack, acknowledged
+from .run.extract import check_destination, into_sink, unless_terminated
+from .run.extraction import Extraction
 from .run.kept_state import State, select
 from .run.reading import Reading
+from .run.report import RunReport
 from .run.scheduler import OnError, Scheduler
 from .run.validation import schema_of
+from .sinks.jsonl import JsonLines
+from .sinks.sink import Sink
 from .streams import HttpStream, lease_of
 
 PerStream: TypeAlias = Mapping[str, Any] | None
@@ -140,6 +145,29 @@ class Source:
             for ack in acks:
                 ack()
         return {name: records for name, records in found.items() if name not in reading.unavailable}
+
+    async def extract(
+        self, *names: str, to: JsonLines | Sink, state: State | None = None, on_error: OnError = "continue"
+    ) -> RunReport:
+        """All streams, or those named, into files, or into a destination of your own: `to=JsonLines("out/")`.
+
+        Into files each record is written exactly once, whatever ends the process: what is read and how far belong to
+        the same commits, and the next `extract` into the same folder goes on from the last one. Into a Sink each
+        page comes at least once, and `state` moves when it has been taken.
+
+        SIGTERM ends it in an orderly way, with exit code 143, unless somebody else looks after that signal. Raises
+        what `pages` raises; OutputLocked, OutputMissing, OutputWriteError, StateCorrupt and StateIncompatible.
+        """
+        check_destination(type(self).__name__, to, state)
+        if not isinstance(to, JsonLines):
+            return await into_sink(to, self.pages(*names, state=state, on_error=on_error, ack="manual"))
+        chosen = self._chosen(names)
+        most = self._options.get("max_concurrency", HttpStream.max_concurrency)
+        check_reading(type(self).__name__, None, on_error, most)
+        async with self._lease():
+            extraction = Extraction(to, chosen, self._options.get("clock") or SystemClock())
+            work = partial(extraction.run, lease_of, most, stop_on_error=on_error == "stop")
+            return await unless_terminated(work)
 
     def clear_cache(self, *names: str) -> None:
         """Forget what is kept of all streams with `use_cache` and of their parents, or of those named."""

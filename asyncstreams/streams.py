@@ -32,12 +32,17 @@ from .model import (
 from .options import Home, StreamOptions, Subscriptions
 from .parsing import records_at
 from .run.acknowledged import Ack, acknowledged
+from .run.extract import check_destination, into_sink, unless_terminated
+from .run.extraction import Extraction
 from .run.in_turn import first_page
-from .run.kept_state import select
+from .run.kept_state import State, select
 from .run.parents import Keeping
 from .run.reading import Reading, records_of
+from .run.report import RunReport
 from .run.scheduler import OnError, Scheduler
 from .schema_files import find_schema, similar_files
+from .sinks.jsonl import JsonLines
+from .sinks.sink import Sink
 from .stream_settings import StreamSettings
 
 _log = logging.getLogger("asyncstreams")
@@ -252,6 +257,23 @@ class HttpStream(StreamSettings):
                 ack()
         return found
 
+    async def extract(
+        self, *, to: JsonLines | Sink, state: State | None = None, on_error: OnError = "continue"
+    ) -> RunReport:
+        """The stream into files, or into a destination of your own: `await stream.extract(to=JsonLines("out/"))`.
+
+        See `Source.extract`.
+        """
+        check_destination(self.name, to, state)
+        if not isinstance(to, JsonLines):
+            return await into_sink(to, self.pages(state=state, on_error=on_error, ack="manual"))
+        check_reading(self.name, None, on_error, self.max_concurrency)
+        lease = partial(lease_at, lambda: self.home)
+        async with self.lease():
+            extraction = Extraction(to, [self], self.clock)
+            work = partial(extraction.run, lease, self.max_concurrency, stop_on_error=on_error == "stop")
+            return await unless_terminated(work)
+
     async def request(
         self,
         path: str | tuple[str | int, ...],
@@ -301,6 +323,11 @@ class HttpStream(StreamSettings):
     def pages_itself(self) -> bool:
         """Whether `paginator` pages the stream, and not a `next_page_token` of the author's."""
         return self._pages_itself
+
+    @property
+    def parses_itself(self) -> bool:
+        """Whether the records are what the body holds at `records_path`, and no `parse_response` of the author's."""
+        return type(self).parse_response is HttpStream.parse_response
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"

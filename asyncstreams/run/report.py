@@ -1,14 +1,53 @@
-"""What was read in a run, stream by stream?"""
+"""What was read in a run, stream by stream, and what was written of it?"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ..sinks.ledger import Part
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a run committed of one stream, into `folder`; `quarantined` are rows that are kept apart there.
+
+    `was_read`: it had been read to its end before, in the same run, which was then ended by something else.
+    """
+
+    folder: Path
+    parts: int = 0
+    rows: int = 0
+    bytes: int = 0
+    quarantined: int = 0
+    was_read: bool = False
+
+    def with_parts(self, parts: Iterable[Part]) -> Written:
+        """The same with parts that were committed."""
+        written = self
+        for part in parts:
+            more = written.quarantined + part.rows, written.rows
+            if part.kind == "part":
+                more = written.quarantined, written.rows + part.rows
+            quarantined, rows = more
+            written = replace(
+                written, parts=written.parts + 1, rows=rows, bytes=written.bytes + part.bytes, quarantined=quarantined
+            )
+        return written
+
+    def __str__(self) -> str:
+        if self.was_read:
+            return f"read before, to its end  {self.folder}"
+        return f"{self.rows:,} rows in {self.parts:,} parts, {self.bytes:,} bytes  {self.folder}"
 
 
 @dataclass(frozen=True, slots=True)
 class StreamReport:
-    """What was handed over of one stream; `slices` counts those that were read to their end."""
+    """What was handed over of one stream; `slices` counts those that were read to their end.
+
+    `written` is what became of it in files, where it was extracted into some.
+    """
 
     stream: str
     pages: int
@@ -16,6 +55,13 @@ class StreamReport:
     quarantined: int
     slices: int
     failed: int
+    written: Written | None = None
+
+    def __str__(self) -> str:
+        failed = f", {self.failed:,} failed" if self.failed else ""
+        kept_back = f", {self.quarantined:,} quarantined" if self.quarantined else ""
+        told = f"{self.records:,} records in {self.pages:,} pages of {self.slices:,} slices{failed}{kept_back}"
+        return told if self.written is None else f"{told}: {self.written}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +70,9 @@ class RunReport:
 
     streams: tuple[StreamReport, ...]
     unavailable: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def __str__(self) -> str:
+        lines = {one.stream: str(one) for one in self.streams}
+        lines |= {name: f"unavailable: {reason}" for name, reason in self.unavailable.items()}
+        width = max(map(len, lines), default=0)
+        return "\n".join(f"{name:{width}}  {told}" for name, told in lines.items())

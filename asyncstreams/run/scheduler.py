@@ -70,7 +70,7 @@ class Scheduler:
         self._places = Places(within_descriptors(max_concurrency))
         self._delivery = Delivery(_MOST_PAGES, _MOST_BYTES)
         self._runs: list[StreamRun] = []
-        self._fatal: Exception | None = None
+        self.fatal: Exception | None = None
         self._scope = anyio.CancelScope()
         self._cut_off: dict[str, list[Callable[[], None]]] = {}
         self.unavailable: dict[str, StreamUnavailable] = {}
@@ -114,7 +114,7 @@ class Scheduler:
     @property
     def is_safe(self) -> bool:
         """Whether all that was to be read has been, and has been acknowledged where a state is kept."""
-        return self._fatal is None and all(run.is_safe for run in self._runs)
+        return self.fatal is None and all(run.is_safe for run in self._runs)
 
     def report(self) -> RunReport:
         """What was read so far."""
@@ -367,14 +367,14 @@ class Scheduler:
 
     def _end(self, error: Exception) -> None:
         """End the run; the first reason counts."""
-        if self._fatal is None:
-            self._fatal = error
+        if self.fatal is None:
+            self.fatal = error
         self._scope.cancel()
 
     def _outcome(self) -> Exception | None:
         """What the consumer is told at the end."""
-        if self._fatal is not None:
-            return self._fatal
+        if self.fatal is not None:
+            return self.fatal
         if any(run.failed for run in self._runs):
             return failure_of(self._runs, self.report())
         unavailable = [self.unavailable[one.stream.name] for one in self._unavailable()]

@@ -46,7 +46,8 @@ class OutputFolder:
         self, path: Path, fs: Fs, *, suffix: str, compression: Compression, synced: bool, accept_missing: bool
     ) -> None:
         self.path, self._fs, self._synced = path, fs, synced
-        self._suffix, self._compression, self._accept_missing = suffix, compression, accept_missing
+        self._suffix, self._accept_missing = suffix, accept_missing
+        self._compression: Compression = compression
         self._own = path / _OWN
         self._in_progress = self._own / "in-progress"
         self._journal = Journal(fs, self._own, synced=synced)

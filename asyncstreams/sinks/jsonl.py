@@ -30,10 +30,11 @@ class JsonLines:
 
     mode: None appends to streams with a cursor and replaces the others, when all has been read; "append" and
     "replace" do that to all; "fail" refuses where there is something already. A run that did not come to its end
-    is gone on with, whatever the mode. compression: None, "gzip" or "zstd". fsync: "commit" syncs what many slices
+    is gone on with. compression: None, "gzip" or "zstd". fsync: "commit" syncs what many slices
     brought at once, "full" each slice by itself, and "none" nothing: that survives a kill, and no loss of power.
     part_size: bytes of a file, about, before compression. any_credential: another credential may go on.
-    accept_missing: parts that were taken away are forgotten, where they are an OutputMissing else.
+    accept_missing: parts that were taken away are forgotten, where they are an OutputMissing else. resume: False
+    begins anew what was to be replaced, and was not read to its end.
     """
 
     path: str | os.PathLike[str]
@@ -43,6 +44,7 @@ class JsonLines:
     part_size: int = field(default=128 * 2**20, kw_only=True)
     any_credential: bool = field(default=False, kw_only=True)
     accept_missing: bool = field(default=False, kw_only=True)
+    resume: bool = field(default=True, kw_only=True)
     fs: Fs = field(default_factory=Fs, kw_only=True, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Iterable
 from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
@@ -37,21 +36,24 @@ class Sealed(NamedTuple):
 
 
 class PartFile:
-    """A file in progress. Blocking; one caller at a time. Raises OutputWriteError."""
+    """A file in progress, of `bytes` bytes, and of `size` before they are compressed.
+
+    Blocking; one caller at a time. Raises OutputWriteError.
+    """
 
     def __init__(self, fs: Fs, path: Path, compression: Compression) -> None:
         self._fs, self._path = fs, path
         self._compressor = compressor(compression)
         self._digest = hashlib.sha256()
-        self.rows = self.bytes = 0
+        self.rows = self.bytes = self.size = 0
         with writing(path):
             self._file = fs.create(path)
 
-    def write(self, lines: Iterable[bytes], rows: int) -> None:
-        """Lines, each with its end."""
-        data = b"".join(lines)
+    def write(self, data: bytes, rows: int) -> None:
+        """So many lines, each with its end."""
         self._put(data if self._compressor is None else self._compressor.compress(data))
         self.rows += rows
+        self.size += len(data)
 
     def seal(self, *, synced: bool) -> Sealed:
         """It is whole."""

@@ -1,0 +1,71 @@
+"""How does blocking work keep its order, and stay off the event loop? One job after the other, in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_MOST_BYTES = 16 * 2**20
+
+
+class Disk:
+    """A thread for the jobs of one output. After one of them has failed no other begins; `failed` is called then."""
+
+    def __init__(self, failed: Callable[[], None]) -> None:
+        self._threads = ThreadPoolExecutor(1, "asyncstreams-output")
+        self._failed = failed
+        self._jobs: dict[asyncio.Future[Any], int] = {}
+        self.failure: BaseException | None = None
+
+    def submit(self, job: Callable[[], T], done: Callable[[T], None] | None = None, size: int = 0) -> None:
+        """Do it when all before it is done, and then call `done` with what comes of it; it holds `size` bytes."""
+        if self.failure is not None:
+            return
+        future = asyncio.get_running_loop().run_in_executor(self._threads, self._unless_failed, job)
+        self._jobs[future] = size
+        future.add_done_callback(partial(self._ended, done))
+
+    async def wait(self, job: Callable[[], T]) -> T:
+        """Do it even after a failure, and wait for it. It is done even where the waiting is cancelled."""
+        future = asyncio.get_running_loop().run_in_executor(self._threads, job)
+        self._jobs[future] = 0
+        future.add_done_callback(self._forget)
+        await asyncio.wait([future])
+        return future.result()
+
+    async def room(self) -> None:
+        """Wait while jobs hold too much."""
+        while self._jobs and sum(self._jobs.values()) > _MOST_BYTES:
+            await asyncio.wait(self._jobs, return_when=asyncio.FIRST_COMPLETED)
+
+    async def idle(self) -> None:
+        """Wait for all jobs, and those that come of them."""
+        while self._jobs:
+            await asyncio.wait(self._jobs)
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False)
+
+    def _unless_failed(self, job: Callable[[], T]) -> T | None:
+        if self.failure is not None:
+            return None
+        try:
+            return job()
+        except BaseException as error:
+            self.failure = error  # here, since the next job may begin before the loop hears of it
+            return None
+
+    def _ended(self, done: Callable[[Any], None] | None, future: asyncio.Future[Any]) -> None:
+        self._forget(future)
+        if self.failure is not None:
+            self._failed()
+        elif done is not None:
+            done(future.result())
+
+    def _forget(self, future: asyncio.Future[Any]) -> None:
+        self._jobs.pop(future, None)

@@ -1,0 +1,240 @@
+"""How do the pages of a run become files, and what is known because of them part of the same commits?"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import anyio
+
+from ..clock import Clock
+from ..contracts import Stream
+from ..errors import ConfigError, PartialFailure, RateLimitWaitTooLong
+from ..model import Page
+from ..sinks.folder import folder_name
+from ..sinks.jsonl import JsonLines, lines_of, quarantined_lines
+from ..sinks.ledger import Part, Record
+from ..sinks.writer import Brought, Chunk, Writer
+from .disk import Disk
+from .grouping import Gathered, Grouping
+from .identity import compare, with_credential
+from .plan import plan
+from .promises import SlicePromise
+from .report import RunReport, StreamReport, Written
+from .scheduler import Lease, Scheduler
+from .selected import Read, Selected
+
+_TO_LEAVE = 10.0  # seconds
+
+
+class Extraction:
+    """One extraction into a folder; keeps the state of its streams there, and moves it with the commits."""
+
+    def __init__(self, to: JsonLines, streams: Sequence[Stream], clock: Clock) -> None:
+        self._to, self._streams, self._clock = to, streams, clock
+        self._folder = to.folder()
+        self._writer = Writer(self._folder, synced=to.fsync != "none", part_size=to.part_size)
+        self._scope = anyio.CancelScope()
+        self._disk = Disk(self._scope.cancel)
+        self._grouping = Grouping(clock.monotonic(), is_eager=to.fsync == "full")
+        self._gathered = asyncio.Event()
+        self._is_committing = False
+        self._ended: dict[str, Read] = {}
+        self._identities: dict[str, dict[str, Any]] = {}
+        self._written: dict[str, Written] = {}
+        self._decoded = {stream.name: _is_as_decoded(stream) for stream in streams}
+
+    async def run(self, lease: Lease, max_concurrency: int, *, stop_on_error: bool) -> RunReport:
+        """All of it. Raises what reading raises, OutputLocked, OutputMissing, OutputWriteError, StateCorrupt and
+        StateIncompatible; what was committed stays."""
+        try:
+            await self._disk.wait(partial(self._folder.open, self._clock.wall()))
+            planned = plan(self._to, self._streams, self._folder.ledger)
+            await self._disk.wait(partial(self._folder.begin, planned.begin))
+            for stream in planned.read:
+                self._written[stream.name] = Written(self._path_of(stream.name), was_read=True)
+            selected = [
+                Selected(stream, None, self._folder.ledger.streams[stream.name].state, None, keeper=self)
+                for stream in planned.left
+            ]
+            scheduler = Scheduler(selected, lease, max_concurrency, stop_on_error=stop_on_error)
+            return await self._read(scheduler)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._disk.wait(self._closed)
+            self._disk.close()
+
+    def check(self, stream: Stream) -> None:
+        """Raises StateIncompatible for a stream that is not the one that was read before."""
+        one = self._folder.ledger.streams[stream.name]
+        now = with_credential(stream, self._folder.ledger.salt)
+        compare(stream.name, one.identity, now, any_credential=self._to.any_credential)
+        if one.identity != now:
+            self._identities[stream.name] = now
+
+    def moved(self, stream: str) -> None:
+        """A state moves when its commit is done."""
+
+    def ended(self, stream: str, read: Read) -> None:
+        self._ended[stream] = read
+        self._gathered.set()
+
+    async def _read(self, scheduler: Scheduler) -> RunReport:
+        """Read all that is left, and commit what of it can be, however the reading ends."""
+        raised: Exception | None = None
+        try:
+            with self._scope:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._commit_when_due)
+                    try:
+                        await self._take_all(scheduler)
+                    except Exception as error:
+                        raised = error
+                    tasks.cancel_scope.cancel()
+        finally:
+            with anyio.move_on_after(_TO_LEAVE, shield=True):
+                await self._commit_all()
+        if self._disk.failure is None and scheduler.fatal is None and not _is_to_be_resumed(raised):
+            self._disk.submit(self._folder.end)
+            self._disk.submit(partial(self._folder.tidy, is_end=True))
+            await self._disk.idle()
+        if self._disk.failure is not None:
+            raise self._disk.failure
+        report = self._report(scheduler)
+        if isinstance(raised, PartialFailure):
+            raised.report = report
+        if raised is not None:
+            raise raised
+        return report
+
+    async def _take_all(self, scheduler: Scheduler) -> None:
+        async with scheduler.pages() as pages:
+            async for page in pages:
+                self._take(page)
+                await self._disk.room()
+
+    def _take(self, page: Page) -> None:
+        if cast(SlicePromise, page.promise).is_over:
+            return  # its slice failed, or is read from its beginning again
+        try:
+            chunks = [Chunk("part", lines_of(page.records, is_decoded=self._decoded[page.stream]), len(page.records))]
+        except TypeError as error:
+            raise ConfigError(
+                f"a record has no form in JSON: {error}", hint="change it in parse_response, or with a transformer"
+            ).locate(stream=page.stream, stream_slice=page.stream_slice, page=page.number) from None
+        if page.quarantined:
+            chunks.append(Chunk("quarantined", quarantined_lines(page.quarantined), len(page.quarantined)))
+        now = self._clock.monotonic()
+        self._grouping.take(page, [chunk for chunk in chunks if chunk.rows], now)
+        while (large := self._grouping.too_large()) is not None:
+            owner, some = large
+            self._disk.submit(partial(self._writer.write, owner, some), size=_size(some))
+        if self._grouping.due_in(now) == 0:
+            self._commit(now)
+        elif not self._gathered.is_set():
+            self._gathered.set()
+
+    async def _commit_when_due(self) -> None:
+        """What has been gathered does not wait for the next page."""
+        while True:
+            await self._gathered.wait()
+            self._gathered.clear()
+            due = self._due_in()
+            if due is not None and not self._is_committing:
+                await self._clock.sleep(due)
+                self._commit(self._clock.monotonic())
+
+    async def _commit_all(self) -> None:
+        await self._disk.idle()
+        while self._due_in() is not None and self._disk.failure is None:
+            self._commit(self._clock.monotonic(), is_last=True)
+            await self._disk.idle()
+
+    def _due_in(self) -> float | None:
+        return self._grouping.due_in(self._clock.monotonic(), more=bool(self._finished()))
+
+    def _finished(self) -> list[str]:
+        """Streams of which all is gathered or committed, that are yet to be finished."""
+        return [name for name, read in self._ended.items() if read.is_safe]
+
+    def _commit(self, now: float, *, is_last: bool = False) -> None:
+        """One commit at a time: where it is due, and none is under way."""
+        finished = self._finished()
+        due = self._grouping.due_in(now, more=bool(finished))
+        if self._is_committing or self._disk.failure is not None or due is None:
+            return
+        if due > 0 and not is_last:
+            self._gathered.set()
+            return
+        self._is_committing = True
+        for owner in self._grouping.over():
+            self._disk.submit(partial(self._writer.drop, owner))
+        ready = self._grouping.taken(now)
+        for name in finished:
+            del self._ended[name]
+        if ready:
+            brought = {name: self._brought(name, gathered) for name, gathered in ready.items()}
+            size = sum(_size(one.chunks) for one in ready.values())
+            self._disk.submit(partial(self._writer.commit, brought), partial(self._committed, finished), size)
+        else:
+            self._disk.submit(partial(self._finish, finished), self._settled)
+
+    def _brought(self, name: str, gathered: Gathered) -> Brought:
+        state = self._folder.ledger.streams[name].state
+        told: dict[str, Any] = {"deltas": [state.delta_json(delta) for delta in gathered.deltas]}
+        if gathered.lookback:
+            told["lookback"] = gathered.lookback
+        if name in self._identities:
+            told["identity"] = self._identities.pop(name)
+        return Brought(told, gathered.chunks, gathered.owned)
+
+    def _committed(self, finished: Sequence[str], record: Record) -> None:
+        self._folder.ledger.apply(record)
+        for name, told in record["streams"].items():
+            before = self._written.get(name) or Written(self._path_of(name))
+            self._written[name] = before.with_parts([Part(*one) for one in told["parts"]])
+        self._disk.submit(partial(self._finish, finished), self._settled)
+
+    def _finish(self, finished: Iterable[str]) -> None:
+        for name in finished:
+            self._folder.finish(name)
+        self._folder.tidy()
+
+    def _settled(self, _: None) -> None:
+        self._is_committing = False
+        self._gathered.set()
+
+    def _closed(self) -> None:
+        self._writer.close()
+        self._folder.close()
+
+    def _path_of(self, name: str) -> Path:
+        return self._folder.path / folder_name(name)
+
+    def _report(self, scheduler: Scheduler) -> RunReport:
+        told = scheduler.report()
+        known = {one.stream: one for one in told.streams}
+        streams: list[StreamReport] = []
+        for name in (stream.name for stream in self._streams if stream.name not in told.unavailable):
+            written = self._written.get(name) or Written(self._path_of(name))
+            streams.append(replace(known.get(name) or StreamReport(name, 0, 0, 0, 0, 0), written=written))
+        return replace(told, streams=tuple(streams))
+
+
+def _is_as_decoded(stream: Stream) -> bool:
+    """Whether all of a record came out of the decoder, so that it has a form in JSON."""
+    return stream.parses_itself and (stream.transformer is None or not stream.transformer.is_active)
+
+
+def _is_to_be_resumed(error: Exception | None) -> bool:
+    """Whether a run ended since it was told to come back later."""
+    errors = error.errors if isinstance(error, PartialFailure) else (error,)
+    return any(isinstance(one, RateLimitWaitTooLong) for one in errors)
+
+
+def _size(chunks: Iterable[Chunk]) -> int:
+    return sum(len(chunk.lines) for chunk in chunks)

@@ -1,0 +1,89 @@
+"""Which file does a line go into: one that many slices share, or that of a slice too large to be held?"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from .folder import Committed, OutputFolder
+from .ledger import Record
+from .parts import PartFile, Sealed
+
+_AT_ONCE = 32
+"""Pages that are written with one call."""
+
+
+class Chunk(NamedTuple):
+    """The lines of a page that belong into a kind of part, `rows` of them."""
+
+    kind: str
+    lines: bytes
+    rows: int
+
+
+class Brought(NamedTuple):
+    """What a commit brings for one stream: what its record says, the lines that share files, and by owner the last
+    lines of files that are one slice's own."""
+
+    told: Mapping[str, Any]
+    chunks: Sequence[Chunk]
+    owned: Sequence[tuple[Hashable, Sequence[Chunk]]]
+
+
+class Writer:
+    """The files in progress of one output. Blocking; one caller at a time. Raises OutputWriteError."""
+
+    def __init__(self, folder: OutputFolder, *, synced: bool, part_size: int) -> None:
+        self._folder, self._synced, self._part_size = folder, synced, part_size
+        self._files: dict[Hashable, dict[str, PartFile]] = {}
+        self._sealed: dict[Hashable, list[tuple[str, Sealed]]] = {}
+
+    def write(self, owner: Hashable, chunks: Iterable[Chunk]) -> None:
+        """Put lines into the owner's files; where one is large enough the next ones go into another."""
+        held: dict[str, list[Chunk]] = {}
+        for chunk in chunks:
+            held.setdefault(chunk.kind, []).append(chunk)
+        for kind, some in held.items():
+            for number in range(0, len(some), _AT_ONCE):
+                self._put(owner, kind, some[number : number + _AT_ONCE])
+
+    def drop(self, owner: Hashable) -> None:
+        """What the owner has written is not wanted."""
+        for file in self._files.pop(owner, {}).values():
+            file.abandon()
+        self._sealed.pop(owner, None)  # what is sealed is removed when the folder is opened again
+
+    def commit(self, streams: Mapping[str, Brought]) -> Record:
+        """See `OutputFolder.commit`."""
+        committed: dict[str, Committed] = {}
+        for name, brought in streams.items():
+            sealed: list[tuple[str, Sealed]] = []
+            for owner, chunks in (object(), brought.chunks), *brought.owned:
+                self.write(owner, chunks)
+                sealed += self._all_of(owner)
+            committed[name] = Committed(brought.told, sealed)
+        return self._folder.commit(committed)
+
+    def close(self) -> None:
+        """Give up what was not committed."""
+        for owner in list(self._files):
+            self.drop(owner)
+
+    def _put(self, owner: Hashable, kind: str, chunks: Sequence[Chunk]) -> None:
+        files = self._files.setdefault(owner, {})
+        file = files.get(kind)
+        if file is None:
+            file = files[kind] = self._folder.new_part()
+        file.write(b"".join(chunk.lines for chunk in chunks), sum(chunk.rows for chunk in chunks))
+        if file.size >= self._part_size:
+            self._seal(owner, kind)
+
+    def _seal(self, owner: Hashable, kind: str) -> None:
+        file = self._files[owner].pop(kind)
+        self._sealed.setdefault(owner, []).append((kind, file.seal(synced=self._synced)))
+
+    def _all_of(self, owner: Hashable) -> Sequence[tuple[str, Sealed]]:
+        for kind in list(self._files.get(owner, {})):
+            self._seal(owner, kind)
+        self._files.pop(owner, None)
+        return self._sealed.pop(owner, ())
