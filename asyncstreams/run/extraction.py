@@ -209,8 +209,10 @@ class Extraction:
         self._gathered.set()
 
     def _closed(self) -> None:
-        self._writer.close()
-        self._folder.close()
+        try:
+            self._writer.close()
+        finally:
+            self._folder.close()
 
     def _path_of(self, name: str) -> Path:
         return self._folder.path / folder_name(name)

@@ -39,7 +39,8 @@ class Written:
     def __str__(self) -> str:
         if self.was_read:
             return f"read before, to its end  {self.folder}"
-        return f"{self.rows:,} rows in {self.parts:,} parts, {self.bytes:,} bytes  {self.folder}"
+        parts = f"{self.parts:,} part" + ("" if self.parts == 1 else "s")
+        return f"{self.rows:,} rows in {parts}, {self.bytes:,} bytes  {self.folder}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +60,9 @@ class StreamReport:
 
     def __str__(self) -> str:
         failed = f", {self.failed:,} failed" if self.failed else ""
+        few = "" if self.slices == 1 else "s"
         kept_back = f", {self.quarantined:,} quarantined" if self.quarantined else ""
-        told = f"{self.records:,} records in {self.pages:,} pages of {self.slices:,} slices{failed}{kept_back}"
+        told = f"{self.records:,} records in {self.pages:,} pages of {self.slices:,} slice{few}{failed}{kept_back}"
         return told if self.written is None else f"{told}: {self.written}"
 
 

@@ -129,11 +129,13 @@ class OutputFolder:
             self._journal.snapshot(self.ledger)
 
     def close(self) -> None:
-        with suppress(OSError):
-            self._journal.close()
-        if self._lock is not None:
-            lock, self._lock = self._lock, None
-            lock.release()
+        try:
+            with suppress(OSError):
+                self._journal.close()
+        finally:
+            if self._lock is not None:
+                lock, self._lock = self._lock, None
+                lock.release()
 
     def _happened(self, record: Record) -> None:
         self._journal.append(record)
