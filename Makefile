@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PEERS := airbyte_cdk dlt singer
 
-.PHONY: help demo test lint types format bench bench-peers bench-sim bench-substreams bench-mock clean
+.PHONY: help demo test test-crash lint types format bench bench-peers bench-sim bench-substreams bench-mock bench-crash clean
 
 help:  ## List these targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -14,6 +14,9 @@ demo: $(VENV)/.demo  ## Read a small, unfriendly shop on this machine, and watch
 
 test: $(VENV)/.ready  ## Run all tests, with the examples and the snippets of the documents
 	$(BIN)/python -m pytest
+
+test-crash: $(VENV)/.ready  ## Break every operation of a run on its files, lose the power 500 times, kill it 200 times (8 minutes)
+	CRASHES=200 $(BIN)/python -m pytest tests/test_crash.py
 
 lint: $(VENV)/.ready  ## Look for mistakes and for what is formatted otherwise
 	$(BIN)/ruff check .
@@ -41,6 +44,9 @@ bench-sim: $(VENV)/.ready  ## Let the governor meet simulated servers, print how
 
 bench-substreams: $(VENV)/.bench  ## Measure children: requests for their parents, time, a log that is read again, memory (10 minutes)
 	$(BIN)/python benchmarks/substreams.py $(ARGS)
+
+bench-crash: $(VENV)/.ready  ## Kill a run 1,000 times, and hold its files against the server (25 minutes)
+	CRASHES=1000 $(BIN)/python -m pytest tests/test_crash.py -k killed
 
 bench-mock: $(VENV)/.ready  ## Measure how much MockApi serves; needs wrk (2 minutes)
 	$(BIN)/python benchmarks/mock_api.py

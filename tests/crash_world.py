@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import hashlib
 import json
 import os
 import random
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from asyncstreams.sinks.fs import Fs
 from asyncstreams.sinks.journal import Journal
 from asyncstreams.sinks.ledger import Ledger
 
+zstd = import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
 PAGES, SIZE = 3, 2
 
 
@@ -95,6 +98,7 @@ class World:
     out: Path
     api: Api = field(default_factory=Api)
     options: dict[str, Any] = field(default_factory=dict)
+    names: tuple[str, ...] = NAMES
 
     async def extract(self, fs: Fs | None = None) -> Any:
         transport = httpx.MockTransport(self.api)
@@ -130,13 +134,13 @@ class World:
 
     def check_now(self) -> None:
         """What must hold at any moment: what the manifests name is there, and no id is in two files of a generation."""
-        for name in NAMES:
+        for name in self.names:
             told = self.manifest(name) or {"parts": []}
             for part in told["parts"]:
                 content = (self.out / name / part["file"]).read_bytes()
                 assert hashlib.sha256(content).hexdigest() == part["sha256"]
                 assert len(content) == part["bytes"]
-                assert content.count(b"\n") == part["rows"]
+                assert len(list(lines_of(self.out / name / part["file"]))) == part["rows"]
             generations: defaultdict[str, list[Any]] = defaultdict(list)
             for path in self.out.glob(f"{name}/part-*"):
                 generations[path.name.split("-")[1]] += [row["id"] for row in lines_of(path)]
@@ -148,7 +152,7 @@ class World:
         self.check_now()
         ledger = self.known()
         assert list(ledger.names) == []
-        for name in NAMES:
+        for name in self.names:
             assert Counter(self.visible(name)) == Counter(row["id"] for row in self.api.rows(name)), name
             told = self.manifest(name)
             assert told is not None
@@ -161,6 +165,10 @@ class World:
 
 def lines_of(path: Path) -> Iterator[dict[str, Any]]:
     content = path.read_bytes()
+    if path.suffix == ".gz":
+        content = gzip.decompress(content)
+    elif path.suffix == ".zst":
+        content = zstd.decompress(content)
     assert content.endswith(b"\n")
     for line in content.splitlines():
         yield json.loads(line)
@@ -250,14 +258,15 @@ class PoweredFs(BrokenFs):
         self.files: dict[int, int] = {}
         self.durable: dict[Path, int] = {}
         self.pending: list[tuple[str, Path, int, Path | None]] = []  # what, the name, the file, where it came from
+        self.new: list[Path] = []
 
     @classmethod
     def of(cls, root: Path, at: int, seed: int) -> PoweredFs:
         """One whose disk holds what is there, all of it synced."""
         fs = cls(at, seed)
-        for number, path in enumerate(sorted(path for path in root.rglob("*") if path.is_file())):
-            if path.name != "lock":
-                content = path.read_bytes()
+        for path in sorted(root.rglob("*")):
+            if path.is_file() and path.name != "lock":
+                number, content = len(fs.content), path.read_bytes()
                 fs.content[number], fs.synced[number] = bytearray(content), len(content)
                 fs.durable[path] = number
         return fs
@@ -272,6 +281,11 @@ class PoweredFs(BrokenFs):
             elif names.get(path) == number:
                 del names[path]
         return names
+
+    def make_folder(self, path: Path, mode: int = 0o777) -> None:
+        made = [folder for folder in (path, *path.parents) if not folder.exists()]
+        super().make_folder(path, mode)
+        self.new += made
 
     def create(self, path: Path) -> int:
         file = super().create(path)
@@ -303,6 +317,7 @@ class PoweredFs(BrokenFs):
 
     def sync_folder(self, path: Path) -> None:
         super().sync_folder(path)
+        self.new = [folder for folder in self.new if folder.parent != path]
         left: list[tuple[str, Path, int, Path | None]] = []
         for what, name, number, source in self.pending:
             if name.parent == path:
@@ -336,17 +351,12 @@ class PoweredFs(BrokenFs):
                     del names[path]
         for path in [path for path in root.rglob("*") if path.is_file() and path.name != "lock"]:
             path.unlink()
+        gone = {folder for folder in self.new if self.random.random() < 0.5}
         for path, number in names.items():
+            if not gone.isdisjoint(path.parents):
+                continue
             path.parent.mkdir(parents=True, exist_ok=True)
             whole, sure = bytes(self.content[number]), self.synced[number]
             kept = self.random.randint(sure, len(whole))
             rest = bytes(len(whole) - kept) if self.random.random() < 0.5 else b""
             path.write_bytes(whole[:kept] + rest)
-
-
-async def killed(world: World, fs: BrokenFs) -> bool:
-    """Whether a run on this disk was killed."""
-    with suppress(Killed):
-        await world.extract(fs)
-        return False
-    return True

@@ -62,7 +62,11 @@ class OutputFolder:
         Raises OutputLocked, OutputMissing, StateCorrupt, StateIncompatible too.
         """
         with writing(self.path):
+            new = [folder for folder in (self._in_progress, *self._in_progress.parents) if not folder.exists()]
             self._fs.make_folder(self._in_progress, 0o700)
+            if self._synced:
+                for folder in new:
+                    self._fs.sync_folder(folder.parent)
             self._lock = OutputLock(self._own / "lock", now)
         try:
             self.ledger = self._journal.recover()
@@ -223,6 +227,8 @@ class OutputFolder:
             for path in (self.path / folder_name(name) / part.name, self._in_progress / part.temp):
                 with suppress(FileNotFoundError):
                     self._fs.unlink(path)
+        if self._synced:  # nobody remembers them from now on
+            self._fs.sync_folder(self.path / folder_name(name))
         one.retired = []
 
     def _write_manifest(self, name: str) -> None:

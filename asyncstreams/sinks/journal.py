@@ -68,6 +68,7 @@ class Journal:
                 write_all(self._fs, file, frame(_HEAD, encode({"format": _FORMAT, "number": number})))
                 if self._synced:
                     self._fs.sync(file)
+                    self._fs.sync_folder(self._folder)
                 write_file(self._fs, partial, text, synced=self._synced)
                 self._fs.rename(partial, path)
                 if self._synced:

@@ -1,0 +1,68 @@
+"""A process that extracts a tree of an API into files, to be killed."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from asyncstreams import HttpStream, HttpSubStream, JsonLines, PageNumber, RequestContext, Source
+from asyncstreams.testing import Resource
+
+RESOURCES = (
+    Resource("customers", 300, page_size=20),
+    Resource("orders", (0, 7), parent="customers", page_size=5),
+    Resource("events", 2_000, page_size=25),
+)
+
+
+class Listed(HttpStream):
+    primary_key = "id"
+    records_path = "data"
+    paginator = PageNumber()
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.url_base = url
+
+    def path(self, context: RequestContext) -> str:
+        return self.name
+
+
+class Customers(Listed):
+    """Read page by page; the page token is kept."""
+
+    state_checkpoint_interval = 40
+
+
+class Events(Listed):
+    """Forty partitions that the API knows nothing of: each takes its pages of all."""
+
+    def stream_slices(self, state: Any) -> Any:
+        return [{"part": number} for number in range(40)]
+
+    def request_params(self, context: RequestContext) -> dict[str, Any]:
+        return {"page": context.stream_slice["part"] * 2 + (context.next_page_token or 1)}
+
+    def next_page_token(self, response: Any, context: RequestContext) -> Any:
+        return 2 if context.next_page_token is None else None
+
+
+class Orders(HttpSubStream):
+    primary_key = "id"
+    records_path = "data"
+    paginator = PageNumber()
+    parent_fields = ("id",)
+
+    def __init__(self, url: str, parent: HttpStream) -> None:
+        super().__init__(parent=parent)
+        self.url_base = url
+
+    def path(self, context: RequestContext) -> tuple[str | int, ...]:
+        return ("customers", context.stream_slice["parent"]["id"], "orders")
+
+
+def extract(url: str, out: str, options: dict[str, Any]) -> None:
+    """One whole run; what is done with the process meanwhile is the caller's."""
+    customers = Customers(url)
+    source = Source([customers, Events(url), Orders(url, customers)])
+    asyncio.run(source.extract(to=JsonLines(out, **options)))

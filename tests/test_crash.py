@@ -1,0 +1,222 @@
+"""Is each record in the files exactly once, whatever breaks at whatever moment?
+
+What runs here by default is a sample; `make test-crash` runs all of it, and `make bench-crash` more of the last.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import crash_process
+import pytest
+from crash_world import BrokenFs, Killed, PoweredFs, World
+
+from asyncstreams import OutputWriteError
+from asyncstreams.sinks import journal
+from asyncstreams.sinks.folder import OutputFolder
+from asyncstreams.sinks.journal import Journal
+from asyncstreams.sinks.parts import PartFile
+from asyncstreams.testing import MockApi
+
+IS_LONG = "CRASHES" in os.environ
+WAYS = ("before", "after", "torn", "ENOSPC", "EIO", "short")
+KILLS = int(os.environ.get("CRASHES") or 3)
+LOSSES = 500 if IS_LONG else 30
+CASES = [
+    pytest.param({}, 1000, id="plain"),
+    pytest.param({"compression": "gzip", "fsync": "commit"}, 3, id="gzip, a snapshot after three records"),
+]
+
+
+@pytest.fixture
+def snapshots(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    return lambda records: monkeypatch.setattr(journal, "_MOST_RECORDS", records)
+
+
+async def run_on(world: World, fs: BrokenFs) -> None:
+    """A run on this disk, which may end it."""
+    with suppress(Killed, OutputWriteError):
+        await world.extract(fs)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("options", "records"), CASES)
+async def test_any_operation_may_break_and_recovery_too(
+    options: dict[str, Any],
+    records: int,
+    way: str,
+    version: int,
+    tmp_path: Path,
+    snapshots: Callable[[int], None],
+):
+    snapshots(records)
+    chance = random.Random(f"{way}{version}{records}")
+    at = chance.randint(1, 12)
+    spared = 0
+    while True:
+        world = World(tmp_path / str(at), options=options)
+        if version == 2:
+            await world.extract()
+            world.api.version = 2
+        fs = BrokenFs(at, way)
+        await run_on(world, fs)
+        if not fs.was_hit:
+            break
+        world.check_now()
+        for _ in range(2):
+            await run_on(world, BrokenFs(chance.randint(1, 60), chance.choice(("before", "after", "torn"))))
+            world.check_now()
+        done = world.done()
+        spared += len(done)
+        world.api.asked.clear()
+
+        await world.extract()
+
+        assert [one for one in world.api.asked if one in done or one.split()[0] in done] == []
+        world.check_end()
+        at += 1 if IS_LONG else chance.randint(8, 24)
+    assert at > 50
+    assert spared > 0
+
+
+async def lose_power(seed: int, out: Path, disk: type[PoweredFs] = PoweredFs) -> None:
+    """A life with a loss of power or two; raises where what is left at its end is not what it must be."""
+    chance = random.Random(seed)
+    world = World(out, options={"fsync": chance.choice(("full", "commit"))})
+    if chance.random() < 0.5:
+        await world.extract()
+        world.api.version = 2
+    for _ in range(3):
+        fs = disk.of(world.out, chance.randint(1, 110), chance.getrandbits(32))
+        with suppress(Killed):
+            await world.extract(fs)
+            break
+        fs.lose_power(world.out)
+    await world.extract()
+    world.check_end()
+
+
+async def test_the_power_may_be_lost_at_any_moment(tmp_path: Path, snapshots: Callable[[int], None]):
+    snapshots(3)
+    for seed in range(LOSSES):
+        await lose_power(seed, tmp_path / str(seed))
+
+
+def never_synced(monkeypatch: pytest.MonkeyPatch, cls: type, name: str) -> None:
+    """One method of a class that has `_synced` leaves all syncing out."""
+    original = getattr(cls, name)
+
+    def unsynced(self: Any, *args: Any) -> Any:
+        self._synced, was = False, self._synced
+        try:
+            return original(self, *args)
+        finally:
+            self._synced = was
+
+    monkeypatch.setattr(cls, name, unsynced)
+
+
+def no_sync_of_parts(monkeypatch: pytest.MonkeyPatch) -> type[PoweredFs]:
+    original = PartFile.seal
+    monkeypatch.setattr(PartFile, "seal", lambda self, *, synced: original(self, synced=False))
+    return PoweredFs
+
+
+def no_sync_of_records(monkeypatch: pytest.MonkeyPatch) -> type[PoweredFs]:
+    never_synced(monkeypatch, Journal, "append")
+    return PoweredFs
+
+
+def no_sync_of_snapshots(monkeypatch: pytest.MonkeyPatch) -> type[PoweredFs]:
+    never_synced(monkeypatch, Journal, "snapshot")
+    return PoweredFs
+
+
+def no_sync_of_names(*folders: str) -> Callable[[pytest.MonkeyPatch], type[PoweredFs]]:
+    class Forgetful(PoweredFs):
+        def sync_folder(self, path: Path) -> None:
+            if path.name not in folders:
+                super().sync_folder(path)
+
+    return lambda monkeypatch: Forgetful
+
+
+def names_before_records(monkeypatch: pytest.MonkeyPatch) -> type[PoweredFs]:
+    original = OutputFolder.commit
+
+    def commit(self: Any, streams: Any) -> Any:
+        for name, one in streams.items():
+            if self.ledger.streams[name].hidden is None:
+                self._show(name, self._named(name, one.sealed))
+        with monkeypatch.context() as patched:
+            patched.setattr(self, "_show", lambda *_: None)
+            return original(self, streams)
+
+    monkeypatch.setattr(OutputFolder, "commit", commit)
+    return PoweredFs
+
+
+@pytest.mark.parametrize(
+    "mutant",
+    [
+        no_sync_of_parts,
+        no_sync_of_records,
+        no_sync_of_snapshots,
+        pytest.param(no_sync_of_names(".asyncstreams"), id="no_sync_of_the_journal's_name"),
+        pytest.param(no_sync_of_names("in-progress"), id="no_sync_of_names_in_progress"),
+        pytest.param(no_sync_of_names("customers", "events", "tags"), id="no_sync_of_names_of_parts"),
+        names_before_records,
+    ],
+)
+async def test_these_proofs_find_what_is_left_out(
+    mutant: Callable[[pytest.MonkeyPatch], type[PoweredFs]],
+    tmp_path: Path,
+    snapshots: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    snapshots(3)
+    disk = mutant(monkeypatch)
+
+    for seed in range(60):
+        try:
+            await lose_power(seed, tmp_path / str(seed), disk)
+        except Exception:
+            return
+    pytest.fail("nothing was found")
+
+
+def test_the_process_may_be_killed_at_any_moment(tmp_path: Path):
+    """Once for each kill that is asked for: real processes, a real server, SIGKILL."""
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["crash_process"])
+    chance, kills, runs = random.Random(7), 0, 0
+    with MockApi(*crash_process.RESOURCES, process=True, latency=0.002) as api:
+        while kills < KILLS:
+            runs += 1
+            out = tmp_path / str(runs)
+            for most in (5, 4, 3, 2, 1, 0):
+                options = {
+                    "fsync": chance.choice(("full", "commit", "none")),
+                    "compression": chance.choice((None, "gzip", "zstd")),
+                }
+                process = processes.Process(target=crash_process.extract, args=(api.url, str(out), options))
+                process.start()
+                process.join(chance.uniform(0.05, 0.9) if most else None)
+                if process.exitcode is not None:
+                    assert process.exitcode == 0
+                    break
+                process.kill()
+                process.join()
+                kills += 1
+            world = World(out, names=("customers", "events", "orders"))
+            world.check_now()
+            for name in world.names:
+                assert Counter(world.visible(name)) == Counter(api.ids(name))
