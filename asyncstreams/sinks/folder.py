@@ -63,7 +63,8 @@ class OutputFolder:
         """
         with writing(self.path):
             new = [folder for folder in (self._in_progress, *self._in_progress.parents) if not folder.exists()]
-            self._fs.make_folder(self._in_progress, 0o700)
+            for folder in (self._own, self._in_progress):
+                self._fs.make_folder(folder, 0o700)
             if self._synced:
                 for folder in new:
                     self._fs.sync_folder(folder.parent)
@@ -79,7 +80,10 @@ class OutputFolder:
             raise
 
     def begin(self, record: Record) -> None:
-        """A run begins."""
+        """A run begins. Raises StateCorrupt where a stream that nobody has read has parts."""
+        for name in record["streams"]:
+            if name not in self.ledger.streams:
+                self._refuse_unknown(name, self.path / folder_name(name), (0, 0))
         self._happened(record)
         with writing(self.path):
             for name in record["streams"]:
@@ -172,7 +176,7 @@ class OutputFolder:
         missing: dict[str, list[Part]] = {}
         for name, one in self.ledger.streams.items():
             folder = self._folder_of(name)
-            self._refuse_unknown(name, folder)
+            self._refuse_unknown(name, folder, (one.generation, one.next_part - 1))
             lost = [part for part in one.parts if not self._is_there(folder / part.name, part)]
             found = [part for part in lost if self._is_there(self._in_progress / part.temp, part)]
             self._show(name, found)
@@ -208,15 +212,13 @@ class OutputFolder:
         _log.warning("%s: not there any more, and no longer part of the output", told)
         self.ledger.forget(missing)
 
-    def _refuse_unknown(self, name: str, folder: Path) -> None:
-        """A part has its name only after the journal told of it: what told of one that it does not know is lost."""
-        one = self.ledger.streams[name]
-        last = (one.generation, one.next_part - 1)
-        for path in folder.iterdir():
+    def _refuse_unknown(self, name: str, folder: Path, last: tuple[int, int]) -> None:
+        """A part has its name only after the journal told of it: what told of one beyond the last is lost."""
+        for path in folder.iterdir() if folder.is_dir() else ():
             if (found := _NAME.match(path.name)) and (int(found[1]), int(found[2])) > last:
                 raise StateCorrupt(
                     f"the journal in {self._own} has lost what it said last: it does not know {path}",
-                    hint="restore the folder from a copy; or remove that file, and what it held is read again",
+                    hint="restore the folder from a copy; or remove such files, and what they held is read again",
                 ).locate(stream=name)
 
     def _remove_retired(self, name: str) -> None:

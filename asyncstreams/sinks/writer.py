@@ -9,8 +9,8 @@ from .folder import Committed, OutputFolder
 from .ledger import Record
 from .parts import PartFile, Sealed
 
-_AT_ONCE = 32
-"""Pages that are written with one call."""
+_AT_ONCE = 256 * 2**10
+"""Bytes that are written with one call, about."""
 
 
 class Chunk(NamedTuple):
@@ -44,8 +44,13 @@ class Writer:
         for chunk in chunks:
             held.setdefault(chunk.kind, []).append(chunk)
         for kind, some in held.items():
-            for number in range(0, len(some), _AT_ONCE):
-                self._put(owner, kind, some[number : number + _AT_ONCE])
+            while some:
+                size, count = 0, 0
+                while count < len(some) and size < _AT_ONCE:
+                    size += len(some[count].lines)
+                    count += 1
+                self._put(owner, kind, some[:count])
+                some = some[count:]
 
     def drop(self, owner: Hashable) -> None:
         """What the owner has written is not wanted."""

@@ -1,0 +1,582 @@
+"""Does `extract` leave files that hold what the API has, and go on where an earlier run ended?"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from crash_world import Api, BrokenFs, Killed, World, lines_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asyncstreams import (
+    ConfigError,
+    HttpStatusError,
+    HttpStream,
+    JsonLines,
+    OutputLocked,
+    OutputMissing,
+    OutputWriteError,
+    PartialFailure,
+    Source,
+    StateCorrupt,
+    StateIncompatible,
+    TokenAuthenticator,
+)
+from asyncstreams.sinks.folder import folder_name
+
+
+class Regions(HttpStream):
+    """One slice for each region, of one page."""
+
+    url_base = "https://api.test/"
+    primary_key = "id"
+    max_concurrency = 4
+
+    def __init__(self, answer: Any, regions: int = 4, **options: Any) -> None:
+        super().__init__(transport=httpx.MockTransport(answer), **options)
+        self.regions = regions
+
+    def path(self, context: Any) -> Any:
+        return ("regions", context.stream_slice["region"])
+
+    def stream_slices(self, state: Any) -> Any:
+        return [{"region": number} for number in range(self.regions)]
+
+
+class Answers:
+    """Two records for each region; those of some regions fail."""
+
+    def __init__(self, *broken: int) -> None:
+        self.broken = set(broken)
+        self.asked: list[int] = []
+        self.records: dict[int, list[Any]] = {}
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        region = int(request.url.path.rpartition("/")[2])
+        self.asked.append(region)
+        if region in self.broken:
+            return httpx.Response(400)
+        default = [{"id": f"{region}-{n}"} for n in range(2)]
+        return httpx.Response(200, json=self.records.get(region, default))
+
+
+def ids(out: Path, stream: str = "regions", kind: str = "part") -> list[Any]:
+    return sorted(row["id"] for path in out.glob(f"{stream}/{kind}-*") for row in lines_of(path))
+
+
+def files(out: Path, pattern: str) -> list[Path]:
+    return sorted(out.glob(pattern))
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+async def until(happened: Callable[[], Any]) -> None:
+    while not happened():  # noqa: ASYNC110  nobody tells of files
+        await asyncio.sleep(0.01)
+
+
+def all_of(*regions: int) -> list[str]:
+    return [f"{region}-{n}" for region in sorted(regions) for n in range(2)]
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+async def test_each_stream_has_a_folder_of_parts_with_a_manifest_of_them(out: Path):
+    world = World(out)
+
+    report = await world.extract()
+
+    world.check_end()
+    told = {one.stream: one.written for one in report.streams}
+    assert {name: (one.rows, one.folder) for name, one in told.items()} == {
+        "customers": (24, out / "customers"),
+        "events": (24, out / "events"),
+        "tags": (10, out / "tags"),
+    }
+    assert told["tags"].bytes == sum(path.stat().st_size for path in files(out, "tags/part-*"))
+    assert "24 rows in 1 part, " in str(report)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are posix's")
+async def test_files_and_what_is_kept_with_them_are_their_owner_s_alone(out: Path):
+    await World(out).extract()
+
+    assert {mode_of(path) for path in files(out, "**/*") if path.is_file()} == {0o600}
+    assert mode_of(out / ".asyncstreams") == 0o700
+
+
+async def test_a_full_refresh_takes_the_place_of_the_one_before_when_it_is_whole(out: Path):
+    answers = Answers()
+    await Regions(answers).extract(to=JsonLines(out))
+    answers.records = {region: [{"id": f"new-{region}"}] for region in range(4)}
+    answers.broken = {3}
+
+    with pytest.raises(PartialFailure):
+        await Regions(answers).extract(to=JsonLines(out))
+    while_failing = ids(out)
+    answers.broken = set()
+    await Regions(answers).extract(to=JsonLines(out))
+
+    assert while_failing == all_of(0, 1, 2, 3)
+    assert ids(out) == [f"new-{region}" for region in range(4)]
+    manifest = json.loads((out / "regions" / "manifest.json").read_bytes())
+    assert (manifest["generation"], manifest["is_whole"], manifest["rows"]) == (2, True, 4)
+
+
+async def test_a_first_extraction_shows_what_it_has_though_some_of_it_failed(out: Path):
+    with pytest.raises(PartialFailure) as failure:
+        await Regions(Answers(1)).extract(to=JsonLines(out))
+
+    assert ids(out) == all_of(0, 2, 3)
+    assert json.loads((out / "regions" / "manifest.json").read_bytes())["is_whole"] is False
+    (told,) = failure.value.report.streams
+    assert (told.failed, told.written.rows) == (1, 6)
+
+
+async def test_what_failed_is_all_that_the_next_run_asks_for(out: Path):
+    answers = Answers(1, 2)
+    with pytest.raises(PartialFailure):
+        await Regions(answers).extract(to=JsonLines(out))
+    answers.broken, answers.asked = set(), []
+
+    await Regions(answers).extract(to=JsonLines(out))
+
+    assert sorted(answers.asked) == [1, 2]
+    assert ids(out) == all_of(0, 1, 2, 3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.permutations(range(5)), st.sets(st.integers(0, 4)))
+async def test_whatever_finishes_in_whatever_order_the_next_run_asks_for_the_rest(
+    tmp_path_factory: pytest.TempPathFactory, order: list[int], failing: set[int]
+):
+    out = tmp_path_factory.mktemp("out")
+    answers = Answers(*failing)
+
+    async def in_order(request: httpx.Request) -> httpx.Response:
+        region = int(request.url.path.rpartition("/")[2])
+        for _ in range(3 * order.index(region)):
+            await asyncio.sleep(0)
+        return answers(request)
+
+    stream = Regions(in_order, 5)
+    try:
+        await stream.extract(to=JsonLines(out, fsync="none"))
+    except (PartialFailure, HttpStatusError):
+        assert failing
+    answers.broken, answers.asked = set(), []
+    await stream.extract(to=JsonLines(out, fsync="none"))
+
+    assert sorted(answers.asked) == (sorted(failing) if failing else list(range(5)))
+    assert ids(out) == all_of(*range(5))
+
+
+async def test_streams_that_were_read_in_a_run_that_did_not_come_to_its_end_are_not_asked_again(out: Path):
+    api = Api()
+
+    class Dying(BrokenFs):
+        """Lives until a stream has been finished."""
+
+        def rename(self, path: Path, to: Path) -> None:
+            super().rename(path, to)
+            self.is_dead = to.name == "manifest.json"
+
+    with pytest.raises(Killed):
+        await World(out, api).extract(Dying())
+    ledger = World(out, api).known()
+    read = {name for name, one in ledger.streams.items() if one.is_read}
+    api.asked.clear()
+
+    report = await World(out, api).extract()
+
+    assert read
+    assert not {asked.split()[0] for asked in api.asked} & read
+    World(out, api).check_end()
+    assert {one.stream for one in report.streams if one.written.was_read} == read
+    assert "read before" in str(report)
+
+
+async def test_after_a_run_that_came_to_its_end_all_is_read_anew(out: Path):
+    answers = Answers()
+    for _ in range(2):
+        await Regions(answers).extract(to=JsonLines(out))
+
+    assert Counter(answers.asked) == dict.fromkeys(range(4), 2)
+    assert ids(out) == all_of(0, 1, 2, 3)
+
+
+async def test_an_incremental_stream_appends_what_is_new(out: Path):
+    world = World(out)
+    await world.extract()
+    before = sorted(path.name for path in files(out, "events/part-*"))
+    world.api.version = 2
+    world.api.asked.clear()
+
+    await world.extract()
+
+    assert {asked for asked in world.api.asked if asked.startswith("events")} == {
+        f"events {since}" for since in range(24, 48, 6)
+    }
+    assert sorted(path.name for path in files(out, "events/part-*"))[: len(before)] == before
+    world.check_end()
+
+
+async def test_with_append_a_second_run_adds_to_the_first(out: Path):
+    for _ in range(2):
+        await Regions(Answers()).extract(to=JsonLines(out, mode="append"))
+
+    assert ids(out) == sorted(all_of(0, 1, 2, 3) * 2)
+
+
+async def test_with_fail_a_second_run_is_refused_and_an_unfinished_one_is_not(out: Path):
+    answers = Answers(1)
+    with pytest.raises(PartialFailure):
+        await Regions(answers).extract(to=JsonLines(out, mode="fail"))
+    answers.broken = set()
+    await Regions(answers).extract(to=JsonLines(out, mode="fail"))
+
+    with pytest.raises(ConfigError, match=r"is in .*out already"):
+        await Regions(answers).extract(to=JsonLines(out, mode="fail"))
+    assert ids(out) == all_of(0, 1, 2, 3)
+
+
+async def test_a_replacement_that_was_not_finished_cannot_become_an_addition(out: Path):
+    with pytest.raises(PartialFailure):
+        await Regions(Answers(1)).extract(to=JsonLines(out))
+
+    with pytest.raises(ConfigError, match="did not come to its end"):
+        await Regions(Answers()).extract(to=JsonLines(out, mode="append"))
+
+
+async def test_without_resume_what_was_not_finished_begins_anew(out: Path):
+    answers = Answers(1)
+    with pytest.raises(PartialFailure):
+        await Regions(answers).extract(to=JsonLines(out))
+    answers.broken, answers.asked = set(), []
+
+    await Regions(answers).extract(to=JsonLines(out, resume=False))
+
+    assert sorted(answers.asked) == [0, 1, 2, 3]
+    assert ids(out) == all_of(0, 1, 2, 3)
+
+
+async def test_what_has_ended_is_committed_though_no_other_page_comes(out: Path):
+    may_end = asyncio.Event()
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/1"):
+            await may_end.wait()
+        return Answers()(request)
+
+    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        tasks.create_task(Regions(answer).extract(to=JsonLines(out)))
+        await until(lambda: files(out, "regions/part-*"))
+        before = ids(out)
+        may_end.set()
+
+    assert before == all_of(0, 2, 3)
+    assert ids(out) == all_of(0, 1, 2, 3)
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+async def test_parts_are_compressed_and_rolled_by_size(out: Path, compression: Any):
+    answers = Answers()
+    text = os.urandom(300_000).hex()
+    answers.records = {region: [{"id": f"{region}-{n}", "text": text} for n in range(2)] for region in range(4)}
+
+    await Regions(answers).extract(to=JsonLines(out, compression=compression, part_size=2**20))
+
+    parts = files(out, "regions/part-*")
+    assert len(parts) > 2
+    assert {path.name.partition(".")[2] for path in parts} == {{"gzip": "jsonl.gz", "zstd": "jsonl.zst"}[compression]}
+    assert sum(path.stat().st_size for path in parts) < 8 * len(text) * 0.7
+    assert ids(out) == all_of(0, 1, 2, 3)
+
+
+async def test_large_slices_have_files_of_their_own_and_those_of_slices_that_fail_are_left_out(out: Path):
+    class Large(Regions):
+        def next_page_token(self, response: Any, context: Any) -> Any:
+            page = (context.next_page_token or {"page": 0})["page"] + 1
+            return {"page": page} if page < 12 else None
+
+        def request_params(self, context: Any) -> Any:
+            return context.next_page_token
+
+    text = "x" * 1_000_000
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        region, page = int(request.url.path.rpartition("/")[2]), int(request.url.params.get("page", 0))
+        if region == 2 and page == 11:
+            return httpx.Response(400)
+        return httpx.Response(200, json=[{"id": f"{region}-{page:02}", "text": text}])
+
+    with pytest.raises(PartialFailure):
+        await Large(answer).extract(to=JsonLines(out))
+
+    assert ids(out, "large") == [f"{region}-{page:02}" for region in (0, 1, 3) for page in range(12)]
+    assert len(files(out, "large/part-*")) >= 3
+
+
+async def test_records_that_do_not_fit_their_schema_are_kept_beside_the_others(out: Path):
+    class Checked(Regions):
+        name = "regions"
+        validation = "quarantine"
+
+        def get_json_schema(self) -> Any:
+            return {"properties": {"id": {"type": "string"}}}
+
+    answers = Answers()
+    answers.records = {2: [{"id": 7}, {"id": "2-0"}]}
+
+    report = await Checked(answers).extract(to=JsonLines(out))
+
+    assert ids(out) == sorted([*all_of(0, 1, 3), "2-0"])
+    (path,) = files(out, "regions/quarantined-*")
+    (line,) = lines_of(path)
+    assert line == {
+        "record": {"id": 7},
+        "problems": [{"pointer": "/id", "keyword": "type", "detail": line["problems"][0]["detail"]}],
+    }
+    manifest = json.loads((out / "regions" / "manifest.json").read_bytes())
+    assert [part["rows"] for part in manifest["quarantined"]] == [1]
+    assert report.streams[0].written.quarantined == 1
+
+
+async def test_numbers_and_text_come_out_as_they_came_in(out: Path):
+    answers = Answers()
+    record = {"id": "0", "big": 2**64 + 1, "small": 1e-300, "text": 'é\n"\u2028\\', "none": None, "deep": [[{}]]}
+    answers.records = {0: [record]}
+
+    await Regions(answers, 1).extract(to=JsonLines(out))
+
+    (path,) = files(out, "regions/part-*")
+    assert json.loads(path.read_bytes()) == record
+
+
+async def test_a_record_without_a_form_in_json_is_told_with_its_place(out: Path):
+    class Odd(Regions):
+        def parse_response(self, response: Any, context: Any) -> Any:
+            return [{"id": float("nan")}]
+
+    with pytest.raises(ConfigError, match=r"has no form in JSON: .*nan") as error:
+        await Odd(Answers()).extract(to=JsonLines(out))
+    assert error.value.stream == "odd"
+    assert error.value.page == 0
+
+
+async def test_a_second_writer_is_told_who_the_first_is(out: Path):
+    may_end = asyncio.Event()
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        await may_end.wait()
+        return Answers()(request)
+
+    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        first = tasks.create_task(Regions(answer).extract(to=JsonLines(out)))
+        await until(lambda: files(out, "regions"))
+        with pytest.raises(OutputLocked) as locked:
+            await Regions(answer).extract(to=JsonLines(out))
+        may_end.set()
+    assert str(os.getpid()) in locked.value.holder
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", locked.value.since or "")
+    assert first.result().streams[0].written is not None
+    assert ids(out) == all_of(0, 1, 2, 3)
+
+
+async def test_a_part_that_was_taken_away_is_missed_before_anything_is_asked_for(out: Path):
+    answers = Answers()
+    await Regions(answers).extract(to=JsonLines(out))
+    (part,) = files(out, "regions/part-*")
+    part.unlink()
+    answers.asked = []
+
+    with pytest.raises(OutputMissing, match=str(part)):
+        await Regions(answers).extract(to=JsonLines(out, mode="append"))
+    asked = answers.asked[:]
+    await Regions(answers).extract(to=JsonLines(out, mode="append", accept_missing=True))
+
+    assert asked == []
+    assert ids(out) == all_of(0, 1, 2, 3)
+
+
+async def test_a_full_disk_is_told_with_path_and_bytes_and_the_next_run_completes(out: Path):
+    world = World(out)
+    await world.extract()
+    world.api.version = 2
+
+    with pytest.raises(OutputWriteError, match=r"No space left on device") as error:
+        await world.extract(BrokenFs(25, "ENOSPC"))
+    world.check_now()
+    await world.extract()
+
+    assert str(out) in str(error.value)
+    assert re.search(r"[\d,]+ bytes were to be written", str(error.value))
+    world.check_end()
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="the superuser may write anywhere")
+def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path):
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(OutputWriteError, match="Permission denied"):
+            asyncio.run(Regions(Answers()).extract(to=JsonLines(tmp_path / "out")))
+    finally:
+        tmp_path.chmod(0o700)
+
+
+async def test_a_path_that_is_a_file_is_told(tmp_path: Path):
+    (tmp_path / "out").write_text("")
+
+    with pytest.raises(OutputWriteError, match="out"):
+        await Regions(Answers()).extract(to=JsonLines(tmp_path / "out"))
+
+
+async def test_an_addition_to_files_of_another_stream_or_account_is_refused(out: Path):
+    def stream(token: str, base: str = "https://api.test/") -> HttpStream:
+        made = Regions(Answers(), authenticator=TokenAuthenticator(token))
+        made.url_base = base
+        return made
+
+    await stream("secret-1").extract(to=JsonLines(out, mode="append"))
+
+    with pytest.raises(StateIncompatible) as other_account:
+        await stream("secret-2").extract(to=JsonLines(out, mode="append"))
+    with pytest.raises(StateIncompatible) as other_url:
+        await stream("secret-1", "https://other.test/").extract(to=JsonLines(out, mode="append"))
+    await stream("secret-2").extract(to=JsonLines(out, mode="append", any_credential=True))
+    await stream("secret-2").extract(to=JsonLines(out, mode="append"))
+
+    assert other_account.value.field == "credential"
+    assert other_url.value.field == "url_base"
+    assert ids(out) == sorted(all_of(0, 1, 2, 3) * 3)
+    assert not any(b"secret-" in path.read_bytes() for path in files(out, "**/*") if path.is_file())
+
+
+async def test_what_takes_another_account_s_place_is_not_refused(out: Path):
+    for token in ("one", "two"):
+        await Regions(Answers(), authenticator=TokenAuthenticator(token)).extract(to=JsonLines(out))
+
+    assert ids(out) == all_of(0, 1, 2, 3)
+
+
+async def test_a_damaged_journal_is_told_left_as_it_is_and_nothing_is_asked_for(out: Path):
+    world = World(out)
+    await world.extract()
+    (path,) = (out / ".asyncstreams").glob("journal-*")
+    content = path.read_bytes()
+    path.write_bytes(content[:200] + bytes([content[200] ^ 1]) + content[201:])
+    damaged = path.read_bytes()
+    world.api.asked.clear()
+
+    with pytest.raises(StateCorrupt, match=r"the last good snapshot is .*snapshot-1"):
+        await world.extract()
+
+    assert path.read_bytes() == damaged
+    assert world.api.asked == []
+
+
+async def test_a_damaged_snapshot_is_told_with_the_last_good_one(out: Path):
+    world = World(out)
+    for _ in range(2):
+        await world.extract()
+    path = out / ".asyncstreams" / "snapshot-2"
+    path.write_bytes(path.read_bytes()[:-1])
+
+    with pytest.raises(StateCorrupt, match=r"snapshot-2 is not .*the last good snapshot is .*snapshot-1"):
+        await world.extract()
+
+
+async def test_a_journal_that_lost_what_it_said_last_is_noticed_by_the_parts_that_it_does_not_know(out: Path):
+    await Regions(Answers()).extract(to=JsonLines(out))
+    (journal,) = (out / ".asyncstreams").glob("journal-*")
+    journal.write_bytes(journal.read_bytes()[:60])
+
+    with pytest.raises(StateCorrupt, match="has lost what it said last"):
+        await Regions(Answers()).extract(to=JsonLines(out))
+
+
+async def test_an_output_of_a_newer_version_is_refused(out: Path, monkeypatch: pytest.MonkeyPatch):
+    with monkeypatch.context() as patched:
+        patched.setattr("asyncstreams.sinks.journal._FORMAT", 2)
+        await Regions(Answers()).extract(to=JsonLines(out))
+
+    with pytest.raises(StateIncompatible, match="format") as error:
+        await Regions(Answers()).extract(to=JsonLines(out))
+    assert error.value.field == "format"
+
+
+async def test_files_that_are_not_ours_stay_where_they_are(out: Path):
+    (out / "regions").mkdir(parents=True)
+    (out / "regions" / "notes.txt").write_text("mine")
+    for _ in range(2):
+        await Regions(Answers()).extract(to=JsonLines(out))
+
+    assert (out / "regions" / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [("a/b", "a%2Fb"), ("..", "%2E."), (".asyncstreams", "%2Easyncstreams"), ("Ünï", "%C3%9Cn%C3%AF"), ("a b", "a b")],
+)
+async def test_a_stream_s_name_is_no_path(out: Path, name: str, folder: str):
+    stream = Regions(Answers())
+    stream.name = name
+
+    await stream.extract(to=JsonLines(out))
+
+    assert folder_name(name) == folder
+    assert ids(out, folder) == all_of(0, 1, 2, 3)
+
+
+async def test_an_unavailable_stream_is_skipped_and_told(out: Path):
+    class Secret(Regions):
+        pass
+
+    report = await Source([Regions(Answers()), Secret(lambda _: httpx.Response(403))]).extract(to=JsonLines(out))
+
+    assert list(report.unavailable) == ["secret"]
+    assert [one.stream for one in report.streams] == ["regions"]
+    assert ids(out) == all_of(0, 1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("to", "told"),
+    [
+        ("out/", r"JsonLines\('out/'\)"),
+        (Path("out"), r"JsonLines\('out'\)"),
+        (JsonLines, "JsonLines is no destination"),
+        (None, "NoneType is no destination"),
+    ],
+)
+async def test_what_is_no_destination_is_told_with_one_that_is(to: Any, told: str):
+    with pytest.raises(ConfigError, match=told):
+        await Regions(Answers()).extract(to=to)
+
+
+async def test_files_keep_their_state_themselves(out: Path):
+    with pytest.raises(ConfigError, match="keep their state"):
+        await Source([Regions(Answers())]).extract(to=JsonLines(out), state={})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"mode": "overwrite"}, {"compression": "bz2"}, {"fsync": True}, {"part_size": 10}, {"part_size": "1 MB"}],
+)
+def test_an_option_that_means_nothing_is_told(options: Any):
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        JsonLines("out", **options)
