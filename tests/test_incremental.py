@@ -464,6 +464,72 @@ async def test_children_of_parents_that_are_done_are_not_asked_again():
     assert found == {"customers": [], "orders": [{"of": "/customers/1"}]}
 
 
+def shop(api: Callable[[httpx.Request], httpx.Response], **attributes: Any) -> Source:
+    """Customers, and the orders of each."""
+    transport = httpx.MockTransport(api)
+    given = {"url_base": "https://api.test/", "primary_key": "id", **attributes}
+    customers = type("Customers", (HttpStream,), {**given, "path": lambda self, context: "customers"})
+    orders = {
+        "url_base": "https://api.test/",
+        "path": lambda self, context: ("customers", context.stream_slice["parent"]["id"]),
+    }
+    parent = customers(transport=transport)
+    return Source([parent, type("Orders", (HttpSubStream,), orders)(parent, transport=transport)])
+
+
+async def test_what_came_to_its_end_at_last_begins_anew_parents_as_well():
+    asked: list[str] = []
+    broken = "/customers/1"
+
+    def api(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.path)
+        if request.url.path == broken:
+            return httpx.Response(404)
+        return httpx.Response(200, json=[{"id": 1}, {"id": 2}] if request.url.path == "/customers" else [{"id": 3}])
+
+    source, state = shop(api), State()
+    _, error = await cut_short(source, state)
+    broken = ""
+    await source.read(state=state)
+    asked.clear()
+    found = await source.read(state=state)
+
+    assert isinstance(error, PartialFailure)
+    assert sorted(asked) == ["/customers", "/customers/1", "/customers/2"]
+    assert len(found["customers"]) == 2
+
+
+async def test_children_have_the_parents_of_pages_that_were_read_in_an_earlier_run():
+    asked: list[str] = []
+    broken = {"3", "/customers/2"}
+
+    def api(request: httpx.Request) -> httpx.Response:
+        path, page = request.url.path, int(request.url.params.get("page", 0))
+        asked.append(f"{path} {page}")
+        if path in broken or (path == "/customers" and str(page) in broken):
+            return httpx.Response(404)
+        if path == "/customers":
+            return httpx.Response(200, json=[{"id": page}] if page < 5 else [])
+        return httpx.Response(200, json=[{"of": path}])
+
+    pages = PageNumber(size=1)
+    source, state = shop(api, paginator=pages, state_checkpoint_interval=1, parallel_pages=False), State()
+    first, error = await cut_short(source, state)
+    broken.clear()
+    asked.clear()
+    second = await source.read(state=state)
+
+    assert isinstance(error, PartialFailure)
+    assert sorted(one for one in first if one is not None) == [1, 2]
+    assert [record["id"] for record in second["customers"]] == [3, 4]
+    assert sorted(record["of"] for record in second["orders"]) == ["/customers/2", "/customers/3", "/customers/4"]
+    assert [one for one in asked if not one.startswith("/customers ")] == [
+        "/customers/2 0",
+        "/customers/3 0",
+        "/customers/4 0",
+    ]
+
+
 class Visits(HttpSubStream):
     url_base = "https://api.test/"
     primary_key = "id"

@@ -144,6 +144,9 @@ class Delivery:
 class Lane:
     """The way of one stream's pages into the delivery."""
 
+    wants_known = False
+    """Whether pages that were handed over in an earlier run are of use."""
+
     def __init__(self, delivery: Delivery, weight: float) -> None:
         self._delivery = delivery
         self.weight = weight

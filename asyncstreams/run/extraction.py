@@ -64,7 +64,7 @@ class Extraction:
             scheduler = Scheduler(selected, lease, max_concurrency, stop_on_error=stop_on_error)
             return await self._read(scheduler)
         finally:
-            with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(_TO_LEAVE, shield=True):
                 await self._disk.wait(self._closed)
             self._disk.close()
 

@@ -88,6 +88,8 @@ class Feed:
 class ParentLane:
     """The way of a parent's pages: into its log, and to the consumer where it is read for itself too."""
 
+    wants_known = True
+
     def __init__(self, log: ParentLog, emitted: Lane | None, limit: int | None, *, on_demand: bool, kept: bool) -> None:
         self.log, self._emitted, self._left = log, emitted, limit
         self._on_demand, self._kept = on_demand, kept
@@ -168,10 +170,6 @@ class Family:
 
     def feed(self, stream: Stream) -> Feed | None:
         return self._feeds.get(id(stream))
-
-    def is_parent(self, stream: Stream) -> bool:
-        """Whether children read what it says."""
-        return id(stream) in self._writers
 
     def lane(self, selected: Selected, make: Callable[[float], Lane]) -> Lane | ParentLane:
         """Where the pages of a stream go."""

@@ -235,8 +235,7 @@ class Scheduler:
         if run.left is not None and not await run.is_wanted(run.share.place()):
             # Nor are its slices, which may cost requests to its parents.
             return
-        also_known = self._family.is_parent(run.stream)
-        async with aclosing(each_work(selected, run.incremental, also_known=also_known)) as works:
+        async with aclosing(each_work(selected, run.incremental, also_known=run.lane.wants_known)) as works:
             async for work in works:
                 self._tell_of_parents(run)
                 place = run.share.place()
@@ -317,7 +316,8 @@ class Scheduler:
 
     async def _pages(self, run: StreamRun, begun: Begun, tasks: TaskGroup, answered: anyio.Event | None) -> None:
         _, stream_slice, place, is_known = begun
-        async with aclosing(SliceReader(run, place, stream_slice, tasks, is_known=is_known).pages()) as pages:
+        reader = SliceReader(run, place, stream_slice, tasks, is_known=is_known)
+        async with aclosing(reader.pages()) as pages:
             async for page, size in pages:
                 if run.left is not None:
                     page = run.cut(page)
@@ -327,7 +327,7 @@ class Scheduler:
                     self._tell(run, PageRead(page.stream, stream_slice, *numbers))
                 if answered is not None:
                     answered.set()
-                if is_known:
+                if page.number < reader.known:
                     await run.lane.put_known(page)
                 else:
                     await run.lane.put(page, size, run.handed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing, contextmanager
 from typing import Any
@@ -44,12 +45,16 @@ class SliceReader:
         self._fetcher = PageFetcher(run.stream, run.chain, run.lane.room)
         self._resets = 0
         self._ended = False
-        # Of what was handed over in an earlier run nothing is owed.
+        self.known = math.inf if is_known else 0
+        """How many of the first pages were handed over in an earlier run, and are read for children only."""
         self._promise = None if is_known else run.promise(stream_slice)
         self._state = run.state
         if self._promise is not None and isinstance(run.state, StreamState) and self._promise.partitions[0]:
             self._state = run.state.of(self._promise.partitions[0])
-        self._begin(None if self._promise is None else self._promise.resume)
+        resume = None if self._promise is None else self._promise.resume
+        if resume is not None and run.lane.wants_known:
+            self.known, resume = resume.number, None
+        self._begin(resume)
 
     def _begin(self, resume: Resume | None = None) -> None:
         """Stand before the first page, or before the one that an earlier run did not come to."""
@@ -196,7 +201,7 @@ class SliceReader:
         return len(records) if found is None else len(found)
 
     def _page(self, records: list[Record], fetched: Fetched, *, is_last: bool, token: Any = None) -> Page:
-        promise = self._promise
+        promise = self._promise if self._number >= self.known else None  # else nothing is owed
         if promise is not None:
             count, records = len(records), promise.chosen(records, fetched.response)
             promise.made(self._number, count, token, is_last=is_last)
