@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeGuard, cast
 
 import msgspec
@@ -25,6 +25,8 @@ JSON_NAMES = {
 # msgspec decodes as fast as orjson and keeps integers beyond 64 bits, which orjson turns into
 # floats without a word; orjson is asked only where a failure must be explained.
 _decoder = msgspec.json.Decoder()
+_encoder = msgspec.json.Encoder()
+_PLAIN = frozenset((str, int, bool, type(None)))
 
 
 def decode(body: bytes) -> Any:
@@ -54,7 +56,16 @@ def encode(value: Any) -> bytes:
     """
     text = msgspec.json.encode(value)
     if b"null" in text:
-        _refuse_not_finite(value)
+        _refuse_not_finite((value,))
+    return text
+
+
+def encode_lines(records: Sequence[Mapping[str, Any]]) -> bytes:
+    """The same for many objects, one in each line, each with its end."""
+    text = _encoder.encode_lines(records)
+    # Where there are as many nulls as the objects have Nones, none of them was a number.
+    if b"null" in text and text.count(b"null") != sum([list(one.values()).count(None) for one in records]):
+        _refuse_not_finite(records)
     return text
 
 
@@ -90,15 +101,21 @@ def _is_array(value: Any) -> TypeGuard[list[Any]]:
     return isinstance(value, list)
 
 
-def _refuse_not_finite(value: Any) -> None:
+def _refuse_not_finite(values: Iterable[Any]) -> None:
     """msgspec writes what JSON has no number for as null, and says nothing."""
-    if isinstance(value, float) and not math.isfinite(value):
-        raise TypeError(f"JSON has no number for {value}")
-    if (fields := as_object(value)) is not None:
-        value = list(fields.values())
-    if isinstance(value, list | tuple):
-        for item in cast(list[Any], value):
-            _refuse_not_finite(item)
+    for value in values:
+        kind = type(value)
+        if kind is float:
+            if value - value != 0:
+                raise TypeError(f"JSON has no number for {value}")
+        elif kind is dict:
+            _refuse_not_finite(value.values())
+        elif kind is list or kind is tuple:
+            _refuse_not_finite(value)
+        elif kind not in _PLAIN:
+            plain = msgspec.to_builtins(value)
+            if type(plain) is not kind:
+                _refuse_not_finite((plain,))
 
 
 def _explained(body: bytes, text: bytes, error: Exception) -> MalformedJSON:

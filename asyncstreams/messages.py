@@ -5,7 +5,7 @@ Built eagerly, httpx's objects cost more than fetching the page that they stand 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from typing import Any, cast
 
 import anyio
@@ -124,6 +124,7 @@ class Response(httpx.Response):
         self._raw_headers = headers
         self._headers: Headers | None = None
         self._json: Any = _UNREAD
+        self._known: tuple[Any, Collection[str]] = (None, ())
         self._pieces: AsyncGenerator[bytes] | None = None
         self._by_name: dict[bytes, bytes] | None = None
         self.bytes_read = 0
@@ -196,6 +197,15 @@ class Response(httpx.Response):
     def decoded_json(self) -> Any:
         """What `json()` has decoded, or None where nobody asked."""
         return None if self._json is _UNREAD else self._json
+
+    def know(self, part: Any, paths: Collection[str]) -> None:
+        """A part of the body's JSON value, which has all that there is at these paths."""
+        self._known = part, paths
+
+    def json_at(self, path: str) -> Any:
+        """As much of `json()` as shows what lies at a path."""
+        part, paths = self._known
+        return part if path in paths else self.json()
 
     @property
     def context(self) -> RequestContext:

@@ -293,6 +293,29 @@ def ends_without_token(paginator: object) -> bool:
     return isinstance(paginator, LinkHeader | NextUrl | Continuation)
 
 
+def body_paths(paginator: object) -> tuple[str, ...] | None:
+    """The paths in a body that a way of paging looks at; None where nobody can tell."""
+    told: tuple[object, ...]
+    match paginator:
+        case None | LinkHeader():
+            told = ()
+        case PageNumber():
+            told = (paginator.total_pages, paginator.total_items)
+        case Offset():
+            told = (paginator.total,)
+        case Cursor():
+            told = (paginator.token, paginator.more, paginator.stop_when)
+        case NextUrl():
+            told = (paginator.url,)
+        case Continuation():
+            told = (paginator.fields,)
+        case _:
+            return None
+    if any(callable(one) for one in told) or type(paginator).__module__ not in (__name__, "builtins"):
+        return None
+    return tuple(one for one in told if isinstance(one, str))
+
+
 def _links(response: Response) -> dict[str, str]:
     return parse_link_header(response.headers.get("link") or "")
 

@@ -34,7 +34,7 @@ _STEP = re.compile(r"[^.\[\]]+|\[-?\d+\]")
 def select(selector: Selector, response: Response) -> Any:
     """What the selector finds; None where there is nothing. Raises MalformedJSON for a path."""
     if isinstance(selector, str):
-        return select_path(selector, response.json())
+        return select_path(selector, response.json_at(selector))
     if isinstance(selector, Header):
         return response.headers.get(selector.name)
     return selector(response)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plan import BY_HAND, JOBS, OURS, Aim, Plan, Size
+from plan import BY_HAND, FILES, INTO_FILES, JOBS, OURS, Aim, Plan, Size
 
 from asyncstreams.testing import MockApi
 
@@ -41,6 +41,7 @@ class Contender:
     needs: tuple[str, ...]
     uvloop: bool = False
     python: Path | None = None
+    lane: str = ""
     slow_at: tuple[str, ...] = ()
     """Jobs that take it minutes, so that it does them in the first round only."""
 
@@ -61,6 +62,13 @@ CONTENDERS = (
     Contender(OURS[1], "ours.py", ("asyncstreams",)),
     Contender(BY_HAND[0], "aiohttp_script.py", ("aiohttp", "orjson", "uvloop")),
     Contender(BY_HAND[1], "httpx_script.py", ("httpx", "orjson")),
+)
+
+EXTRACTING = (
+    Contender(INTO_FILES[0], "extract.py", ("asyncstreams", "uvloop"), uvloop=True, lane="ordinary"),
+    Contender(INTO_FILES[1], "extract.py", ("asyncstreams", "uvloop"), uvloop=True),
+    CONTENDERS[2],
+    Contender(BY_HAND[2], "msgspec_script.py", ("aiohttp", "msgspec", "uvloop")),
 )
 
 
@@ -141,7 +149,7 @@ class Run:
         with tempfile.TemporaryDirectory() as folder:
             out = folder if self._writes else "-"
             command = [*contender.command, self.plan.shape, api.url, out, *self.plan.arguments(size)]
-            environment = {**os.environ, "UVLOOP": "1" if contender.uvloop else "0"}
+            environment = {**os.environ, "UVLOOP": "1" if contender.uvloop else "0", "LANE": contender.lane}
             done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment)
             if done.returncode:
                 raise SystemExit(f"{contender.name} failed at {self.plan.name}:\n{done.stderr[-4000:]}")
@@ -169,7 +177,7 @@ def value(figures: Figures, aim: Aim, size: Size) -> float:
 
 def _holds_each_once(folder: Path, count: int) -> bool:
     seen = bytearray(count + 1)
-    for path in folder.glob("*.jsonl"):
+    for path in folder.rglob("*.jsonl"):
         with path.open("rb") as lines:
             for line in lines:
                 number = json.loads(line)["id"]
@@ -218,7 +226,7 @@ def verdicts(run: Run) -> list[str]:
     """A row for each aim and each of our own contenders."""
     rows = ["| aim | | measured | |", "|---|---|---|---|"]
     for aim in run.plan.aims:
-        for name in OURS:
+        for name in (aim.of,) if aim.of else OURS:
             ratios = run.ratios(aim, run.sizes[-1], name) if (run.sizes[-1], name) in run.found else []
             if ratios:
                 middle = statistics.median(ratios)
@@ -255,19 +263,21 @@ def _processor() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--jobs", nargs="+", choices=[plan.name for plan in JOBS], help="default: all")
+    parser.add_argument("--jobs", nargs="+", choices=[plan.name for plan in JOBS + FILES], help="default: all")
     parser.add_argument("--contenders", nargs="+", metavar="NAME", help="those whose names begin so; default: all")
     parser.add_argument("--peers", action="store_true", help="other frameworks too; everybody writes JSON lines")
     parser.add_argument("--jsonl", action="store_true", help="everybody writes JSON lines, also without peers")
+    parser.add_argument("--extract", action="store_true", help="extract into files, beside scripts that write one")
     parser.add_argument("--rounds", type=int, help="rounds that count (default 3 or 5, by job)")
     parser.add_argument("--scale", type=float, default=1.0, help="of the number of slices or pages (default 1)")
     chosen = parser.parse_args()
-    known = (*CONTENDERS, *(OTHERS if chosen.peers else ()))
+    known = EXTRACTING if chosen.extract else (*CONTENDERS, *(OTHERS if chosen.peers else ()))
     wanted = [one for one in known if _is_wanted(one.name, chosen.contenders)]
     contenders = [one for one in wanted if one.is_installed()]
     for absent in (one for one in wanted if one not in contenders):
         print(f"left out, since it is not installed: {absent.name}", file=sys.stderr)
-    plans = [plan for plan in JOBS if (plan.name in chosen.jobs if chosen.jobs else not chosen.peers or not plan.only)]
+    jobs = FILES if chosen.extract else JOBS
+    plans = [plan for plan in jobs if (plan.name in chosen.jobs if chosen.jobs else not chosen.peers or not plan.only)]
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     pinned = len(cores) > 1
     if pinned:
@@ -277,7 +287,9 @@ def main() -> None:
     def tell(what: str) -> None:
         print(f"{time.monotonic() - begun:5.0f} s  {what}", file=sys.stderr, flush=True)
 
-    runs = [Run(plan, contenders, chosen.scale, writes=chosen.peers or chosen.jsonl) for plan in plans]
+    runs = [
+        Run(plan, contenders, chosen.scale, writes=chosen.peers or chosen.jsonl or chosen.extract) for plan in plans
+    ]
     for run in runs:
         run.measure(chosen.rounds or run.plan.rounds, cores[-1] if pinned else None, tell)
     print(machine(runs, pinned))

@@ -24,6 +24,8 @@ class Aim:
     measure: Measure
     against: str
     most: float
+    of: str = ""
+    """The contender that it is of; none: each of ours."""
 
     @property
     def name(self) -> str:
@@ -116,7 +118,8 @@ def tiny(number: int, chance: random.Random) -> dict[str, object]:
 
 
 OURS = ("asyncstreams", "asyncstreams, asyncio's loop")
-BY_HAND = ("aiohttp script", "httpx script")
+INTO_FILES = ("extract, ordinary lane", "extract, raw lane")
+BY_HAND = ("aiohttp script", "httpx script", "msgspec script")
 JOBS = (
     Plan("slices", "slices", (Size(1000, 5),), 100, (Aim("wall", "ideal", 1.10),), latency=0.05, rounds=3),
     Plan("cpu", "slices", (Size(20, 100),), 20, (Aim("cpu", "aiohttp script", 1.25), Aim("cpu", "airbyte-cdk", 0.1))),
@@ -143,5 +146,18 @@ JOBS = (
         page_size=1,
         rounds=3,
         only=(*OURS, "aiohttp script"),
+    ),
+)
+FILES = (
+    Plan(
+        "files",
+        "slices",
+        (Size(1_000, 5),),
+        20,
+        (
+            Aim("cpu", "aiohttp script", 1.25, INTO_FILES[0]),
+            Aim("cpu", "aiohttp script", 1.0, INTO_FILES[1]),
+            Aim("cpu", "msgspec script", 1.0, INTO_FILES[1]),
+        ),
     ),
 )

@@ -58,7 +58,9 @@ class Extraction:
             for stream in planned.read:
                 self._written[stream.name] = Written(self._path_of(stream.name), was_read=True)
             selected = [
-                Selected(stream, None, self._folder.ledger.streams[stream.name].state, None, keeper=self)
+                Selected(
+                    stream, None, self._folder.ledger.streams[stream.name].state, None, keeper=self, takes_raw=True
+                )
                 for stream in planned.left
             ]
             scheduler = Scheduler(selected, lease, max_concurrency, stop_on_error=stop_on_error)

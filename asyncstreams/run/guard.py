@@ -9,6 +9,7 @@ import orjson
 from ..contracts import Stream
 from ..errors import PaginationLoop
 from ..model import Record
+from ..raw import Raw
 
 _SAME_PAGES = 3
 _EMPTY_PAGES = 1000
@@ -66,6 +67,10 @@ class LoopGuard:
 
 def _bytes(value: Any) -> bytes:
     try:
-        return orjson.dumps(value, default=repr, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
+        return orjson.dumps(value, default=_text, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
     except TypeError:  # integers beyond 64 bits, great depth
         return repr(value).encode("utf-8", "surrogatepass")
+
+
+def _text(value: Any) -> str:
+    return bytes(value).decode() if isinstance(value, Raw) else repr(value)

@@ -14,6 +14,7 @@ from ..http.outcome import unexpected_body
 from ..http.retry import Tries
 from ..messages import Request, Response
 from ..model import Record, RequestContext, ResponseAction
+from ..raw import RawReader
 from ..redaction import safe_url
 
 _PAGE_RECORDS = 1000
@@ -55,8 +56,10 @@ class Fetched(NamedTuple):
 class PageFetcher:
     """Fetches the pages of one stream; each by itself, in any order."""
 
-    def __init__(self, stream: Stream, chain: Chain, room: Callable[[], Awaitable[None]]) -> None:
-        self._stream, self._chain, self._room = stream, chain, room
+    def __init__(
+        self, stream: Stream, chain: Chain, room: Callable[[], Awaitable[None]], raw: RawReader | None = None
+    ) -> None:
+        self._stream, self._chain, self._room, self._raw = stream, chain, room, raw
 
     async def arrive(self, context: RequestContext, came_from: str | None, place: Place | None) -> Arrived:
         """The response for this context; `came_from` is the URL whose response gave its token."""
@@ -108,6 +111,8 @@ class PageFetcher:
     async def _records(self, response: Response) -> list[Record]:
         """What `parse_response` makes of a whole body. Raises UnexpectedContent, MalformedJSON."""
         await self._room()
+        if self._raw is not None and (lines := self._raw.records(response)) is not None:
+            return cast("list[Record]", lines)
         try:
             parsed = self._stream.parse_response(response, response.context)
             if inspect.isawaitable(parsed):

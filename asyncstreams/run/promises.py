@@ -55,6 +55,11 @@ class SlicePromise:
     def _may_resume(self) -> bool:
         return self._stream.state_checkpoint_interval is not None and self._keeper is not None
 
+    @property
+    def chooses(self) -> bool:
+        """Whether some records may not belong to the slice."""
+        return self._window is not None
+
     def chosen(self, records: list[Record], response: Response) -> list[Record]:
         """Of the records of a page those that belong to the slice."""
         return records if self._window is None else self._window.page(records, response)

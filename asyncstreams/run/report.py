@@ -47,7 +47,8 @@ class Written:
 class StreamReport:
     """What was handed over of one stream; `slices` counts those that were read to their end.
 
-    `written` is what became of it in files, where it was extracted into some.
+    `written` is what became of it in files, where it was extracted into some; `lane` is how: "raw", as the records
+    came, or "ordinary" and why each had to be made.
     """
 
     stream: str
@@ -56,6 +57,7 @@ class StreamReport:
     quarantined: int
     slices: int
     failed: int
+    lane: str = ""
     written: Written | None = None
 
     def __str__(self) -> str:
@@ -63,7 +65,8 @@ class StreamReport:
         few = "" if self.slices == 1 else "s"
         kept_back = f", {self.quarantined:,} quarantined" if self.quarantined else ""
         told = f"{self.records:,} records in {self.pages:,} pages of {self.slices:,} slice{few}{failed}{kept_back}"
-        return told if self.written is None else f"{told}: {self.written}"
+        lane = f"  ({self.lane})" if self.lane else ""
+        return told if self.written is None else f"{told}: {self.written}{lane}"
 
 
 @dataclass(frozen=True, slots=True)

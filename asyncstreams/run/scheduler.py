@@ -37,7 +37,7 @@ from .limits import within_descriptors
 from .outcome import failure_of, halves_of, unavailable_by
 from .parents import Family, Feed
 from .places import Places
-from .report import RunReport, StreamReport
+from .report import RunReport
 from .selected import Selected
 from .slice_reader import SliceReader
 from .slices import each_work
@@ -120,9 +120,7 @@ class Scheduler:
         """What was read so far."""
         return RunReport(
             tuple(
-                StreamReport(run.stream.name, run.pages, run.records, run.quarantined, run.done, len(run.failed))
-                for run in self._runs
-                if run.selected.is_emitted and run.stream.name not in self.unavailable
+                run.report for run in self._runs if run.selected.is_emitted and run.stream.name not in self.unavailable
             ),
             {one.stream.name: self.unavailable[one.stream.name].reason for one in self._unavailable()},
         )

@@ -41,7 +41,8 @@ class Keeper(Protocol):
 class Selected:
     """A stream that is to be read, and what of it: `limit` is a number of records.
 
-    One that is not emitted is read for its children only. `keeper` keeps `state`, which is a StreamState then.
+    One that is not emitted is read for its children only. `keeper` keeps `state`, which is a StreamState then. Where
+    `takes_raw` its records are taken as they came as well.
     """
 
     stream: Stream
@@ -50,6 +51,7 @@ class Selected:
     limit: int | None
     is_emitted: bool = True
     keeper: Keeper | None = None
+    takes_raw: bool = False
 
     @property
     def is_whole(self) -> bool:

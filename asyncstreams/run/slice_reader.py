@@ -15,12 +15,14 @@ from ..exact_json import as_array, as_object
 from ..messages import Response
 from ..model import Page, Record, RequestContext, ResponseAction, Slice
 from ..paginators import ends_without_token
+from ..raw import are_raw
 from ..selectors import misses, select_path, unused_next
 from ..state import Resume, StreamState
 from .guard import LoopGuard
 from .moved_rows import MovedRows, may_move
 from .page_fetch import Arrived, Batch, Fetched, PageFetcher, located, url_of
 from .places import Place
+from .promises import SlicePromise
 from .read_ahead import ReadAhead
 from .stream_run import StreamRun
 
@@ -42,7 +44,7 @@ class SliceReader:
     ) -> None:
         self._run, self._stream, self._slice, self._place = run, run.stream, stream_slice, place
         self._tasks = tasks
-        self._fetcher = PageFetcher(run.stream, run.chain, run.lane.room)
+        self._fetcher = PageFetcher(run.stream, run.chain, run.lane.room, run.raw)
         self._resets = 0
         self._ended = False
         self.known = math.inf if is_known else 0
@@ -149,7 +151,7 @@ class SliceReader:
                 self._ahead.begin(fetched, count, token)
             self._ahead.went_on(count, token)
         if self._moved is not None:
-            self._moved.page(self._number, records)
+            self._moved.page(self._number, self._looked_at(records))
         return self._page(records, fetched, is_last=self._ended, token=None if self._ended else token)
 
     def _ahead_of(self, tasks: TaskGroup | None) -> ReadAhead | None:
@@ -171,6 +173,10 @@ class SliceReader:
         if not self._stream.pages_itself or chain.told_of_more:
             return
         selector = getattr(paginator, "selector", None)
+        if self._run.raw is not None:
+            if self._run.done:
+                return  # it costs a decoding, and the first slices would have told
+            response.json()
         why = None if selector is None else misses(selector, response)
         if why is None and (paginator is None or ends_without_token(paginator)) and (more := unused_next(response)):
             reader = "the stream has no paginator" if paginator is None else f"{paginator} does not look there"
@@ -203,10 +209,26 @@ class SliceReader:
     def _page(self, records: list[Record], fetched: Fetched, *, is_last: bool, token: Any = None) -> Page:
         promise = self._promise if self._number >= self.known else None  # else nothing is owed
         if promise is not None:
-            count, records = len(records), promise.chosen(records, fetched.response)
+            count, records = len(records), self._chosen(promise, records, fetched.response)
             promise.made(self._number, count, token, is_last=is_last)
         kept, quarantined = self._run.validation.page(records)
         return Page(self._stream.name, self._slice, self._number, kept, is_last, quarantined, promise)
+
+    def _chosen(self, promise: SlicePromise, records: list[Record], response: Response) -> list[Record]:
+        """Of the records of a page those that belong to the slice."""
+        if not promise.chooses:
+            return records
+        looked_at = self._looked_at(records)
+        chosen = promise.chosen(looked_at, response)
+        if looked_at is records:
+            return chosen
+        wanted = set(map(id, chosen))
+        return [record for record, one in zip(records, looked_at, strict=True) if id(one) in wanted]
+
+    def _looked_at(self, records: list[Record]) -> list[Record]:
+        """The records or, of those that were not made, what may be looked at."""
+        raw = self._run.raw
+        return raw.fields(records) if raw is not None and are_raw(records) else records
 
     def _reset(self) -> None:
         self._resets += 1

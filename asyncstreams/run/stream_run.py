@@ -7,12 +7,14 @@ from typing import NamedTuple, TypeAlias
 
 from ..http.chain import Chain
 from ..model import Page, Slice
+from ..raw import RawReader, why_not
 from ..state import StreamState
 from .delivery import Lane
 from .incremental import incremental_of
 from .parents import Feed, ParentLane
 from .places import Place, Share
 from .promises import SlicePromise
+from .report import StreamReport
 from .selected import Selected
 from .validation import Validation
 
@@ -49,6 +51,11 @@ class StreamRun:
         self.selected, self.feed = selected, feed
         keeper, now = selected.keeper, selected.stream.clock.wall()
         self.incremental = incremental_of(self.stream, self.state, now, is_kept=keeper is not None)
+        self.why_not_raw: str | None = ""
+        if selected.takes_raw:
+            told = {"has_schema": validation.has_schema, "is_parent": lane.wants_known}
+            self.why_not_raw = why_not(self.stream, **told)
+        self.raw = RawReader(self.stream) if self.why_not_raw is None else None
         self.left = most
         self.reads_ahead = most is None and selected.stream.parallel_pages
         self.pages = self.records = self.quarantined = 0
@@ -63,6 +70,13 @@ class StreamRun:
         if not isinstance(state, StreamState) or (keeper is None and self.incremental is None):
             return None
         return SlicePromise(self.stream, state, keeper, self.incremental, stream_slice, self._owe)
+
+    @property
+    def report(self) -> StreamReport:
+        """What has been handed over so far."""
+        lane = "raw" if self.raw is not None else f"ordinary: {self.why_not_raw}" if self.why_not_raw else ""
+        numbers = self.pages, self.records, self.quarantined, self.done, len(self.failed)
+        return StreamReport(self.stream.name, *numbers, lane)
 
     @property
     def is_safe(self) -> bool:

@@ -36,6 +36,11 @@ class Validation:
         self._misfits = 0
         self._kinds: Counter[tuple[str, str]] = Counter()
 
+    @property
+    def has_schema(self) -> bool:
+        """Whether records are held against anything."""
+        return self._schema is not None
+
     def page(self, records: list[Record]) -> tuple[list[Record], tuple[Quarantined, ...]]:
         """The records to hand over, and those that are kept back. Raises SchemaError."""
         if self._transform is not None:

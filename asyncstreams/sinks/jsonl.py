@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from ..errors import ConfigError
-from ..exact_json import encode
+from ..exact_json import encode_lines
 from ..model import Quarantined
 from .folder import OutputFolder
 from .fs import Fs
@@ -73,10 +73,13 @@ class JsonLines:
 
 
 def lines_of(records: Sequence[Any], *, is_decoded: bool) -> bytes:
-    """One line for each; records that were decoded, and not changed, have a form in JSON. Raises TypeError."""
+    """One line for each; records that were decoded, and not changed, have a form in JSON. Raises TypeError.
+
+    Those that are still as they came stay so.
+    """
     if is_decoded:
         return _encoder.encode_lines(records)
-    return b"".join(encode(record) + b"\n" for record in records)
+    return encode_lines(records)
 
 
 def quarantined_lines(records: Sequence[Quarantined]) -> bytes:
