@@ -20,6 +20,7 @@ from .paginators import body_paths
 Raw: TypeAlias = msgspec.Raw
 _Tree: TypeAlias = dict[str, Any]
 _RECORDS = list[msgspec.Raw]
+_NO_OBJECT = re.compile(rb"\n[^{]")
 _KEY = re.compile(r"[^.\[\]]+")
 
 
@@ -60,7 +61,7 @@ class RawReader:
         return self._decode_fields(b"[" + b",".join(records) + b"]")
 
 
-def why_not(stream: Stream, *, has_schema: bool, is_parent: bool) -> str | None:
+def why_not(stream: Stream, *, has_schema: bool) -> str | None:
     """Why the records of a stream have to be made; None where they need not be."""
     if not stream.parses_itself:
         return "it has a parse_response of its own"
@@ -68,8 +69,6 @@ def why_not(stream: Stream, *, has_schema: bool, is_parent: bool) -> str | None:
         return "it has a transformer"
     if has_schema:
         return "its records are held against a schema"
-    if is_parent:
-        return "its records are somebody's parents"
     if not stream.pages_itself:
         return "it has a next_page_token of its own"
     if body_paths(stream.paginator) is None:
@@ -79,6 +78,11 @@ def why_not(stream: Stream, *, has_schema: bool, is_parent: bool) -> str | None:
     if stream.cursor_field and not stream.primary_key:
         return "it has a cursor_field, and no primary_key to know its records by"
     return None
+
+
+def is_as_decoded(stream: Stream) -> bool:
+    """Whether nothing but the decoder has a hand in the records of a stream, so that they have a form in JSON."""
+    return stream.parses_itself and (stream.transformer is None or not stream.transformer.is_active)
 
 
 def are_raw(records: Sequence[object]) -> TypeGuard[Sequence[Raw]]:
@@ -166,4 +170,4 @@ def _looked_at(stream: Stream) -> set[str]:
 def _are_objects(records: Sequence[Raw]) -> bool:
     """Whether each is a JSON object, as they are without line breaks and with nothing before them."""
     joined = b"\n".join(records)
-    return not records or (joined.startswith(b"{") and joined.count(b"\n{") == len(records) - 1)
+    return not records or (joined.startswith(b"{") and _NO_OBJECT.search(joined) is None)

@@ -152,7 +152,7 @@ FILES = (
     Plan(
         "files",
         "slices",
-        (Size(1_000, 5),),
+        (Size(20, 100),),
         20,
         (
             Aim("cpu", "aiohttp script", 1.25, INTO_FILES[0]),

@@ -24,7 +24,7 @@ FLOORS = [
     ("parents",),
     ("http",),
     ("pacing",),
-    ("paginators", "auth", "oauth", "declaration", "parsing", "config", "raw"),
+    ("paginators", "auth", "oauth", "declaration", "parsing", "config", "raw", "lines"),
     ("schema", "schema_files", "transform", "casts"),
     ("selectors", "links", "urls"),
     ("contracts",),

@@ -13,10 +13,11 @@ import anyio
 
 from ..clock import Clock
 from ..contracts import Stream
-from ..errors import ConfigError, PartialFailure, RateLimitWaitTooLong
+from ..errors import PartialFailure, RateLimitWaitTooLong
+from ..lines import Lines, quarantined_lines
 from ..model import Page
 from ..sinks.folder import folder_name
-from ..sinks.jsonl import JsonLines, lines_of, quarantined_lines
+from ..sinks.jsonl import JsonLines
 from ..sinks.ledger import Part, Record
 from ..sinks.writer import Brought, Chunk, Writer
 from .disk import Disk
@@ -46,7 +47,6 @@ class Extraction:
         self._ended: dict[str, Read] = {}
         self._identities: dict[str, dict[str, Any]] = {}
         self._written: dict[str, Written] = {}
-        self._decoded = {stream.name: _is_as_decoded(stream) for stream in streams}
 
     async def run(self, lease: Lease, max_concurrency: int, *, stop_on_error: bool) -> RunReport:
         """All of it. Raises what reading raises, OutputLocked, OutputMissing, OutputWriteError, StateCorrupt and
@@ -59,7 +59,7 @@ class Extraction:
                 self._written[stream.name] = Written(self._path_of(stream.name), was_read=True)
             selected = [
                 Selected(
-                    stream, None, self._folder.ledger.streams[stream.name].state, None, keeper=self, takes_raw=True
+                    stream, None, self._folder.ledger.streams[stream.name].state, None, keeper=self, takes_lines=True
                 )
                 for stream in planned.left
             ]
@@ -122,16 +122,12 @@ class Extraction:
     def _take(self, page: Page) -> None:
         if cast(SlicePromise, page.promise).is_over:
             return  # its slice failed, or is read from its beginning again
-        try:
-            chunks = [Chunk("part", lines_of(page.records, is_decoded=self._decoded[page.stream]), len(page.records))]
-        except TypeError as error:
-            raise ConfigError(
-                f"a record has no form in JSON: {error}", hint="change it in parse_response, or with a transformer"
-            ).locate(stream=page.stream, stream_slice=page.stream_slice, page=page.number) from None
+        lines = {"part": cast(Lines, page.records)}
         if page.quarantined:
-            chunks.append(Chunk("quarantined", quarantined_lines(page.quarantined), len(page.quarantined)))
+            lines["quarantined"] = quarantined_lines(page.quarantined)
+        chunks = [Chunk(kind, one.data, len(one)) for kind, one in lines.items() if one]
         now = self._clock.monotonic()
-        self._grouping.take(page, [chunk for chunk in chunks if chunk.rows], now)
+        self._grouping.take(page, chunks, now)
         while (large := self._grouping.too_large()) is not None:
             owner, some = large
             self._disk.submit(partial(self._writer.write, owner, some), size=_size(some))
@@ -227,11 +223,6 @@ class Extraction:
             written = self._written.get(name) or Written(self._path_of(name))
             streams.append(replace(known.get(name) or StreamReport(name, 0, 0, 0, 0, 0), written=written))
         return replace(told, streams=tuple(streams))
-
-
-def _is_as_decoded(stream: Stream) -> bool:
-    """Whether all of a record came out of the decoder, so that it has a form in JSON."""
-    return stream.parses_itself and (stream.transformer is None or not stream.transformer.is_active)
 
 
 def _is_to_be_resumed(error: Exception | None) -> bool:

@@ -17,6 +17,7 @@ from ..contracts import Stream
 from ..errors import ConfigError, LocalError
 from ..exact_json import encode
 from ..frames import Damaged
+from ..lines import Lines
 from ..model import Page, Record
 from ..parents.fields import decode_of
 from ..parents.folder import Folder, cache_folder
@@ -109,7 +110,9 @@ class ParentLane:
         """A page that was handed over in an earlier run: its children have it now."""
         if page.records:
             # As JSON: the consumer may change its records, and children see them as they came.
-            await self.log.append(encode(page.records), len(page.records))
+            records: object = page.records
+            text = records.as_array() if isinstance(records, Lines) else encode(records)
+            await self.log.append(text, len(page.records))
 
     async def put(self, page: Page, size: int, handed: Callable[[Page], None]) -> None:
         await self.put_known(page)

@@ -42,7 +42,7 @@ class Selected:
     """A stream that is to be read, and what of it: `limit` is a number of records.
 
     One that is not emitted is read for its children only. `keeper` keeps `state`, which is a StreamState then. Where
-    `takes_raw` its records are taken as they came as well.
+    it `takes_lines` its pages hold `Lines` in place of records.
     """
 
     stream: Stream
@@ -51,7 +51,7 @@ class Selected:
     limit: int | None
     is_emitted: bool = True
     keeper: Keeper | None = None
-    takes_raw: bool = False
+    takes_lines: bool = False
 
     @property
     def is_whole(self) -> bool:

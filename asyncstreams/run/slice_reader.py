@@ -212,7 +212,8 @@ class SliceReader:
             count, records = len(records), self._chosen(promise, records, fetched.response)
             promise.made(self._number, count, token, is_last=is_last)
         kept, quarantined = self._run.validation.page(records)
-        return Page(self._stream.name, self._slice, self._number, kept, is_last, quarantined, promise)
+        records = self._run.taken(kept)
+        return Page(self._stream.name, self._slice, self._number, records, is_last, quarantined, promise)
 
     def _chosen(self, promise: SlicePromise, records: list[Record], response: Response) -> list[Record]:
         """Of the records of a page those that belong to the slice."""

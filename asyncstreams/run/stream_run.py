@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, cast
 
+from ..errors import ConfigError
 from ..http.chain import Chain
-from ..model import Page, Slice
-from ..raw import RawReader, why_not
+from ..lines import lines_of
+from ..model import Page, Record, Slice
+from ..raw import RawReader, is_as_decoded, why_not
 from ..state import StreamState
 from .delivery import Lane
 from .incremental import incremental_of
@@ -51,11 +53,9 @@ class StreamRun:
         self.selected, self.feed = selected, feed
         keeper, now = selected.keeper, selected.stream.clock.wall()
         self.incremental = incremental_of(self.stream, self.state, now, is_kept=keeper is not None)
-        self.why_not_raw: str | None = ""
-        if selected.takes_raw:
-            told = {"has_schema": validation.has_schema, "is_parent": lane.wants_known}
-            self.why_not_raw = why_not(self.stream, **told)
+        self.why_not_raw = why_not(self.stream, has_schema=validation.has_schema) if selected.takes_lines else ""
         self.raw = RawReader(self.stream) if self.why_not_raw is None else None
+        self._are_decoded = is_as_decoded(self.stream)
         self.left = most
         self.reads_ahead = most is None and selected.stream.parallel_pages
         self.pages = self.records = self.quarantined = 0
@@ -118,6 +118,17 @@ class StreamRun:
         """The slices that were cancelled, in the order in which they began."""
         self._cut_off.sort(key=lambda cut: cut[0].number)
         return [(begun.stream_slice, error) for begun, error in self._cut_off]
+
+    def taken(self, records: list[Record]) -> list[Record]:
+        """Records as they are handed over. Raises ConfigError for one that cannot be."""
+        if not self.selected.takes_lines:
+            return records
+        try:
+            return cast("list[Record]", lines_of(records, is_decoded=self._are_decoded))
+        except TypeError as error:
+            raise ConfigError(
+                f"a record has no form in JSON: {error}", hint="change it in parse_response, or with a transformer"
+            ) from None
 
     def cut(self, page: Page) -> Page:
         """The page, or as much of it as the limit leaves."""

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
-
-import msgspec
+from typing import Literal, TypeAlias
 
 from ..errors import ConfigError
-from ..exact_json import encode_lines
-from ..model import Quarantined
 from .folder import OutputFolder
 from .fs import Fs
 from .parts import Compression, compressor
@@ -21,7 +16,6 @@ OutputMode: TypeAlias = Literal["append", "replace", "fail"] | None
 Durability: TypeAlias = Literal["full", "commit", "none"]
 _SUFFIXES = {None: ".jsonl", "gzip": ".jsonl.gz", "zstd": ".jsonl.zst"}
 _LEAST_PART = 2**20
-_encoder = msgspec.json.Encoder()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,28 +64,3 @@ class JsonLines:
             synced=self.fsync != "none",
             accept_missing=self.accept_missing,
         )
-
-
-def lines_of(records: Sequence[Any], *, is_decoded: bool) -> bytes:
-    """One line for each; records that were decoded, and not changed, have a form in JSON. Raises TypeError.
-
-    Those that are still as they came stay so.
-    """
-    if is_decoded:
-        return _encoder.encode_lines(records)
-    return encode_lines(records)
-
-
-def quarantined_lines(records: Sequence[Quarantined]) -> bytes:
-    """The same of those that do not fit their schema, each with where it does not."""
-    told = [
-        {
-            "record": one.record,
-            "problems": [
-                {"pointer": problem.pointer, "keyword": problem.keyword, "detail": problem.detail}
-                for problem in one.problems
-            ],
-        }
-        for one in records
-    ]
-    return lines_of(told, is_decoded=False)
