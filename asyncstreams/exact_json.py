@@ -107,7 +107,7 @@ def _is_array(value: Any) -> TypeGuard[list[Any]]:
 def _refuse_not_finite(values: Iterable[Any]) -> None:
     """msgspec writes what JSON has no number for as null, and says nothing."""
     for value in values:
-        kind = type(value)
+        kind = cast(type[Any], type(value))
         if kind is float:
             if value - value != 0:
                 raise TypeError(f"JSON has no number for {value}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncstreams import MalformedJSON, Response
-from asyncstreams.exact_json import decode, encode
+from asyncstreams.exact_json import decode, encode, encode_lines
 
 often = settings(max_examples=70, deadline=None)
 digits = st.integers(1, 4000).flatmap(lambda n: st.integers(10 ** (n - 1), 10**n - 1))
@@ -198,6 +199,21 @@ def test_what_json_lacks_is_not_written(value: Any) -> None:
 def test_nan_and_infinity_are_not_written_as_something_else(value: float) -> None:
     with pytest.raises((TypeError, ValueError)):
         encode({"price": value})
+
+
+@dataclass
+class Point:
+    x: float
+
+
+@pytest.mark.parametrize("odd", [math.nan, [math.inf], {"deep": (1, -math.inf)}, Point(math.nan)])
+@pytest.mark.parametrize("beside", [{}, {"none": None}, {"text": "null"}, {"deep": [None]}])
+def test_nor_are_they_in_any_of_many_lines(odd: Any, beside: dict[str, Any]) -> None:
+    good = {"number": 1.5, "none": None, "text": "null", "deep": [None, {"point": Point(1.0)}]}
+
+    assert encode_lines([good, beside]).splitlines()[0] == encode(good)
+    with pytest.raises(TypeError, match="no number for"):
+        encode_lines([good, {"odd": odd, **beside}, good])
 
 
 def answer(body: bytes) -> Response:
