@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from operator import methodcaller
@@ -29,7 +30,6 @@ JSON_NAMES = {
 _decoder = msgspec.json.Decoder()
 _encoder = msgspec.json.Encoder()
 _VALUES = methodcaller("values")
-_PLAIN = frozenset((str, int, bool, type(None)))
 
 
 def decode(body: bytes) -> Any:
@@ -107,17 +107,16 @@ def _is_array(value: Any) -> TypeGuard[list[Any]]:
 def _refuse_not_finite(values: Iterable[Any]) -> None:
     """msgspec writes what JSON has no number for as null, and says nothing."""
     for value in values:
-        kind = cast(type[Any], type(value))
-        if kind is float:
-            if value - value != 0:
+        if isinstance(value, float):
+            if not math.isfinite(value):
                 raise TypeError(f"JSON has no number for {value}")
-        elif kind is dict:
-            _refuse_not_finite(value.values())
-        elif kind is list or kind is tuple:
-            _refuse_not_finite(value)
-        elif kind not in _PLAIN:
+        elif (fields := as_object(value)) is not None:
+            _refuse_not_finite(fields.values())
+        elif isinstance(value, list | tuple):
+            _refuse_not_finite(cast(Sequence[Any], value))
+        elif value is not None and not isinstance(value, str | int):
             plain = msgspec.to_builtins(value)
-            if type(plain) is not kind:
+            if type(plain) is not type(value):
                 _refuse_not_finite((plain,))
 
 

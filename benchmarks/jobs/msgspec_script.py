@@ -1,4 +1,4 @@
-"""The slices by hand, without a dict for each record: msgspec finds where they begin and end, and so they are written."""
+"""The slices by hand, without dicts: msgspec finds where each record begins and ends, and so it is written."""
 
 from __future__ import annotations
 
