@@ -21,7 +21,7 @@ from asyncstreams.testing import MockApi, Resource
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are posix's")
 
 PROGRAM = """
-    import asyncio, sys, time
+    import asyncio, signal, sys, time
     from asyncstreams import HttpStream, JsonLines, PageNumber
     from asyncstreams.sinks.fs import Fs
 
@@ -55,6 +55,7 @@ PROGRAM = """
         finally:
             print("left", flush=True)
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background ignore it
     asyncio.run(main())
 """
 

@@ -18,14 +18,13 @@ import os
 import sys
 import tempfile
 import time
-from contextlib import AsyncExitStack
 from pathlib import Path
 
-import anyio
 import orjson
 from rich.console import Console
 from shop import Orders, Shop
 
+from asyncstreams import JsonLines
 from asyncstreams.progress import Progress
 from asyncstreams.testing import MockApi, shop
 
@@ -36,24 +35,10 @@ async def extract(api: MockApi, folder: Path, kept: str, console: Console) -> bo
     """Read everything; whether the orders are what the shop has. `kept` is the folder for the parents."""
     config = {"url": api.url, "client_id": "client", "client_secret": "secret", "refresh_token": "refresh-0"}
     async with Shop(config, cache_dir=kept) as source:
-        await save(source, folder, console)
-        return await read_orders(source, api, console)
-
-
-async def save(source: Shop, folder: Path, console: Console) -> None:
-    """Write every stream as JSON lines, under its final name when it is whole, below a live table."""
-    parts: dict[str, anyio.AsyncFile[bytes]] = {}
-    async with AsyncExitStack() as files:
         with Progress(source, console=console):
-            async with source.pages(*FILES) as pages:
-                async for page in pages:
-                    if page.stream not in parts:
-                        part = anyio.Path(folder / f"{page.stream}.jsonl.part")
-                        parts[page.stream] = await files.enter_async_context(await part.open("wb"))
-                    lines = b"".join(orjson.dumps(record) + b"\n" for record in page.records)
-                    await parts[page.stream].write(lines)
-    for name in parts:
-        await anyio.Path(folder / f"{name}.jsonl.part").rename(folder / f"{name}.jsonl")
+            # Each demo has a shop of its own, so what an interrupted one left is no use to the next.
+            await source.extract(*FILES, to=JsonLines(folder, mode="replace", resume=False))
+        return await read_orders(source, api, console)
 
 
 async def read_orders(source: Shop, api: MockApi, console: Console) -> bool:
@@ -79,10 +64,10 @@ async def read_orders(source: Shop, api: MockApi, console: Console) -> bool:
     return is_right
 
 
-def is_whole(api: MockApi, path: Path) -> bool:
-    """Whether a file holds what the shop has: every record, and each once."""
-    with path.open("rb") as file:
-        return sorted(orjson.loads(line)["id"] for line in file) == sorted(api.ids(path.stem))
+def is_whole(api: MockApi, folder: Path) -> bool:
+    """Whether the files of a stream hold what the shop has: every record, and each once."""
+    lines = [line for path in folder.glob("part-*.jsonl") for line in path.read_bytes().splitlines()]
+    return sorted(orjson.loads(line)["id"] for line in lines) == sorted(api.ids(folder.name))
 
 
 def conclude(api: MockApi, folder: Path, seconds: float, console: Console) -> bool:
@@ -97,15 +82,16 @@ def conclude(api: MockApi, folder: Path, seconds: float, console: Console) -> bo
         "",
         "The files, held against what the shop really has:",
     ]
-    paths = [folder / f"{resource.name}.jsonl" for resource in api.resources]
-    found = {path: is_whole(api, path) for path in paths if path.exists()}
+    read = [folder / resource.name for resource in api.resources if resource.name in FILES and not resource.forbidden]
+    found = {path: is_whole(api, path) for path in read}
     for path, whole in found.items():
+        manifest = orjson.loads((path / "manifest.json").read_bytes())
         told = "[green]complete, nothing twice" if whole else "[red]NOT what the shop has"
-        lines.append(f"  {path!s:30} {path.stat().st_size / 1e3:7,.0f} kB  {told}")
+        lines.append(f"  {path!s:20} {manifest['rows']:7,} rows {manifest['bytes'] / 1e3:7,.0f} kB  {told}")
     lines += [
         "",
         "What to try next:",
-        f"  head -2 {folder / 'customers.jsonl'}",
+        f"  head -2 {folder / 'customers' / 'part-*.jsonl'}",
         "  less examples/demo/shop.py     how the six streams are declared, in 130 lines",
         f"  {python} -m asyncstreams.testing     the same data to play with, and a stream that reads it",
         "  less README.md                 from twelve lines to a connector",
@@ -124,8 +110,6 @@ def main() -> int:
         parser.error("--scale must be a number above 0")
     try:
         given.out.mkdir(parents=True, exist_ok=True)
-        for old in given.out.glob("*.jsonl.part"):
-            old.unlink()
     except OSError as error:
         parser.error(f"--out {given.out} cannot be used: {error.strerror}")
     logging.basicConfig(level=logging.ERROR)  # the table tells what would be warned of
@@ -145,5 +129,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        print("\ninterrupted; files that end in .part are not complete", file=sys.stderr)
+        print("\ninterrupted; the files hold what was committed until then", file=sys.stderr)
         sys.exit(130)
