@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -207,3 +209,15 @@ async def test_games_of_the_export_are_handed_out_while_the_others_are_still_to_
 
     assert first == {"id": "game0"}
     assert count == 3000
+
+
+def test_an_extraction_that_is_killed_twice_has_each_order_once() -> None:
+    command = [sys.executable, "-W", "error", str(EXAMPLES / "resume.py")]
+
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    killed = re.findall(r"run \d: +(\d+) requests, +([\d,]+) orders in the files; killed", done.stdout)
+    assert len(killed) == 2
+    assert all(0 < int(orders.replace(",", "")) < 1800 for _, orders in killed)
+    assert done.stdout.endswith("1,800 orders in the shop: all there, each once\n")
