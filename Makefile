@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PEERS := airbyte_cdk dlt singer
 
-.PHONY: help demo test test-crash lint types format bench bench-peers bench-sim bench-substreams bench-mock bench-crash clean
+.PHONY: help demo test test-crash lint types format bench bench-peers bench-sim bench-substreams bench-extract bench-mock bench-crash clean
 
 help:  ## List these targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -47,6 +47,9 @@ bench-substreams: $(VENV)/.bench  ## Measure children: requests for their parent
 
 bench-crash: $(VENV)/.ready  ## Kill a run 1,000 times, and hold its files against the server (25 minutes)
 	CRASHES=1000 $(BIN)/python -m pytest tests/test_crash.py -k killed
+
+bench-extract: $(VENV)/.bench  ## Measure the CPU of files that are written exactly once, beside scripts that promise nothing (2 minutes)
+	$(BIN)/python benchmarks/compare.py --extract $(ARGS)
 
 bench-mock: $(VENV)/.ready  ## Measure how much MockApi serves; needs wrk (2 minutes)
 	$(BIN)/python benchmarks/mock_api.py

@@ -39,6 +39,20 @@ def test_every_contender_that_is_installed_reads_a_small_job_and_stands_in_its_t
     assert any(row.startswith("| wall to ideal at most 1.1 |") for row in rows)
 
 
+def test_both_lanes_are_held_against_scripts_that_write_the_same_file() -> None:
+    if importlib.util.find_spec("uvloop") is None:
+        pytest.skip("uvloop is not installed")
+    done = compare("--extract", "--scale", "0.1")
+
+    assert done.returncode == 0, done.stderr
+    aims = [line for line in done.stdout.splitlines() if line.startswith("| CPU to ")]
+    assert [line.split(" | ")[1] for line in aims] == [
+        "extract, ordinary lane",
+        "extract, raw lane",
+        "extract, raw lane",
+    ]
+
+
 def test_ours_reads_all_of_the_jobs_of_other_shapes_and_sizes() -> None:
     done = compare("--jobs", "cursor", "many", "--scale", "0.002", "--contenders", "asyncstreams, asyncio")
 

@@ -379,6 +379,30 @@ async def test_a_record_without_a_form_in_json_is_told_with_its_place(out: Path)
     assert error.value.page == 0
 
 
+async def test_a_record_that_is_kept_back_needs_a_form_in_json_too_and_the_run_is_gone_on_with(out: Path):
+    class Odd(Regions):
+        name = "regions"
+        validation = "quarantine"
+        odd = True
+
+        def parse_response(self, response: Any, context: Any) -> Any:
+            return [{"id": float("nan")}] if self.odd and context.stream_slice["region"] == 3 else response.json()
+
+        def get_json_schema(self) -> Any:
+            return {"properties": {"id": {"type": "string"}}}
+
+    answers = Answers()
+    stream = Odd(answers, max_concurrency=1)
+    with pytest.raises(ConfigError, match=r"has no form in JSON: .*nan") as error:
+        await stream.extract(to=JsonLines(out))
+    answers.asked, stream.odd = [], False
+    await stream.extract(to=JsonLines(out))
+
+    assert error.value.stream_slice == {"region": 3}
+    assert answers.asked == [3]
+    assert ids(out) == all_of(0, 1, 2, 3)
+
+
 async def test_a_second_writer_is_told_who_the_first_is(out: Path):
     may_end = asyncio.Event()
 

@@ -214,6 +214,12 @@ async def test_a_body_that_is_not_what_was_declared_is_told_as_ever(
         await extracted(stream_of(body, body, records_path=path), tmp_path)
 
 
+async def test_a_number_that_no_double_holds_is_written_as_it_came(tmp_path: Path):
+    await extracted(stream_of(b'{"data": [{"a": 1e999}]}', records_path="data"), tmp_path)
+
+    assert content_of(tmp_path) == b'{"a": 1e999}\n'
+
+
 async def test_a_byte_order_mark_is_no_record(tmp_path: Path):
     found, _ = await extracted(stream_of(b"\xef\xbb\xbf" + page(1), records_path="data"), tmp_path)
 

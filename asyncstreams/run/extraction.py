@@ -14,7 +14,7 @@ import anyio
 from ..clock import Clock
 from ..contracts import Stream
 from ..errors import PartialFailure, RateLimitWaitTooLong
-from ..lines import Lines, quarantined_lines
+from ..lines import Lines
 from ..model import Page
 from ..sinks.folder import folder_name
 from ..sinks.jsonl import JsonLines
@@ -122,10 +122,8 @@ class Extraction:
     def _take(self, page: Page) -> None:
         if cast(SlicePromise, page.promise).is_over:
             return  # its slice failed, or is read from its beginning again
-        lines = {"part": cast(Lines, page.records)}
-        if page.quarantined:
-            lines["quarantined"] = quarantined_lines(page.quarantined)
-        chunks = [Chunk(kind, one.data, len(one)) for kind, one in lines.items() if one]
+        lines = {"part": page.records, "quarantined": page.quarantined}
+        chunks = [Chunk(kind, cast(Lines, one).data, len(one)) for kind, one in lines.items() if one]
         now = self._clock.monotonic()
         self._grouping.take(page, chunks, now)
         while (large := self._grouping.too_large()) is not None:
@@ -176,7 +174,7 @@ class Extraction:
             del self._ended[name]
         if ready:
             brought = {name: self._brought(name, gathered) for name, gathered in ready.items()}
-            size = sum(_size(one.chunks) for one in ready.values())
+            size = sum(_size(chunks) for one in brought.values() for chunks in one.all_chunks)
             self._disk.submit(partial(self._writer.commit, brought), partial(self._committed, finished), size)
         else:
             self._disk.submit(partial(self._finish, finished), self._settled)

@@ -101,14 +101,10 @@ class SlicePromise:
         if moved and self._keeper is not None:
             self._keeper.moved(self._stream.name)
 
-    def is_due(self, number: int) -> bool:
-        """Whether anything is known when the pages up to this one are safe."""
-        return bool(self._owed) and self._owed[0][0] <= number
-
     def due(self, number: int) -> Sequence[Delta]:
         """What is known when the pages up to this one are safe; whoever asks sees to it that it becomes so."""
         found: list[Delta] = []
-        while self.is_due(number):
+        while self._owed and self._owed[0][0] <= number:
             found += self._owed.popleft()[1]
             self._owe(-1)
         return found

@@ -25,16 +25,12 @@ class Written:
 
     def with_parts(self, parts: Iterable[Part]) -> Written:
         """The same with parts that were committed."""
-        written = self
+        rows = {"part": self.rows, "quarantined": self.quarantined}
+        count, size = self.parts, self.bytes
         for part in parts:
-            more = written.quarantined + part.rows, written.rows
-            if part.kind == "part":
-                more = written.quarantined, written.rows + part.rows
-            quarantined, rows = more
-            written = replace(
-                written, parts=written.parts + 1, rows=rows, bytes=written.bytes + part.bytes, quarantined=quarantined
-            )
-        return written
+            rows[part.kind] += part.rows
+            count, size = count + 1, size + part.bytes
+        return replace(self, parts=count, rows=rows["part"], bytes=size, quarantined=rows["quarantined"])
 
     def __str__(self) -> str:
         if self.was_read:

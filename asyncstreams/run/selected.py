@@ -42,7 +42,7 @@ class Selected:
     """A stream that is to be read, and what of it: `limit` is a number of records.
 
     One that is not emitted is read for its children only. `keeper` keeps `state`, which is a StreamState then. Where
-    it `takes_lines` its pages hold `Lines` in place of records.
+    it `takes_lines` its pages hold `Lines` in place of records, and of those that are kept back.
     """
 
     stream: Stream

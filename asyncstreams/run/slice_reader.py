@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import AsyncGenerator, Generator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from typing import Any
 
 from anyio.abc import TaskGroup
 
-from ..errors import AsyncStreamsError, PaginationLoop
+from ..errors import AsyncStreamsError, MalformedJSON, PaginationLoop
 from ..exact_json import as_array, as_object
 from ..messages import Response
 from ..model import Page, Record, RequestContext, ResponseAction, Slice
@@ -176,7 +176,8 @@ class SliceReader:
         if self._run.raw is not None:
             if self._run.done:
                 return  # it costs a decoding, and the first slices would have told
-            response.json()
+            with suppress(MalformedJSON):  # such as a number that no double holds, which is written as it came
+                response.json()
         why = None if selector is None else misses(selector, response)
         if why is None and (paginator is None or ends_without_token(paginator)) and (more := unused_next(response)):
             reader = "the stream has no paginator" if paginator is None else f"{paginator} does not look there"
@@ -211,8 +212,7 @@ class SliceReader:
         if promise is not None:
             count, records = len(records), self._chosen(promise, records, fetched.response)
             promise.made(self._number, count, token, is_last=is_last)
-        kept, quarantined = self._run.validation.page(records)
-        records = self._run.taken(kept)
+        records, quarantined = self._run.taken(*self._run.validation.page(records))
         return Page(self._stream.name, self._slice, self._number, records, is_last, quarantined, promise)
 
     def _chosen(self, promise: SlicePromise, records: list[Record], response: Response) -> list[Record]:

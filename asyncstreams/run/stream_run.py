@@ -7,8 +7,8 @@ from typing import NamedTuple, TypeAlias, cast
 
 from ..errors import ConfigError
 from ..http.chain import Chain
-from ..lines import lines_of
-from ..model import Page, Record, Slice
+from ..lines import lines_of, quarantined_lines
+from ..model import Page, Quarantined, Record, Slice
 from ..raw import RawReader, is_as_decoded, why_not
 from ..state import StreamState
 from .delivery import Lane
@@ -21,6 +21,7 @@ from .selected import Selected
 from .validation import Validation
 
 PageLane: TypeAlias = Lane | ParentLane
+Kept: TypeAlias = tuple[Quarantined, ...]
 
 
 class Begun(NamedTuple):
@@ -119,12 +120,13 @@ class StreamRun:
         self._cut_off.sort(key=lambda cut: cut[0].number)
         return [(begun.stream_slice, error) for begun, error in self._cut_off]
 
-    def taken(self, records: list[Record]) -> list[Record]:
-        """Records as they are handed over. Raises ConfigError for one that cannot be."""
+    def taken(self, records: list[Record], quarantined: Kept) -> tuple[list[Record], Kept]:
+        """Records, and those that are kept back, as they are handed over. Raises ConfigError for one that cannot be."""
         if not self.selected.takes_lines:
-            return records
+            return records, quarantined
         try:
-            return cast("list[Record]", lines_of(records, is_decoded=self._are_decoded))
+            lines = cast("list[Record]", lines_of(records, is_decoded=self._are_decoded))
+            return lines, cast(Kept, quarantined_lines(quarantined)) if quarantined else ()
         except TypeError as error:
             raise ConfigError(
                 f"a record has no form in JSON: {error}", hint="change it in parse_response, or with a transformer"

@@ -29,6 +29,10 @@ class Brought(NamedTuple):
     chunks: Sequence[Chunk]
     owned: Sequence[tuple[Hashable, Sequence[Chunk]]]
 
+    @property
+    def all_chunks(self) -> Sequence[Sequence[Chunk]]:
+        return [self.chunks, *(chunks for _, chunks in self.owned)]
+
 
 class Writer:
     """The files in progress of one output. Blocking; one caller at a time. Raises OutputWriteError."""
