@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PEERS := airbyte_cdk dlt singer
 
-.PHONY: help demo test test-crash lint types format bench bench-peers bench-sim bench-substreams bench-extract bench-mock bench-crash clean
+.PHONY: help demo test test-crash test-worlds lint types format bench bench-peers bench-sim bench-substreams bench-extract bench-mock bench-crash clean
 
 help:  ## List these targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -17,6 +17,9 @@ test: $(VENV)/.ready  ## Run all tests, with the examples and the snippets of th
 
 test-crash: $(VENV)/.ready  ## Break every operation of a run on its files, lose the power 500 times, kill it 200 times (8 minutes)
 	CRASHES=200 $(BIN)/python -m pytest tests/test_crash.py
+
+test-worlds: $(VENV)/.ready  ## Let the governor meet each simulated server with a hundred seeds (2 minutes)
+	SEEDS=100 $(BIN)/python -m pytest tests/test_worlds.py
 
 lint: $(VENV)/.ready  ## Look for mistakes and for what is formatted otherwise
 	$(BIN)/ruff check .

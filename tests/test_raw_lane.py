@@ -176,7 +176,6 @@ class Own(PageNumber):
             "no primary_key",
         ),
     ],
-    ids=str,
 )
 async def test_the_report_says_why_records_had_to_be_made(tmp_path: Path, attributes: Any, why: str):
     if "transformer" in attributes:
