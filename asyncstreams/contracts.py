@@ -157,6 +157,7 @@ class Stream(Protocol):
     cache_filename: str
     cache_dir: str | PathLike[str] | None
     parent_fields: Sequence[str] | None
+    incremental_dependency: bool
     cursor_field: CursorField
     cursor_format: str
     cursor_zone: str | None

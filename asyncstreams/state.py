@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from .cursors import CursorFormat, NotACursor
@@ -62,6 +62,7 @@ class StreamState(Mapping[str, Any]):
         self.cursor_name = cursor_name(cursor_field)
         self.cursor = cursor
         self.lookback: Point = 0
+        self.parents: dict[str, StreamState] = {}
         self._partitions: dict[str, Partition] = {}
         self._at: Mapping[str, Any] | None = None
 
@@ -69,6 +70,7 @@ class StreamState(Mapping[str, Any]):
         """The state of one partition; it stays the same state, and moves with it."""
         view = StreamState.__new__(StreamState)
         view.cursor_name, view.cursor, view.lookback = self.cursor_name, self.cursor, self.lookback
+        view.parents = {}
         view._partitions, view._at = self._partitions, partition
         return view
 
@@ -140,13 +142,36 @@ class StreamState(Mapping[str, Any]):
             None if resume is None else Resume(*resume),
         )
 
-    def begin_anew(self) -> None:
-        """Forget the partitions that have no intervals: all of them have been read."""
+    def begin_anew(self, parents: Mapping[str, StreamState] | None = None) -> None:
+        """All of the stream has been read: forget the partitions that have no intervals.
+
+        `parents` is what it was read of: where only new parents are read, the next time begins there.
+        """
         for key in [key for key, one in self._partitions.items() if not one.done]:
             del self._partitions[key]
+        self.parents.update(parents or {})
+
+    def copy(self) -> StreamState:
+        """The same, which moves on its own."""
+        copied = StreamState(self.cursor_name, self.cursor)
+        copied.lookback = self.lookback
+        copied.parents = {name: parent.copy() for name, parent in self.parents.items()}
+        copied._partitions = {
+            key: replace(one, done=Intervals(one.done), seen=dict(one.seen)) for key, one in self._partitions.items()
+        }
+        return copied
+
+    def is_as(self, other: StreamState) -> bool:
+        """Whether the same is left to be read."""
+        return (
+            self.cursor_name == other.cursor_name
+            and self._partitions == other._partitions
+            and self.parents.keys() == other.parents.keys()
+            and all(parent.is_as(other.parents[name]) for name, parent in self.parents.items())
+        )
 
     def to_json(self) -> list[Any]:
-        """All that is known, as JSON values: one object for each partition."""
+        """All that is known, as JSON values: one object for each partition, and for each parent."""
         found: list[Any] = []
         for one in self._partitions.values():
             told: dict[str, Any] = {"partition": dict(one.key)}
@@ -159,12 +184,16 @@ class StreamState(Mapping[str, Any]):
             if one.resume is not None:
                 told["resume"] = [one.resume.token, one.resume.number]
             found.append(told)
-        return found
+        return found + [{"parent_stream": name, "state": one.to_json()} for name, one in self.parents.items()]
 
     def read_json(self, told: Any) -> None:
         """Take what `to_json` gave, on top of what is known. Raises StateCorrupt."""
         try:
             for one in cast(Sequence[Mapping[str, Any]], told):
+                if "parent_stream" in one:
+                    if one["parent_stream"] in self.parents:  # else it is a parent no more
+                        self.parents[one["parent_stream"]].read_json(one["state"])
+                    continue
                 at = cast(Mapping[str, Any], one["partition"])
                 resume = one.get("resume")
                 self._partitions[partition_key(at)] = Partition(
@@ -189,7 +218,8 @@ class StreamState(Mapping[str, Any]):
         return sum(1 for _ in self)
 
     def __bool__(self) -> bool:
-        return any(one.done or one.is_done or one.seen or one.resume for one in self._these())
+        known = any(one.done or one.is_done or one.seen or one.resume for one in self._these())
+        return known or any(self.parents.values())
 
     def __repr__(self) -> str:
         return f"StreamState({dict(self)}, {len(self._partitions)} partitions)"
@@ -212,15 +242,25 @@ class StreamState(Mapping[str, Any]):
         return default if value is None else self.cursor.point(value)
 
 
-def state_from(told: Mapping[str, Any], cursor_field: CursorField, cursor: CursorFormat) -> StreamState:
-    """The state that a mapping tells: ours, or `{cursor_field: value}` as the Airbyte CDK and Singer keep it.
+def empty_state(identity: Mapping[str, Any]) -> StreamState:
+    """That of a stream, or of parents whose changes it is read by, before anything was read. Raises ConfigError."""
+    given = identity.get("cursor_field")
+    name = cast(CursorField, tuple(cast("list[str]", given)) if isinstance(given, list) else given)
+    state = StreamState(name, CursorFormat(identity.get("cursor_format") or "iso", identity.get("cursor_zone")))
+    parents = cast(Mapping[str, Mapping[str, Any]], identity.get("parents") or {})
+    state.parents = {parent: empty_state(one) for parent, one in parents.items()}
+    return state
 
-    Also its per-partition form, `{"states": [{"partition": {...}, "cursor": {...}}]}`, and that of its concurrent
-    streams, `{"slices": [{"start": ..., "end": ...}]}`. Raises ConfigError.
+
+def take_state(state: StreamState, told: Mapping[str, Any]) -> StreamState:
+    """Take what a mapping tells: ours, or `{cursor_field: value}` as the Airbyte CDK and Singer keep it.
+
+    Also its per-partition form, `{"states": [{"partition": {...}, "cursor": {...}}]}`, that of its concurrent
+    streams, `{"slices": [{"start": ..., "end": ...}]}`, and that of parents, `{"parent_state": {name: ...}}`, beside
+    them. Raises ConfigError.
     """
-    state = StreamState(cursor_field, cursor)
-    name = state.cursor_name
-    if told and name not in told and "states" not in told and "slices" not in told:
+    name, cursor = state.cursor_name, state.cursor
+    if told and not {name, "states", "slices", "parent_state"} & set(told):
         keys = ", ".join(map(repr, told))
         raise ConfigError(
             f"the state tells of {keys}, and not of {name!r}", hint=f"such as {{{name!r}: value}}, or a State"
@@ -233,6 +273,9 @@ def state_from(told: Mapping[str, Any], cursor_field: CursorField, cursor: Curso
             state.apply(Delta({}, (cursor.point(one["start"]), cursor.point(one["end"]))))
         if name is not None and told.get(name) is not None:
             state.apply(Delta({}, (-math.inf, cursor.point(told[name]))))
+        for parent, one in cast(Mapping[str, Mapping[str, Any]], told.get("parent_state") or {}).items():
+            if parent in state.parents:
+                take_state(state.parents[parent], one)
     except (NotACursor, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"the state is not understood: {error}", hint=f"such as {{{name!r}: value}}, or a State"
@@ -241,7 +284,15 @@ def state_from(told: Mapping[str, Any], cursor_field: CursorField, cursor: Curso
 
 
 def airbyte_state(state: StreamState, form: str = "stream") -> dict[str, Any]:
-    """A state as the Airbyte CDK writes it: "stream", "per-partition", or "concurrent" (a list of slices)."""
+    """A state as the Airbyte CDK writes it: "stream", "per-partition", or "concurrent" (a list of slices).
+
+    That of parents, where only new ones are read, stands beside it in `parent_state`.
+    """
+    parents = {name: airbyte_state(one) for name, one in state.parents.items() if one}
+    return _airbyte_state(state, form) | ({"parent_state": parents} if parents else {})
+
+
+def _airbyte_state(state: StreamState, form: str) -> dict[str, Any]:
     name = state.cursor_name or ""
     if form == "concurrent":
         slices = [{"start": start, "end": end} for start, end in state.done]

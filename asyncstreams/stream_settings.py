@@ -113,3 +113,6 @@ class StreamSettings:
     """
     parent_fields: Sequence[str] | None = None
     """Of an HttpSubStream: fields of its parents' records, as dotted paths, that its slices hold; None: all."""
+    incremental_dependency: bool = False
+    """Of an HttpSubStream with a state: whether only parents are read that are new or have changed since it was read
+    last. Each parent has a `cursor_field` then."""

@@ -74,12 +74,17 @@ class HttpSubStream(HttpStream):
             yield batch
 
     def partitions_of(self, stream_slice: Slice) -> Sequence[Mapping[str, Any]]:
-        """The parents by their keys, where they have one: they may change from one run to the next."""
+        """The parents by their keys, where they have one: they may change from one run to the next.
+
+        Where changed parents are read again, and there is no cursor to tell what is new below them, by that as well.
+        """
         partition = stream_slice.partition
         parents: list[Record] = partition.pop("parents", None) or [partition.pop("parent", {})]
         name = partition.get("parent_stream")
         parent = next((one for one in self.parents if one.name == name), self.parents[0])
-        paths = key_paths(parent.primary_key)
+        paths: list[Sequence[str]] = list(key_paths(parent.primary_key))
+        if self.incremental_dependency and not self.cursor_field and paths:
+            paths.append(_cursor_path(parent))
         return [{**partition, "parent": _identity(record, paths)} for record in parents]
 
     def split_slice(self, stream_slice: Slice, error: HttpStatusError) -> Sequence[Slice]:
@@ -127,6 +132,11 @@ def _identity(record: Record, paths: Sequence[Sequence[str]]) -> Mapping[str, An
     return record if not key or None in key.values() else key
 
 
+def _cursor_path(stream: HttpStream) -> Sequence[str]:
+    field = stream.cursor_field or ()
+    return [field] if isinstance(field, str) else field
+
+
 def _above(parents: Iterable[HttpStream]) -> Iterator[HttpStream]:
     """The parents, and theirs, each once."""
     seen = list(parents)
@@ -145,6 +155,24 @@ def _check_settings(stream: HttpSubStream) -> None:
         or not all(isinstance(field, str) and field for field in cast(Sequence[object], fields))
     ):
         raise ConfigError(f"{owner}.parent_fields = {fields!r}: a tuple of fields is needed", hint='such as ("id",)')
+    if stream.incremental_dependency:
+        _check_dependency(stream, owner)
     most: Any = stream.parent_batch
     if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
         raise ConfigError(f"{owner}.parent_batch = {most!r}: a whole number from 1 is needed, or None")
+
+
+def _check_dependency(stream: HttpSubStream, owner: str) -> None:
+    for parent in stream.parents:
+        name = ".".join(_cursor_path(parent))
+        if not name:
+            raise ConfigError(
+                f"{owner}.incremental_dependency: its parent {parent.name} has no cursor_field, so nobody can tell "
+                "which of its records are new",
+                hint=f"set {type(parent).__name__}.cursor_field, or remove incremental_dependency",
+            )
+        if not stream.cursor_field and stream.parent_fields is not None and name not in stream.parent_fields:
+            raise ConfigError(
+                f"{owner}.parent_fields: {name!r} is missing, which says when a record of {parent.name} changed",
+                hint=f"add {name!r}, or remove incremental_dependency",
+            )

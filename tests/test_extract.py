@@ -7,6 +7,8 @@ import json
 import os
 import re
 import stat
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +35,8 @@ from asyncstreams import (
     TokenAuthenticator,
 )
 from asyncstreams.sinks.folder import folder_name
+from asyncstreams.sinks.fs import Fs
+from asyncstreams.sinks.lock import OutputLock
 
 
 class Regions(HttpStream):
@@ -89,6 +93,14 @@ async def until(happened: Callable[[], Any]) -> None:
 
 def all_of(*regions: int) -> list[str]:
     return [f"{region}-{n}" for region in sorted(regions) for n in range(2)]
+
+
+def is_locked(out: Path) -> bool:
+    try:
+        OutputLock(out / ".asyncstreams" / "lock", 0).release()
+    except OutputLocked:
+        return True
+    return False
 
 
 @pytest.fixture
@@ -291,6 +303,57 @@ async def test_what_has_ended_is_committed_though_no_other_page_comes(out: Path)
 
     assert before == all_of(0, 2, 3)
     assert ids(out) == all_of(0, 1, 2, 3)
+
+
+async def test_a_run_ends_when_its_files_are_written_however_slow_the_disk(out: Path, monkeypatch: pytest.MonkeyPatch):
+    class Slow(Fs):
+        def sync(self, file: int) -> None:
+            time.sleep(0.1)
+
+    monkeypatch.setattr("asyncstreams.run.extraction._TO_LEAVE", 0.01)
+    answers = Answers()
+
+    await Regions(answers).extract(to=JsonLines(out, fsync="full", fs=Slow()))
+    asked = len(answers.asked)
+    written = ids(out)
+    await Regions(answers).extract(to=JsonLines(out))
+
+    assert written == all_of(0, 1, 2, 3)
+    assert len(answers.asked) == 2 * asked  # it had come to its end, and so the second read all anew
+
+
+async def test_a_run_that_is_ended_while_the_disk_is_slow_leaves_in_time_and_loses_nothing(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+):
+    may_write = threading.Event()
+
+    answers = Answers()
+
+    class Stuck(Fs):
+        is_stuck = False
+
+        def sync(self, file: int) -> None:
+            if answers.asked:
+                self.is_stuck = True
+                may_write.wait(10)
+
+    monkeypatch.setattr("asyncstreams.run.extraction._TO_LEAVE", 0.01)
+    fs = Stuck()
+    failed: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: failed.append(context))
+
+    task = asyncio.create_task(Regions(answers).extract(to=JsonLines(out, fs=fs)))
+    await until(lambda: fs.is_stuck)
+    task.cancel()
+    async with asyncio.timeout(5):
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    may_write.set()
+    await until(lambda: not is_locked(out))
+    await Regions(Answers()).extract(to=JsonLines(out))
+
+    assert ids(out) == all_of(0, 1, 2, 3)
+    assert failed == []
 
 
 @pytest.mark.parametrize("compression", ["gzip", "zstd"])

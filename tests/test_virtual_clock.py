@@ -6,6 +6,7 @@ import asyncio
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import anyio
@@ -215,6 +216,18 @@ async def test_a_thread_at_work_is_waited_for_and_no_time_passes(virtual_clock: 
 
     async with asyncio.timeout(5):
         await anyio.to_thread.run_sync(time.sleep, 0.05)
+
+    assert virtual_clock.monotonic() == begin
+
+
+async def test_a_thread_of_an_executor_is_waited_for_too(virtual_clock: VirtualClock) -> None:
+    begin = virtual_clock.monotonic()
+
+    with ThreadPoolExecutor(1) as executor:
+        async with asyncio.timeout(5):
+            await asyncio.get_running_loop().run_in_executor(executor, time.sleep, 0.05)
+    async with asyncio.timeout(5):
+        await asyncio.to_thread(time.sleep, 0.05)
 
     assert virtual_clock.monotonic() == begin
 

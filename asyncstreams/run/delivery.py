@@ -9,6 +9,7 @@ from contextlib import suppress
 from operator import attrgetter
 
 from ..model import Page
+from ..state import StreamState
 from .places import Place
 from .turns import turns
 
@@ -146,6 +147,8 @@ class Lane:
 
     wants_known = False
     """Whether pages that were handed over in an earlier run are of use."""
+    carried: StreamState | None = None
+    """What moves with pages as they are made, and not as they are acknowledged."""
 
     def __init__(self, delivery: Delivery, weight: float) -> None:
         self._delivery = delivery

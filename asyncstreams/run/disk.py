@@ -20,11 +20,12 @@ class Disk:
         self._threads = ThreadPoolExecutor(1, "asyncstreams-output")
         self._failed = failed
         self._jobs: dict[asyncio.Future[Any], int] = {}
+        self._is_closed = False
         self.failure: BaseException | None = None
 
     def submit(self, job: Callable[[], T], done: Callable[[T], None] | None = None, size: int = 0) -> None:
         """Do it when all before it is done, and then call `done` with what comes of it; it holds `size` bytes."""
-        if self.failure is not None:
+        if self.failure is not None or self._is_closed:
             return
         future = asyncio.get_running_loop().run_in_executor(self._threads, self._unless_failed, job)
         self._jobs[future] = size
@@ -48,8 +49,13 @@ class Disk:
         while self._jobs:
             await asyncio.wait(self._jobs)
 
-    def close(self) -> None:
-        self._threads.shutdown(wait=False)
+    async def close(self, last: Callable[[], T]) -> T:
+        """Do the last job, after all that there are; what would follow from these is left."""
+        self._is_closed = True
+        try:
+            return await self.wait(last)
+        finally:
+            self._threads.shutdown(wait=False)
 
     def _unless_failed(self, job: Callable[[], T]) -> T | None:
         if self.failure is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from ..sinks.folder import folder_name
 from ..sinks.jsonl import JsonLines
 from ..sinks.ledger import Part, Record
 from ..sinks.writer import Brought, Chunk, Writer
+from ..state import StreamState
 from .disk import Disk
 from .grouping import Gathered, Grouping
 from .identity import compare, with_credential
@@ -45,6 +46,7 @@ class Extraction:
         self._gathered = asyncio.Event()
         self._is_committing = False
         self._ended: dict[str, Read] = {}
+        self._parents: dict[str, Mapping[str, Any]] = {}
         self._identities: dict[str, dict[str, Any]] = {}
         self._written: dict[str, Written] = {}
 
@@ -67,8 +69,7 @@ class Extraction:
             return await self._read(scheduler)
         finally:
             with anyio.move_on_after(_TO_LEAVE, shield=True):
-                await self._disk.wait(self._closed)
-            self._disk.close()
+                await self._disk.close(self._closed)
 
     def check(self, stream: Stream) -> None:
         """Raises StateIncompatible for a stream that is not the one that was read before."""
@@ -81,8 +82,9 @@ class Extraction:
     def moved(self, stream: str) -> None:
         """A state moves when its commit is done."""
 
-    def ended(self, stream: str, read: Read) -> None:
+    def ended(self, stream: str, read: Read, parents: Mapping[str, StreamState]) -> None:
         self._ended[stream] = read
+        self._parents[stream] = {name: one.to_json() for name, one in parents.items()}
         self._gathered.set()
 
     async def _read(self, scheduler: Scheduler) -> RunReport:
@@ -97,9 +99,10 @@ class Extraction:
                     except Exception as error:
                         raised = error
                     tasks.cancel_scope.cancel()
+            await self._commit_all()  # however long a slow disk takes
         finally:
             with anyio.move_on_after(_TO_LEAVE, shield=True):
-                await self._commit_all()
+                await self._commit_all()  # what there is to be, where this was cut off
         if self._disk.failure is None and scheduler.fatal is None and not _is_to_be_resumed(raised):
             self._disk.submit(self._folder.end)
             self._disk.submit(partial(self._folder.tidy, is_end=True))
@@ -197,7 +200,7 @@ class Extraction:
 
     def _finish(self, finished: Iterable[str]) -> None:
         for name in finished:
-            self._folder.finish(name)
+            self._folder.finish(name, self._parents[name])
         self._folder.tidy()
 
     def _settled(self, _: None) -> None:

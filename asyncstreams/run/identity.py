@@ -14,17 +14,21 @@ from ..parents.key import Untold, credential_of
 def identity_of(stream: Stream) -> dict[str, Any]:
     """What must be the same, as JSON values."""
     field = stream.cursor_field
+    parents = {parent.name: identity_of(parent) for parent in stream.parents} if stream.incremental_dependency else {}
     return {
         "url_base": stream.url_base,
         "cursor_field": field if field is None or isinstance(field, str) else list(field),
         "cursor_format": stream.cursor_format,
         "cursor_zone": stream.cursor_zone,
+        **({"parents": parents} if parents else {}),
     }
 
 
 def with_credential(stream: Stream, salt: str) -> dict[str, Any]:
-    """The same with its credential, so that nobody can read it; the stream has all its options."""
+    """The same with its credential, so that nobody can read it; the stream and its parents have all their options."""
     now = identity_of(stream)
+    if "parents" in now:
+        now["parents"] = {parent.name: with_credential(parent, salt) for parent in stream.parents}
     with suppress(Untold):  # then nobody can say that it is another one
         now["credential"] = credential_of(stream, bytes.fromhex(salt))
     return now
@@ -33,6 +37,10 @@ def with_credential(stream: Stream, salt: str) -> dict[str, Any]:
 def compare(name: str, known: Mapping[str, Any], now: Mapping[str, Any], *, any_credential: bool = False) -> None:
     """Raises StateIncompatible, with the field that differs."""
     for field, value in now.items():
+        if field == "parents":
+            for parent in value.keys() & known.get(field, {}).keys():
+                compare(parent, known[field][parent], value[parent], any_credential=any_credential)
+            continue
         if field not in known or known[field] == value or (field == "credential" and any_credential):
             continue
         shown = "" if field == "credential" else f": it was {known[field]!r}, and is {value!r}"

@@ -15,7 +15,7 @@ from ..intervals import Interval, Point
 from ..messages import Response
 from ..model import Record, Slice, key_paths
 from ..slices import TimeWindows, Windows
-from ..state import Delta, StreamState, points_of, row_key, value_at
+from ..state import Delta, StreamState, partition_key, points_of, row_key, value_at
 
 _MOST_SEEN = 50_000
 _log = logging.getLogger("asyncstreams")
@@ -29,6 +29,7 @@ class Incremental:
 
     def __init__(self, stream: Stream, state: StreamState, now: float, *, is_kept: bool) -> None:
         self.stream, self.state, self.cursor, self.now, self.is_kept = stream, state, state.cursor, now, is_kept
+        self._begun: set[str] = set()
         given = stream.windows
         self.windows: Windows = TimeWindows(settle=60 if is_kept else 0) if given is None else given
         self.end = self.windows.ends_at(self.cursor, now)
@@ -54,7 +55,17 @@ class Incremental:
             if gaps == [(start, end)]:
                 return [whole]
             return [self._slice(whole, gap, like=whole.interval[1]) for gap in gaps]
+        if self._is_again(partitions[0]):
+            return []
         return [self._slice(whole, one) for one in self.windows.intervals(self.cursor, done, self.now)]
+
+    def _is_again(self, partition: Mapping[str, Any]) -> bool:
+        """Whether a partition has come before in this run: a parent does that changes while it is read."""
+        if not self.is_kept:
+            return False
+        before = len(self._begun)
+        self._begun.add(partition_key(partition))
+        return len(self._begun) == before
 
     def _slice(self, whole: Slice, interval: Interval, like: Any = None) -> Slice:
         values = [None if math.isinf(point) else self.cursor.value(point, like) for point in interval]

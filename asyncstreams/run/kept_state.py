@@ -17,9 +17,9 @@ from ..contracts import Slices, Stream
 from ..errors import MalformedJSON, OutputWriteError, StateCorrupt, StateIncompatible
 from ..exact_json import as_object, decode, encode
 from ..sinks.fs import Fs, write_file
-from ..state import StreamState
+from ..state import StreamState, empty_state
 from .identity import compare, identity_of, with_credential
-from .selected import Read, Selected, cursor_of, state_of
+from .selected import Read, Selected, state_of
 
 _FORMAT = 1
 _LEAST_PAUSE = 1.0  # seconds between two saves
@@ -40,6 +40,7 @@ class State(Mapping[str, StreamState]):
         self._streams: dict[str, StreamState] = {}
         self._identities: dict[str, dict[str, Any]] = {}
         self._unbound: dict[str, Any] = {}  # what was loaded of streams that nobody has read yet
+        self._parents: dict[str, Mapping[str, StreamState]] = {}  # what those that have ended were read of
         self._is_moved = False
         self._saved_at: float | None = None
         self._took = 0.0
@@ -92,7 +93,7 @@ class State(Mapping[str, StreamState]):
         """The state of a stream, which is empty when it was never read. Raises StateIncompatible and StateCorrupt."""
         found = self._streams.get(stream.name)
         if found is None:
-            found = StreamState(stream.cursor_field, cursor_of(stream))
+            found = empty_state(identity_of(stream))
             if stream.name in self._unbound:
                 told = self._unbound[stream.name]
                 compare(stream.name, told["identity"], identity_of(stream))
@@ -111,12 +112,13 @@ class State(Mapping[str, StreamState]):
     def moved(self, stream: str) -> None:
         self._is_moved = True
 
-    def ended(self, stream: str, read: Read) -> None:
+    def ended(self, stream: str, read: Read, parents: Mapping[str, StreamState]) -> None:
         """Whether all of a reading is safe is known at its end."""
+        self._parents[stream] = parents
 
     def begin_anew(self, stream: str) -> None:
-        """All of a stream has been read: forget its slices without a cursor."""
-        self._streams[stream].begin_anew()
+        """All of a stream has been read: forget its slices without a cursor, and go on from where its parents are."""
+        self._streams[stream].begin_anew(self._parents.pop(stream, None))
         self._is_moved = True
 
     def to_json(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -25,17 +25,20 @@ from ..parents.frames import Counts
 from ..parents.key import Untold, key_of
 from ..parents.log import ParentLog, pages_of
 from ..parents.log_file import LogFile
+from ..state import StreamState, empty_state
 from .delivery import Lane
+from .identity import identity_of
 from .places import Place
 from .selected import Selected, state_of
 
 _log = logging.getLogger("asyncstreams")
-_feeds: ContextVar[Mapping[int, Feed]] = ContextVar("feeds")
+_feed: ContextVar[tuple[object, Feed | None]] = ContextVar("feed")
 
 
 def feed_of(stream: object) -> Feed | None:
     """What the run, of which the caller is a part, gives a substream of its parents; None outside of a run."""
-    return _feeds.get({}).get(id(stream))
+    of, feed = _feed.get((None, None))
+    return feed if of is stream else None
 
 
 class Feed:
@@ -91,9 +94,9 @@ class ParentLane:
 
     wants_known = True
 
-    def __init__(self, log: ParentLog, emitted: Lane | None, limit: int | None, *, on_demand: bool, kept: bool) -> None:
-        self.log, self._emitted, self._left = log, emitted, limit
-        self._on_demand, self._kept = on_demand, kept
+    def __init__(self, writer: _Writer, emitted: Lane | None, limit: int | None, *, on_demand: bool) -> None:
+        self.log, self.carried, self._emitted, self._left = writer.log, writer.carried, emitted, limit
+        self._on_demand, self._kept = on_demand, writer.keeping is not None
 
     @property
     def is_wanted(self) -> bool:
@@ -137,21 +140,27 @@ class ParentLane:
 
 
 class _Writer(NamedTuple):
-    """A stream whose records are written down."""
+    """A stream whose records are written down; `carried` is its state as its children will keep it."""
 
     selected: Selected
     log: ParentLog
     keeping: Keeping | None
+    carried: StreamState | None
 
 
 class Family:
-    """The streams of one run with all their parents, each of which is read once."""
+    """The streams of one run with all their parents, each of which is read once.
+
+    Children that want all of a parent share one reading of it, and so do those that want what is new since the same
+    time; one that is read for itself is theirs too, where it is read from there.
+    """
 
     def __init__(self, selected: Sequence[Selected]) -> None:
         self.selected = list(selected)
         self._writers: dict[int, _Writer] = {}
         self._kept: dict[int, ParentLog] = {}
         self._feeds: dict[int, Feed] = {}
+        self._carrying: dict[int, dict[str, _Writer]] = {}
         self._keys: dict[int, str | None] = {}
         self._keepings: dict[int, Keeping | None] = {}
         self._is_limited = any(one.limit is not None for one in selected)
@@ -167,77 +176,93 @@ class Family:
             for log in (*(writer.log for writer in self._writers.values()), *self._kept.values()):
                 log.close()
 
-    def here(self) -> None:
-        """What the calling task, and those it starts, find of their parents."""
-        _feeds.set(self._feeds)
+    def here(self, selected: Selected) -> None:
+        """What the calling task, and those it starts, find of the parents of this stream."""
+        _feed.set((selected.stream, self.feed(selected)))
 
-    def feed(self, stream: Stream) -> Feed | None:
-        return self._feeds.get(id(stream))
+    def feed(self, selected: Selected) -> Feed | None:
+        return self._feeds.get(id(selected))
+
+    def states_of_parents(self, selected: Selected) -> dict[str, StreamState]:
+        """The parents of which a stream reads only what is new: how far they have been read for it."""
+        found: dict[str, StreamState] = {}
+        for name, writer in self._carrying.get(id(selected), {}).items():
+            assert writer.carried is not None
+            found[name] = writer.carried.copy()
+            found[name].parents = self.states_of_parents(writer.selected)
+        return found
 
     def lane(self, selected: Selected, make: Callable[[float], Lane]) -> Lane | ParentLane:
         """Where the pages of a stream go."""
         lane = make(selected.stream.weight)
-        writer = self._writers.get(id(selected.stream))
+        writer = self._writers.get(id(selected))
         if writer is None:
             return lane
         emitted = lane if selected.is_emitted else None
-        limited, kept = self._is_limited, writer.keeping is not None
-        return ParentLane(writer.log, emitted, selected.limit, on_demand=limited, kept=kept)
+        return ParentLane(writer, emitted, selected.limit, on_demand=self._is_limited)
 
     def most(self, selected: Selected) -> int | None:
         """The records that are read of a stream, at most; a parent is read on demand, for its children."""
-        if id(selected.stream) in self._writers and self._is_limited:
+        if id(selected) in self._writers and self._is_limited:
             return sys.maxsize
         return selected.limit
 
-    async def ended(self, stream: Stream, *, is_whole: bool) -> None:
+    async def ended(self, selected: Selected, *, is_whole: bool) -> None:
         """A stream has been read, to its end or not."""
-        if (writer := self._writers.get(id(stream))) is None:
+        if (writer := self._writers.get(id(selected))) is None:
             return
         if is_whole:
             await writer.log.finish(None if writer.keeping is None else writer.keeping.keep)
         else:
             writer.log.end()
 
-    def cut_off(self, stream: Stream) -> None:
+    def cut_off(self, selected: Selected) -> None:
         """A stream's reading is over, however it ended; and it reads no more of its own parents."""
-        if (writer := self._writers.get(id(stream))) is not None:
+        if (writer := self._writers.get(id(selected))) is not None:
             writer.log.end()
-        if (feed := self._feeds.get(id(stream))) is not None:
+        if (feed := self.feed(selected)) is not None:
             feed.close()
 
     async def _gather(self, selected: Selected) -> None:
         stream = selected.stream
-        if stream.use_cache and id(stream) not in self._writers and selected.is_whole:
+        if stream.use_cache and id(selected) not in self._writers and selected.is_whole:
             await self._write(selected)
         if stream.parents and selected.slices is None:
-            logs = [(parent, await self._log_of(parent)) for parent in stream.parents]
-            self._feeds[id(stream)] = Feed(stream, logs)
+            logs = [(parent, await self._log_of(parent, selected)) for parent in stream.parents]
+            self._feeds[id(selected)] = Feed(stream, logs)
 
-    async def _log_of(self, parent: Stream) -> ParentLog:
+    async def _log_of(self, parent: Stream, child: Selected) -> ParentLog:
         """The log of a parent: of the stream that is read in this run, or of one that was kept, or a new one."""
+        need = _need_of(child, parent)
         for one in self.selected:
-            if one.stream is parent or self._are_same(one.stream, parent):
-                if one.keeper is not None and one.stream.cursor_field:
-                    raise ConfigError(
-                        f"{parent.name} gives what is new of it only, and its children need all of it",
-                        hint=f"read its children in another reading, for which {parent.name} is read as a whole",
-                    )
-                writer = self._writers.get(id(one.stream)) or await self._write(one)
-                return writer.log
-            if one.stream.name == parent.name:
+            is_same = one.stream is parent or self._are_same(one.stream, parent)
+            if not is_same and one.stream.name == parent.name:
                 raise ConfigError(
                     f"two streams named {parent.name!r} are read at once: one of them is a parent",
                     hint="give one of them a `name` of its own, or use the same for both",
                 )
-        if id(parent) in self._kept:
-            return self._kept[id(parent)]
-        hidden = Selected(parent, None, state_of(parent, None), None, is_emitted=False)
-        if parent.use_cache and (kept := await self._found(parent)) is not None:
-            self._kept[id(parent)] = kept
-            return kept
+            if is_same and _gives(one, need, is_kept=child.is_kept):
+                return (await self._written(one, child, need)).log
+        if need is not None:
+            hidden = Selected(parent, None, need.copy(), None, is_emitted=False, is_carried=child.is_kept)
+        else:
+            if id(parent) in self._kept:
+                return self._kept[id(parent)]
+            hidden = Selected(parent, None, state_of(parent, None), None, is_emitted=False)
+            if parent.use_cache and (kept := await self._found(parent)) is not None:
+                self._kept[id(parent)] = kept
+                return kept
         self.selected.append(hidden)
-        return (await self._write(hidden)).log
+        return (await self._written(hidden, child, need)).log
+
+    async def _written(self, parent: Selected, child: Selected, need: StreamState | None) -> _Writer:
+        """A parent that is written down for a child, which may keep its state."""
+        writer = self._writers.get(id(parent)) or await self._write(parent)
+        if need is not None and child.is_kept:
+            if writer.carried is None:
+                writer = self._writers[id(parent)] = writer._replace(carried=need.copy())
+            self._carrying.setdefault(id(child), {})[parent.stream.name] = writer
+        return writer
 
     async def _write(self, selected: Selected) -> _Writer:
         stream = selected.stream
@@ -249,7 +274,7 @@ class Family:
             if keeping is None
             else ParentLog(keeping.open, keeping.warn)
         )
-        writer = self._writers[id(stream)] = _Writer(selected, log, keeping)
+        writer = self._writers[id(selected)] = _Writer(selected, log, keeping, None)
         return writer
 
     async def _keeping(self, stream: Stream) -> Keeping | None:
@@ -291,6 +316,24 @@ class Family:
             except Untold:
                 self._keys[id(stream)] = None
         return self._keys[id(stream)]
+
+
+def _need_of(child: Selected, parent: Stream) -> StreamState | None:
+    """Since when a child wants what is new of a parent; None: it wants all."""
+    if not child.stream.incremental_dependency or not isinstance(child.state, StreamState):
+        return None
+    need = child.state.parents.get(parent.name) or empty_state(identity_of(parent))
+    return need if child.is_kept or need else None
+
+
+def _gives(one: Selected, need: StreamState | None, *, is_kept: bool) -> bool:
+    """Whether a reading of a parent gives what a child wants."""
+    is_of_new = one.is_kept and bool(one.stream.cursor_field)
+    if need is None:
+        return not is_of_new and (one.is_emitted or not one.state)
+    if is_of_new != is_kept or (one.is_emitted and not is_kept):
+        return False
+    return isinstance(one.state, StreamState) and one.state.is_as(need)
 
 
 class Keeping:

@@ -46,7 +46,7 @@ def plan(to: JsonLines, streams: Sequence[Stream], ledger: Ledger) -> Plan:
 def _begun(to: JsonLines, stream: Stream, known: StreamLedger | None) -> Mapping[str, Any] | None:
     """What the journal is told of a stream that begins; None: what an earlier run did not finish is gone on with."""
     now = identity_of(stream)
-    mode: Mode = "append" if stream.cursor_field else "replace"
+    mode: Mode = "append" if stream.cursor_field or stream.incremental_dependency else "replace"
     mode = to.mode if to.mode in ("append", "replace") else mode
     if known is None:
         return {"identity": now, "mode": mode}

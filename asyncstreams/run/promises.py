@@ -18,7 +18,8 @@ from .selected import Keeper
 class SlicePromise:
     """One slice whose state is kept: which of its records are wanted, and what its pages promise.
 
-    A state never moves past a page that is not acknowledged: it waits for those before it as well.
+    A state never moves past a page that is not acknowledged: it waits for those before it as well. One that is
+    `carried` does: it counts when children of all that it knows of have been read.
     """
 
     def __init__(
@@ -26,11 +27,12 @@ class SlicePromise:
         stream: Stream,
         state: StreamState,
         keeper: Keeper | None,
+        carried: StreamState | None,
         incremental: Incremental | None,
         part: Slice,
         owe: Callable[[int], None],
     ) -> None:
-        self._stream, self._state, self._keeper = stream, state, keeper
+        self._stream, self._state, self._keeper, self._carried = stream, state, keeper, carried
         self.partitions: Sequence[Mapping[str, Any]] = stream.partitions_of(part)
         self._window = None
         if incremental is not None and part.interval is not None:
@@ -66,7 +68,7 @@ class SlicePromise:
 
     def made(self, number: int, count: int, token: Any, *, is_last: bool) -> None:
         """A page of so many records will be handed over; `token` is that of the next one, where it may be kept."""
-        if self._keeper is None:
+        if self._keeper is None and self._carried is None:
             return
         deltas: list[Delta] = []
         if is_last:
@@ -79,7 +81,10 @@ class SlicePromise:
             if self._since >= (self._stream.state_checkpoint_interval or 0):
                 self._since = 0
                 deltas = [Delta(self.partitions[0], resume=Resume(token, number + 1))]
-        if deltas:
+        if self._carried is not None:
+            for delta in deltas:
+                self._carried.apply(delta)
+        if deltas and self._keeper is not None:
             self.has_moved = self.has_moved or not is_last
             self._owed.append((number, deltas))
             self._owe(1)

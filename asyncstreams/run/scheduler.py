@@ -72,7 +72,7 @@ class Scheduler:
         self._runs: list[StreamRun] = []
         self.fatal: Exception | None = None
         self._scope = anyio.CancelScope()
-        self._cut_off: dict[str, list[Callable[[], None]]] = {}
+        self._cut_off: dict[int, list[Callable[[], None]]] = {}
         self.unavailable: dict[str, StreamUnavailable] = {}
 
     @asynccontextmanager
@@ -136,14 +136,13 @@ class Scheduler:
         finally:
             # Tasks that are cancelled together end in any order: listeners hear the same each time.
             for selected in self._family.selected:
-                for tell in self._cut_off.pop(selected.stream.name, ()):
+                for tell in self._cut_off.pop(id(selected), ()):
                     tell()
         self._delivery.close(self._outcome())
 
     async def _all_streams(self) -> None:
         try:
             async with self._family.gathered(), anyio.create_task_group() as tasks:
-                self._family.here()
                 for selected in self._family.selected:
                     tasks.start_soon(self._stream, selected)
         except Exception as error:  # the parents'
@@ -152,6 +151,7 @@ class Scheduler:
     async def _stream(self, selected: Selected) -> None:
         """Everything of one stream. What goes wrong before its slices is the run's, unless it is unavailable."""
         stream = selected.stream
+        self._family.here(selected)
         try:
             if selected.limit == 0 and self._family.most(selected) == 0:
                 return
@@ -167,7 +167,7 @@ class Scheduler:
                     raise
                 except BaseException as error:
                     ended = partial(_tell_end, chain.audience, StreamEnded(stream.name, error))
-                    self._cut_off.setdefault(stream.name, []).append(ended)
+                    self._cut_off.setdefault(id(selected), []).append(ended)
                     raise
                 chain.audience.tell(StreamEnded(stream.name, failure))
         except StreamUnavailable as error:
@@ -175,7 +175,7 @@ class Scheduler:
         except Exception as error:
             self._end(error)
         finally:
-            self._family.cut_off(stream)
+            self._family.cut_off(selected)
 
     def _tell(self, run: StreamRun, event: SliceStarted | PageRead | SliceEnded | ParentsKnown) -> None:
         """What a listener raises ends the run: it is no failure of the slice."""
@@ -197,22 +197,22 @@ class Scheduler:
         validation = await validation_of(stream)
         share = self._places.share(stream.weight, stream.max_concurrency)
         family = self._family
-        lane, feed = family.lane(selected, self._delivery.lane), family.feed(stream)
+        lane, feed = family.lane(selected, self._delivery.lane), family.feed(selected)
         run = StreamRun(selected, chain, validation, share, lane, feed, family.most(selected))
         self._runs.append(run)
         try:
             async with anyio.create_task_group() as tasks:
                 await self._feed(run, selected, tasks)
         except BaseException:
-            self._cut_off[stream.name] = _ends_of(run)
+            self._cut_off[id(selected)] = _ends_of(run)
             raise
         else:
             for tell in _ends_of(run):
                 tell()
             is_whole = not (run.failed or run.is_cut_short or stream.name in self.unavailable)
-            await family.ended(stream, is_whole=is_whole)
+            await family.ended(selected, is_whole=is_whole)
             if is_whole and selected.keeper is not None:
-                selected.keeper.ended(stream.name, run)
+                selected.keeper.ended(stream.name, run, family.states_of_parents(selected))
         finally:
             share.leave()
             validation.tell()

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 from ..contracts import Slices, Stream
 from ..cursors import CursorFormat
 from ..declaration import check_cursor
-from ..state import StreamState, state_from
+from ..state import StreamState, empty_state, take_state
+from .identity import identity_of
 
 
 class Read(Protocol):
@@ -32,8 +33,8 @@ class Keeper(Protocol):
         """The state of a stream has changed."""
         ...
 
-    def ended(self, stream: str, read: Read) -> None:
-        """All of a stream has been read, and its last pages are on their way."""
+    def ended(self, stream: str, read: Read, parents: Mapping[str, StreamState]) -> None:
+        """All of a stream has been read, and its last pages are on their way; `parents`: what it was read of."""
         ...
 
 
@@ -42,7 +43,8 @@ class Selected:
     """A stream that is to be read, and what of it: `limit` is a number of records.
 
     One that is not emitted is read for its children only. `keeper` keeps `state`, which is a StreamState then. Where
-    it `takes_lines` its pages hold `Lines` in place of records, and of those that are kept back.
+    it `takes_lines` its pages hold `Lines` in place of records, and of those that are kept back. One that
+    `is_carried` is read for children that keep its state with theirs.
     """
 
     stream: Stream
@@ -52,11 +54,18 @@ class Selected:
     is_emitted: bool = True
     keeper: Keeper | None = None
     takes_lines: bool = False
+    is_carried: bool = False
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether somebody comes back for what this reading leaves."""
+        return self.keeper is not None or self.is_carried
 
     @property
     def is_whole(self) -> bool:
         """Whether all of the stream is to be read."""
-        return self.slices is None and self.limit is None and not self.state
+        is_of_new = self.is_kept and bool(self.stream.cursor_field)
+        return self.slices is None and self.limit is None and not self.state and not is_of_new
 
 
 def state_of(stream: Stream, told: Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -64,9 +73,9 @@ def state_of(stream: Stream, told: Mapping[str, Any] | None) -> Mapping[str, Any
     if isinstance(told, StreamState):
         return told
     check_cursor(type(stream).__name__, stream)
-    if not stream.cursor_field:
+    if not stream.cursor_field and not stream.incremental_dependency:
         return {} if told is None else told
-    return state_from(told or {}, stream.cursor_field, cursor_of(stream))
+    return take_state(empty_state(identity_of(stream)), told or {})
 
 
 def cursor_of(stream: Stream) -> CursorFormat:

@@ -52,8 +52,10 @@ class StreamRun:
         self.stream, self.state = selected.stream, selected.state
         self.chain, self.validation, self.share, self.lane = chain, validation, share, lane
         self.selected, self.feed = selected, feed
-        keeper, now = selected.keeper, selected.stream.clock.wall()
-        self.incremental = incremental_of(self.stream, self.state, now, is_kept=keeper is not None)
+        now = selected.stream.clock.wall()
+        self.incremental = incremental_of(self.stream, self.state, now, is_kept=selected.is_kept)
+        if lane.carried is not None and isinstance(self.state, StreamState):
+            lane.carried.lookback = self.state.lookback
         self.why_not_raw = why_not(self.stream, has_schema=validation.has_schema) if selected.takes_lines else ""
         self.raw = RawReader(self.stream) if self.why_not_raw is None else None
         self._are_decoded = is_as_decoded(self.stream)
@@ -70,7 +72,7 @@ class StreamRun:
         keeper, state = self.selected.keeper, self.state
         if not isinstance(state, StreamState) or (keeper is None and self.incremental is None):
             return None
-        return SlicePromise(self.stream, state, keeper, self.incremental, stream_slice, self._owe)
+        return SlicePromise(self.stream, state, keeper, self.lane.carried, self.incremental, stream_slice, self._owe)
 
     @property
     def report(self) -> StreamReport:

@@ -113,10 +113,13 @@ class OutputFolder:
                     self._show(name, made)
         return record
 
-    def finish(self, name: str) -> None:
-        """A stream has been read as a whole: what is hidden of it takes the place of what can be seen."""
+    def finish(self, name: str, parents: Mapping[str, Any]) -> None:
+        """A stream has been read as a whole: what is hidden of it takes the place of what can be seen.
+
+        `parents` is the state of those of which it reads only new ones, as JSON values.
+        """
         was_hidden = self.ledger.streams[name].hidden is not None
-        self._happened({"do": "finish", "stream": name})
+        self._happened({"do": "finish", "stream": name, **({"parents": parents} if parents else {})})
         with writing(self.path):
             if was_hidden:
                 self._show(name, self.ledger.streams[name].parts)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias
 
-from ..cursors import CursorFormat
-from ..model import CursorField
-from ..state import StreamState
+from ..state import StreamState, empty_state
 
 Mode: TypeAlias = Literal["append", "replace"]
 Record: TypeAlias = Mapping[str, Any]
@@ -65,10 +63,7 @@ class StreamLedger:
 
     def begin_state(self) -> None:
         """Nothing has been read."""
-        told = self.identity
-        given = told.get("cursor_field")
-        name = cast(CursorField, tuple(cast("list[str]", given)) if isinstance(given, list) else given)
-        self.state = StreamState(name, CursorFormat(told.get("cursor_format") or "iso", told.get("cursor_zone")))
+        self.state = empty_state(self.identity)
 
     @property
     def written(self) -> list[Part]:
@@ -137,7 +132,7 @@ class Ledger:
             case "commit":
                 self._commit(record)
             case "finish":
-                self._finish(self.streams[record["stream"]])
+                self._finish(self.streams[record["stream"]], record.get("parents", {}))
             case "end":
                 self.names = ()
                 for one in self.streams.values():
@@ -196,12 +191,15 @@ class Ledger:
             for delta in told.get("deltas", ()):
                 one.state.apply(one.state.delta_from(delta))
 
-    def _finish(self, one: StreamLedger) -> None:
+    def _finish(self, one: StreamLedger, told: Mapping[str, Any]) -> None:
         if one.hidden is not None:
             one.retired += one.parts
             one.parts, one.hidden = one.hidden, None
         one.is_open, one.is_whole, one.is_read = False, True, True
-        one.state.begin_anew()
+        parents = empty_state(one.identity).parents if told else {}
+        for name, parent in parents.items():
+            parent.read_json(told.get(name, ()))
+        one.state.begin_anew(parents)
 
 
 def _parts(told: Sequence[Sequence[Any]]) -> list[Part]:

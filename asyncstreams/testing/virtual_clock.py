@@ -58,7 +58,7 @@ class VirtualClock:
             raise RuntimeError("VirtualClock needs asyncio's own selector loop, and one clock for each loop")
         # Begin where the loop is, so that timers which are set already keep their distance.
         offset = loop.time() - self._now
-        cast(Any, loop)._selector = _LeapingSelector(inner, self.advance, _threads_at_work())
+        cast(Any, loop)._selector = _LeapingSelector(inner, self.advance, _threads_at_work(loop))
         cast(Any, loop).time = lambda: self._now + offset
         # Beyond half a year the loop's own resolution would be lost to rounding, and timers never due.
         cast(Any, loop)._clock_resolution = _RESOLUTION
@@ -68,13 +68,23 @@ class VirtualClock:
         return f"<VirtualClock at {self._now:g} s>"
 
 
-def _threads_at_work() -> Callable[[], int]:
-    """How many threads work for the running loop."""
+def _threads_at_work(loop: asyncio.AbstractEventLoop) -> Callable[[], int]:
+    """How many threads work for the running loop, anyio's and those of its executors."""
     try:
         limiter = anyio.to_thread.current_default_thread_limiter()
     except RuntimeError:  # in a callback, anyio does not know whose loop it is
-        return lambda: 0
-    return lambda: limiter.borrowed_tokens
+        limiter = None
+    in_executors: set[asyncio.Future[Any]] = set()
+    run_in_executor = loop.run_in_executor
+
+    def counted(executor: Any, work: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:
+        future = run_in_executor(executor, work, *arguments)
+        in_executors.add(future)
+        future.add_done_callback(in_executors.discard)
+        return future
+
+    cast(Any, loop).run_in_executor = counted
+    return lambda: len(in_executors) + (limiter.borrowed_tokens if limiter is not None else 0)
 
 
 class _LeapingSelector(selectors.BaseSelector):
