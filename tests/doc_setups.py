@@ -172,7 +172,29 @@ def changes(request):
 respx.get("https://api.example.com/changes").mock(side_effect=changes)
 """
 
+# Customers that are filtered by the time of their change, and the visits of each.
+CHANGED_PARENTS = """
+import httpx, respx
+
+changed = {1: "2026-01-10T08:00:00Z", 2: "2026-02-20T09:30:00Z"}
+
+
+def customers(request):
+    since, until = request.url.params["since"], request.url.params["until"]
+    rows = [{"id": number, "updated_at": at} for number, at in changed.items() if since <= at <= until]
+    return httpx.Response(200, json=rows)
+
+
+def visits(request, number):
+    return httpx.Response(200, json=[{"customer": int(number), "visit": 1}])
+
+
+respx.get("https://api.example.com/customers").mock(side_effect=customers)
+respx.get(url__regex=r"https://api.example.com/customers/(?P<number>[0-9]+)/visits").mock(side_effect=visits)
+"""
+
 SETUPS = {
+    "changed parents": CHANGED_PARENTS,
     "changes": CHANGES,
     "github": GITHUB,
     "mistakes": MISTAKES,
