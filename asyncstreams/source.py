@@ -31,7 +31,7 @@ from .run.reading import Reading
 from .run.report import RunReport
 from .run.scheduler import OnError, Scheduler
 from .run.validation import schema_of
-from .sinks.jsonl import JsonLines
+from .sinks.destination import Destination
 from .sinks.sink import Sink
 from .streams import HttpStream, lease_of
 
@@ -147,7 +147,7 @@ class Source:
         return {name: records for name, records in found.items() if name not in reading.unavailable}
 
     async def extract(
-        self, *names: str, to: JsonLines | Sink, state: State | None = None, on_error: OnError = "continue"
+        self, *names: str, to: Destination | Sink, state: State | None = None, on_error: OnError = "continue"
     ) -> RunReport:
         """All streams, or those named, into files, or into a destination of your own: `to=JsonLines("out/")`.
 
@@ -159,7 +159,7 @@ class Source:
         what `pages` raises; OutputLocked, OutputMissing, OutputWriteError, StateCorrupt and StateIncompatible.
         """
         check_destination(type(self).__name__, to, state)
-        if not isinstance(to, JsonLines):
+        if not isinstance(to, Destination):
             return await into_sink(to, self.pages(*names, state=state, on_error=on_error, ack="manual"))
         chosen = self._chosen(names)
         most = self._options.get("max_concurrency", HttpStream.max_concurrency)

@@ -41,7 +41,7 @@ from .run.reading import Reading, records_of
 from .run.report import RunReport
 from .run.scheduler import OnError, Scheduler
 from .schema_files import find_schema, similar_files
-from .sinks.jsonl import JsonLines
+from .sinks.destination import Destination
 from .sinks.sink import Sink
 from .stream_settings import StreamSettings
 
@@ -258,14 +258,14 @@ class HttpStream(StreamSettings):
         return found
 
     async def extract(
-        self, *, to: JsonLines | Sink, state: State | None = None, on_error: OnError = "continue"
+        self, *, to: Destination | Sink, state: State | None = None, on_error: OnError = "continue"
     ) -> RunReport:
         """The stream into files, or into a destination of your own: `await stream.extract(to=JsonLines("out/"))`.
 
         See `Source.extract`.
         """
         check_destination(self.name, to, state)
-        if not isinstance(to, JsonLines):
+        if not isinstance(to, Destination):
             return await into_sink(to, self.pages(state=state, on_error=on_error, ack="manual"))
         check_reading(self.name, None, on_error, self.max_concurrency)
         lease = partial(lease_at, lambda: self.home)

@@ -115,7 +115,7 @@ async def test_each_stream_has_a_folder_of_parts_with_a_manifest_of_them(out: Pa
 
     world.check_end()
     told = {one.stream: one.written for one in report.streams}
-    assert {name: (one.rows, one.folder) for name, one in told.items()} == {
+    assert {name: (one.rows, one.path) for name, one in told.items()} == {
         "customers": (24, out / "customers"),
         "events": (24, out / "events"),
         "tags": (10, out / "tags"),
@@ -656,7 +656,7 @@ async def test_what_is_no_destination_is_told_with_one_that_is(to: Any, told: st
 
 
 async def test_files_keep_their_state_themselves(out: Path):
-    with pytest.raises(ConfigError, match="keep their state"):
+    with pytest.raises(ConfigError, match="keeps its state"):
         await Source([Regions(Answers())]).extract(to=JsonLines(out), state={})  # type: ignore[arg-type]
 
 

@@ -13,7 +13,7 @@ import anyio
 from ..errors import ConfigError
 from ..exact_json import canonical
 from ..model import Page
-from ..sinks.jsonl import JsonLines
+from ..sinks.destination import Destination
 from ..sinks.sink import Sink
 from .leaving import until_terminated
 from .reading import Reading
@@ -26,10 +26,10 @@ _TERMINATED = 143  # 128 and the number of SIGTERM, as shells count
 
 def check_destination(owner: str, to: object, state: Mapping[str, Any] | None) -> None:
     """Raises ConfigError for what nothing can be extracted into, in the terms of `owner`."""
-    if isinstance(to, JsonLines):
+    if isinstance(to, Destination):
         if state is not None:
             raise ConfigError(
-                f"{owner}.extract(state=...): the files keep their state with them", hint="leave `state` out"
+                f"{owner}.extract(state=...): the output keeps its state itself", hint="leave `state` out"
             )
     elif isinstance(to, str | os.PathLike):
         shown = os.fspath(cast("str | os.PathLike[str]", to))
@@ -41,7 +41,7 @@ def check_destination(owner: str, to: object, state: Mapping[str, Any] | None) -
         kind = to.__name__ if isinstance(to, type) else type(to).__name__
         raise ConfigError(
             f"{owner}.extract(to=...): {kind} is no destination",
-            hint='JsonLines("out/"), or an object with `async def write(self, page, batch_id)`',
+            hint='JsonLines("out/"), SQLite("out.sqlite"), or an object with `async def write(self, page, batch_id)`',
         )
 
 

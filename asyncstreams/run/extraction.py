@@ -1,4 +1,4 @@
-"""How do the pages of a run become files, and what is known because of them part of the same commits?"""
+"""How do the pages of a run become files or tables, and what is known because of them part of the same commits?"""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import anyio
@@ -16,15 +15,14 @@ from ..contracts import Stream
 from ..errors import PartialFailure, RateLimitWaitTooLong
 from ..lines import Lines
 from ..model import Page
-from ..sinks.folder import folder_name
-from ..sinks.jsonl import JsonLines
-from ..sinks.ledger import Part, Record
-from ..sinks.writer import Brought, Chunk, Writer
+from ..sinks.destination import Destination
+from ..sinks.ledger import Record
+from ..sinks.output import Brought, Chunk
 from ..state import StreamState
 from .disk import Disk
 from .grouping import Gathered, Grouping
 from .identity import compare, with_credential
-from .plan import plan
+from .plan import plan, shape_of
 from .promises import SlicePromise
 from .report import RunReport, StreamReport, Written
 from .scheduler import Lease, Scheduler
@@ -34,12 +32,11 @@ _TO_LEAVE = 10.0  # seconds
 
 
 class Extraction:
-    """One extraction into a folder; keeps the state of its streams there, and moves it with the commits."""
+    """One extraction; keeps the state of its streams in the output, and moves it with the commits."""
 
-    def __init__(self, to: JsonLines, streams: Sequence[Stream], clock: Clock) -> None:
+    def __init__(self, to: Destination, streams: Sequence[Stream], clock: Clock) -> None:
         self._to, self._streams, self._clock = to, streams, clock
-        self._folder = to.folder()
-        self._writer = Writer(self._folder, synced=to.fsync != "none", part_size=to.part_size)
+        self._output = to.output()
         self._scope = anyio.CancelScope()
         self._disk = Disk(self._scope.cancel)
         self._grouping = Grouping(clock.monotonic(), is_eager=to.fsync == "full")
@@ -54,14 +51,14 @@ class Extraction:
         """All of it. Raises what reading raises, OutputLocked, OutputMissing, OutputWriteError, StateCorrupt and
         StateIncompatible; what was committed stays."""
         try:
-            await self._disk.wait(partial(self._folder.open, self._clock.wall()))
-            planned = plan(self._to, self._streams, self._folder.ledger)
-            await self._disk.wait(partial(self._folder.begin, planned.begin))
+            await self._disk.wait(partial(self._output.open, self._clock.wall()))
+            planned = plan(self._to, self._streams, self._output.ledger)
+            await self._disk.wait(partial(self._output.begin, planned.begin))
             for stream in planned.read:
-                self._written[stream.name] = Written(self._path_of(stream.name), was_read=True)
+                self._written[stream.name] = replace(self._new_written(stream.name), was_read=True)
             selected = [
                 Selected(
-                    stream, None, self._folder.ledger.streams[stream.name].state, None, keeper=self, takes_lines=True
+                    stream, None, self._output.ledger.streams[stream.name].state, None, keeper=self, takes_lines=True
                 )
                 for stream in planned.left
             ]
@@ -69,15 +66,22 @@ class Extraction:
             return await self._read(scheduler)
         finally:
             with anyio.move_on_after(_TO_LEAVE, shield=True):
-                await self._disk.close(self._closed)
+                await self._disk.close(self._output.close)
 
     def check(self, stream: Stream) -> None:
         """Raises StateIncompatible for a stream that is not the one that was read before."""
-        one = self._folder.ledger.streams[stream.name]
-        now = with_credential(stream, self._folder.ledger.salt)
+        one = self._output.ledger.streams[stream.name]
+        now = with_credential(stream, self._output.ledger.salt)
         compare(stream.name, one.identity, now, any_credential=self._to.any_credential)
         if one.identity != now:
             self._identities[stream.name] = now
+
+    @property
+    def needs_schema(self) -> bool:
+        return self._to.needs_schema
+
+    def described(self, stream: Stream, schema: Mapping[str, Any] | None) -> None:
+        self._disk.submit(partial(self._output.describe, stream.name, shape_of(stream, schema)))
 
     def moved(self, stream: str) -> None:
         """A state moves when its commit is done."""
@@ -104,8 +108,8 @@ class Extraction:
             with anyio.move_on_after(_TO_LEAVE, shield=True):
                 await self._commit_all()  # what there is to be, where this was cut off
         if self._disk.failure is None and scheduler.fatal is None and not _is_to_be_resumed(raised):
-            self._disk.submit(self._folder.end)
-            self._disk.submit(partial(self._folder.tidy, is_end=True))
+            self._disk.submit(self._output.end)
+            self._disk.submit(partial(self._output.tidy, is_end=True))
             await self._disk.idle()
         if self._disk.failure is not None:
             raise self._disk.failure
@@ -130,8 +134,8 @@ class Extraction:
         now = self._clock.monotonic()
         self._grouping.take(page, chunks, now)
         while (large := self._grouping.too_large()) is not None:
-            owner, some = large
-            self._disk.submit(partial(self._writer.write, owner, some), size=_size(some))
+            stream, owner, some = large
+            self._disk.submit(partial(self._output.write, stream, owner, some), size=_size(some))
         if self._grouping.due_in(now) == 0:
             self._commit(now)
         elif not self._gathered.is_set():
@@ -171,19 +175,19 @@ class Extraction:
             return
         self._is_committing = True
         for owner in self._grouping.over():
-            self._disk.submit(partial(self._writer.drop, owner))
+            self._disk.submit(partial(self._output.drop, owner))
         ready = self._grouping.taken(now)
         for name in finished:
             del self._ended[name]
         if ready:
             brought = {name: self._brought(name, gathered) for name, gathered in ready.items()}
             size = sum(_size(chunks) for one in brought.values() for chunks in one.all_chunks)
-            self._disk.submit(partial(self._writer.commit, brought), partial(self._committed, finished), size)
+            self._disk.submit(partial(self._output.commit, brought), partial(self._committed, finished), size)
         else:
             self._disk.submit(partial(self._finish, finished), self._settled)
 
     def _brought(self, name: str, gathered: Gathered) -> Brought:
-        state = self._folder.ledger.streams[name].state
+        state = self._output.ledger.streams[name].state
         told: dict[str, Any] = {"deltas": [state.delta_json(delta) for delta in gathered.deltas]}
         if gathered.lookback:
             told["lookback"] = gathered.lookback
@@ -192,36 +196,30 @@ class Extraction:
         return Brought(told, gathered.chunks, gathered.owned)
 
     def _committed(self, finished: Sequence[str], record: Record) -> None:
-        self._folder.ledger.apply(record)
+        self._output.ledger.apply(record)
         for name, told in record["streams"].items():
-            before = self._written.get(name) or Written(self._path_of(name))
-            self._written[name] = before.with_parts([Part(*one) for one in told["parts"]])
+            before = self._written.get(name) or self._new_written(name)
+            self._written[name] = before.with_commit(told)
         self._disk.submit(partial(self._finish, finished), self._settled)
 
     def _finish(self, finished: Iterable[str]) -> None:
         for name in finished:
-            self._folder.finish(name, self._parents[name])
-        self._folder.tidy()
+            self._output.finish(name, self._parents[name])
+        self._output.tidy()
 
     def _settled(self, _: None) -> None:
         self._is_committing = False
         self._gathered.set()
 
-    def _closed(self) -> None:
-        try:
-            self._writer.close()
-        finally:
-            self._folder.close()
-
-    def _path_of(self, name: str) -> Path:
-        return self._folder.path / folder_name(name)
+    def _new_written(self, name: str) -> Written:
+        return Written(*self._output.place_of(name))
 
     def _report(self, scheduler: Scheduler) -> RunReport:
         told = scheduler.report()
         known = {one.stream: one for one in told.streams}
         streams: list[StreamReport] = []
         for name in (stream.name for stream in self._streams if stream.name not in told.unavailable):
-            written = self._written.get(name) or Written(self._path_of(name))
+            written = self._written.get(name) or self._new_written(name)
             streams.append(replace(known.get(name) or StreamReport(name, 0, 0, 0, 0, 0), written=written))
         return replace(told, streams=tuple(streams))
 

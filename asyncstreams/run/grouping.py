@@ -8,7 +8,7 @@ from typing import cast
 
 from ..intervals import Point
 from ..model import Page
-from ..sinks.writer import Chunk
+from ..sinks.output import Chunk
 from ..state import Delta
 from .promises import SlicePromise
 
@@ -79,15 +79,15 @@ class Grouping:
             self._join(one)
             one.cut_at = now
 
-    def too_large(self) -> tuple[Hashable, Sequence[Chunk]] | None:
-        """The slice that must give its lines away since too many are held, and these."""
+    def too_large(self) -> tuple[str, Hashable, Sequence[Chunk]] | None:
+        """The stream and the slice that must give its lines away since too many are held, and these."""
         if self._open_size <= _MANY_OPEN:
             return None
         largest = max(self._open.values(), key=lambda one: one.size)
         if largest.size < _WORTH_A_FILE and self._open_size <= _MOST_OPEN:
             return None
         largest.owner = largest.owner or object()
-        return largest.owner, self._lines_of(largest)
+        return largest.stream, largest.owner, self._lines_of(largest)
 
     def over(self) -> Sequence[Hashable]:
         """Forget the slices of which nothing more comes; those that have files of their own."""

@@ -109,6 +109,13 @@ class State(Mapping[str, StreamState]):
         compare(stream.name, self._identities.get(stream.name, now), now, any_credential=self._any_credential)
         self._identities[stream.name] = now
 
+    @property
+    def needs_schema(self) -> bool:
+        return False
+
+    def described(self, stream: Stream, schema: Mapping[str, Any] | None) -> None:
+        """A state is the same whatever records look like."""
+
     def moved(self, stream: str) -> None:
         self._is_moved = True
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from ..contracts import Stream
 from ..declaration import check_cursor
 from ..errors import AsyncStreamsError, ConfigError
-from ..sinks.jsonl import JsonLines
+from ..model import key_paths
+from ..sinks.destination import Destination
 from ..sinks.ledger import Ledger, Mode, Record, StreamLedger
+from ..sinks.output import Shape
 from .identity import compare, identity_of
 from .selected import cursor_of
+
+_ORDERED = ("iso", "date", "epoch", "epoch_ms", "number")
+"""Formats of cursors in which what is written is in the order of what is meant."""
 
 
 class Plan(NamedTuple):
@@ -22,7 +27,7 @@ class Plan(NamedTuple):
     read: Sequence[Stream]
 
 
-def plan(to: JsonLines, streams: Sequence[Stream], ledger: Ledger) -> Plan:
+def plan(to: Destination, streams: Sequence[Stream], ledger: Ledger) -> Plan:
     """Raises ConfigError, and StateIncompatible where a stream is not the one that was read before."""
     names = sorted(stream.name for stream in streams)
     is_same_run = to.resume and ledger.names == names
@@ -43,19 +48,18 @@ def plan(to: JsonLines, streams: Sequence[Stream], ledger: Ledger) -> Plan:
     return Plan({"do": "begin", "names": names, "streams": anew}, left, read)
 
 
-def _begun(to: JsonLines, stream: Stream, known: StreamLedger | None) -> Mapping[str, Any] | None:
+def _begun(to: Destination, stream: Stream, known: StreamLedger | None) -> Mapping[str, Any] | None:
     """What the journal is told of a stream that begins; None: what an earlier run did not finish is gone on with."""
     now = identity_of(stream)
-    mode: Mode = "append" if stream.cursor_field or stream.incremental_dependency else "replace"
-    mode = to.mode if to.mode in ("append", "replace") else mode
+    mode = _mode(to, stream)
     if known is None:
         return {"identity": now, "mode": mode}
-    if known.is_open and known.mode == "replace" and mode == "append":
+    if known.is_open and known.mode == "replace" and mode != "replace":
         raise ConfigError(
-            f'mode="append": an earlier run was to replace stream {stream.name!r}, and did not come to its end',
+            f'mode="{mode}": an earlier run was to replace stream {stream.name!r}, and did not come to its end',
             hint='let it come to its end with mode="replace" first',
         )
-    if known.is_open and known.mode == mode and (to.resume or mode == "append"):
+    if known.is_open and known.mode == mode and (to.resume or mode != "replace"):
         compare(stream.name, known.identity, now)
         return None
     if to.mode == "fail" and not known.is_open:
@@ -67,3 +71,31 @@ def _begun(to: JsonLines, stream: Stream, known: StreamLedger | None) -> Mapping
         return {"identity": now, "mode": mode}
     compare(stream.name, known.identity, now)
     return {"identity": {**known.identity, **now}, "mode": mode}
+
+
+def _mode(to: Destination, stream: Stream) -> Mode:
+    """Raises ConfigError where rows are to be found again that have no key."""
+    is_told = to.mode is not None and to.mode != "fail"
+    if to.mode == "upsert" and not _key_of(stream):
+        raise ConfigError(
+            f'mode="upsert": stream {stream.name!r} has no primary key of fields of its records',
+            hint='set primary_key, or add what comes with mode="append"',
+        )
+    if is_told:
+        return cast(Mode, to.mode)
+    if not stream.cursor_field and not stream.incremental_dependency:
+        return "replace"
+    return "upsert" if "upsert" in to.modes and _key_of(stream) else "append"
+
+
+def shape_of(stream: Stream, schema: Mapping[str, Any] | None) -> Shape:
+    """What an output is told of a stream before its first record."""
+    field = stream.cursor_field
+    is_ordered = isinstance(field, str) and stream.cursor_format in _ORDERED
+    return Shape(_key_of(stream), cast(str, field) if is_ordered else None, schema)
+
+
+def _key_of(stream: Stream) -> list[str]:
+    """The fields of the primary key, where they are the record's own."""
+    paths = key_paths(stream.primary_key)
+    return [path[0] for path in paths] if all(len(path) == 1 for path in paths) else []

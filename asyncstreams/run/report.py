@@ -2,41 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..sinks.ledger import Part
+from ..sinks.ledger import Part, Record
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a run committed of one stream, into `folder`; `quarantined` are rows that are kept apart there.
+    """What a run committed of one stream, into the folder `path`, or into the `table` of the database there.
 
-    `was_read`: it had been read to its end before, in the same run, which was then ended by something else.
+    `quarantined` are rows that are kept apart. `was_read`: it had been read to its end before, in the same run, which
+    was then ended by something else. Tables have no `parts`, and no `bytes` of their own.
     """
 
-    folder: Path
+    path: Path
+    table: str = ""
     parts: int = 0
     rows: int = 0
     bytes: int = 0
     quarantined: int = 0
     was_read: bool = False
 
-    def with_parts(self, parts: Iterable[Part]) -> Written:
-        """The same with parts that were committed."""
-        rows = {"part": self.rows, "quarantined": self.quarantined}
-        count, size = self.parts, self.bytes
+    def with_commit(self, told: Record) -> Written:
+        """The same with what a commit says of the stream."""
+        rows = Counter({"part": told.get("rows", 0), "quarantined": told.get("quarantined", 0)})
+        parts = [Part(*one) for one in told.get("parts", ())]
         for part in parts:
             rows[part.kind] += part.rows
-            count, size = count + 1, size + part.bytes
-        return replace(self, parts=count, rows=rows["part"], bytes=size, quarantined=rows["quarantined"])
+        return replace(
+            self,
+            parts=self.parts + len(parts),
+            rows=self.rows + rows["part"],
+            bytes=self.bytes + sum(part.bytes for part in parts),
+            quarantined=self.quarantined + rows["quarantined"],
+        )
 
     def __str__(self) -> str:
+        place = f"{self.path}, table {self.table}" if self.table else str(self.path)
         if self.was_read:
-            return f"read before, to its end  {self.folder}"
+            return f"read before, to its end  {place}"
+        if self.table:
+            return f"{self.rows:,} rows  {place}"
         parts = f"{self.parts:,} part" + ("" if self.parts == 1 else "s")
-        return f"{self.rows:,} rows in {parts}, {self.bytes:,} bytes  {self.folder}"
+        return f"{self.rows:,} rows in {parts}, {self.bytes:,} bytes  {place}"
 
 
 @dataclass(frozen=True, slots=True)

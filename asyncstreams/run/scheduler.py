@@ -192,9 +192,7 @@ class Scheduler:
         stream = selected.stream
         if (reason := await stream.probe()) is not None:
             raise StreamUnavailable(reason).locate(stream=stream.name)
-        if selected.keeper is not None:
-            selected.keeper.check(stream)
-        validation = await validation_of(stream)
+        validation = await validation_of(stream, selected.keeper)
         share = self._places.share(stream.weight, stream.max_concurrency)
         family = self._family
         lane, feed = family.lane(selected, self._delivery.lane), family.feed(selected)

@@ -29,6 +29,15 @@ class Keeper(Protocol):
         """Raises StateIncompatible where what is kept is of something else; the stream has all its options."""
         ...
 
+    @property
+    def needs_schema(self) -> bool:
+        """Whether it is told of schemas that nothing is held against, too."""
+        ...
+
+    def described(self, stream: Stream, schema: Mapping[str, Any] | None) -> None:
+        """Comes before the first page of a stream; None: it has no schema, or none that is needed."""
+        ...
+
     def moved(self, stream: str) -> None:
         """The state of a stream has changed."""
         ...

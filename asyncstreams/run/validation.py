@@ -14,6 +14,7 @@ from ..errors import AsyncStreamsError, ConfigError, SchemaError
 from ..exact_json import as_object
 from ..model import PrimaryKey, Problem, Quarantined, Record, key_paths, shortened
 from ..schema import RecordSchema, record_schema
+from .selected import Keeper
 
 _MOST_KINDS = 100
 _SHOWN_KINDS = 5
@@ -105,17 +106,24 @@ class Validation:
         return told + (", ..." if len(self._kinds) > _SHOWN_KINDS else "")
 
 
-async def validation_of(stream: Stream) -> Validation:
-    """The validation for one reading of a stream, whose schema is asked for where it matters. Raises ConfigError."""
+async def validation_of(stream: Stream, keeper: Keeper | None = None) -> Validation:
+    """The validation for one reading of a stream, whose schema is asked for where it matters.
+
+    Whoever keeps what is read is asked whether it is the same stream, and told what its records look like. Raises
+    ConfigError, and StateIncompatible.
+    """
+    if keeper is not None:
+        keeper.check(stream)
     transforms = stream.transformer is not None and stream.transformer.is_active
-    if stream.validation == "off" and not transforms:
-        return Validation(stream, None)
-    schema = await schema_of(stream)
+    is_needed = keeper is not None and keeper.needs_schema
+    schema = None if stream.validation == "off" and not transforms and not is_needed else await schema_of(stream)
     if schema is None and transforms:
         raise ConfigError(
             f"{type(stream).__name__}.transformer has nothing to go by: the stream has no schema",
             hint=f"add schemas/{stream.name}.json beside its module, or get_json_schema(self)",
         ).locate(stream=stream.name)
+    if keeper is not None:
+        keeper.described(stream, None if schema is None else schema.json)
     return Validation(stream, schema)
 
 

@@ -22,7 +22,7 @@ from .fs import Fs, write_file, writing
 from .journal import Journal
 from .ledger import Ledger, Part, Record
 from .lock import OutputLock
-from .parts import Compression, PartFile, Sealed
+from .parts import PartFormat, PartInProgress, Sealed
 
 _OWN = ".asyncstreams"
 _NAME = re.compile(r"(?:part|quarantined)-(\d{6})-(\d{6})\.")
@@ -42,18 +42,17 @@ class OutputFolder:
     Blocking; one caller at a time. Raises OutputWriteError, after which it is only to be closed.
     """
 
-    def __init__(
-        self, path: Path, fs: Fs, *, suffix: str, compression: Compression, synced: bool, accept_missing: bool
-    ) -> None:
+    def __init__(self, path: Path, fs: Fs, format_: PartFormat, *, synced: bool, accept_missing: bool) -> None:
         self.path, self._fs, self._synced = path, fs, synced
-        self._suffix, self._accept_missing = suffix, accept_missing
-        self._compression: Compression = compression
+        self._format, self._accept_missing = format_, accept_missing
+        self.describe = format_.describe
         self._own = path / _OWN
         self._in_progress = self._own / "in-progress"
         self._journal = Journal(fs, self._own, synced=synced)
         self._lock: OutputLock | None = None
         self._made = 0
         self._folders: set[Path] = set()
+        self._learnt: set[str] = set()
         self.ledger = Ledger()
 
     def open(self, now: float) -> None:
@@ -90,10 +89,10 @@ class OutputFolder:
                 self._folder_of(name)
                 self._remove_retired(name)
 
-    def new_part(self) -> PartFile:
-        """A file for a part; nobody sees it."""
-        self._made += 1
-        return PartFile(self._fs, self._in_progress / f"{self._journal.number}-{self._made}", self._compression)
+    def new_part(self, stream: str, kind: str) -> PartInProgress:
+        """A part of the stream; nobody sees it."""
+        self._learn(stream)
+        return self._format.part(stream, kind, self._new_path)
 
     def commit(self, streams: Mapping[str, Committed]) -> Record:
         """From now on these parts count, with all that is known because of them.
@@ -113,18 +112,19 @@ class OutputFolder:
                     self._show(name, made)
         return record
 
-    def finish(self, name: str, parents: Mapping[str, Any]) -> None:
+    def finish(self, stream: str, parents: Mapping[str, Any]) -> None:
         """A stream has been read as a whole: what is hidden of it takes the place of what can be seen.
 
         `parents` is the state of those of which it reads only new ones, as JSON values.
         """
-        was_hidden = self.ledger.streams[name].hidden is not None
-        self._happened({"do": "finish", "stream": name, **({"parents": parents} if parents else {})})
+        self._rewrite_outdated(stream)
+        was_hidden = self.ledger.streams[stream].hidden is not None
+        self._happened({"do": "finish", "stream": stream, **({"parents": parents} if parents else {})})
         with writing(self.path):
             if was_hidden:
-                self._show(name, self.ledger.streams[name].parts)
-            self._write_manifest(name)
-            self._remove_retired(name)
+                self._show(stream, self.ledger.streams[stream].parts)
+            self._write_manifest(stream)
+            self._remove_retired(stream)
 
     def end(self) -> None:
         """The run has come to its end: the next one begins anew."""
@@ -152,10 +152,51 @@ class OutputFolder:
         self._journal.append(record)
         self.ledger.apply(record)
 
+    def _new_path(self) -> Path:
+        self._made += 1
+        return self._in_progress / f"{self._journal.number}-{self._made}"
+
+    def _learn(self, name: str) -> None:
+        if name not in self._learnt:
+            self._learnt.add(name)
+            written = [part for part in self.ledger.streams[name].written if part.kind == "part"]
+            self._format.learn(name, (self._path_of(name, part) for part in written))
+
+    def _path_of(self, name: str, part: Part) -> Path:
+        """Where a part of what is being written is."""
+        hidden = self.ledger.streams[name].hidden
+        return self.path / folder_name(name) / part.name if hidden is None else self._in_progress / part.temp
+
+    def _rewrite_outdated(self, name: str) -> None:
+        """Give all parts the form of the last one, in another commit."""
+        self._learn(name)
+        one = self.ledger.streams[name]
+        parts = [part for part in one.written if part.kind == "part"]
+        outdated = [part for part in parts if self._format.is_outdated(name, self._path_of(name, part))]
+        if not outdated:
+            return
+        sealed: list[tuple[str, Sealed]] = []
+        for part in outdated:
+            made = self._format.rewritten(name, self._path_of(name, part), self._new_path, synced=self._synced)
+            sealed.append((part.kind, made))
+        new = self._named(name, sealed)
+        if self._synced:
+            with writing(self._in_progress):
+                self._fs.sync_folder(self._in_progress)
+        told = {"parts": [part.to_json() for part in new], "instead": [part.name for part in outdated]}
+        self._happened({"do": "rewrite", "stream": name, **told})
+        with writing(self.path):
+            if one.hidden is None:
+                self._show(name, new)
+            self._write_manifest(name)
+            self._remove_retired(name)
+
     def _named(self, name: str, sealed: Iterable[tuple[str, Sealed]]) -> list[Part]:
         one = self.ledger.streams[name]
         numbered = enumerate(sealed, one.next_part)
-        return [Part(kind, one.generation, number, self._suffix, *told) for number, (kind, told) in numbered]
+        return [
+            Part(kind, one.generation, number, self._format.suffix(kind), *told) for number, (kind, told) in numbered
+        ]
 
     def _folder_of(self, name: str) -> Path:
         folder = self.path / folder_name(name)

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from ..state import StreamState, empty_state
 
-Mode: TypeAlias = Literal["append", "replace"]
+Mode: TypeAlias = Literal["append", "replace", "upsert"]
 Record: TypeAlias = Mapping[str, Any]
 """One line of the journal: what happened, in `do`, and to what."""
 
@@ -131,6 +131,8 @@ class Ledger:
                 self._begin(record)
             case "commit":
                 self._commit(record)
+            case "rewrite":
+                self._rewrite(self.streams[record["stream"]], record["parts"], set(record["instead"]))
             case "finish":
                 self._finish(self.streams[record["stream"]], record.get("parents", {}))
             case "end":
@@ -190,6 +192,12 @@ class Ledger:
             one.state.lookback = told.get("lookback", 0)
             for delta in told.get("deltas", ()):
                 one.state.apply(one.state.delta_from(delta))
+
+    def _rewrite(self, one: StreamLedger, told: Sequence[Sequence[Any]], instead: set[str]) -> None:
+        parts = _parts(told)
+        one.retired += [part for part in one.written if part.name in instead]
+        one.written[:] = [part for part in one.written if part.name not in instead] + parts
+        one.next_part += len(parts)
 
     def _finish(self, one: StreamLedger, told: Mapping[str, Any]) -> None:
         if one.hidden is not None:

@@ -1,9 +1,10 @@
-"""How is a part written: line after line into a file that nobody sees, counted, compressed, and then sealed?"""
+"""How is a part written: into a file that nobody sees, counted, compressed, and then sealed?"""
 
 from __future__ import annotations
 
 import hashlib
 import zlib
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
@@ -12,10 +13,12 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, cast
 
 from ..errors import ConfigError
 from .fs import Fs, write_all, writing
+from .output import Shape
 
 Compression: TypeAlias = Literal["gzip", "zstd"] | None
 _GZIP = zlib.MAX_WBITS | 16
 _GZIP_LEVEL = 6
+_SUFFIXES = {None: ".jsonl", "gzip": ".jsonl.gz", "zstd": ".jsonl.zst"}
 
 
 class Compressor(Protocol):
@@ -33,6 +36,80 @@ class Sealed(NamedTuple):
     rows: int
     bytes: int
     sha256: str
+
+
+class PartInProgress(Protocol):
+    """A part that nobody sees yet, of about `size` bytes. Blocking; one caller at a time. Raises OutputWriteError."""
+
+    size: int
+
+    def write(self, data: bytes, rows: int) -> None:
+        """So many lines, each with its end."""
+        ...
+
+    def seal(self, *, synced: bool) -> Sequence[Sealed]:
+        """It is whole, and may have become several files."""
+        ...
+
+    def abandon(self) -> None:
+        """Nobody wants it any more."""
+        ...
+
+
+NewPath: TypeAlias = Callable[[], Path]
+"""The path of a file that is not there."""
+
+
+class PartFormat(Protocol):
+    """What is in the parts of a folder."""
+
+    def describe(self, stream: str, shape: Shape) -> None:
+        """Comes before the first part of a stream."""
+        ...
+
+    def suffix(self, kind: str) -> str:
+        """How the names of such parts end."""
+        ...
+
+    def learn(self, stream: str, parts: Iterable[Path]) -> None:
+        """What has been written already of what is being written; comes before the first new part."""
+        ...
+
+    def part(self, stream: str, kind: str, new_path: NewPath) -> PartInProgress: ...
+
+    def is_outdated(self, stream: str, part: Path) -> bool:
+        """Whether what came later made another form of it necessary."""
+        ...
+
+    def rewritten(self, stream: str, part: Path, new_path: NewPath, *, synced: bool) -> Sealed:
+        """The same in the form that is necessary now."""
+        ...
+
+
+class LinesFormat:
+    """JSON lines: what comes is what is written."""
+
+    def __init__(self, fs: Fs, compression: Compression) -> None:
+        self._fs = fs
+        self._compression: Compression = compression
+
+    def describe(self, stream: str, shape: Shape) -> None:
+        """Any record has a line."""
+
+    def suffix(self, kind: str) -> str:
+        return _SUFFIXES[self._compression]
+
+    def learn(self, stream: str, parts: Iterable[Path]) -> None:
+        """Lines say nothing of other lines."""
+
+    def part(self, stream: str, kind: str, new_path: NewPath) -> PartInProgress:
+        return PartFile(self._fs, new_path(), self._compression)
+
+    def is_outdated(self, stream: str, part: Path) -> bool:
+        return False
+
+    def rewritten(self, stream: str, part: Path, new_path: NewPath, *, synced: bool) -> Sealed:
+        raise AssertionError("no line is outdated")
 
 
 class PartFile:
@@ -55,7 +132,7 @@ class PartFile:
         self.rows += rows
         self.size += len(data)
 
-    def seal(self, *, synced: bool) -> Sealed:
+    def seal(self, *, synced: bool) -> Sequence[Sealed]:
         """It is whole."""
         if self._compressor is not None:
             self._put(self._compressor.flush())
@@ -65,7 +142,7 @@ class PartFile:
                     self._fs.sync(self._file)
             finally:
                 self._fs.close(self._file)
-        return Sealed(self._path.name, self.rows, self.bytes, self._digest.hexdigest())
+        return [Sealed(self._path.name, self.rows, self.bytes, self._digest.hexdigest())]
 
     def abandon(self) -> None:
         """Nobody wants it any more."""

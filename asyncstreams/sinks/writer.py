@@ -3,46 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
 
-from .folder import Committed, OutputFolder
-from .ledger import Record
-from .parts import PartFile, Sealed
+from .folder import Committed, OutputFolder, folder_name
+from .ledger import Ledger, Record
+from .output import Brought, Chunk
+from .parts import PartInProgress, Sealed
 
 _AT_ONCE = 256 * 2**10
 """Bytes that are written with one call, about."""
 
 
-class Chunk(NamedTuple):
-    """The lines of a page that belong into a kind of part, `rows` of them."""
-
-    kind: str
-    lines: bytes
-    rows: int
-
-
-class Brought(NamedTuple):
-    """What a commit brings for one stream: what its record says, the lines that share files, and by owner the last
-    lines of files that are one slice's own."""
-
-    told: Mapping[str, Any]
-    chunks: Sequence[Chunk]
-    owned: Sequence[tuple[Hashable, Sequence[Chunk]]]
-
-    @property
-    def all_chunks(self) -> Sequence[Sequence[Chunk]]:
-        return [self.chunks, *(chunks for _, chunks in self.owned)]
-
-
-class Writer:
-    """The files in progress of one output. Blocking; one caller at a time. Raises OutputWriteError."""
+class FolderOutput:
+    """An Output of files: the folder with what is whole, and the files in progress."""
 
     def __init__(self, folder: OutputFolder, *, synced: bool, part_size: int) -> None:
         self._folder, self._synced, self._part_size = folder, synced, part_size
-        self._files: dict[Hashable, dict[str, PartFile]] = {}
+        self._files: dict[Hashable, dict[str, PartInProgress]] = {}
         self._sealed: dict[Hashable, list[tuple[str, Sealed]]] = {}
+        self.open, self.begin, self.describe = folder.open, folder.begin, folder.describe
+        self.finish, self.end, self.tidy = folder.finish, folder.end, folder.tidy
 
-    def write(self, owner: Hashable, chunks: Iterable[Chunk]) -> None:
+    @property
+    def ledger(self) -> Ledger:
+        return self._folder.ledger
+
+    def write(self, stream: str, owner: Hashable, chunks: Iterable[Chunk]) -> None:
         """Put lines into the owner's files; where one is large enough the next ones go into another."""
         held: dict[str, list[Chunk]] = {}
         for chunk in chunks:
@@ -53,7 +39,7 @@ class Writer:
                 while count < len(some) and size < _AT_ONCE:
                     size += len(some[count].lines)
                     count += 1
-                self._put(owner, kind, some[:count])
+                self._put(stream, owner, kind, some[:count])
                 some = some[count:]
 
     def drop(self, owner: Hashable) -> None:
@@ -63,33 +49,39 @@ class Writer:
         self._sealed.pop(owner, None)  # what is sealed is removed when the folder is opened again
 
     def commit(self, streams: Mapping[str, Brought]) -> Record:
-        """See `OutputFolder.commit`."""
+        """What the owners have written, and all that is brought, in parts of their own."""
         committed: dict[str, Committed] = {}
         for name, brought in streams.items():
             sealed: list[tuple[str, Sealed]] = []
             for owner, chunks in (object(), brought.chunks), *brought.owned:
-                self.write(owner, chunks)
+                self.write(name, owner, chunks)
                 sealed += self._all_of(owner)
             committed[name] = Committed(brought.told, sealed)
         return self._folder.commit(committed)
 
     def close(self) -> None:
         """Give up what was not committed."""
-        for owner in list(self._files):
-            self.drop(owner)
+        try:
+            for owner in list(self._files):
+                self.drop(owner)
+        finally:
+            self._folder.close()
 
-    def _put(self, owner: Hashable, kind: str, chunks: Sequence[Chunk]) -> None:
+    def place_of(self, stream: str) -> tuple[Path, str]:
+        return self._folder.path / folder_name(stream), ""
+
+    def _put(self, stream: str, owner: Hashable, kind: str, chunks: Sequence[Chunk]) -> None:
         files = self._files.setdefault(owner, {})
         file = files.get(kind)
         if file is None:
-            file = files[kind] = self._folder.new_part()
+            file = files[kind] = self._folder.new_part(stream, kind)
         file.write(b"".join(chunk.lines for chunk in chunks), sum(chunk.rows for chunk in chunks))
         if file.size >= self._part_size:
             self._seal(owner, kind)
 
     def _seal(self, owner: Hashable, kind: str) -> None:
         file = self._files[owner].pop(kind)
-        self._sealed.setdefault(owner, []).append((kind, file.seal(synced=self._synced)))
+        self._sealed.setdefault(owner, []).extend((kind, one) for one in file.seal(synced=self._synced))
 
     def _all_of(self, owner: Hashable) -> Sequence[tuple[str, Sealed]]:
         for kind in list(self._files.get(owner, {})):
