@@ -7,6 +7,7 @@ import base64
 import json
 from urllib.parse import parse_qsl
 
+import anyio
 import httpx
 import pytest
 from httpx import Response
@@ -381,6 +382,55 @@ async def test_a_cancellation_does_not_cut_the_handing_over_of_rotated_tokens_sh
         await reading
 
     assert kept == [Secret("r1")]
+
+
+@pytest.mark.parametrize("is_scope", [True, False], ids=["a scope", "a task"])
+async def test_a_rotated_token_that_is_on_its_way_is_taken_though_the_reading_is_cancelled(
+    respx_mock, virtual_clock, is_scope
+):
+    begun, kept = asyncio.Event(), []
+
+    async def answer() -> None:
+        begun.set()
+        await virtual_clock.sleep(1)
+
+    Endpoint(respx_mock, after=answer, rotates=True)
+    stream = Users(authenticator=refreshing(on_refresh=kept.append, clock=virtual_clock), clock=virtual_clock)
+    scope = anyio.CancelScope()
+
+    async def read() -> None:
+        with scope:
+            await stream.read()
+
+    reading = asyncio.create_task(read())
+    await begun.wait()
+    if is_scope:
+        scope.cancel()
+        await reading
+    else:
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+
+    assert [tokens.refresh_token for tokens in kept] == [Secret("r1")]
+
+
+async def test_a_token_endpoint_that_does_not_answer_holds_up_a_cancellation_for_ten_seconds(respx_mock, virtual_clock):
+    begun = asyncio.Event()
+
+    async def answer() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    Endpoint(respx_mock, after=answer)
+    reading = asyncio.create_task(Users(authenticator=refreshing(clock=virtual_clock), clock=virtual_clock).read())
+    await begun.wait()
+    before = virtual_clock.monotonic()
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+
+    assert virtual_clock.monotonic() - before == pytest.approx(10)
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import ssl
-from collections.abc import Awaitable, Callable, Iterable
-from contextlib import aclosing, nullcontext
-from functools import partial
+from collections.abc import AsyncGenerator, Coroutine, Iterable
+from contextlib import aclosing, nullcontext, suppress
+from typing import Any, TypeAlias, TypeVar
 
 import anyio
 import httpx
@@ -30,6 +31,9 @@ from .session import Session, borrowed
 from .timeouts import Watch
 from .transport import AiohttpTransport, BadCertificate, UnknownHost
 from .waits import Waits
+
+T = TypeVar("T")
+Flow: TypeAlias = AsyncGenerator[httpx.Request, Response]
 
 _TOKEN_ENDPOINT = object()
 _NO_WAIT = Wait(0.0, BUSY, 0.0)
@@ -139,22 +143,30 @@ class Wire:
             finally:
                 governor.give(ticket)
             while True:
-                if response is None:
-                    # A token must be fetched first: meanwhile the ticket is given back.
-                    response = await _heard_out(partial(self._token_answer, outgoing, attempt.options))
-                # No ticket is needed to hear an answer: a rotated token must not wait at a gate.
-                try:
-                    outgoing = await flow.asend(response)
-                except StopAsyncIteration:
-                    return response
-                await let_go(response)
-                response = None
+                if response is not None:
+                    heard, following = response, await _following(flow, response)
+                else:  # a token must be fetched first: meanwhile the ticket is given back
+                    heard, following = await _heard_out(self._renewal(flow, outgoing, attempt.options))
+                if following is None:
+                    return heard
+                await let_go(heard)
+                outgoing, response = following, None
                 if self._is_own(outgoing, request):
                     ticket = await self._ticket(governor, request)
                     try:
                         response = await self._on_the_wire(outgoing, attempt, ticket)
                     finally:
                         governor.give(ticket)
+
+    async def _renewal(
+        self, flow: Flow, outgoing: httpx.Request, options: SendOptions
+    ) -> tuple[Response, httpx.Request | None]:
+        """What a token endpoint answers, and what the authenticator, which knows it then, sends next.
+
+        No ticket is needed to hear it: a rotated token must not wait at a gate.
+        """
+        response = await self._token_answer(outgoing, options)
+        return response, await _following(flow, response)
 
     async def _ticket(self, governor: Governor, request: httpx.Request) -> Ticket:
         """Wait for a ticket, and note for how long: it does not count as the page's time."""
@@ -305,32 +317,35 @@ class Wire:
                 )
 
 
-async def _heard_out(ask: Callable[[], Awaitable[Response]]) -> Response:
-    """What a token endpoint answers, also where the caller is cancelled meanwhile: then for ten seconds more.
-
-    A token that was rotated cannot be had again.
-    """
-    response: Response | None = None
-    failure: Exception | None = None
-    async with anyio.create_task_group() as tasks:
-        with anyio.CancelScope(shield=True) as asking:
-            tasks.start_soon(_end_soon_after_a_cancellation, asking)
-            try:
-                response = await ask()
-            except Exception as error:  # must not become a group's
-                failure = error
-        tasks.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
-    assert response is not None, "whoever was cancelled does not come here"
-    return response
-
-
-async def _end_soon_after_a_cancellation(asking: anyio.CancelScope) -> None:
+async def _following(flow: Flow, response: Response) -> httpx.Request | None:
+    """What an authenticator sends after it has heard an answer."""
     try:
-        await anyio.sleep_forever()
+        return await flow.asend(response)
+    except StopAsyncIteration:
+        return None
+
+
+async def _heard_out(renewal: Coroutine[Any, Any, T]) -> T:
+    """A renewal that goes on where the caller is cancelled meanwhile, for ten seconds more.
+
+    A token that was rotated, and was not taken, cannot be had again. A task of its own, since no cancel scope holds
+    back a plain `Task.cancel()`; it ends in here.
+    """
+    task = asyncio.ensure_future(renewal)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        # A cancelled scope would cancel the wait again and again.
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait({task}, timeout=_LAST_WORDS)
+        raise
     finally:
-        asking.deadline = anyio.current_time() + _LAST_WORDS
+        task.cancel()
+        while not task.done():  # nothing may be asked of the authenticator that it is still busy with
+            with suppress(asyncio.CancelledError), anyio.CancelScope(shield=True):
+                await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # has been told, or nobody is there to hear it
 
 
 def copied(request: httpx.Request) -> Request:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import selectors
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -56,8 +57,9 @@ class VirtualClock:
         inner = getattr(loop, "_selector", None)
         if not isinstance(inner, selectors.BaseSelector) or isinstance(inner, _LeapingSelector):
             raise RuntimeError("VirtualClock needs asyncio's own selector loop, and one clock for each loop")
-        # Begin where the loop is, so that timers which are set already keep their distance.
-        offset = loop.time() - self._now
+        # Begin where the loop is, so that timers which are set already keep their distance. A whole number: what
+        # is rounded away of later sums is the same in each run then, and so is what comes first.
+        offset = math.floor(loop.time() - self._now)
         cast(Any, loop)._selector = _LeapingSelector(inner, self.advance, _threads_at_work(loop))
         cast(Any, loop).time = lambda: self._now + offset
         # Beyond half a year the loop's own resolution would be lost to rounding, and timers never due.
