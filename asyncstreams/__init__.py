@@ -78,6 +78,7 @@ from .run.report import RunReport, StreamReport, Written
 from .selectors import Selector
 from .sinks.jsonl import JsonLines
 from .sinks.sink import Sink
+from .sinks.sqlite import SQLite
 from .slices import NumberRanges, TimeWindows, Windows
 from .source import Source
 from .state import StreamState, airbyte_state
@@ -149,6 +150,7 @@ __all__ = [
     "Retrying",
     "Routes",
     "RunReport",
+    "SQLite",
     "SchemaError",
     "Secret",
     "Selector",

@@ -100,13 +100,16 @@ class World:
     options: dict[str, Any] = field(default_factory=dict)
     names: tuple[str, ...] = NAMES
 
-    async def extract(self, fs: Fs | None = None) -> Any:
+    async def extract(self, fs: Any = None) -> Any:
         transport = httpx.MockTransport(self.api)
         events = Events(transport=transport)
         events.windows = NumberRanges(step=6, end=24 * self.api.version)
         streams = [Customers(transport=transport), events, Tags(transport=transport)]
-        options = {"fsync": "full", "compression": None, **self.options}
-        return await Source(streams, seed=1).extract(to=JsonLines(self.out, fs=fs or Fs(), **options))
+        return await Source(streams, seed=1).extract(to=self.destination(fs))
+
+    def destination(self, fs: Any = None) -> Any:
+        """Where to; `fs` is what breaks."""
+        return JsonLines(self.out, fs=fs or Fs(), **{"fsync": "full", "compression": None, **self.options})
 
     def known(self) -> Ledger:
         """What the journal says."""

@@ -28,17 +28,19 @@ else:
 class OutputLock:
     """Held from its making until `release`, or until the process ends, however it does. Blocking.
 
+    `path` is a file of the lock's own, and `of` what is locked, where that is not the folder above its own.
+
     Raises OutputLocked, which names who holds it and since when.
     """
 
-    def __init__(self, path: Path, now: float) -> None:
+    def __init__(self, path: Path, now: float, *, of: Path | None = None) -> None:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             _lock(self._file)
         except (BlockingIOError, PermissionError) as error:  # anything else is the disk's
             told = os.pread(self._file, 4096, 0) if hasattr(os, "pread") else path.read_bytes()
             os.close(self._file)
-            raise _locked(path, told) from error
+            raise _locked(of or path.parent.parent, told) from error
         since = datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds")
         holder = encode({"process": os.getpid(), "host": socket.gethostname(), "since": since})
         os.ftruncate(self._file, 0)
@@ -49,7 +51,7 @@ class OutputLock:
         os.close(self._file)
 
 
-def _locked(path: Path, told: bytes) -> OutputLocked:
+def _locked(output: Path, told: bytes) -> OutputLocked:
     try:
         fields = as_object(decode(told)) or {}
     except Exception:  # it is just being written
@@ -58,8 +60,8 @@ def _locked(path: Path, told: bytes) -> OutputLocked:
     holder = f"process {fields.get('process')} on {fields.get('host')}" if known else "another process"
     since = fields.get("since")
     return OutputLocked(
-        f"{path.parent.parent} is being written to by {holder}" + (f" since {since}" if since else ""),
+        f"{output} is being written to by {holder}" + (f" since {since}" if since else ""),
         holder=holder,
         since=since,
-        hint="wait until it has ended, or give this one a folder of its own",
+        hint="wait until it has ended, or give this one an output of its own",
     )
