@@ -77,6 +77,7 @@ from .run.kept_state import State
 from .run.report import RunReport, StreamReport, Written
 from .selectors import Selector
 from .sinks.jsonl import JsonLines
+from .sinks.parquet import Parquet
 from .sinks.sink import Sink
 from .sinks.sqlite import SQLite
 from .slices import NumberRanges, TimeWindows, Windows
@@ -134,6 +135,7 @@ __all__ = [
     "Paginator",
     "Params",
     "ParentsKnown",
+    "Parquet",
     "Parsed",
     "PartialFailure",
     "Problem",

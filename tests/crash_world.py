@@ -109,7 +109,9 @@ class World:
 
     def destination(self, fs: Any = None) -> Any:
         """Where to; `fs` is what breaks."""
-        return JsonLines(self.out, fs=fs or Fs(), **{"fsync": "full", "compression": None, **self.options})
+        options = dict(self.options)
+        kind = options.pop("kind", JsonLines)
+        return kind(self.out, fs=fs or Fs(), **{"fsync": "full", "compression": None, **options})
 
     def known(self) -> Ledger:
         """What the journal says."""
@@ -132,7 +134,7 @@ class World:
         return [row["id"] for path in sorted(self.out.glob(f"{name}/part-*")) for row in lines_of(path)]
 
     def manifest(self, name: str) -> dict[str, Any] | None:
-        path = self.out / name / "manifest.json"
+        path = next(iter((self.out / name).glob("*manifest.json")), self.out / name / "none")
         return json.loads(path.read_bytes()) if path.exists() else None
 
     def check_now(self) -> None:
@@ -167,6 +169,9 @@ class World:
 
 
 def lines_of(path: Path) -> Iterator[dict[str, Any]]:
+    if path.suffix == ".parquet":
+        yield from import_module("pyarrow.parquet").read_table(path).to_pylist()
+        return
     content = path.read_bytes()
     if path.suffix == ".gz":
         content = gzip.decompress(content)

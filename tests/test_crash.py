@@ -18,7 +18,7 @@ import crash_process
 import pytest
 from crash_world import BrokenFs, Killed, PoweredFs, World
 
-from asyncstreams import OutputWriteError
+from asyncstreams import OutputWriteError, Parquet
 from asyncstreams.sinks import journal
 from asyncstreams.sinks.folder import OutputFolder
 from asyncstreams.sinks.journal import Journal
@@ -32,6 +32,7 @@ LOSSES = 500 if IS_LONG else 30
 CASES = [
     pytest.param({}, 1000, id="plain"),
     pytest.param({"compression": "gzip", "fsync": "commit"}, 3, id="gzip, a snapshot after three records"),
+    pytest.param({"kind": Parquet}, 1000, id="parquet"),
 ]
 
 

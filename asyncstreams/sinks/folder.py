@@ -291,7 +291,7 @@ class OutputFolder:
             "quarantined": [_told(part) for part in one.parts if part.kind != "part"],
         }
         text = encode(told) + b"\n"
-        path = self.path / folder_name(name) / "manifest.json"
+        path = self.path / folder_name(name) / self._format.manifest
         with suppress(FileNotFoundError):
             if path.read_bytes() == text:
                 return

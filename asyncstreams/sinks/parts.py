@@ -63,6 +63,9 @@ NewPath: TypeAlias = Callable[[], Path]
 class PartFormat(Protocol):
     """What is in the parts of a folder."""
 
+    manifest: str
+    """The name of the file that names the parts: what reads a whole folder of such parts passes over it."""
+
     def describe(self, stream: str, shape: Shape) -> None:
         """Comes before the first part of a stream."""
         ...
@@ -88,6 +91,8 @@ class PartFormat(Protocol):
 
 class LinesFormat:
     """JSON lines: what comes is what is written."""
+
+    manifest = "manifest.json"
 
     def __init__(self, fs: Fs, compression: Compression) -> None:
         self._fs = fs

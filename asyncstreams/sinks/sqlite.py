@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from ..errors import OutputLocked, OutputWriteError, StateCorrupt
 from ..exact_json import encode
+from .columns_limit import too_many_columns
 from .destination import Destination, TableMode
 from .output import Shape
 from .records import records_of
@@ -240,12 +241,3 @@ def free_name(key: str, taken: set[str]) -> str:
         number += 1
         column = f"{name}_{number}"
     return column
-
-
-def too_many_columns(count: int, most: int) -> OutputWriteError:
-    """Of an output with columns."""
-    return OutputWriteError(
-        f"its records have {count:,} different fields, and a table has {most:,} columns at most",
-        hint="fields that are named after data belong into one of their own, as an object: "
-        "parse_response can put them there; or JsonLines takes any record",
-    )
