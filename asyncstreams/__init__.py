@@ -76,6 +76,7 @@ from .paginators import Continuation, Cursor, Header, LinkHeader, NextUrl, Offse
 from .run.kept_state import State
 from .run.report import RunReport, StreamReport, Written
 from .selectors import Selector
+from .sinks.duckdb import DuckDB
 from .sinks.jsonl import JsonLines
 from .sinks.parquet import Parquet
 from .sinks.sink import Sink
@@ -105,6 +106,7 @@ __all__ = [
     "CrossOriginLink",
     "Cursor",
     "DecodeError",
+    "DuckDB",
     "Event",
     "Header",
     "HostUnavailable",

@@ -15,8 +15,8 @@ import pytest
 from crash_world import lines_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from table_world import KEYS, VALUES, Changing, Rows, as_column, from_column
 from test_incremental import Now, text
-from test_tables import KEYS, VALUES, Changing, Rows
 
 from asyncstreams import ConfigError, JsonLines, OutputWriteError, Parquet
 from asyncstreams.sinks.arrow import Columns
@@ -217,31 +217,6 @@ def test_without_pyarrow_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(ConfigError, match=r"pip install 'asyncstreams\[parquet\]'"):
         Parquet("out/")
-
-
-def as_column(value: Any, kind: Any) -> Any:
-    """What a value is in a column of a type, as JSON has it; what is missing is null."""
-    if value is None:
-        return None
-    if kind == "json":
-        return json.loads(json.dumps(value))
-    if isinstance(kind, list):
-        return [as_column(item, kind[0]) for item in value]
-    if isinstance(kind, dict):
-        return {name: as_column(value.get(name), one) for name, one in kind.items()}
-    return value
-
-
-def from_column(value: Any, kind: Any) -> Any:
-    if value is None:
-        return None
-    if kind == "json":
-        return json.loads(value)
-    if isinstance(kind, list):
-        return [from_column(item, kind[0]) for item in value]
-    if isinstance(kind, dict):
-        return {name: from_column(value[name], one) for name, one in kind.items()}
-    return value
 
 
 @settings(max_examples=60, deadline=None)

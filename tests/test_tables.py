@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 from contextlib import suppress
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,20 @@ import pytest
 from crash_world import Killed, lines_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from table_world import BrokenSql, TableWorld
+from table_world import (
+    KEYS,
+    KINDS,
+    VALUES,
+    BrokenSql,
+    Changing,
+    Rows,
+    TableWorld,
+    as_column,
+    from_column,
+    query,
+    table,
+    tables_of,
+)
 from test_crash import IS_LONG
 from test_incremental import Now, text
 
@@ -31,64 +45,22 @@ from asyncstreams import (
     OutputWriteError,
     PartialFailure,
     Source,
-    SQLite,
     StateCorrupt,
 )
 
 
-class Rows(HttpStream):
-    """One page of what is in `rows`."""
-
-    url_base = "https://api.test/"
-
-    def __init__(self, rows: Any, name: str = "rows", **options: Any) -> None:
-        self.rows = rows
-        super().__init__(transport=httpx.MockTransport(self.answer), **options)
-        self.name = name
-
-    def path(self, context: Any) -> Any:
-        return self.name
-
-    def answer(self, request: httpx.Request) -> httpx.Response:
-        body = self.rows if isinstance(self.rows, bytes) else json.dumps(self.rows).encode()
-        return httpx.Response(200, content=body, headers={"Content-Type": "application/json"})
-
-
-class Changing(Rows):
-    """Rows with a time of change, of which the API gives those in the window."""
-
-    primary_key = "id"
-    cursor_field = "updated_at"
-
-    def request_params(self, context: Any) -> Any:
-        since, until = context.stream_slice.bounds
-        return {"since": since, "until": until}
-
-    def answer(self, request: httpx.Request) -> httpx.Response:
-        since, until = request.url.params.get("since", "0"), request.url.params["until"]
-        return httpx.Response(200, json=[row for row in self.rows if since <= row["updated_at"] <= until])
+@pytest.fixture(params=[".sqlite", ".duckdb"])
+def out(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    return tmp_path / f"out{request.param}"
 
 
 @pytest.fixture
-def out(tmp_path: Path) -> Path:
+def sqlite(tmp_path: Path) -> Path:
     return tmp_path / "out.sqlite"
 
 
-def query(out: Path, statement: str) -> list[Any]:
-    connection = sqlite3.connect(out)
-    try:
-        return connection.execute(statement).fetchall()
-    finally:
-        connection.close()
-
-
-def table(out: Path, name: str = "rows") -> list[dict[str, Any]]:
-    connection = sqlite3.connect(out)
-    connection.row_factory = sqlite3.Row
-    try:
-        return [dict(row) for row in connection.execute(f'SELECT * FROM "{name}"')]
-    finally:
-        connection.close()
+def to(out: Path, **options: Any) -> Any:
+    return KINDS[out.suffix](out, **options)
 
 
 async def run_on(world: TableWorld, sql: BrokenSql) -> None:
@@ -98,12 +70,13 @@ async def run_on(world: TableWorld, sql: BrokenSql) -> None:
 
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("way", ["before", "after", "torn", "full"])
-async def test_any_statement_may_break_and_recovery_too(way: str, version: int, tmp_path: Path):
+@pytest.mark.parametrize("kind", [".sqlite", ".duckdb"])
+async def test_any_statement_may_break_and_recovery_too(kind: str, way: str, version: int, tmp_path: Path):
     chance = random.Random(f"{way}{version}")
     at = chance.randint(1, 12)
     spared = 0
     while True:
-        world = TableWorld(tmp_path / f"{at}.sqlite")
+        world = TableWorld(tmp_path / f"{at}{kind}")
         if version == 2:
             await world.extract()
             world.api.version = 2
@@ -122,16 +95,16 @@ async def test_any_statement_may_break_and_recovery_too(way: str, version: int, 
 
         assert [one for one in world.api.asked if one in done or one.split()[0] in done] == []
         world.check_end()
-        at += 1 if IS_LONG else chance.randint(6, 14)
+        at += 1 if IS_LONG else chance.randint(6, 14) * (1 if kind == ".sqlite" else 6)
     assert at > 60
-    assert spared > 0 or (version == 1 and not IS_LONG)
+    assert spared > 0 or not IS_LONG
 
 
 async def test_a_replacement_takes_the_place_of_the_table_when_it_is_whole(out: Path):
     world = TableWorld(out)
     await world.extract()
     world.api.version = 2
-    with pytest.raises(OutputWriteError, match=r"out.sqlite cannot be written: database or disk is full"):
+    with pytest.raises(OutputWriteError, match=r"cannot be written: .*(full|No space left)"):
         await world.extract(BrokenSql(40, "full"))
     before = world.visible("customers")
     await world.extract()
@@ -144,11 +117,11 @@ async def test_a_replacement_takes_the_place_of_the_table_when_it_is_whole(out: 
 async def test_rows_with_a_cursor_and_a_key_take_the_place_of_what_they_were(out: Path):
     clock = Now(1000)
     stream = Changing([{"id": n, "updated_at": text(10 * n), "name": f"old {n}"} for n in range(1, 4)], clock=clock)
-    await stream.extract(to=SQLite(out))
+    await stream.extract(to=to(out))
     clock.at = 2000
     stream.rows = [*stream.rows[:2], {"id": 3, "updated_at": text(1500)}, {"id": 4, "updated_at": text(1600)}]
 
-    await stream.extract(to=SQLite(out))
+    await stream.extract(to=to(out))
 
     told = {row["id"]: row["name"] for row in table(out)}
     assert told == {1: "old 1", 2: "old 2", 3: None, 4: None}  # a record is whole: it has no name any more
@@ -157,11 +130,11 @@ async def test_rows_with_a_cursor_and_a_key_take_the_place_of_what_they_were(out
 async def test_append_keeps_what_rows_were(out: Path):
     clock = Now(1000)
     stream = Changing([{"id": 1, "updated_at": text(10)}], clock=clock)
-    await stream.extract(to=SQLite(out, mode="append"))
+    await stream.extract(to=to(out, mode="append"))
     clock.at = 2000
     stream.rows = [{"id": 1, "updated_at": text(1500)}]
 
-    report = await stream.extract(to=SQLite(out, mode="append"))
+    report = await stream.extract(to=to(out, mode="append"))
 
     assert [row["updated_at"] for row in table(out)] == [text(10), text(1500)]
     assert f"1 rows  {out}, table rows  (" in str(report)
@@ -171,36 +144,113 @@ async def test_an_older_form_of_a_row_that_comes_later_is_not_kept(out: Path):
     clock = Now(1000)
     rows = [{"id": 1, "updated_at": text(20), "n": 2}, {"id": 1, "updated_at": text(10), "n": 1}]
 
-    await Changing(rows, clock=clock).extract(to=SQLite(out))
+    await Changing(rows, clock=clock).extract(to=to(out))
 
     assert [row["n"] for row in table(out)] == [2]
 
 
 async def test_upsert_needs_a_key(out: Path):
     with pytest.raises(ConfigError, match="stream 'rows' has no primary key"):
-        await Rows([]).extract(to=SQLite(out, mode="upsert"))
+        await Rows([]).extract(to=to(out, mode="upsert"))
 
 
 async def test_fields_become_columns_as_they_come(out: Path):
     clock = Now(1000)
     stream = Changing([{"id": 1, "updated_at": text(10), "a": 1}], clock=clock)
-    await stream.extract(to=SQLite(out))
+    await stream.extract(to=to(out))
     clock.at = 2000
     stream.rows = [{"id": 2, "updated_at": text(1500), "b": {"c": [1, None]}, "ID": "x", "select": True}]
 
-    await stream.extract(to=SQLite(out))
+    await stream.extract(to=to(out))
 
+    nested = '{"c":[1,null]}' if out.suffix == ".sqlite" else {"c": [1, None]}
     assert table(out) == [
         {"id": 1, "updated_at": text(10), "a": 1, "b": None, "ID_2": None, "select": None},
-        {"id": 2, "updated_at": text(1500), "a": None, "b": '{"c":[1,null]}', "ID_2": "x", "select": 1},
+        {"id": 2, "updated_at": text(1500), "a": None, "b": nested, "ID_2": "x", "select": True},
     ]
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "kind", "values"),
+    [
+        ([1], [2.5], "DOUBLE", [1.0, 2.5]),
+        ([1], ["x"], "JSON", ["1", '"x"']),
+        ([None], [True], "BOOLEAN", [None, True]),
+        ([{"a": 1}], [{"b": ["x"]}], "STRUCT(a BIGINT, b VARCHAR[])", [{"a": 1, "b": None}, {"a": None, "b": ["x"]}]),
+        ([{"a": 1}], [{"A": 1}], "JSON", ['{"a":1}', '{"A":1}']),
+        ([2**70], [1], "JSON", [str(2**70), "1"]),
+    ],
+)
+@pytest.mark.parametrize("mode", ["upsert", "append", "replace"])
+async def test_columns_of_duckdb_become_as_wide_as_they_must_be(
+    tmp_path: Path, first: Any, then: Any, kind: str, values: Any, mode: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("asyncstreams.sinks.duckdb._ROWS", 2)
+    monkeypatch.setattr("asyncstreams.sinks.duckdb.DuckEngine.block", 1)
+    out, clock = tmp_path / "out.duckdb", Now(1000)
+    stream = Changing([], clock=clock)
+    stream.rows = [{"id": n, "updated_at": text(10), "v": one} for n, one in enumerate(first * 3)]
+    if mode != "replace":
+        await stream.extract(to=to(out, mode=mode))
+        clock.at = 2000
+        stream.rows = []
+    stream.rows += [{"id": 9, "updated_at": text(900 if mode == "replace" else 1500), "v": one} for one in then]
+    await stream.extract(to=to(out, mode=mode))
+
+    assert [row["v"] for row in sorted(table(out), key=lambda row: row["id"])] == [values[0]] * 3 + values[1:]
+    [(found,)] = query(out, "SELECT data_type FROM information_schema.columns WHERE column_name = 'v'")
+    assert found.replace('"', "") == kind
+
+
+def test_whoever_has_opened_a_duckdb_is_told(tmp_path: Path):
+    out = tmp_path / "out.duckdb"
+    asyncio.run(Rows([{"id": 1}]).extract(to=to(out)))
+    code = "import duckdb, sys; c = duckdb.connect(sys.argv[1], read_only=True); print(1, flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(OutputLocked, match=rf"is opened by process {other.pid} .*nobody else") as error:
+            asyncio.run(Rows([{"id": 1}]).extract(to=to(out)))
+        other.communicate()
+    assert "close it there" in str(error.value)
+
+
+async def test_types_of_duckdb_are_those_of_the_schema(tmp_path: Path):
+    out = tmp_path / "out.duckdb"
+    stream = Rows([{"at": "2026-01-01T12:00:00+02:00", "day": "2026-01-02", "price": 2}])
+    stream.get_json_schema = lambda: {
+        "properties": {
+            "at": {"type": "string", "format": "date-time"},
+            "day": {"type": "string", "format": "date"},
+            "price": {"type": "number"},
+        }
+    }
+    await stream.extract(to=to(out))
+
+    told = query(out, 'SELECT epoch("at"), day, typeof(price), price FROM rows')
+    assert told == [(1767261600.0, date(2026, 1, 2), "DOUBLE", 2.0)]
+
+
+@pytest.mark.parametrize("mode", ["append", "replace"])
+async def test_a_stream_of_which_nothing_is_known_has_no_table_until_something_comes(out: Path, mode: Any):
+    stream = Rows([])
+    await stream.extract(to=to(out, mode=mode))
+    await stream.extract(to=to(out, mode=mode))
+    before = "rows" in tables_of(out)
+    stream.rows = [{}, {"a": 1}]
+    await stream.extract(to=to(out, mode=mode))
+
+    assert not before
+    assert table(out) == [{"a": None}, {"a": 1}]
 
 
 async def test_a_schema_gives_an_empty_stream_its_columns(out: Path):
     stream = Rows([])
     stream.get_json_schema = lambda: {"properties": {"id": {"type": "integer"}, "name": {"type": "string"}}}
 
-    await stream.extract(to=SQLite(out))
+    await stream.extract(to=to(out))
 
     assert query(out, "SELECT id, name FROM rows") == []
 
@@ -209,21 +259,12 @@ async def test_a_schema_gives_an_empty_stream_its_columns(out: Path):
 async def test_ten_thousand_columns_are_refused_with_advice(out: Path, count: int):
     stream = Rows([{f"f{n}": n for n in range(count)}])
     if count < 2_000:
-        await stream.extract(to=SQLite(out))
+        await stream.extract(to=to(out))
         assert len(table(out)[0]) == count
         return
     with pytest.raises(OutputWriteError, match=r"10,000 different fields.*\n.*as an object") as error:
-        await stream.extract(to=SQLite(out))
+        await stream.extract(to=to(out))
     assert error.value.stream == "rows"
-
-
-NUMBERS = st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False) | st.integers(-5, 5)
-VALUES = st.recursive(
-    st.none() | st.booleans() | NUMBERS | st.text(max_size=8).filter(str.isprintable),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc\"'", max_size=2), inner, max_size=3),
-    max_leaves=6,
-)
-KEYS = st.text("abAB_ \"'%é", max_size=3)
 
 
 def as_sqlite(value: Any) -> Any:
@@ -234,23 +275,14 @@ def as_sqlite(value: Any) -> Any:
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.dictionaries(KEYS, VALUES, max_size=5), max_size=6))
-def test_property_a_table_holds_what_the_lines_hold(tmp_path_factory: pytest.TempPathFactory, rows: list[Any]):
-    folder = tmp_path_factory.mktemp("both")
-    out = folder / "out.sqlite"
-
-    async def both() -> None:
-        await Rows(rows).extract(to=JsonLines(folder / "lines"))
-        await Rows(rows).extract(to=SQLite(out))
-
-    asyncio.run(both())
-    lines = [row for path in sorted((folder / "lines" / "rows").glob("part-*")) for row in lines_of(path)]
-    if not lines:
-        return
-    columns = json.loads(query(out, "SELECT value FROM _asyncstreams WHERE name = 'columns rows'")[0][0])
-    found = table(out)
+def test_property_a_table_of_sqlite_holds_what_the_lines_hold(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[Any]
+):
+    out = tmp_path_factory.mktemp("both") / "out.sqlite"
+    lines, columns = asyncio.run(in_both(rows, out))
 
     assert len({column.casefold() for column in columns.values()}) == len(columns)
-    for line, row in zip(lines, found, strict=True):
+    for line, row in zip(lines, table(out) if columns else [], strict=True):
         for key, column in columns.items():
             value = row[column]
             if isinstance(line.get(key), dict | list):
@@ -259,8 +291,31 @@ def test_property_a_table_holds_what_the_lines_hold(tmp_path_factory: pytest.Tem
             assert type(value) is type(as_sqlite(line.get(key))) or isinstance(line[key], bool)
 
 
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.dictionaries(KEYS, VALUES, max_size=4), max_size=5))
+def test_property_a_table_of_duckdb_holds_what_the_lines_hold(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[Any]
+):
+    out = tmp_path_factory.mktemp("both") / "out.duckdb"
+    lines, known = asyncio.run(in_both(rows, out))
+    names, types = (known["names"], known["types"]) if known else ({}, {})
+
+    for line, row in zip(lines, table(out) if known else [], strict=True):
+        for key, column in names.items():
+            assert from_column(row[column], types[key]) == as_column(line.get(key), types[key])
+
+
+async def in_both(rows: list[Any], out: Path) -> tuple[list[Any], Any]:
+    """The lines that are the same in files, and what the database knows of its columns."""
+    await Rows(rows).extract(to=JsonLines(out.parent / "lines"))
+    await Rows(rows).extract(to=to(out))
+    lines = [row for path in sorted((out.parent / "lines" / "rows").glob("part-*")) for row in lines_of(path)]
+    known = query(out, "SELECT value FROM _asyncstreams WHERE name = 'columns rows'")
+    return lines, json.loads(known[0][0]) if known else {}
+
+
 async def test_numbers_beyond_a_double_have_a_form(out: Path):
-    await Rows(b'[{"a": 1e999, "c": 1.50, "d": "007", "e": 9223372036854775807}]').extract(to=SQLite(out))
+    await Rows(b'[{"a": 1e999, "c": 1.50, "d": "007", "e": 9223372036854775807}]').extract(to=to(out))
 
     assert table(out) == [{"a": "1e999", "c": 1.5, "d": "007", "e": 2**63 - 1}]
 
@@ -270,7 +325,7 @@ async def test_quarantined_records_lie_beside_the_tables(out: Path):
     stream.validation = "quarantine"
     stream.get_json_schema = lambda: {"properties": {"id": {"type": "integer"}}}
 
-    report = await stream.extract(to=SQLite(out))
+    report = await stream.extract(to=to(out))
 
     assert table(out) == [{"id": 1}]
     [(name, record, problems)] = query(out, "SELECT * FROM _asyncstreams_quarantined")
@@ -279,23 +334,21 @@ async def test_quarantined_records_lie_beside_the_tables(out: Path):
 
 
 async def test_tables_of_others_are_left_alone(out: Path):
-    sqlite3.connect(out).execute("CREATE TABLE Rows (x)").connection.close()
+    query(out, "CREATE TABLE Rows (x INTEGER)")
 
     with pytest.raises(ConfigError, match="has a table rows that no extraction has made"):
-        await Rows([{"id": 1}]).extract(to=SQLite(out))
+        await Rows([{"id": 1}]).extract(to=to(out))
 
 
 async def test_a_table_that_was_taken_away_is_missed(out: Path):
     clock = Now(1000)
     stream = Changing([{"id": 1, "updated_at": text(10)}], clock=clock)
-    await stream.extract(to=SQLite(out))
-    connection = sqlite3.connect(out)
-    connection.execute("DROP TABLE rows")
-    connection.close()
+    await stream.extract(to=to(out))
+    query(out, "DROP TABLE rows")
 
     with pytest.raises(OutputMissing, match="table rows was committed"):
-        await stream.extract(to=SQLite(out))
-    await stream.extract(to=SQLite(out, mode="replace"))
+        await stream.extract(to=to(out))
+    await stream.extract(to=to(out, mode="replace"))
 
     assert [row["id"] for row in table(out)] == [1]
 
@@ -303,17 +356,17 @@ async def test_a_table_that_was_taken_away_is_missed(out: Path):
 @pytest.mark.parametrize("name", ["_asyncstreams_x", "sqlite_x", "a\0b"])
 async def test_names_that_no_table_may_have_are_told(out: Path, name: str):
     with pytest.raises(ConfigError, match="no table may be called"):
-        await Rows([], name).extract(to=SQLite(out))
+        await Rows([], name).extract(to=to(out))
 
 
 async def test_two_streams_that_differ_in_capitals_cannot_share_a_table(out: Path):
     with pytest.raises(ConfigError, match="streams 'Rows' and 'rows' would share a table"):
-        await Source([Rows([]), Rows([], "Rows")]).extract(to=SQLite(out))
+        await Source([Rows([]), Rows([], "Rows")]).extract(to=to(out))
 
 
 async def test_a_stream_s_name_may_be_anything_else(out: Path):
     name = "or\"ders'; DROP TABLE x; --"
-    await Rows([{"id": 1}], name).extract(to=SQLite(out))
+    await Rows([{"id": 1}], name).extract(to=to(out))
 
     assert query(out, 'SELECT * FROM "or""ders\'; DROP TABLE x; --"') == [(1,)]
 
@@ -323,23 +376,23 @@ def test_a_second_writer_is_told_who_the_first_is(out: Path):
         "import asyncio, sys; from pathlib import Path; from asyncstreams.sinks.lock import OutputLock\n"
         "OutputLock(Path(sys.argv[1]), 0); print('held', flush=True); sys.stdin.read()"
     )
-    lock = out.with_name(".out.sqlite.lock")
+    lock = out.with_name(f".{out.name}.lock")
     with subprocess.Popen(
         [sys.executable, "-c", code, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        with pytest.raises(OutputLocked, match=rf"out.sqlite is being written to by process {other.pid} on "):
-            asyncio.run(Rows([]).extract(to=SQLite(out)))
+        with pytest.raises(OutputLocked, match=rf"{out.name} is being written to by process {other.pid} on "):
+            asyncio.run(Rows([]).extract(to=to(out)))
         other.communicate()
 
 
-async def test_somebody_may_read_while_it_writes_and_does_not_see_half_of_it(out: Path):
-    await Rows([{"id": 1}]).extract(to=SQLite(out))
-    reader = sqlite3.connect(out, isolation_level=None)
+async def test_somebody_may_read_while_it_writes_and_does_not_see_half_of_it(sqlite: Path):
+    await Rows([{"id": 1}]).extract(to=to(sqlite))
+    reader = sqlite3.connect(sqlite, isolation_level=None)
     reader.execute("BEGIN")
     before = reader.execute("SELECT * FROM rows").fetchall()
-    await Rows([{"id": 2}, {"id": 3}]).extract(to=SQLite(out))
+    await Rows([{"id": 2}, {"id": 3}]).extract(to=to(sqlite))
     still = reader.execute("SELECT * FROM rows").fetchall()
     reader.execute("END")
     after = reader.execute("SELECT * FROM rows").fetchall()
@@ -348,41 +401,38 @@ async def test_somebody_may_read_while_it_writes_and_does_not_see_half_of_it(out
     assert (before, still, after) == ([(1,)], [(1,)], [(2,), (3,)])
 
 
-async def test_another_program_that_writes_for_too_long_is_told(out: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_another_program_that_writes_for_too_long_is_told(sqlite: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("asyncstreams.sinks.sqlite._BUSY", 0.1)
-    await Rows([{"id": 1}]).extract(to=SQLite(out))
-    other = sqlite3.connect(out, isolation_level=None)
+    await Rows([{"id": 1}]).extract(to=to(sqlite))
+    other = sqlite3.connect(sqlite, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     try:
         with pytest.raises(OutputLocked, match="is being written to by another program"):
-            await Rows([{"id": 1}]).extract(to=SQLite(out))
+            await Rows([{"id": 1}]).extract(to=to(sqlite))
     finally:
         other.close()
 
 
 def test_what_is_no_database_is_told_and_left_as_it_is(out: Path):
     out.write_text("no database, but a letter that somebody wrote " * 30)
-    with pytest.raises(StateCorrupt, match=r"out.sqlite: file is not a database"):
-        asyncio.run(Rows([{"id": 1}]).extract(to=SQLite(out)))
+    with pytest.raises(StateCorrupt, match=r"not a (valid DuckDB )?database"):
+        asyncio.run(Rows([{"id": 1}]).extract(to=to(out)))
     assert out.read_text().startswith("no database")
 
 
 async def test_a_damaged_state_is_told(out: Path):
-    await Rows([{"id": 1}]).extract(to=SQLite(out))
-    connection = sqlite3.connect(out)
-    connection.execute("UPDATE _asyncstreams SET value = replace(value, 'streams', 'screams')")
-    connection.commit()
-    connection.close()
+    await Rows([{"id": 1}]).extract(to=to(out))
+    query(out, "UPDATE _asyncstreams SET value = replace(value, 'streams', 'screams')")
 
-    with pytest.raises(StateCorrupt, match=r"what .*out.sqlite says of earlier runs"):
-        await Rows([{"id": 1}]).extract(to=SQLite(out))
+    with pytest.raises(StateCorrupt, match=r"what .*out\..* says of earlier runs"):
+        await Rows([{"id": 1}]).extract(to=to(out))
 
 
 def test_the_file_is_its_owner_s_alone_and_one_file_when_it_is_done(out: Path):
-    asyncio.run(Rows([{"id": 1}]).extract(to=SQLite(out)))
+    asyncio.run(Rows([{"id": 1}]).extract(to=to(out)))
 
     assert stat.S_IMODE(out.stat().st_mode) == 0o600
-    assert sorted(path.name for path in out.parent.iterdir()) == [".out.sqlite.lock", "out.sqlite"]
+    assert sorted(path.name for path in out.parent.iterdir()) == [f".{out.name}.lock", out.name]
 
 
 async def test_large_slices_wait_in_a_file_and_those_that_fail_are_left_out(out: Path, monkeypatch: pytest.MonkeyPatch):
@@ -416,10 +466,10 @@ async def test_large_slices_wait_in_a_file_and_those_that_fail_are_left_out(out:
 
     is_broken = True
     with pytest.raises(PartialFailure, match="1 of 2 slices failed"):
-        await Paged(transport=httpx.MockTransport(answer)).extract(to=SQLite(out))
+        await Paged(transport=httpx.MockTransport(answer)).extract(to=to(out))
     first = sorted(row["id"] for row in table(out))
     is_broken = False
-    await Paged(transport=httpx.MockTransport(answer)).extract(to=SQLite(out))
+    await Paged(transport=httpx.MockTransport(answer)).extract(to=to(out))
 
     assert first == list(range(160))
     assert sorted(row["id"] for row in table(out)) == [*range(160), *range(1000, 1160)]

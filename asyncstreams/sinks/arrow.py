@@ -10,6 +10,7 @@ import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -56,21 +57,22 @@ def needed(extra: str) -> Any:
 class Columns:
     """The columns of one stream, in the order in which they came.
 
-    `nested`: objects and lists have types of their own; else they are JSON.
+    `nested`: objects and lists have types of their own; else they are JSON. `is_folded`: capitals make no difference
+    between the fields of an object.
     """
 
-    def __init__(self, types: Mapping[str, Type], *, nested: bool) -> None:
+    def __init__(self, types: Mapping[str, Type], *, nested: bool, is_folded: bool = False) -> None:
         self._pa = import_module("pyarrow")
         self._json = import_module("pyarrow.json")
         self._compute = import_module("pyarrow.compute")
-        self._nested = nested
-        self.types = {name: settled(kind, nested=nested) for name, kind in types.items()}
+        self._settled = partial(settled, nested=nested, is_folded=is_folded)
+        self.types = {name: self._settled(kind) for name, kind in types.items()}
         self._as_read: Any = None
 
     @classmethod
-    def declared(cls, schema: Mapping[str, Any] | None, *, nested: bool) -> Columns:
+    def declared(cls, schema: Mapping[str, Any] | None, *, nested: bool, is_folded: bool = False) -> Columns:
         """Those of a schema."""
-        return cls(declared(schema), nested=nested)
+        return cls(declared(schema), nested=nested, is_folded=is_folded)
 
     def widen(self, types: Mapping[str, Type]) -> None:
         """Hold what these hold as well."""
@@ -148,7 +150,7 @@ class Columns:
         return self._pa.table(arrays, schema=self.schema)
 
     def _be(self, types: Mapping[str, Type]) -> None:
-        types = {name: settled(kind, nested=self._nested) for name, kind in types.items()}
+        types = {name: self._settled(kind) for name, kind in types.items()}
         if types != self.types:
             self.types, self._as_read = types, None
 

@@ -79,20 +79,22 @@ def type_of(values: Iterable[Any]) -> Type:
     return _SCALARS.get(kinds.pop(), JSON) if len(kinds) == 1 else JSON
 
 
-def settled(kind: Type, *, nested: bool = True, depth: int = 0) -> Type:
+def settled(kind: Type, *, nested: bool = True, is_folded: bool = False, depth: int = 0) -> Type:
     """What a column of this type is to be: objects without fields, with too many, and too deep ones are JSON.
 
-    Not `nested`: so are all objects and lists.
+    Not `nested`: so are all objects and lists. `is_folded`: so are objects with fields that differ in capitals only.
     """
     if isinstance(kind, str):
         return kind
     if not nested or depth >= _DEEPEST:
         return JSON
     if is_list(kind):
-        return [settled(kind[0], depth=depth + 1)]
+        return [settled(kind[0], is_folded=is_folded, depth=depth + 1)]
     if not is_object(kind) or not 0 < len(kind) <= _MOST_FIELDS:
         return JSON
-    return {name: settled(field, depth=depth + 1) for name, field in kind.items()}
+    if is_folded and (len({name.casefold() for name in kind}) < len(kind) or "" in kind):
+        return JSON
+    return {name: settled(field, is_folded=is_folded, depth=depth + 1) for name, field in kind.items()}
 
 
 def declared(schema: Mapping[str, Any] | None) -> dict[str, Type]:

@@ -13,18 +13,17 @@ import msgspec
 from ..errors import OutputWriteError
 from .output import Chunk
 
-BLOCK = 256 * 2**10
 _decode_all = msgspec.json.Decoder(list[dict[str, Any]]).decode
 
 
-def blocks(chunks: Iterable[Chunk]) -> Iterator[tuple[str, bytes]]:
-    """The lines of all by their kind, so many at once that the work is worth the call, and nobody waits for long."""
+def blocks(chunks: Iterable[Chunk], size: int) -> Iterator[tuple[str, bytes]]:
+    """The lines of all by their kind, about so many bytes at once."""
     held: dict[str, list[bytes]] = {}
     sizes: Counter[str] = Counter()
     for kind, lines, _ in chunks:
         held.setdefault(kind, []).append(lines)
         sizes[kind] += len(lines)
-        if sizes[kind] >= BLOCK:
+        if sizes[kind] >= size:
             yield kind, b"".join(held.pop(kind))
             sizes[kind] = 0
     for kind, some in held.items():

@@ -16,7 +16,7 @@ from .columns_limit import too_many_columns
 from .destination import Destination, TableMode
 from .output import Shape
 from .records import records_of
-from .tables import TableOutput, quoted
+from .tables import TableOutput, free_name, quoted
 
 _BUSY = 30.0  # seconds
 _SMALLEST, _LARGEST = -(2**63), 2**63 - 1
@@ -52,6 +52,8 @@ class SQLite(Destination):
 
 class SqliteEngine:
     """See `Engine`. Others may read while it writes."""
+
+    block = 256 * 2**10
 
     def __init__(self, path: Path, connect: Callable[..., sqlite3.Connection], *, synced: bool) -> None:
         self._path, self._connect, self._synced = path, connect, synced
@@ -151,8 +153,8 @@ class SqliteTable:
         self._has_index = False
         self._insert = ""
 
-    def to_json(self) -> Mapping[str, str]:
-        return dict(self._columns)
+    def to_json(self) -> Mapping[str, str] | None:
+        return dict(self._columns) if self._is_there else None
 
     def make(self) -> None:
         properties: Mapping[str, Any] = (self._shape.schema or {}).get("properties") or {}
@@ -230,14 +232,3 @@ def _are_small(values: Iterable[Any]) -> bool:
 
 def _integer(value: Any) -> Any:
     return str(value) if type(value) is int and not _SMALLEST <= value <= _LARGEST else value
-
-
-def free_name(key: str, taken: set[str]) -> str:
-    """The name of a column for a key: its own, but for what is taken; capitals make no difference there."""
-    name = key.replace("\0", "") or "_"
-    number = 1
-    column = name
-    while column.casefold() in taken:
-        number += 1
-        column = f"{name}_{number}"
-    return column

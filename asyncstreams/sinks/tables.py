@@ -20,7 +20,7 @@ from .fs import writing
 from .ledger import Ledger, Record
 from .lock import OutputLock
 from .output import Brought, Chunk, Shape
-from .records import BLOCK, blocks, records_of
+from .records import blocks, records_of
 
 OWN = "_asyncstreams"
 """How the names of all tables begin that are not a stream's."""
@@ -47,12 +47,15 @@ class Table(Protocol):
         ...
 
     def to_json(self) -> Any:
-        """What is known of the columns, to be kept."""
+        """What is known of the columns, to be kept; None: there is no such table."""
         ...
 
 
 class Engine(Protocol):
     """A database of one kind. Blocking; one caller at a time. Raises LocalError in the terms of a user."""
+
+    block: int
+    """Bytes that it takes at once, about."""
 
     def open(self) -> None: ...
 
@@ -143,13 +146,14 @@ class TableOutput:
 
     def commit(self, streams: Mapping[str, Brought]) -> Record:
         told: dict[str, Any] = {}
+        size = self._engine.block
         with self._engine.transaction():
             for name, brought in streams.items():
                 counts: Counter[str] = Counter()
                 for owner, chunks in brought.owned:
-                    counts.update(self._load(name, self._staged[owner].blocks() if owner in self._staged else ()))
-                    counts.update(self._load(name, blocks(chunks)))
-                counts.update(self._load(name, blocks(brought.chunks)))
+                    counts.update(self._load(name, self._staged[owner].blocks(size) if owner in self._staged else ()))
+                    counts.update(self._load(name, blocks(chunks, size)))
+                counts.update(self._load(name, blocks(brought.chunks, size)))
                 rows = {"rows": counts["part"], "quarantined": counts["quarantined"]}
                 told[name] = {**brought.told, **{kind: count for kind, count in rows.items() if count}}
             record = {"do": "commit", "streams": told}
@@ -263,7 +267,7 @@ class TableOutput:
     def _keep(self, table: Table) -> None:
         """Remember the columns, where there are more than before."""
         key, told = f"columns {table.name}", table.to_json()
-        if self._known(key) != told:
+        if told is not None and self._known(key) != told:
             self._put(key, told)
 
     def _known(self, key: str) -> Any:
@@ -323,11 +327,11 @@ class Staged:
                 file = self._files[chunk.kind] = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115  see close
             file.write(chunk.lines)
 
-    def blocks(self) -> Iterator[tuple[str, bytes]]:
+    def blocks(self, size: int) -> Iterator[tuple[str, bytes]]:
         """All of it, whole lines at a time, by their kind."""
         for kind, file in self._files.items():
             file.seek(0)
-            while lines := file.read(BLOCK):
+            while lines := file.read(size):
                 yield kind, lines + file.readline() if not lines.endswith(b"\n") else lines
 
     def close(self) -> None:
@@ -338,6 +342,17 @@ class Staged:
 def quoted(name: str) -> str:
     """A name as SQL writes it, whatever is in it."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def free_name(key: str, taken: set[str]) -> str:
+    """The name of a column for a key: its own, but for what is taken; capitals make no difference there."""
+    name = key.replace("\0", "") or "_"
+    number = 1
+    column = name
+    while column.casefold() in taken:
+        number += 1
+        column = f"{name}_{number}"
+    return column
 
 
 def _hidden_name(stream: str) -> str:
