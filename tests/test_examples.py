@@ -40,6 +40,26 @@ usd      3,062.50
      143  resign
      143  draw
 """,
+    "analyse": """\
+customers: 300 rows
+orders: 600 rows
+
+Which countries do most customers live in?
+     country   customers
+          NG          65
+          JP          51
+          PE          49
+
+How many customers of each plan have ordered, and how much?
+        plan   customers      orders       total
+        team          87         207      102678
+        free          78         195       96778
+         pro          71         198       95159
+
+Who has never ordered anything?
+   customers       first
+          64    Ada Park
+""",
     "tree": """\
   25 projects  in   3 requests
  178 issues    in  25 requests

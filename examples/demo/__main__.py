@@ -5,7 +5,7 @@
 
 The shop has access tokens that last five seconds, allows 25 requests a second, breaks 2 % of its
 answers, and keeps one stream to itself. The orders of its best customers are read afterwards, from
-what is known of the customers by then.
+what is known of the customers by then. All of it is in a SQLite database then, which is asked a question.
 """
 
 from __future__ import annotations
@@ -15,63 +15,70 @@ import asyncio
 import logging
 import math
 import os
+import sqlite3
 import sys
 import tempfile
 import time
+from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
-import orjson
 from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
 from shop import Orders, Shop
 
-from asyncstreams import JsonLines
+from asyncstreams import SQLite
 from asyncstreams.progress import Progress
 from asyncstreams.testing import MockApi, shop
 
-FILES = ("customers", "products", "events", "reviews", "payouts")
+STREAMS = ("customers", "products", "events", "reviews", "payouts")
+QUESTION = """\
+SELECT kind, count(*) AS reviews, round(avg(stars), 2) AS stars
+FROM reviews JOIN products ON products.id = reviews.product_id
+GROUP BY kind ORDER BY stars DESC, kind LIMIT 5"""
 
 
-async def extract(api: MockApi, folder: Path, kept: str, console: Console) -> bool:
-    """Read everything; whether the orders are what the shop has. `kept` is the folder for the parents."""
+async def extract(api: MockApi, database: Path, kept: str, console: Console) -> None:
+    """Read everything. `kept` is the folder for the parents."""
     config = {"url": api.url, "client_id": "client", "client_secret": "secret", "refresh_token": "refresh-0"}
     async with Shop(config, cache_dir=kept) as source:
         with Progress(source, console=console):
             # Each demo has a shop of its own, so what an interrupted one left is no use to the next.
-            await source.extract(*FILES, to=JsonLines(folder, mode="replace", resume=False))
-        return await read_orders(source, api, console)
-
-
-async def read_orders(source: Shop, api: MockApi, console: Console) -> bool:
-    """Read the orders of the best customers, and say what became of that; whether they are what the shop has."""
-    before = await asyncio.to_thread(lambda: api.counts)
-    found: list[int] = []
-    customers: set[int] = set()
-    async with source.pages("orders") as pages:
-        async for page in pages:
-            customers.add(page.stream_slice["parent"]["id"])
-            found += [order["id"] for order in page.records]
-    after = await asyncio.to_thread(lambda: api.counts)
+            await source.extract(*STREAMS, to=SQLite(database, mode="replace", resume=False))
+        before = await asyncio.to_thread(lambda: api.counts)
+        report = await source.extract("orders", to=SQLite(database, mode="replace", resume=False))
+        after = await asyncio.to_thread(lambda: api.counts)
     repeated = after.by_resource["customers"] - before.by_resource["customers"]
-    best = [record["id"] for record in api.records("customers") if record["rank"] >= Orders.least_rank]
-    is_right = sorted(found) == sorted(number for customer in best for number in api.ids("orders", customer))
-    told = "[green]all there, each once" if is_right else "[red]NOT what the shop has"
     console.print(
-        f"\nThen the orders of the {len(customers)} best customers, who were known by then "
-        f"({repeated} requests for customers):\n  {len(found)} orders  {told}",
+        f"\nThen the orders of the {report.streams[0].slices} best customers, who were known by then "
+        f"({repeated} requests for customers).",
         highlight=False,
         soft_wrap=True,
     )
-    return is_right
 
 
-def is_whole(api: MockApi, folder: Path) -> bool:
-    """Whether the files of a stream hold what the shop has: every record, and each once."""
-    lines = [line for path in folder.glob("part-*.jsonl") for line in path.read_bytes().splitlines()]
-    return sorted(orjson.loads(line)["id"] for line in lines) == sorted(api.ids(folder.name))
+def expected(api: MockApi, stream: str) -> list[object]:
+    """The ids of what the shop has of a stream."""
+    if stream != "orders":
+        return list(api.ids(stream))
+    best = [record["id"] for record in api.records("customers") if record["rank"] >= Orders.least_rank]
+    return [number for customer in best for number in api.ids("orders", customer)]
 
 
-def conclude(api: MockApi, folder: Path, seconds: float, console: Console) -> bool:
-    """Say what came of it; whether the files hold exactly what the shop has."""
+def answer(shop: sqlite3.Connection) -> Table:
+    """What the database says to the question."""
+    cursor = shop.execute(QUESTION)
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for column in cursor.description:
+        table.add_column(column[0], justify="left" if column[0] == "kind" else "right")
+    for row in cursor:
+        table.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in row))
+    return table
+
+
+def conclude(api: MockApi, database: Path, seconds: float, console: Console) -> bool:
+    """Say what came of it; whether the database holds exactly what the shop has."""
     counts = api.counts
     broken = sum(counts.by_fault.values())
     python = os.path.relpath(sys.executable)
@@ -80,29 +87,36 @@ def conclude(api: MockApi, folder: Path, seconds: float, console: Console) -> bo
         f"The shop answered {counts.requests:,} requests and gave out {counts.tokens_issued} tokens.",
         f"It refused {counts.refused_by_quota:,} requests for its quota, and broke {broken}.",
         "",
-        "The files, held against what the shop really has:",
+        f"The tables of {database}, held against what the shop really has:",
     ]
-    read = [folder / resource.name for resource in api.resources if resource.name in FILES and not resource.forbidden]
-    found = {path: is_whole(api, path) for path in read}
-    for path, whole in found.items():
-        manifest = orjson.loads((path / "manifest.json").read_bytes())
-        told = "[green]complete, nothing twice" if whole else "[red]NOT what the shop has"
-        lines.append(f"  {path!s:20} {manifest['rows']:7,} rows {manifest['bytes'] / 1e3:7,.0f} kB  {told}")
-    lines += [
+    are_whole = True
+    with closing(sqlite3.connect(database)) as shop:
+        for stream in [resource.name for resource in api.resources if not resource.forbidden]:
+            ids = [number for (number,) in shop.execute(f"SELECT id FROM {stream}")]
+            is_whole = Counter(ids) == Counter(expected(api, stream))
+            are_whole &= is_whole
+            said = "[green]complete, nothing twice" if is_whole else "[red]NOT what the shop has"
+            lines.append(f"  {stream:12} {len(ids):7,} rows  {said}")
+        lines += ["", "Which products please most?", "", *(f"  {line}" for line in QUESTION.splitlines()), ""]
+        console.print(*lines, sep="\n", highlight=False, soft_wrap=True)
+        console.print(Padding(answer(shop), (0, 0, 0, 2)))
+    console.print(
         "",
         "What to try next:",
-        f"  head -2 {folder / 'customers' / 'part-*.jsonl'}",
+        f'  {python} -c \'import sqlite3; print(sqlite3.connect("{database}").execute("SELECT * FROM orders").fetchone())\'',
         "  less examples/demo/shop.py     how the six streams are declared, in 130 lines",
         f"  {python} -m asyncstreams.testing     the same data to play with, and a stream that reads it",
         "  less README.md                 from twelve lines to a connector",
-    ]
-    console.print("", *lines, sep="\n", highlight=False, soft_wrap=True)
-    return all(found.values())
+        sep="\n",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return are_whole
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="demo", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("out"), help="the folder for the JSON lines (default: out)")
+    parser.add_argument("--out", type=Path, default=Path("out"), help="the folder for the database (default: out)")
     parser.add_argument("--scale", type=float, default=1.0, help="how large the shop is (default: 1)")
     parser.add_argument("--seed", type=int, default=1, help="another seed, other data and other faults (default: 1)")
     given = parser.parse_args()
@@ -120,14 +134,13 @@ def main() -> int:
         )
         began = time.monotonic()
         with tempfile.TemporaryDirectory() as kept:
-            are_right = asyncio.run(extract(api, given.out, kept, console))
-        is_right = conclude(api, given.out, time.monotonic() - began, console)
-        return 0 if is_right and are_right else 1
+            asyncio.run(extract(api, database := given.out / "shop.sqlite", kept, console))
+        return 0 if conclude(api, database, time.monotonic() - began, console) else 1
 
 
 if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        print("\ninterrupted; the files hold what was committed until then", file=sys.stderr)
+        print("\ninterrupted; the database holds what was committed until then", file=sys.stderr)
         sys.exit(130)
