@@ -20,7 +20,8 @@ QUESTIONS = {
         SELECT json_extract(city, '$.country') AS country, count(*) AS customers
         FROM customers GROUP BY country ORDER BY customers DESC, country LIMIT 3""",
     "How many customers of each plan have ordered, and how much?": """
-        SELECT customers.plan, count(DISTINCT customer_id) AS customers, count(*) AS orders, CAST(sum(orders.total) AS INTEGER) AS total
+        SELECT customers.plan, count(DISTINCT customer_id) AS customers, count(*) AS orders,
+            CAST(sum(orders.total) AS INTEGER) AS total
         FROM customers JOIN orders ON customer_id = customers.id GROUP BY customers.plan ORDER BY 4 DESC""",
     "Who has never ordered anything?": """
         SELECT count(*) AS customers, min(name) AS first

@@ -52,7 +52,7 @@ async def extract(api: MockApi, database: Path, kept: str, console: Console) -> 
     repeated = after.by_resource["customers"] - before.by_resource["customers"]
     console.print(
         f"\nThen the orders of the {report.streams[0].slices} best customers, who were known by then "
-        f"({repeated} requests for customers).",
+        f"({repeated} requests for customers).\n",
         highlight=False,
         soft_wrap=True,
     )
@@ -100,10 +100,11 @@ def conclude(api: MockApi, database: Path, seconds: float, console: Console) -> 
         lines += ["", "Which products please most?", "", *(f"  {line}" for line in QUESTION.splitlines()), ""]
         console.print(*lines, sep="\n", highlight=False, soft_wrap=True)
         console.print(Padding(answer(shop), (0, 0, 0, 2)))
+    look = f'import sqlite3; print(sqlite3.connect("{database}").execute("SELECT * FROM orders").fetchone())'
     console.print(
         "",
         "What to try next:",
-        f'  {python} -c \'import sqlite3; print(sqlite3.connect("{database}").execute("SELECT * FROM orders").fetchone())\'',
+        f"  {python} -c '{look}'",
         "  less examples/demo/shop.py     how the six streams are declared, in 130 lines",
         f"  {python} -m asyncstreams.testing     the same data to play with, and a stream that reads it",
         "  less README.md                 from twelve lines to a connector",
