@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PEERS := airbyte_cdk dlt singer
 
-.PHONY: help demo test test-crash test-worlds lint types format bench bench-peers bench-sim bench-substreams bench-extract bench-mock bench-crash clean
+.PHONY: help demo test test-crash test-worlds lint types format bench bench-peers bench-sim bench-substreams bench-extract bench-tables bench-mock bench-crash clean
 
 help:  ## List these targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -15,8 +15,8 @@ demo: $(VENV)/.demo  ## Read a small, unfriendly shop on this machine, and watch
 test: $(VENV)/.ready  ## Run all tests, with the examples and the snippets of the documents
 	$(BIN)/python -m pytest
 
-test-crash: $(VENV)/.ready  ## Break every operation of a run on its files, lose the power 500 times, kill it 200 times (8 minutes)
-	CRASHES=200 $(BIN)/python -m pytest tests/test_crash.py
+test-crash: $(VENV)/.ready  ## Break every operation and statement of a run, lose the power 500 times, kill it 200 times for each output (25 minutes)
+	CRASHES=200 $(BIN)/python -m pytest tests/test_crash.py tests/test_tables.py -k 'break or lost or killed or found'
 
 test-worlds: $(VENV)/.ready  ## Let the governor meet each simulated server with a hundred seeds (2 minutes)
 	SEEDS=100 $(BIN)/python -m pytest tests/test_worlds.py
@@ -48,11 +48,14 @@ bench-sim: $(VENV)/.ready  ## Let the governor meet simulated servers, print how
 bench-substreams: $(VENV)/.bench  ## Measure children: requests for their parents, time, a log that is read again, memory (10 minutes)
 	$(BIN)/python benchmarks/substreams.py $(ARGS)
 
-bench-crash: $(VENV)/.ready  ## Kill a run 1,000 times, and hold its files against the server (25 minutes)
+bench-crash: $(VENV)/.ready  ## Kill a run 1,000 times for each output, and hold what it wrote against the server (2 hours)
 	CRASHES=1000 $(BIN)/python -m pytest tests/test_crash.py -k killed
 
 bench-extract: $(VENV)/.bench  ## Measure the CPU of files that are written exactly once, beside scripts that promise nothing (2 minutes)
 	$(BIN)/python benchmarks/compare.py --extract $(ARGS)
+
+bench-tables: $(VENV)/.ready  ## Measure Parquet, DuckDB and SQLite beside their libraries alone, and how long the event loop waits (8 minutes)
+	$(BIN)/python benchmarks/tables.py $(ARGS)
 
 bench-mock: $(VENV)/.ready  ## Measure how much MockApi serves; needs wrk (2 minutes)
 	$(BIN)/python benchmarks/mock_api.py

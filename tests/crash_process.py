@@ -5,7 +5,17 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from asyncstreams import HttpStream, HttpSubStream, JsonLines, PageNumber, RequestContext, Source
+from asyncstreams import (
+    DuckDB,
+    HttpStream,
+    HttpSubStream,
+    JsonLines,
+    PageNumber,
+    Parquet,
+    RequestContext,
+    Source,
+    SQLite,
+)
 from asyncstreams.testing import Resource
 
 RESOURCES = (
@@ -61,8 +71,11 @@ class Orders(HttpSubStream):
         return ("customers", context.stream_slice["parent"]["id"], "orders")
 
 
-def extract(url: str, out: str, options: dict[str, Any]) -> None:
+KINDS: dict[str, Any] = {"lines": JsonLines, "parquet": Parquet, ".sqlite": SQLite, ".duckdb": DuckDB}
+
+
+def extract(url: str, out: str, kind: str, options: dict[str, Any]) -> None:
     """One whole run; what is done with the process meanwhile is the caller's."""
     customers = Customers(url)
     source = Source([customers, Events(url), Orders(url, customers)])
-    asyncio.run(source.extract(to=JsonLines(out, **options)))
+    asyncio.run(source.extract(to=KINDS[kind](out, **options)))

@@ -17,6 +17,7 @@ from typing import Any
 import crash_process
 import pytest
 from crash_world import BrokenFs, Killed, PoweredFs, World
+from table_world import TableWorld
 
 from asyncstreams import OutputWriteError, Parquet
 from asyncstreams.sinks import journal
@@ -27,7 +28,7 @@ from asyncstreams.testing import MockApi
 
 IS_LONG = "CRASHES" in os.environ
 WAYS = ("before", "after", "torn", "ENOSPC", "EIO", "short")
-KILLS = int(os.environ.get("CRASHES") or 3)
+KILLS = int(os.environ.get("CRASHES") or 1)
 LOSSES = 500 if IS_LONG else 30
 CASES = [
     pytest.param({}, 1000, id="plain"),
@@ -83,7 +84,7 @@ async def test_any_operation_may_break_and_recovery_too(
 
         assert [one for one in world.api.asked if one in done or one.split()[0] in done] == []
         world.check_end()
-        at += 1 if IS_LONG else chance.randint(8, 24)
+        at += 1 if IS_LONG else chance.randint(8, 24) * (2 if "kind" in options else 1)
     assert at > 50
     assert spared > 0
 
@@ -194,21 +195,21 @@ async def test_these_proofs_find_what_is_left_out(
     pytest.fail("nothing was found")
 
 
-def test_the_process_may_be_killed_at_any_moment(tmp_path: Path):
+@pytest.mark.parametrize("kind", ["lines", "parquet", ".sqlite", ".duckdb"])
+def test_the_process_may_be_killed_at_any_moment(kind: str, tmp_path: Path):
     """Once for each kill that is asked for: real processes, a real server, SIGKILL."""
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["crash_process"])
-    chance, kills, runs = random.Random(7), 0, 0
+    chance, kills, runs = random.Random(kind), 0, 0
     with MockApi(*crash_process.RESOURCES, process=True, latency=0.002) as api:
         while kills < KILLS:
             runs += 1
-            out = tmp_path / str(runs)
+            out = tmp_path / f"{runs}{kind}"
             for most in (5, 4, 3, 2, 1, 0):
-                options = {
-                    "fsync": chance.choice(("full", "commit", "none")),
-                    "compression": chance.choice((None, "gzip", "zstd")),
-                }
-                process = processes.Process(target=crash_process.extract, args=(api.url, str(out), options))
+                options = {"fsync": chance.choice(("full", "commit", "none"))}
+                if not kind.startswith("."):
+                    options["compression"] = chance.choice((None, "gzip", "zstd"))
+                process = processes.Process(target=crash_process.extract, args=(api.url, str(out), kind, options))
                 process.start()
                 process.join(chance.uniform(0.05, 0.9) if most else None)
                 if process.exitcode is not None:
@@ -217,7 +218,8 @@ def test_the_process_may_be_killed_at_any_moment(tmp_path: Path):
                 process.kill()
                 process.join()
                 kills += 1
-            world = World(out, names=("customers", "events", "orders"))
+            made = TableWorld if kind.startswith(".") else World
+            world = made(out, names=("customers", "events", "orders"))
             world.check_now()
             for name in world.names:
                 assert Counter(world.visible(name)) == Counter(api.ids(name))
