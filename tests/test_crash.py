@@ -84,7 +84,7 @@ async def test_any_operation_may_break_and_recovery_too(
 
         assert [one for one in world.api.asked if one in done or one.split()[0] in done] == []
         world.check_end()
-        at += 1 if IS_LONG else chance.randint(8, 24) * (2 if "kind" in options else 1)
+        at += 1 if IS_LONG else chance.randint(8, 24)
     assert at > 50
     assert spared > 0
 
