@@ -33,6 +33,7 @@ from .tables import OWN, TableOutput, free_name, quoted
 
 _BATCH, _NEWEST, _WIDER = f"{OWN}_batch", f"{OWN}_newest", f"{OWN}_wider"
 _NUMBER = f"{OWN}_number"
+_LOG = "256MB"
 _ROWS = 100_000
 """Of a table that is written again, at once."""
 _SQL = {
@@ -90,6 +91,8 @@ class DuckEngine:
         with self._told():
             is_new = not self._path.exists()
             self._connection = self._connect(str(self._path))
+            # What is committed lies in its log first, and need not be put in its place again and again.
+            self._connection.execute(f"SET checkpoint_threshold = '{_LOG}'").fetchall()
             if is_new:
                 os.chmod(self._path, 0o600)  # its owner's alone
 
