@@ -10,7 +10,7 @@ from .ledger import Ledger, Record
 from .output import Brought, Chunk
 from .parts import PartInProgress, Sealed
 
-_AT_ONCE = 256 * 2**10
+_AT_ONCE = 2**20
 """Bytes that are written with one call, about."""
 
 
