@@ -28,6 +28,7 @@ from .column_types import (
     is_object,
 )
 from .destination import Destination, TableMode
+from .fs import writing
 from .output import Shape
 from .tables import OWN, TableOutput, free_name, quoted
 
@@ -143,7 +144,8 @@ class DuckEngine:
     def _told(self) -> Generator[None]:
         """What goes wrong, in the terms of a user."""
         try:
-            yield
+            with writing(self._path):
+                yield
         except self._module.Error as error:
             text = str(error).partition("\n")[0]
             if "lock" in text and "Could not" in text:
@@ -162,10 +164,6 @@ class DuckEngine:
             raise OutputWriteError(
                 f"{self._path} cannot be written: {text}",
                 hint="what was committed before is intact, and the next run goes on from there",
-            ) from error
-        except OSError as error:
-            raise OutputWriteError(
-                f"{self._path} cannot be written: {error.strerror or error}", hint="is it a file that you may write?"
             ) from error
 
 

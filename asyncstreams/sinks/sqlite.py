@@ -14,6 +14,7 @@ from ..errors import OutputLocked, OutputWriteError, StateCorrupt
 from ..exact_json import encode
 from .columns_limit import too_many_columns
 from .destination import Destination, TableMode
+from .fs import writing
 from .output import Shape
 from .records import records_of
 from .tables import TableOutput, free_name, quoted
@@ -113,7 +114,8 @@ class SqliteEngine:
     def _told(self) -> Generator[None]:
         """What goes wrong, in the terms of a user."""
         try:
-            yield
+            with writing(self._path):
+                yield
         except sqlite3.IntegrityError as error:
             raise OutputWriteError(
                 f"{self._path}: {error}",
@@ -135,10 +137,6 @@ class SqliteEngine:
             raise OutputWriteError(
                 f"{self._path} cannot be written: {text}",
                 hint="what was committed before is intact, and the next run goes on from there",
-            ) from error
-        except OSError as error:
-            raise OutputWriteError(
-                f"{self._path} cannot be written: {error.strerror or error}", hint="is it a file that you may write?"
             ) from error
 
 
