@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,17 @@ FLOORS = [
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    return list(ast.walk(parsed(path)))
+
+
+@cache
 def dotted(path: Path) -> str:
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
@@ -52,7 +64,7 @@ def floor(module: str) -> int:
 def imports(path: Path) -> Iterator[str]:
     """The modules of our own that a file imports, dotted from the package."""
     here = path.relative_to(PACKAGE).parent.parts
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = here[: len(here) - node.level + 1]
             if node.module:
@@ -63,6 +75,7 @@ def imports(path: Path) -> Iterator[str]:
             pytest.fail(f"{path.name} imports the package by its name")
 
 
+@cache
 def modules_imported(path: Path) -> set[str]:
     known = {dotted(module) for module in MODULES}
     return {name if name in known else name.rpartition(".")[0] for name in imports(path)}
@@ -95,15 +108,10 @@ def test_no_module_is_part_of_a_cycle() -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=dotted)
 def test_no_function_imports_our_own_package(path: Path) -> None:
-    functions = [
-        node
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    ]
-
     hidden = [
         f"{path.name}:{node.lineno}"
-        for function in functions
+        for function in nodes(path)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
         for node in ast.walk(function)
         if isinstance(node, ast.ImportFrom) and node.level
     ]
@@ -116,12 +124,11 @@ def test_a_module_says_what_it_answers_in_at_most_400_lines(path: Path) -> None:
     text = path.read_text()
 
     assert text.count("\n") <= 400
-    assert ast.get_docstring(ast.parse(text)) or dotted(path) in ("http", "pacing", "parents", "run", "sinks")
+    assert ast.get_docstring(parsed(path)) or dotted(path) in ("http", "pacing", "parents", "run", "sinks")
 
 
 @pytest.mark.parametrize("path", [p for p in MODULES if dotted(p) not in ("clock", "http.retry")], ids=dotted)
 def test_time_and_chance_come_only_from_the_clock_and_the_session(path: Path) -> None:
-    tree = ast.parse(path.read_text())
     forbidden = {
         ("time", "time"),
         ("time", "monotonic"),
@@ -132,7 +139,7 @@ def test_time_and_chance_come_only_from_the_clock_and_the_session(path: Path) ->
 
     used = [
         f"{path.name}:{node.lineno}"
-        for node in ast.walk(tree)
+        for node in nodes(path)
         if isinstance(node, ast.Attribute)
         and isinstance(node.value, ast.Name)
         and (node.value.id, node.attr) in forbidden

@@ -149,6 +149,32 @@ async def test_an_older_form_of_a_row_that_comes_later_is_not_kept(out: Path):
     assert [row["n"] for row in table(out)] == [2]
 
 
+async def test_upsert_goes_by_another_key_when_there_is_one(out: Path):
+    for key, rows in (
+        ("id", [{"id": 1, "code": "a"}, {"id": 2, "code": "b"}]),
+        ("code", [{"id": 1, "code": "c"}, {"id": 3, "code": "a"}]),
+    ):
+        stream = Rows(rows)
+        stream.primary_key = key
+        await stream.extract(to=to(out, mode="upsert"))
+
+    told = sorted((row["id"], row["code"]) for row in table(out))
+    assert told == [(1, "c"), (2, "b"), (3, "a")]
+
+
+async def test_doubles_of_another_key_are_told(sqlite: Path):
+    stream = Rows([{"id": 1, "code": "a"}, {"id": 2, "code": "a"}])
+    stream.primary_key = "id"
+    await stream.extract(to=to(sqlite, mode="upsert"))
+    stream = Rows([])
+    stream.primary_key = "code"
+
+    with pytest.raises(OutputWriteError, match="UNIQUE constraint failed") as caught:
+        await stream.extract(to=to(sqlite, mode="upsert"))
+
+    assert "remove the doubles" in str(caught.value)
+
+
 async def test_upsert_needs_a_key(out: Path):
     with pytest.raises(ConfigError, match="stream 'rows' has no primary key"):
         await Rows([]).extract(to=to(out, mode="upsert"))
@@ -331,6 +357,17 @@ async def test_quarantined_records_lie_beside_the_tables(out: Path):
     [(name, record, problems)] = query(out, "SELECT * FROM _asyncstreams_quarantined")
     assert (name, json.loads(record), json.loads(problems)[0]["pointer"]) == ("rows", {"id": "x"}, "/id")
     assert (report.streams[0].written.rows, report.streams[0].written.quarantined) == (1, 1)
+
+
+async def test_what_was_quarantined_is_replaced_with_the_rows(out: Path):
+    for rows in ([{"id": "x"}, {"id": "y"}], [{"id": "z"}]):
+        stream = Rows(rows)
+        stream.validation = "quarantine"
+        stream.get_json_schema = lambda: {"properties": {"id": {"type": "integer"}}}
+        await stream.extract(to=to(out))
+
+    [(name, record)] = query(out, "SELECT stream, record FROM _asyncstreams_quarantined")
+    assert (name, json.loads(record)) == ("rows", {"id": "z"})
 
 
 async def test_tables_of_others_are_left_alone(out: Path):

@@ -39,7 +39,7 @@ class Extraction:
         self._output = to.output()
         self._scope = anyio.CancelScope()
         self._disk = Disk(self._scope.cancel)
-        self._grouping = Grouping(clock.monotonic(), is_eager=to.fsync == "full")
+        self._grouping = Grouping(clock.monotonic(), to.commit_size, is_eager=to.fsync == "full")
         self._gathered = asyncio.Event()
         self._is_committing = False
         self._ended: dict[str, Read] = {}
@@ -133,13 +133,13 @@ class Extraction:
         chunks = [Chunk(kind, cast(Lines, one).data, len(one)) for kind, one in lines.items() if one]
         now = self._clock.monotonic()
         self._grouping.take(page, chunks, now)
-        while (large := self._grouping.too_large()) is not None:
-            stream, owner, some = large
-            self._disk.submit(partial(self._output.write, stream, owner, some), size=_size(some))
         if self._grouping.due_in(now) == 0:
             self._commit(now)
         elif not self._gathered.is_set():
             self._gathered.set()
+        while (large := self._grouping.too_large()) is not None:
+            stream, owner, some = large
+            self._disk.submit(partial(self._output.write, stream, owner, some), size=_size(some))
 
     async def _commit_when_due(self) -> None:
         """What has been gathered does not wait for the next page."""
@@ -181,7 +181,7 @@ class Extraction:
             del self._ended[name]
         if ready:
             brought = {name: self._brought(name, gathered) for name, gathered in ready.items()}
-            size = sum(_size(chunks) for one in brought.values() for chunks in one.all_chunks)
+            size = sum(_size(chunks) for one in brought.values() for chunks in one.chunks.values())
             self._disk.submit(partial(self._output.commit, brought), partial(self._committed, finished), size)
         else:
             self._disk.submit(partial(self._finish, finished), self._settled)
@@ -193,7 +193,7 @@ class Extraction:
             told["lookback"] = gathered.lookback
         if name in self._identities:
             told["identity"] = self._identities.pop(name)
-        return Brought(told, gathered.chunks, gathered.owned)
+        return Brought(told, {owner: held.chunks for owner, held in gathered.held.items()})
 
     def _committed(self, finished: Sequence[str], record: Record) -> None:
         self._output.ledger.apply(record)

@@ -20,45 +20,65 @@ _LEAST, _MOST = 1.0, 60.0
 
 
 @dataclass(slots=True)
+class Held:
+    """Lines in memory, of `size` bytes."""
+
+    chunks: list[Chunk] = field(default_factory=list[Chunk])
+    size: int = 0
+
+    def move_to(self, other: Held) -> None:
+        """Give all of them to it."""
+        other.chunks += self.chunks
+        other.size += self.size
+        self.taken()
+
+    def taken(self) -> Sequence[Chunk]:
+        """All of them, which are held no longer."""
+        chunks, self.chunks, self.size = self.chunks, [], 0
+        return chunks
+
+
+@dataclass(slots=True)
 class OpenSlice:
     """A slice whose end has not come: its lines, and what will be known when they are safe."""
 
     stream: str
     promise: SlicePromise
     cut_at: float
-    chunks: list[Chunk] = field(default_factory=list[Chunk])
+    held: Held = field(default_factory=Held)
     deltas: list[Delta] = field(default_factory=list[Delta])
-    size: int = 0
     owner: Hashable | None = None
     """Of a file with lines that could not be held."""
 
 
 @dataclass(slots=True)
 class Gathered:
-    """What is to be committed of one stream."""
+    """What is to be committed of one stream: the lines that are held, by the owner of those before them."""
 
-    chunks: list[Chunk] = field(default_factory=list[Chunk])
-    owned: list[tuple[Hashable, list[Chunk]]] = field(default_factory=list[tuple[Hashable, list[Chunk]]])
+    held: dict[Hashable, Held] = field(default_factory=dict[Hashable, Held])
     deltas: list[Delta] = field(default_factory=list[Delta])
     lookback: Point = 0
+    shared: Hashable = field(default_factory=object)
+    """The owner of what small slices have."""
 
 
 class Grouping:
     """Gathers pages into commits.
 
     Parts are read by people and by tools that open each of them, so there should not be many: a commit comes when the
-    slices that have ended hold 8 MiB, or when a hundredth of the time since the beginning has passed since the one
-    before, at least 1 s and at most 60 s. That is also the most that a kill costs, beside the slices that are open.
-    `is_eager`: each slice is committed when it ends.
+    slices that have ended have `enough` bytes, or when a hundredth of the time since the beginning has passed since
+    the one before, at least 1 s and at most 60 s. That is also the most that a kill costs, beside the slices that are
+    open. `is_eager`: each slice is committed when it ends.
     """
 
-    def __init__(self, now: float, *, is_eager: bool) -> None:
+    def __init__(self, now: float, enough: int, *, is_eager: bool) -> None:
         self._begun_at = self._committed_at = now
-        self._is_eager = is_eager
+        self._enough, self._is_eager = enough, is_eager
         self._open: dict[SlicePromise, OpenSlice] = {}
         self._open_size = 0
         self._ready: dict[str, Gathered] = {}
         self._ready_size = 0
+        self._to_write: list[tuple[str, Hashable]] = []
 
     def take(self, page: Page, chunks: Iterable[Chunk], now: float) -> None:
         """A page's lines. What is known when they are safe is owed by the commit that they will be part of."""
@@ -68,8 +88,8 @@ class Grouping:
             one = self._open[promise] = OpenSlice(page.stream, promise, now)
         for chunk in chunks:
             size = len(chunk.lines)
-            one.chunks.append(chunk)
-            one.size += size
+            one.held.chunks.append(chunk)
+            one.held.size += size
             self._open_size += size
         one.deltas += promise.due(page.number)
         if page.is_last:
@@ -80,20 +100,24 @@ class Grouping:
             one.cut_at = now
 
     def too_large(self) -> tuple[str, Hashable, Sequence[Chunk]] | None:
-        """The stream and the slice that must give its lines away since too many are held, and these."""
+        """A stream, and the owner of lines that must be given away since too many are held, and these."""
+        if self._to_write:
+            stream, owner = self._to_write.pop()
+            return stream, owner, self._ready[stream].held[owner].taken()
         if self._open_size <= _MANY_OPEN:
             return None
-        largest = max(self._open.values(), key=lambda one: one.size)
-        if largest.size < _WORTH_A_FILE and self._open_size <= _MOST_OPEN:
+        largest = max(self._open.values(), key=lambda one: one.held.size)
+        if largest.held.size < _WORTH_A_FILE and self._open_size <= _MOST_OPEN:
             return None
         largest.owner = largest.owner or object()
-        return largest.stream, largest.owner, self._lines_of(largest)
+        self._open_size -= largest.held.size
+        return largest.stream, largest.owner, largest.held.taken()
 
     def over(self) -> Sequence[Hashable]:
         """Forget the slices of which nothing more comes; those that have files of their own."""
         over = [one for one in self._open.values() if one.promise.is_over]
         for one in over:
-            self._lines_of(one)
+            self._open_size -= one.held.size
             del self._open[one.promise]
         return [one.owner for one in over if one.owner is not None]
 
@@ -101,11 +125,13 @@ class Grouping:
         """Seconds until what is gathered is to be committed; None: there is nothing, nor is there `more`."""
         if not self._ready and not more:
             return None
-        return 0.0 if self._ready_size >= _LARGE else max(0.0, self._committed_at + self._pause(now) - now)
+        return 0.0 if self._ready_size >= self._enough else max(0.0, self._committed_at + self._pause(now) - now)
 
     def taken(self, now: float) -> dict[str, Gathered]:
         """What is gathered, for a commit that begins now."""
-        ready, self._ready, self._ready_size = self._ready, {}, 0
+        ready, self._ready = self._ready, {}
+        self._ready_size = 0
+        self._to_write.clear()
         self._committed_at = now
         return ready
 
@@ -117,16 +143,11 @@ class Grouping:
         ready.lookback = one.promise.lookback
         ready.deltas += one.deltas
         one.deltas = []
-        self._ready_size += one.size
-        chunks = self._lines_of(one)
-        if one.owner is None:
-            ready.chunks += chunks
-        else:
-            ready.owned.append((one.owner, chunks))
-            one.owner = None  # what follows is not to be committed with it
-
-    def _lines_of(self, one: OpenSlice) -> list[Chunk]:
-        chunks, one.chunks = one.chunks, []
-        self._open_size -= one.size
-        one.size = 0
-        return chunks
+        self._ready_size += one.held.size
+        self._open_size -= one.held.size
+        owner, one.owner = one.owner or ready.shared, None  # what follows is not to be committed with it
+        held = ready.held.setdefault(owner, Held())
+        was_large = held.size >= _LARGE
+        one.held.move_to(held)
+        if held.size >= _LARGE and not was_large:
+            self._to_write.append((one.stream, owner))

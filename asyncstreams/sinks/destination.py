@@ -29,6 +29,8 @@ class Destination(ABC):
     modes: ClassVar[tuple[TableMode, ...]] = ("append", "replace", "fail", None)
     needs_schema: ClassVar[bool] = False
     """Whether it asks for what the records look like before they come."""
+    commit_size: ClassVar[int] = 8 * 2**20
+    """Bytes of lines that are worth a commit, however little time has passed."""
 
     def __post_init__(self) -> None:
         self._check(mode=self.modes, fsync=("full", "commit", "none"))

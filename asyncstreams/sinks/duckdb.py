@@ -64,6 +64,7 @@ class DuckDB(Destination):
 
     modes: ClassVar[tuple[TableMode, ...]] = ("append", "replace", "upsert", "fail", None)
     needs_schema: ClassVar[bool] = True
+    commit_size: ClassVar[int] = 64 * 2**20  # as many rows as it writes to their place at once, not to its log
 
     def __post_init__(self) -> None:
         Destination.__post_init__(self)

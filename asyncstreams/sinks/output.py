@@ -18,16 +18,11 @@ class Chunk(NamedTuple):
 
 
 class Brought(NamedTuple):
-    """What a commit brings for one stream: what its record says, the lines that came as they are, and by owner the
-    last lines of slices that had to give theirs away before."""
+    """What a commit brings for one stream: what its record says, and by owner the lines that follow those which the
+    owner has written before, if any."""
 
     told: Mapping[str, Any]
-    chunks: Sequence[Chunk]
-    owned: Sequence[tuple[Hashable, Sequence[Chunk]]]
-
-    @property
-    def all_chunks(self) -> Sequence[Sequence[Chunk]]:
-        return [self.chunks, *(chunks for _, chunks in self.owned)]
+    chunks: Mapping[Hashable, Sequence[Chunk]]
 
 
 class Shape(NamedTuple):
@@ -66,7 +61,7 @@ class Output(Protocol):
         ...
 
     def write(self, stream: str, owner: Hashable, chunks: Iterable[Chunk]) -> None:
-        """Lines of a slice that is still open: nobody sees them before their owner is committed."""
+        """Lines for a commit that is yet to come: nobody sees them before their owner is committed."""
         ...
 
     def drop(self, owner: Hashable) -> None:

@@ -49,6 +49,7 @@ class Parquet(Destination):
     fs: Fs = field(default_factory=Fs, kw_only=True, repr=False, compare=False)
 
     needs_schema: ClassVar[bool] = True
+    commit_size: ClassVar[int] = 64 * 2**20  # what reads Parquet wants few parts, with large row groups
 
     def __post_init__(self) -> None:
         Destination.__post_init__(self)

@@ -17,11 +17,12 @@ from .destination import Destination, TableMode
 from .fs import writing
 from .output import Shape
 from .records import records_of
-from .tables import TableOutput, free_name, quoted
+from .tables import OWN, TableOutput, free_name, quoted
 
 _BUSY = 30.0  # seconds
 _SMALLEST, _LARGEST = -(2**63), 2**63 - 1
 _MOST_COLUMNS = 2_000 - 8
+_INDEX = f"{OWN}_key_"
 """Of SQLite's own 2,000."""
 
 
@@ -190,9 +191,18 @@ class SqliteTable:
             self._index()
 
     def _index(self) -> None:
-        keys = ", ".join(quoted(self._columns[key]) for key in self._shape.key)
-        index = quoted(f"_asyncstreams_key_{self.name}")
-        self._engine.run(f"CREATE UNIQUE INDEX IF NOT EXISTS {index} ON {quoted(self.name)} ({keys})")
+        """Have the index of the key, which may be another key than that of earlier runs."""
+        keys = [self._columns[key] for key in self._shape.key]
+        self._has_index = False
+        for (index,) in self._engine.run("SELECT name FROM pragma_index_list(?)", self.name):
+            if index.startswith(_INDEX):
+                found = self._engine.run("SELECT name FROM pragma_index_info(?) ORDER BY seqno", index)
+                self._has_index = [name for (name,) in found] == keys
+                if not self._has_index:
+                    self._engine.run(f"DROP INDEX {quoted(index)}")
+        if not self._has_index:
+            columns = ", ".join(map(quoted, keys))
+            self._engine.run(f"CREATE UNIQUE INDEX {quoted(_INDEX + self.name)} ON {quoted(self.name)} ({columns})")
         self._has_index = True
 
     def _insertion(self) -> str:

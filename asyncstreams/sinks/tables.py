@@ -86,6 +86,7 @@ class TableOutput:
         self._lock: OutputLock | None = None
         self._shapes: dict[str, Shape] = {}
         self._tables: dict[str, Table] = {}
+        self._kept: dict[str, Any] = {}
         self._staged: dict[Hashable, Staged] = {}
         self._records = 0
         self._ledger = Ledger()
@@ -119,12 +120,13 @@ class TableOutput:
             for name in record["streams"]:
                 if name in known and record["streams"][name]["mode"] == "replace":
                     self._engine.run(f"DROP TABLE IF EXISTS {quoted(_hidden_name(name))}")
+                    self._engine.run(f"DELETE FROM {quoted(_QUARANTINED)} WHERE stream = ?", _hidden_name(name))
                     self._forget(_hidden_name(name))
             self._append(record)
         self._ledger.apply(record)
         for name in record["names"]:
             physical = self._physical(name)
-            if self._known(f"columns {physical}") is not None and physical.casefold() not in tables:
+            if self._columns_of(physical) is not None and physical.casefold() not in tables:
                 raise OutputMissing(
                     f"{self._path}: table {physical} was committed, and is not there any more",
                     hint='restore it from a copy; or mode="replace", resume=False reads all of it again',
@@ -150,16 +152,15 @@ class TableOutput:
         with self._engine.transaction():
             for name, brought in streams.items():
                 counts: Counter[str] = Counter()
-                for owner, chunks in brought.owned:
+                for owner, chunks in brought.chunks.items():
                     counts.update(self._load(name, self._staged[owner].blocks(size) if owner in self._staged else ()))
                     counts.update(self._load(name, blocks(chunks, size)))
-                counts.update(self._load(name, blocks(brought.chunks, size)))
                 rows = {"rows": counts["part"], "quarantined": counts["quarantined"]}
                 told[name] = {**brought.told, **{kind: count for kind, count in rows.items() if count}}
             record = {"do": "commit", "streams": told}
             self._append(record)
         for brought in streams.values():
-            for owner, _ in brought.owned:
+            for owner in brought.chunks:
                 self.drop(owner)
         return record
 
@@ -219,7 +220,7 @@ class TableOutput:
         records = records_of(lines)
         for one in records:
             told = [encode(one[field]).decode() for field in ("record", "problems")]
-            self._engine.run(f"INSERT INTO {quoted(_QUARANTINED)} VALUES (?, ?, ?)", name, *told)
+            self._engine.run(f"INSERT INTO {quoted(_QUARANTINED)} VALUES (?, ?, ?)", self._physical(name), *told)
         return len(records)
 
     def _table(self, name: str) -> Table:
@@ -228,7 +229,7 @@ class TableOutput:
         table = self._tables.get(name)
         if table is None or table.name != physical:
             one = self._ledger.streams[name]
-            known = self._known(f"columns {physical}")
+            known = self._columns_of(physical)
             shape = self._shapes.get(name, Shape())
             table = self._engine.table(physical, shape, known, is_keyed=one.mode == "upsert")
             self._tables[name] = table
@@ -243,6 +244,8 @@ class TableOutput:
         del self._tables[stream]
         there = self._engine.tables()
         self._engine.run(f"DROP TABLE IF EXISTS {quoted(stream)}")
+        self._engine.run(f"DELETE FROM {quoted(_QUARANTINED)} WHERE stream = ?", stream)
+        self._engine.run(f"UPDATE {quoted(_QUARANTINED)} SET stream = ? WHERE stream = ?", stream, table.name)
         self._forget(stream)
         if table.name in there:
             self._engine.run(f"ALTER TABLE {quoted(table.name)} RENAME TO {quoted(stream)}")
@@ -266,9 +269,19 @@ class TableOutput:
 
     def _keep(self, table: Table) -> None:
         """Remember the columns, where there are more than before."""
-        key, told = f"columns {table.name}", table.to_json()
-        if told is not None and self._known(key) != told:
-            self._put(key, told)
+        told = table.to_json()
+        if told is not None and self._columns_of(table.name) != told:
+            self._put(f"columns {table.name}", told)
+            del self._kept[table.name]
+
+    def _columns_of(self, table: str) -> Any:
+        if table not in self._kept:
+            self._kept[table] = self._known(f"columns {table}")
+        return self._kept[table]
+
+    def _forget(self, table: str) -> None:
+        self._engine.run(f"DELETE FROM {quoted(_KNOWN)} WHERE name = ?", f"columns {table}")
+        self._kept.pop(table, None)
 
     def _known(self, key: str) -> Any:
         found = self._engine.run(f"SELECT value FROM {quoted(_KNOWN)} WHERE name = ?", key)
@@ -277,9 +290,6 @@ class TableOutput:
     def _put(self, key: str, value: Any) -> None:
         self._engine.run(f"DELETE FROM {quoted(_KNOWN)} WHERE name = ?", key)
         self._engine.run(f"INSERT INTO {quoted(_KNOWN)} VALUES (?, ?)", key, encode(value).decode())
-
-    def _forget(self, table: str) -> None:
-        self._engine.run(f"DELETE FROM {quoted(_KNOWN)} WHERE name = ?", f"columns {table}")
 
     def _append(self, record: Record) -> None:
         self._records += 1

@@ -53,7 +53,7 @@ class FolderOutput:
         committed: dict[str, Committed] = {}
         for name, brought in streams.items():
             sealed: list[tuple[str, Sealed]] = []
-            for owner, chunks in (object(), brought.chunks), *brought.owned:
+            for owner, chunks in brought.chunks.items():
                 self.write(name, owner, chunks)
                 sealed += self._all_of(owner)
             committed[name] = Committed(brought.told, sealed)
