@@ -13,7 +13,7 @@ demo: $(VENV)/.demo  ## Read a small, unfriendly shop on this machine, and watch
 	$(BIN)/python examples/demo $(ARGS)
 
 test: $(VENV)/.ready  ## Run all tests, with the examples and the snippets of the documents
-	$(BIN)/python -m pytest
+	$(BIN)/python scripts/test $(ARGS)
 
 test-crash: $(VENV)/.ready  ## Break every operation and statement of a run, lose the power 500 times, kill it 200 times for each output (25 minutes)
 	CRASHES=200 $(BIN)/python -m pytest tests/test_crash.py tests/test_tables.py -k 'break or lost or killed or found'

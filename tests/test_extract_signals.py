@@ -18,7 +18,7 @@ from crash_world import lines_of
 from asyncstreams.run.leaving import until_terminated
 from asyncstreams.testing import MockApi, Resource
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are posix's")
+pytestmark = [pytest.mark.skipif(os.name != "posix", reason="signals are posix's"), pytest.mark.alone]
 
 PROGRAM = """
     import asyncio, signal, sys, time

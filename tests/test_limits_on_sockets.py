@@ -15,6 +15,8 @@ from loopback import Received, Wire, answer, serve
 from asyncstreams import HttpStream, PageNumber, RateLimit, RequestContext, Retrying, Waiting
 from asyncstreams.testing import Fault, MockApi, Quota, Resource
 
+pytestmark = pytest.mark.alone
+
 DOWN = "the host to answer again"
 
 

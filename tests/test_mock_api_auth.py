@@ -21,6 +21,8 @@ from asyncstreams import (
 )
 from asyncstreams.testing import ApiKeyAuth, BasicAuth, BearerAuth, Fault, MockApi, OAuth2, Resource
 
+pytestmark = pytest.mark.alone
+
 
 class Users(HttpStream):
     records_path = "data"

@@ -26,6 +26,8 @@ from asyncstreams import (
 from asyncstreams.clock import SystemClock
 from asyncstreams.testing import VirtualClock
 
+pytestmark = pytest.mark.alone
+
 
 def most_within(seconds: float, times: list[float]) -> int:
     """The most requests in any span of so many seconds, to which its end does not belong."""
@@ -139,7 +141,9 @@ async def test_a_smooth_limit_spaces_the_requests_evenly_in_real_time(cost: floa
     await stream.read(slices=slices(range(25)))
 
     assert len(api.times) == 30
-    assert min(gaps(api.times)) > 0.05 * 0.8
+    # Whoever was late, as a process is now and then, is not waited for by the next one; nobody is early.
+    early = [began - api.times[0] - number * 0.05 for number, began in enumerate(api.times)]
+    assert min(early) > -0.05 * 0.2
     assert 29 * 0.05 * 0.98 < span(api.times) < 29 * 0.05 * 1.02 + 1
 
 

@@ -17,6 +17,8 @@ import pytest
 
 from asyncstreams.testing import Fault, MockApi, Quota, Resource
 
+pytestmark = pytest.mark.alone
+
 READER = """
 import asyncio
 import logging

@@ -46,6 +46,20 @@ def test_no_window_holds_more_than_the_limit_but_for_one_request_that_is_dearer_
         assert sum(window) <= limit.n or len(window) == 1
 
 
+def test_what_went_before_the_first_answer_may_have_arrived_as_late_as_that() -> None:
+    log = SlidingLog(RateLimit(2, per=1))
+    log.passed(1, 0.0)
+    log.passed(1, 0.1)
+    log.answered(0.4)
+    log.answered(0.7)  # the connections are open
+
+    assert log.free_at(1, 1.1) == pytest.approx(1.42)
+    log.passed(1, 1.42)
+    log.passed(1, 1.5)
+    log.answered(1.9)
+    assert log.free_at(1, 2.0) == pytest.approx(2.44)
+
+
 @often
 @given(limit=limits, arrivals=arrivals, cost=quarters, later=gaps)
 def test_the_wait_is_never_in_the_past_and_one_window_at_most(

@@ -12,6 +12,8 @@ from kept_tree import Below, Customers, Visits, streams
 from asyncstreams import Source
 from asyncstreams.testing import Fault, MockApi, Quota, Resource
 
+pytestmark = pytest.mark.alone
+
 COUNT, PAGES = 100, 5
 
 

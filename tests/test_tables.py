@@ -95,7 +95,7 @@ async def test_any_statement_may_break_and_recovery_too(kind: str, way: str, ver
 
         assert [one for one in world.api.asked if one in done or one.split()[0] in done] == []
         world.check_end()
-        at += 1 if IS_LONG else chance.randint(6, 14) * (1 if kind == ".sqlite" else 10)
+        at += 1 if IS_LONG else chance.randint(12, 28) * (1 if kind == ".sqlite" else 10)
     assert at > 60
     assert spared > 0 or not IS_LONG
 

@@ -20,7 +20,7 @@ from cases import CASES
 from worlds import Failing, Refusing, Windowed, World
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-SEEDS = range(int(os.environ.get("SEEDS", "12")))
+SEEDS = range(int(os.environ.get("SEEDS", "6")))
 # How much smaller than their aims are for: with that the figures that need long runs are still reached.
 SCALES = {
     "refusing": 0.15,

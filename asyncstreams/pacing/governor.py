@@ -207,6 +207,8 @@ class Governor:
         if told:
             ticket.is_told = True
             self.windows.learn(told, ticket.sent_at, now)
+        for log in ticket.client.logs:
+            log.answered(now)
         lag = self._lag.ask()
         took = now - ticket.sent_at - lag
         # Where most of it was our own lateness, how long the server took is not known: it would seem an instant.

@@ -22,6 +22,7 @@ class SlidingLog:
         self.limit = limit
         self._entries: deque[list[float]] = deque()
         self._used = 0.0
+        self._is_heard = False
         # Spaced requests do not run into the next window many at a time.
         margin = 0.0 if limit.smooth else min(_LARGEST_MARGIN, _MARGIN * limit.per)
         self._per = limit.per + margin
@@ -56,6 +57,12 @@ class SlidingLog:
             last[0], last[1] = now, last[1] + cost
         else:
             self._entries.append([now, cost, now])
+
+    def answered(self, now: float) -> None:
+        """An answer has come; what went before the first one had to connect, and may have arrived as late as that."""
+        if not self._is_heard and self._entries:
+            self._is_heard = True
+            self._entries = deque([[now, self._used, now]])
 
     def _forget(self, now: float) -> None:
         while self._entries and self._entries[0][0] + self._per <= now:
