@@ -125,6 +125,19 @@ async def test_each_stream_has_a_folder_of_parts_with_a_manifest_of_them(out: Pa
     assert f"24 rows in {parts} {'part' if parts == 1 else 'parts'}, " in str(report)
 
 
+async def test_streams_whose_names_differ_in_capitals_do_not_share_a_folder(out: Path):
+    answers = Answers()
+    await Regions(answers).extract(to=JsonLines(out))
+
+    other = Regions(answers)
+    other.name = "Regions"
+    with pytest.raises(ConfigError, match="streams 'regions' and 'Regions' would share a folder") as caught:
+        await other.extract(to=JsonLines(out))
+
+    assert "another `name`" in str(caught.value)
+    assert ids(out) == all_of(0, 1, 2, 3)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="modes are posix's")
 async def test_files_and_what_is_kept_with_them_are_their_owner_s_alone(out: Path):
     await World(out).extract()

@@ -152,6 +152,7 @@ class Extraction:
                 self._commit(self._clock.monotonic())
 
     async def _commit_all(self) -> None:
+        self._grouping.cut()
         await self._disk.idle()
         while self._due_in() is not None and self._disk.failure is None:
             self._commit(self._clock.monotonic(), is_last=True)

@@ -47,6 +47,8 @@ class OpenSlice:
     cut_at: float
     held: Held = field(default_factory=Held)
     deltas: list[Delta] = field(default_factory=list[Delta])
+    covered: int | None = None
+    """How many of the chunks that are held belong to the deltas; None: not even all that were given away do."""
     owner: Hashable | None = None
     """Of a file with lines that could not be held."""
 
@@ -91,11 +93,13 @@ class Grouping:
             one.held.chunks.append(chunk)
             one.held.size += size
             self._open_size += size
-        one.deltas += promise.due(page.number)
+        if known := promise.due(page.number):
+            one.deltas += known
+            one.covered = len(one.held.chunks)
         if page.is_last:
             self._join(one)
             del self._open[promise]
-        elif one.deltas and now - one.cut_at >= self._pause(now):
+        elif known and now - one.cut_at >= self._pause(now):
             self._join(one)
             one.cut_at = now
 
@@ -110,8 +114,19 @@ class Grouping:
         if largest.held.size < _WORTH_A_FILE and self._open_size <= _MOST_OPEN:
             return None
         largest.owner = largest.owner or object()
+        largest.covered = 0 if largest.covered == len(largest.held.chunks) else None
         self._open_size -= largest.held.size
         return largest.stream, largest.owner, largest.held.taken()
+
+    def cut(self) -> None:
+        """Nothing more comes: what is known of slices that have not ended is gathered too, with the lines of that."""
+        for one in self._open.values():
+            if one.deltas and one.covered is not None and not one.promise.is_over:
+                kept = one.held.chunks[: one.covered]
+                size = sum(len(chunk.lines) for chunk in kept)
+                self._open_size -= one.held.size - size
+                one.held.chunks, one.held.size = kept, size
+                self._join(one)
 
     def over(self) -> Sequence[Hashable]:
         """Forget the slices of which nothing more comes; those that have files of their own."""
@@ -146,6 +161,7 @@ class Grouping:
         self._ready_size += one.held.size
         self._open_size -= one.held.size
         owner, one.owner = one.owner or ready.shared, None  # what follows is not to be committed with it
+        one.covered = None
         held = ready.held.setdefault(owner, Held())
         was_large = held.size >= _LARGE
         one.held.move_to(held)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from ..errors import OutputMissing, StateCorrupt
+from ..errors import ConfigError, OutputMissing, StateCorrupt
 from ..exact_json import encode
 from .fs import Fs, write_file, writing
 from .journal import Journal
@@ -79,7 +79,11 @@ class OutputFolder:
             raise
 
     def begin(self, record: Record) -> None:
-        """A run begins. Raises StateCorrupt where a stream that nobody has read has parts."""
+        """A run begins.
+
+        Raises StateCorrupt where a stream that nobody has read has parts, ConfigError where two would share a folder.
+        """
+        self._refuse_shared([*self.ledger.streams, *record["names"]])
         for name in record["streams"]:
             if name not in self.ledger.streams:
                 self._refuse_unknown(name, self.path / folder_name(name), (0, 0))
@@ -264,6 +268,17 @@ class OutputFolder:
                     f"the journal in {self._own} has lost what it said last: it does not know {path}",
                     hint="restore the folder from a copy; or remove such files, and what they held is read again",
                 ).locate(stream=name)
+
+    def _refuse_shared(self, names: Iterable[str]) -> None:
+        """Capitals make no difference in the file systems of many machines, which this folder may be copied to."""
+        taken: dict[str, str] = {}
+        for name in names:
+            other = taken.setdefault(folder_name(name).casefold(), name)
+            if other != name:
+                raise ConfigError(
+                    f"streams {other!r} and {name!r} would share a folder of {self.path}",
+                    hint="names of folders are the same in capitals: give one of them another `name`",
+                )
 
     def _remove_retired(self, name: str) -> None:
         one = self.ledger.streams[name]

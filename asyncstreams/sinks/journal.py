@@ -15,7 +15,7 @@ from .ledger import Ledger, Record
 
 _FORMAT = 1
 _HEAD, _RECORD, _SNAPSHOT = b"H", b"J", b"S"
-_MOST_RECORDS = 1000
+_MOST_RECORDS, _SMALL = 1000, 2**20
 _KEPT = 2
 
 
@@ -29,6 +29,7 @@ class Journal:
     def __init__(self, fs: Fs, folder: Path, *, synced: bool) -> None:
         self._fs, self._folder, self._synced = fs, folder, synced
         self.number, self._records = 0, 0
+        self._size = self._enough = 0
         self._file: int | None = None
 
     def recover(self) -> Ledger:
@@ -49,8 +50,8 @@ class Journal:
 
     @property
     def is_due(self) -> bool:
-        """Whether it is time for a snapshot."""
-        return self._records >= _MOST_RECORDS
+        """Whether it is time for a snapshot: a large one is written again when as much has been written after it."""
+        return self._records >= _MOST_RECORDS and self._size >= self._enough
 
     def snapshot(self, ledger: Ledger) -> None:
         """Write down all that is known, and begin a new journal."""
@@ -78,6 +79,7 @@ class Journal:
                 raise
             self.close()
             self._file, self.number, self._records = file, number, 0
+            self._size, self._enough = 0, len(text) if len(text) > _SMALL else 0
             self._tidy()
 
     def append(self, record: Record) -> None:
@@ -89,6 +91,7 @@ class Journal:
             if self._synced:
                 self._fs.sync(self._file)
         self._records += 1
+        self._size += len(text)
 
     def close(self) -> None:
         if self._file is not None:

@@ -26,7 +26,7 @@ OWN = "_asyncstreams"
 """How the names of all tables begin that are not a stream's."""
 _KNOWN, _JOURNAL, _QUARANTINED = OWN, f"{OWN}_journal", f"{OWN}_quarantined"
 _FORMAT = 1
-_MOST_RECORDS = 1000
+_MOST_RECORDS, _SMALL = 1000, 2**20
 
 
 class Table(Protocol):
@@ -88,7 +88,7 @@ class TableOutput:
         self._tables: dict[str, Table] = {}
         self._kept: dict[str, Any] = {}
         self._staged: dict[Hashable, Staged] = {}
-        self._records = 0
+        self._records = self._size = self._enough = 0
         self._ledger = Ledger()
 
     @property
@@ -183,7 +183,8 @@ class TableOutput:
         self._ledger.apply(record)
 
     def tidy(self, *, is_end: bool = False) -> None:
-        if self._records >= _MOST_RECORDS:
+        # A large snapshot is written again when as much has been written after it.
+        if self._records >= _MOST_RECORDS and self._size >= self._enough:
             with self._engine.transaction():
                 self._snapshot()
 
@@ -287,18 +288,23 @@ class TableOutput:
         found = self._engine.run(f"SELECT value FROM {quoted(_KNOWN)} WHERE name = ?", key)
         return decode(found[0][0].encode()) if found else None
 
-    def _put(self, key: str, value: Any) -> None:
+    def _put(self, key: str, value: Any) -> int:
+        """Keep it, and say how long it is."""
+        text = encode(value).decode()
         self._engine.run(f"DELETE FROM {quoted(_KNOWN)} WHERE name = ?", key)
-        self._engine.run(f"INSERT INTO {quoted(_KNOWN)} VALUES (?, ?)", key, encode(value).decode())
+        self._engine.run(f"INSERT INTO {quoted(_KNOWN)} VALUES (?, ?)", key, text)
+        return len(text)
 
     def _append(self, record: Record) -> None:
+        text = encode(record).decode()
         self._records += 1
-        self._engine.run(f"INSERT INTO {quoted(_JOURNAL)} VALUES (?, ?)", self._records, encode(record).decode())
+        self._size += len(text)
+        self._engine.run(f"INSERT INTO {quoted(_JOURNAL)} VALUES (?, ?)", self._records, text)
 
     def _snapshot(self) -> None:
-        self._put("ledger", {"format": _FORMAT, "ledger": self._ledger.to_json()})
+        size = self._put("ledger", {"format": _FORMAT, "ledger": self._ledger.to_json()})
         self._engine.run(f"DELETE FROM {quoted(_JOURNAL)}")
-        self._records = 0
+        self._records, self._size, self._enough = 0, 0, size if size > _SMALL else 0
 
     def _recovered(self) -> Ledger:
         """Raises StateCorrupt and StateIncompatible."""
