@@ -28,6 +28,7 @@ from asyncstreams import (
     OutputLocked,
     OutputMissing,
     OutputWriteError,
+    PageNumber,
     PartialFailure,
     Source,
     StateCorrupt,
@@ -368,6 +369,37 @@ async def test_a_run_that_is_ended_while_the_disk_is_slow_leaves_in_time_and_los
 
     assert ids(out) == all_of(0, 1, 2, 3)
     assert failed == []
+
+
+async def test_a_long_slice_that_is_cut_off_is_gone_on_with_from_its_last_checkpoint(out: Path):
+    asked: list[int] = []
+    is_open = asyncio.Event()
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        page = int(request.url.params["page"])
+        asked.append(page)
+        if page == 6:
+            await is_open.wait()
+        return httpx.Response(200, json=[{"id": f"{page}-{n}"} for n in range(2 if page < 8 else page == 8)])
+
+    def tags() -> HttpStream:
+        stream = Regions(answer, regions=1)
+        stream.paginator, stream.parallel_pages = PageNumber(size=2), False
+        stream.state_checkpoint_interval = 6  # after page 3, and after page 6
+        return stream
+
+    task = asyncio.create_task(tags().extract(to=JsonLines(out)))
+    await until(lambda: 6 in asked)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    was_asked, asked[:] = asked[:], []
+    is_open.set()
+    await tags().extract(to=JsonLines(out))
+
+    assert was_asked == [1, 2, 3, 4, 5, 6]
+    assert asked == [4, 5, 6, 7, 8, 9]
+    assert ids(out) == sorted(f"{page}-{n}" for page in range(1, 9) for n in range(2 if page < 8 else 1))
 
 
 @pytest.mark.parametrize("compression", ["gzip", "zstd"])

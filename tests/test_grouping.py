@@ -86,13 +86,27 @@ def test_what_is_known_when_a_reading_is_cut_off_is_gathered_with_its_lines_and_
     assert (name, gathered.deltas, Files().committed(gathered)) == ("rows", [1], [0, 1])
 
 
-def test_nothing_is_gathered_of_a_slice_that_failed() -> None:
-    grouping, promise = Grouping(0.0, 8 * MIB, is_eager=False), Promise(0)
-    grouping.take(promise.page(0), [line(0)], 0.1)
+def test_of_a_slice_that_failed_what_is_known_is_gathered() -> None:
+    grouping, known, unknown = Grouping(0.0, 8 * MIB, is_eager=False), Promise(0), Promise(stream="others")
+    for promise in (known, unknown):
+        for number in (0, 1):
+            grouping.take(promise.page(number), [line(number)], 0.1)
+        promise.is_over = True
+
+    assert grouping.over() == []
+
+    [(name, gathered)] = grouping.taken(1).items()
+    assert (name, gathered.deltas, Files().committed(gathered)) == ("rows", [0], [0])
+
+
+def test_a_file_with_lines_that_no_checkpoint_covers_is_not_wanted_where_its_slice_failed() -> None:
+    grouping, promise, files = Grouping(0.0, 8 * MIB, is_eager=False), Promise(0), Files()
+    for number in (0, 1):
+        grouping.take(promise.page(number), [line(number, 9 * MIB)], 0.1)
+    files.take_from(grouping)
     promise.is_over = True
 
-    grouping.cut()
-
+    assert grouping.over() == list(files.given)
     assert grouping.taken(1) == {}
 
 

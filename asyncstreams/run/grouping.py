@@ -26,6 +26,10 @@ class Held:
     chunks: list[Chunk] = field(default_factory=list[Chunk])
     size: int = 0
 
+    def add(self, chunk: Chunk) -> None:
+        self.chunks.append(chunk)
+        self.size += len(chunk.lines)
+
     def move_to(self, other: Held) -> None:
         """Give all of them to it."""
         other.chunks += self.chunks
@@ -89,10 +93,8 @@ class Grouping:
         if one is None:
             one = self._open[promise] = OpenSlice(page.stream, promise, now)
         for chunk in chunks:
-            size = len(chunk.lines)
-            one.held.chunks.append(chunk)
-            one.held.size += size
-            self._open_size += size
+            one.held.add(chunk)
+            self._open_size += len(chunk.lines)
         if known := promise.due(page.number):
             one.deltas += known
             one.covered = len(one.held.chunks)
@@ -118,23 +120,18 @@ class Grouping:
         self._open_size -= largest.held.size
         return largest.stream, largest.owner, largest.held.taken()
 
-    def cut(self) -> None:
-        """Nothing more comes: what is known of slices that have not ended is gathered too, with the lines of that."""
-        for one in self._open.values():
-            if one.deltas and one.covered is not None and not one.promise.is_over:
-                kept = one.held.chunks[: one.covered]
-                size = sum(len(chunk.lines) for chunk in kept)
-                self._open_size -= one.held.size - size
-                one.held.chunks, one.held.size = kept, size
-                self._join(one)
-
     def over(self) -> Sequence[Hashable]:
-        """Forget the slices of which nothing more comes; those that have files of their own."""
+        """Forget the slices of which nothing more comes; the owners of what nobody wants of them."""
         over = [one for one in self._open.values() if one.promise.is_over]
         for one in over:
-            self._open_size -= one.held.size
+            self._join_covered(one)
             del self._open[one.promise]
         return [one.owner for one in over if one.owner is not None]
+
+    def cut(self) -> None:
+        """Nothing more comes of any slice."""
+        for one in self._open.values():
+            self._join_covered(one)
 
     def due_in(self, now: float, *, more: bool = False) -> float | None:
         """Seconds until what is gathered is to be committed; None: there is nothing, nor is there `more`."""
@@ -152,6 +149,17 @@ class Grouping:
 
     def _pause(self, now: float) -> float:
         return 0.0 if self._is_eager else min(max(_SHARE * (now - self._begun_at), _LEAST), _MOST)
+
+    def _join_covered(self, one: OpenSlice) -> None:
+        """Of a slice that was left what is known, with the lines of that; the others come again."""
+        is_known = bool(one.deltas) and one.covered is not None
+        kept = Held()
+        for chunk in one.held.chunks[: one.covered if is_known else 0]:
+            kept.add(chunk)
+        self._open_size -= one.held.size - kept.size
+        one.held = kept
+        if is_known:
+            self._join(one)
 
     def _join(self, one: OpenSlice) -> None:
         ready = self._ready.setdefault(one.stream, Gathered())
