@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PEERS := airbyte_cdk dlt singer
 
-.PHONY: help demo test test-crash test-worlds lint types format bench bench-peers bench-sim bench-substreams bench-extract bench-tables bench-mock bench-crash clean
+.PHONY: help demo test test-crash test-worlds lint types format bench bench-peers bench-sim bench-substreams bench-extract bench-journal bench-tables bench-mock bench-crash clean
 
 help:  ## List these targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -53,6 +53,9 @@ bench-crash: $(VENV)/.ready  ## Kill a run 1,000 times for each output, and hold
 
 bench-extract: $(VENV)/.bench  ## Measure the CPU of files that are written exactly once, beside scripts that promise nothing (2 minutes)
 	$(BIN)/python benchmarks/compare.py --extract $(ARGS)
+
+bench-journal: $(VENV)/.ready  ## Measure what it costs to know what has been written, and 100,000 partitions (5 minutes)
+	$(BIN)/python benchmarks/journal.py $(ARGS)
 
 bench-tables: $(VENV)/.ready  ## Measure Parquet, DuckDB and SQLite beside their libraries alone, and how long the event loop waits (8 minutes)
 	$(BIN)/python benchmarks/tables.py $(ARGS)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 
 from hypothesis import settings
+
+# What is forked has imported these already.
+multiprocessing.set_forkserver_preload(["pytest", "respx", "asyncstreams", "asyncstreams.testing"])
 
 # Whoever starts this in the background may have it ignore Ctrl-C, which tests press.
 signal.signal(signal.SIGINT, signal.default_int_handler)

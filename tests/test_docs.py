@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import ast
+import multiprocessing
 import re
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import doc_process
 import pytest
 from doc_setups import SETUPS
 
@@ -25,18 +27,6 @@ ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 OPENING = re.compile(r"(?P<indent> *)(?P<ticks>`{3,})\s*(?P<language>[\w+-]*)[^`]*")
 MARK = re.compile(r"\s*<!--\s*test:\s*(.*?)\s*-->\s*")
-# What a setup does not mock is refused, so that no script ever reaches the network.
-RUN = """
-import runpy, sys
-import respx
-from asyncstreams.testing.respx_mocker import make_default
-
-_, setup, script = sys.argv
-sys.argv = [script]
-make_default()
-respx.start()
-runpy.run_path(script, runpy.run_path(setup), "__main__")
-"""
 
 
 @dataclass(frozen=True)
@@ -115,10 +105,15 @@ def run_script(fence: Fence, directory: Path) -> None:
     setup, script = directory / "setup.py", directory / fence.file_name
     setup.write_text(SETUPS[fence.mark] if fence.mark else "", encoding="utf-8")
     script.write_text(fence.source, encoding="utf-8")
-    done = run_python("-W", "error", "-c", RUN, str(setup), str(script), directory=directory)
-    assert done.returncode == 0, f"{fence} fails:\n{done.stdout}{done.stderr}"
+    processes = multiprocessing.get_context("forkserver")
+    out, err = directory / "what it prints", directory / "what it complains of"
+    process = processes.Process(target=doc_process.run, args=(setup, script, out, err))
+    process.start()
+    process.join(120)
+    printed, told = out.read_text("utf-8"), err.read_text("utf-8")
+    assert process.exitcode == 0, f"{fence} fails:\n{printed}{told}"
     if fence.printed is not None:
-        assert trimmed(done.stdout) == trimmed(fence.printed), f"{fence} prints something else"
+        assert trimmed(printed) == trimmed(fence.printed), f"{fence} prints something else"
 
 
 def run_tests(tests: Sequence[Fence], directory: Path) -> None:

@@ -19,8 +19,6 @@ import pytest
 from asyncstreams import ConfigError
 from asyncstreams.testing import Counts, MockApi, Resource
 
-pytestmark = pytest.mark.alone
-
 
 def talkative(n: int, random: random.Random) -> dict[str, Any]:
     print("a line that nobody reads " * 100)

@@ -14,8 +14,6 @@ import pytest
 
 from asyncstreams.testing import MockApi, Resource
 
-pytestmark = pytest.mark.alone
-
 PROGRAM = Path(__file__).parent / "kept_tree.py"
 CUSTOMERS, PAGES = 200, 10
 

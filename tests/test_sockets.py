@@ -46,8 +46,6 @@ from asyncstreams import (
     TruncatedBody,
 )
 
-pytestmark = pytest.mark.alone
-
 ONE, TWO = b'[{"id":1}]', b'[{"id":2}]'
 CUT = answer(b'[{"id":1}', "Content-Length: 100")
 UNENDED = answer(b"9\r\n" + b'[{"id":1}' + b"\r\n", "Transfer-Encoding: chunked")

@@ -59,7 +59,8 @@ def test_what_must_hold_holds_with_every_seed(name: str, processes: Executor) ->
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_aims_are_reached(name: str) -> None:
-    assert [figure for figure in CASES[name][0](1000, 1.0) if not figure.is_reached] == []
+    scale = 0.2 if name == "orders" else 1.0  # ten thousand pauses are for `make bench-sim`
+    assert [figure for figure in CASES[name][0](1000, scale) if not figure.is_reached] == []
 
 
 def books(seed: int) -> list[str]:
