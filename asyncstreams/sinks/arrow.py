@@ -40,6 +40,8 @@ from .columns_limit import too_many_columns
 from .records import records_of
 
 _MOST_COLUMNS = 2_000
+_A_FEW = 2**16
+"""Bytes of records."""
 _PATTERNS = {
     DATE: r"\d{4}-\d\d-\d\d",
     TIME: r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d{1,6})?(?:Z|[+-]\d\d:\d\d)",
@@ -85,6 +87,8 @@ class Columns:
 
     def table(self, lines: bytes) -> Any:
         """The records as a table of all columns, which are wider afterwards where that was necessary."""
+        if not self.types and any(few := records_of(lines[: lines.find(b"\n", _A_FEW) + 1] or lines)):
+            self._learn(few)  # mostly what all have, and then Arrow can read them
         table = self._read(lines)
         return self._made(records_of(lines)) if table is None else table
 
@@ -140,14 +144,19 @@ class Columns:
         return bool(self._compute.all(matches).as_py())
 
     def _made(self, records: Sequence[Mapping[str, Any]]) -> Any:
+        values = self._learn(records)
+        arrays = [self._array(values[name], kind) for name, kind in self.types.items()]
+        return self._pa.table(arrays, schema=self.schema)
+
+    def _learn(self, records: Sequence[Mapping[str, Any]]) -> Mapping[str, Sequence[Any]]:
+        """Be as wide as these need it, and give their values by column."""
         names = list(dict.fromkeys([*self.types, *(name for record in records for name in record)]))
         names = names or ["_"]  # a table has a column
         if len(names) > _MOST_COLUMNS:
             raise too_many_columns(len(names), _MOST_COLUMNS)
         values = {name: [record.get(name) for record in records] for name in names}
         self._be({name: _joined(self.types.get(name, NULL), values[name]) for name in names})
-        arrays = [self._array(values[name], kind) for name, kind in self.types.items()]
-        return self._pa.table(arrays, schema=self.schema)
+        return values
 
     def _be(self, types: Mapping[str, Type]) -> None:
         types = {name: self._settled(kind) for name, kind in types.items()}
