@@ -149,7 +149,7 @@ def shares(rounds: int, slices: int) -> None:
 
 
 def partitions(many: int) -> None:
-    print("\n| partitions of one record | CPU µs of each | MiB at the peak | bytes known | s to know it again |")
+    print("\n| partitions of one record | CPU µs of each | MiB at the peak | bytes of each | s to know it again |")
     print("|---|---|---|---|---|")
     with MockApi(Resource("rows", many, page_size=1), process=True) as api:
         for slices in (many // 100, many // 10, many):
