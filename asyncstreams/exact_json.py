@@ -29,6 +29,7 @@ JSON_NAMES = {
 # floats without a word; orjson is asked only where a failure must be explained.
 _decoder = msgspec.json.Decoder()
 _encoder = msgspec.json.Encoder()
+_canonical_encoder = msgspec.json.Encoder(order="sorted")
 _VALUES = methodcaller("values")
 
 
@@ -57,10 +58,7 @@ def encode(value: Any) -> bytes:
 
     Raises TypeError for NaN, for the infinities, and for objects that have no form in JSON.
     """
-    text = msgspec.json.encode(value)
-    if b"null" in text:
-        _refuse_not_finite((value,))
-    return text
+    return _finite(_encoder.encode(value), value)
 
 
 def encode_lines(records: Sequence[Mapping[str, Any]]) -> bytes:
@@ -74,7 +72,7 @@ def encode_lines(records: Sequence[Mapping[str, Any]]) -> bytes:
 
 def canonical(value: Any) -> bytes:
     """JSON that is the same for equal values, whatever the order of their names."""
-    return encode(_sorted(value))
+    return _finite(_canonical_encoder.encode(value), value)
 
 
 def as_object(value: Any) -> dict[str, Any] | None:
@@ -93,15 +91,15 @@ def json_name(value: Any) -> str:
     return JSON_NAMES.get(kind, kind)
 
 
-def _sorted(value: Any) -> Any:
-    if (fields := as_object(value)) is not None:
-        return {name: _sorted(fields[name]) for name in sorted(fields)}
-    items = as_array(value)
-    return value if items is None else [_sorted(item) for item in items]
-
-
 def _is_array(value: Any) -> TypeGuard[list[Any]]:
     return isinstance(value, list)
+
+
+def _finite(text: bytes, value: Any) -> bytes:
+    """The text of a value, all of whose numbers have a form in JSON."""
+    if b"null" in text:
+        _refuse_not_finite((value,))
+    return text
 
 
 def _refuse_not_finite(values: Iterable[Any]) -> None:
