@@ -11,6 +11,7 @@ import random
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 
 import httpx
 
-from asyncstreams import HttpStream, JsonLines, NumberRanges, PageNumber, RequestContext, Source
+from asyncstreams import HttpStream, JsonLines, NumberRanges, OutputWriteError, PageNumber, RequestContext, Source
 from asyncstreams.sinks.fs import Fs
 from asyncstreams.sinks.journal import Journal
 from asyncstreams.sinks.ledger import Ledger
@@ -166,6 +167,53 @@ class World:
             assert files == sorted(part["file"] for part in told["parts"])
             assert files == sorted(part.name for part in ledger.streams[name].parts)
         assert list((self.out / ".asyncstreams" / "in-progress").iterdir()) == []
+
+
+async def run_on(world: World, breaking: Any) -> None:
+    """A run on what may break, and end it."""
+    with suppress(Killed, OutputWriteError):
+        await world.extract(breaking)
+
+
+async def break_each(
+    made: Callable[[int], World],
+    breaking: Callable[[int, str], Any],
+    way: str,
+    version: int,
+    chance: random.Random,
+    *,
+    step: Callable[[], int],
+    again: int,
+    latest: int,
+) -> tuple[int, int]:
+    """Break one operation after the other, each in a world of its own, until a run does not come so far.
+
+    What is left then breaks `again` at once, at the latest operation or before, and the run after that is whole.
+    `step()` later is the next operation. Gives how many there are, and how much was not asked for again.
+    """
+    at, spared = chance.randint(1, 12), 0
+    while True:
+        world = made(at)
+        if version == 2:
+            await world.extract()
+            world.api.version = 2
+        broken = breaking(at, way)
+        await run_on(world, broken)
+        if not broken.was_hit:
+            return at, spared
+        world.check_now()
+        for _ in range(again):
+            await run_on(world, breaking(chance.randint(1, latest), chance.choice(("before", "after", "torn"))))
+            world.check_now()
+        done = world.done()
+        spared += len(done)
+        world.api.asked.clear()
+
+        await world.extract()
+
+        assert [one for one in world.api.asked if one in done or one.split()[0] in done] == []
+        world.check_end()
+        at += step()
 
 
 def lines_of(path: Path) -> Iterator[dict[str, Any]]:

@@ -16,10 +16,10 @@ from typing import Any
 
 import crash_process
 import pytest
-from crash_world import BrokenFs, Killed, PoweredFs, World
+from crash_world import BrokenFs, Killed, PoweredFs, World, break_each
 from table_world import TableWorld
 
-from asyncstreams import OutputWriteError, Parquet
+from asyncstreams import Parquet
 from asyncstreams.sinks import journal
 from asyncstreams.sinks.folder import OutputFolder
 from asyncstreams.sinks.journal import Journal
@@ -42,12 +42,6 @@ def snapshots(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return lambda records: monkeypatch.setattr(journal, "_MOST_RECORDS", records)
 
 
-async def run_on(world: World, fs: BrokenFs) -> None:
-    """A run on this disk, which may end it."""
-    with suppress(Killed, OutputWriteError):
-        await world.extract(fs)
-
-
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("options", "records"), CASES)
@@ -61,30 +55,18 @@ async def test_any_operation_may_break_and_recovery_too(
 ):
     snapshots(records)
     chance = random.Random(f"{way}{version}{records}")
-    at = chance.randint(1, 12)
-    spared = 0
-    while True:
-        world = World(tmp_path / str(at), options=options)
-        if version == 2:
-            await world.extract()
-            world.api.version = 2
-        fs = BrokenFs(at, way)
-        await run_on(world, fs)
-        if not fs.was_hit:
-            break
-        world.check_now()
-        for _ in range(2):
-            await run_on(world, BrokenFs(chance.randint(1, 60), chance.choice(("before", "after", "torn"))))
-            world.check_now()
-        done = world.done()
-        spared += len(done)
-        world.api.asked.clear()
 
-        await world.extract()
+    at, spared = await break_each(
+        lambda number: World(tmp_path / str(number), options=options),
+        BrokenFs,
+        way,
+        version,
+        chance,
+        step=lambda: 1 if IS_LONG else chance.randint(8, 24),
+        again=2,
+        latest=60,
+    )
 
-        assert [one for one in world.api.asked if one in done or one.split()[0] in done] == []
-        world.check_end()
-        at += 1 if IS_LONG else chance.randint(8, 24)
     assert at > 50
     assert spared > 0
 

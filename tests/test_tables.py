@@ -9,14 +9,13 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from crash_world import Killed, lines_of
+from crash_world import break_each, lines_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from table_world import (
@@ -63,39 +62,23 @@ def to(out: Path, **options: Any) -> Any:
     return KINDS[out.suffix](out, **options)
 
 
-async def run_on(world: TableWorld, sql: BrokenSql) -> None:
-    with suppress(Killed, OutputWriteError):
-        await world.extract(sql)
-
-
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("way", ["before", "after", "torn", "full"])
 @pytest.mark.parametrize("kind", [".sqlite", ".duckdb"])
 async def test_any_statement_may_break_and_recovery_too(kind: str, way: str, version: int, tmp_path: Path):
     chance = random.Random(f"{way}{version}")
-    at = chance.randint(1, 12)
-    spared = 0
-    while True:
-        world = TableWorld(tmp_path / f"{at}{kind}")
-        if version == 2:
-            await world.extract()
-            world.api.version = 2
-        sql = BrokenSql(at, way)
-        await run_on(world, sql)
-        if not sql.was_hit:
-            break
-        world.check_now()
-        await run_on(world, BrokenSql(chance.randint(1, 50), chance.choice(("before", "after", "torn"))))
-        world.check_now()
-        done = world.done()
-        spared += len(done)
-        world.api.asked.clear()
 
-        await world.extract()
+    at, spared = await break_each(
+        lambda number: TableWorld(tmp_path / f"{number}{kind}"),
+        BrokenSql,
+        way,
+        version,
+        chance,
+        step=lambda: 1 if IS_LONG else chance.randint(12, 28) * (1 if kind == ".sqlite" else 10),
+        again=1,
+        latest=50,
+    )
 
-        assert [one for one in world.api.asked if one in done or one.split()[0] in done] == []
-        world.check_end()
-        at += 1 if IS_LONG else chance.randint(12, 28) * (1 if kind == ".sqlite" else 10)
     assert at > 60
     assert spared > 0 or not IS_LONG
 
