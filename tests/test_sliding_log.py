@@ -60,6 +60,15 @@ def test_what_went_before_the_first_answer_may_have_arrived_as_late_as_that() ->
     assert log.free_at(1, 2.0) == pytest.approx(2.44)
 
 
+def test_spaced_requests_do_not_wait_for_what_went_before_the_first_answer() -> None:
+    log = SlidingLog(RateLimit(2, per=1, smooth=True))
+    log.passed(1, 0.0)
+    log.passed(1, 0.5)
+    log.answered(0.8)
+
+    assert log.free_at(1, 1.0) == 1.0
+
+
 @often
 @given(limit=limits, arrivals=arrivals, cost=quarters, later=gaps)
 def test_the_wait_is_never_in_the_past_and_one_window_at_most(

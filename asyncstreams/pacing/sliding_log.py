@@ -22,8 +22,8 @@ class SlidingLog:
         self.limit = limit
         self._entries: deque[list[float]] = deque()
         self._used = 0.0
-        self._is_heard = False
         # Spaced requests do not run into the next window many at a time.
+        self._is_heard = limit.smooth
         margin = 0.0 if limit.smooth else min(_LARGEST_MARGIN, _MARGIN * limit.per)
         self._per = limit.per + margin
         self._step = limit.per / _STEPS

@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from importlib.metadata import version
+from operator import itemgetter
 from typing import Any
 
 import aiohttp
@@ -28,6 +29,7 @@ CHILDREN = ("orders", "visits", "notes")
 CONNECTIONS = 100
 PAGE_SIZE = 100
 BATCH = 1_000
+_ID = itemgetter("id")
 
 
 class Customers(HttpStream):
@@ -76,7 +78,7 @@ class Passed(HttpSubStream):
             if self.parent_batch is None:
                 self.ids += one["parent"]["id"]
             else:
-                self.ids += sum(parent["id"] for parent in one["parents"])
+                self.ids += sum(map(_ID, one["parents"]))
         for none in ():
             yield none
 
