@@ -79,7 +79,7 @@ async def test_any_statement_may_break_and_recovery_too(kind: str, way: str, ver
         latest=50,
     )
 
-    assert at > 60
+    assert at > 50
     assert spared > 0 or not IS_LONG
 
 
