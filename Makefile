@@ -48,7 +48,7 @@ bench-sim: $(VENV)/.ready  ## Let the governor meet simulated servers, print how
 bench-substreams: $(VENV)/.bench  ## Measure children: requests for their parents, time, a log that is read again, memory (10 minutes)
 	$(BIN)/python benchmarks/substreams.py $(ARGS)
 
-bench-crash: $(VENV)/.ready  ## Kill a run 1,000 times for each output, and hold what it wrote against the server (2 hours)
+bench-crash: $(VENV)/.ready  ## Kill a run 1,000 times for each output, and hold what it wrote against the server (50 minutes)
 	CRASHES=1000 $(BIN)/python -m pytest tests/test_crash.py -k killed
 
 bench-extract: $(VENV)/.bench  ## Measure the CPU of files that are written exactly once, beside scripts that promise nothing (2 minutes)
