@@ -22,13 +22,14 @@ pytestmark = [pytest.mark.skipif(os.name != "posix", reason="signals are posix's
 
 PROGRAM = """
     import asyncio, signal, sys, time
+    import asyncstreams.run.extraction as extraction
     from asyncstreams import HttpStream, JsonLines, PageNumber
     from asyncstreams.sinks.fs import Fs
 
     class Hanging(Fs):
         def sync(self, file):
             print("hangs", flush=True)
-            time.sleep(30)
+            time.sleep(60)
 
     class Pages(HttpStream):
         records_path = "data"
@@ -55,6 +56,8 @@ PROGRAM = """
         finally:
             print("left", flush=True)
 
+    if "hang" in sys.argv:
+        extraction._TO_LEAVE = 2.0  # it is ten seconds, and one waits for no more than all of them
     signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background ignore it
     asyncio.run(main())
 """
@@ -120,6 +123,22 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path):
 
     assert is_waiting
     assert code == -signal.SIGTERM
+
+
+def test_a_disk_that_is_stuck_for_good_keeps_no_process(tmp_path: Path):
+    with MockApi(Resource("customers", 400, page_size=10), process=True) as api:
+        process = begun(api, tmp_path / "out", "hang")
+        assert process.stdout is not None
+        while process.stdout.readline() != "hangs\n":
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        told = time.monotonic()
+        _, error = process.communicate(timeout=25)
+        took = time.monotonic() - told
+
+    assert process.returncode == 143
+    assert 1.5 < took < 3.8
+    assert error == ""
 
 
 async def test_a_handler_of_the_application_s_own_stays():

@@ -4,20 +4,49 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from functools import partial
-from typing import Any, TypeVar
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, ParamSpec, TypeVar
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _MOST_BYTES = 16 * 2**20
+
+
+class _DaemonThread(Executor):
+    """A thread that does one job after the other, and keeps no process from ending: a disk may be stuck for good."""
+
+    def __init__(self, name: str) -> None:
+        self._jobs: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        Thread(target=self._work, name=name, daemon=True).start()
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        future: Future[T] = Future()
+        self._jobs.put((future, partial(fn, *args, **kwargs)))
+        return future
+
+    def shutdown(self, wait: bool = False, *, cancel_futures: bool = False) -> None:
+        """No job comes any more; those that there are will be done."""
+        self._jobs.put(None)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            future, work = job
+            try:
+                future.set_result(work())
+            except BaseException as error:
+                future.set_exception(error)
+            del job, future, work  # while it waits for the next one
 
 
 class Disk:
     """A thread for the jobs of one output. After one of them has failed no other begins; `failed` is called then."""
 
     def __init__(self, failed: Callable[[], None]) -> None:
-        self._threads = ThreadPoolExecutor(1, "asyncstreams-output")
+        self._thread = _DaemonThread("asyncstreams-output")
         self._failed = failed
         self._jobs: dict[asyncio.Future[Any], int] = {}
         self._is_closed = False
@@ -27,13 +56,13 @@ class Disk:
         """Do it when all before it is done, and then call `done` with what comes of it; it holds `size` bytes."""
         if self.failure is not None or self._is_closed:
             return
-        future = asyncio.get_running_loop().run_in_executor(self._threads, self._unless_failed, job)
+        future = asyncio.get_running_loop().run_in_executor(self._thread, self._unless_failed, job)
         self._jobs[future] = size
         future.add_done_callback(partial(self._ended, done))
 
     async def wait(self, job: Callable[[], T]) -> T:
         """Do it even after a failure, and wait for it. It is done even where the waiting is cancelled."""
-        future = asyncio.get_running_loop().run_in_executor(self._threads, job)
+        future = asyncio.get_running_loop().run_in_executor(self._thread, job)
         self._jobs[future] = 0
         future.add_done_callback(self._forget)
         await asyncio.wait([future])
@@ -55,7 +84,7 @@ class Disk:
         try:
             return await self.wait(last)
         finally:
-            self._threads.shutdown(wait=False)
+            self._thread.shutdown()
 
     def _unless_failed(self, job: Callable[[], T]) -> T | None:
         if self.failure is not None:

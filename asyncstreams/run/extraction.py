@@ -39,6 +39,7 @@ class Extraction:
         self._output = to.output()
         self._scope = anyio.CancelScope()
         self._disk = Disk(self._scope.cancel)
+        self._leave_by: float | None = None
         self._grouping = Grouping(clock.monotonic(), to.commit_size, is_eager=to.fsync == "full")
         self._gathered = asyncio.Event()
         self._is_committing = False
@@ -65,7 +66,7 @@ class Extraction:
             scheduler = Scheduler(selected, lease, max_concurrency, stop_on_error=stop_on_error)
             return await self._read(scheduler)
         finally:
-            with anyio.move_on_after(_TO_LEAVE, shield=True):
+            with self._last_moments():
                 await self._disk.close(self._output.close)
 
     def check(self, stream: Stream) -> None:
@@ -105,12 +106,13 @@ class Extraction:
                     tasks.cancel_scope.cancel()
             await self._commit_all()  # however long a slow disk takes
         finally:
-            with anyio.move_on_after(_TO_LEAVE, shield=True):
+            with self._last_moments():
                 await self._commit_all()  # what there is to be, where this was cut off
         if self._disk.failure is None and scheduler.fatal is None and not _is_to_be_resumed(raised):
             self._disk.submit(self._output.end)
             self._disk.submit(partial(self._output.tidy, is_end=True))
             await self._disk.idle()
+        self._leave_by = None
         if self._disk.failure is not None:
             raise self._disk.failure
         report = self._report(scheduler)
@@ -119,6 +121,11 @@ class Extraction:
         if raised is not None:
             raise raised
         return report
+
+    def _last_moments(self) -> anyio.CancelScope:
+        """For what must still be done when a run was cut off: that long in all."""
+        self._leave_by = self._leave_by or anyio.current_time() + _TO_LEAVE
+        return anyio.CancelScope(deadline=self._leave_by, shield=True)
 
     async def _take_all(self, scheduler: Scheduler) -> None:
         async with scheduler.pages() as pages:
