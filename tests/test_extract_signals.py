@@ -73,6 +73,15 @@ def begun(api: MockApi, out: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def hanging(api: MockApi, out: Path) -> subprocess.Popen[str]:
+    """One whose disk has just stopped to answer."""
+    process = begun(api, out, "hang")
+    assert process.stdout is not None
+    while process.stdout.readline() != "hangs\n":
+        assert process.poll() is None
+    return process
+
+
 def wait_for_files(process: subprocess.Popen[str], out: Path) -> None:
     while not ids(out):
         assert process.poll() is None, process.communicate()
@@ -110,10 +119,7 @@ def test_a_process_that_is_told_to_end_keeps_what_it_has_and_the_next_one_reads_
 
 def test_a_second_signal_ends_it_at_once(tmp_path: Path):
     with MockApi(Resource("customers", 400, page_size=10), process=True) as api:
-        process = begun(api, tmp_path / "out", "hang")
-        assert process.stdout is not None
-        while process.stdout.readline() != "hangs\n":
-            assert process.poll() is None
+        process = hanging(api, tmp_path / "out")
         process.send_signal(signal.SIGTERM)
         time.sleep(0.5)
         is_waiting = process.poll() is None
@@ -127,10 +133,7 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path):
 
 def test_a_disk_that_is_stuck_for_good_keeps_no_process(tmp_path: Path):
     with MockApi(Resource("customers", 400, page_size=10), process=True) as api:
-        process = begun(api, tmp_path / "out", "hang")
-        assert process.stdout is not None
-        while process.stdout.readline() != "hangs\n":
-            assert process.poll() is None
+        process = hanging(api, tmp_path / "out")
         process.send_signal(signal.SIGTERM)
         told = time.monotonic()
         _, error = process.communicate(timeout=25)
