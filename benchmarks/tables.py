@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import multiprocessing
 import os
@@ -21,7 +22,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -145,9 +147,14 @@ JOBS: dict[str, tuple[Job, Job, float | None]] = {
 }
 
 
-def measured(job: str, which: int, lines: Path, out: Path, told: Any) -> None:
+def load_libraries() -> None:
+    """Which takes half a second once, whoever needs it."""
     for module in ("duckdb", "pyarrow.json", "pyarrow.parquet", "pyarrow.compute", "pyarrow.dataset", "pandas"):
-        import_module(module)  # which takes half a second once, whoever needs it
+        import_module(module)
+
+
+def measured(job: str, which: int, lines: Path, out: Path, told: Any) -> None:
+    load_libraries()
     work = JOBS[job][which]
     began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
     work(lines, out)
@@ -219,17 +226,43 @@ async def lag_of(work: Any) -> list[float]:
     return sorted(late)
 
 
+@contextmanager
+def collected() -> Generator[list[float]]:
+    """How many milliseconds each run of the garbage collector takes meanwhile."""
+    took: list[float] = []
+    began = 0.0
+
+    def told(phase: str, _: Any) -> None:
+        nonlocal began
+        if phase == "start":
+            began = time.perf_counter()
+        else:
+            took.append((time.perf_counter() - began) * 1000)
+
+    gc.callbacks.append(told)
+    try:
+        yield took
+    finally:
+        gc.callbacks.remove(told)
+
+
 def lags(records: int) -> None:
-    print("\n| extracting into | records/s | ms that the loop was late: median | 99 % | most | aim |")
-    print("|---|---|---|---|---|---|")
+    """As a process of analysts is, with pandas loaded, of which the collector looks at everything now and then."""
+    load_libraries()
+    head = "records/s | ms that the loop was late: median | 99 % | most | longest run of the garbage collector"
+    print(f"\n| extracting into | {head} | aim |\n|---|---|---|---|---|---|---|")
     with MockApi(Resource("customers", records, page_size=500), process=True) as api:
-        for name, kind in {"JsonLines": JsonLines, **KINDS}.items():
-            with tempfile.TemporaryDirectory() as folder:
-                began = time.perf_counter()
-                late = asyncio.run(lag_of(Customers(api.url).extract(to=kind(Path(folder) / "out"))))
-                rate = records / (time.perf_counter() - began)
-            shown = f"{statistics.median(late):.1f} | {late[int(len(late) * 0.99)]:.1f} | {late[-1]:.1f}"
-            print(f"| {name} | {rate:,.0f} | {shown} | 50 |")
+        for is_frozen in (False, True):
+            if is_frozen:
+                gc.freeze()
+            for name, kind in {"JsonLines": JsonLines, **KINDS}.items():
+                with tempfile.TemporaryDirectory() as folder, collected() as took:
+                    began = time.perf_counter()
+                    late = asyncio.run(lag_of(Customers(api.url).extract(to=kind(Path(folder) / "out"))))
+                    rate = records / (time.perf_counter() - began)
+                shown = f"{statistics.median(late):.1f} | {late[int(len(late) * 0.99)]:.1f} | {late[-1]:.1f}"
+                after = ", after gc.freeze()" if is_frozen else ""
+                print(f"| {name}{after} | {rate:,.0f} | {shown} | {max(took):.1f} | 50 |", flush=True)
 
 
 def main() -> None:
