@@ -95,7 +95,7 @@ async def test_a_told_quota_is_used_up_and_never_exceeded(dialect: Any) -> None:
 
 async def test_a_refusing_server_teaches_its_rate() -> None:
     quota = Quota(200, per=1, burst=20, headers="none")
-    async with MockApi(items(400), quota=quota, latency=0.005) as api:
+    async with MockApi(items(400), quota=quota, latency=0.005, process=True) as api:
         found, seconds, _ = await read(Items(api, seed=1))
 
     assert found == api.ids("items")
