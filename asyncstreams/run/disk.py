@@ -35,10 +35,14 @@ class _DaemonThread(Executor):
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             future, work = job
-            try:
-                future.set_result(work())
-            except BaseException as error:
-                future.set_exception(error)
+            if future.set_running_or_notify_cancel():
+                try:
+                    result = work()
+                except BaseException as error:
+                    future.set_exception(error)
+                else:
+                    future.set_result(result)
+                    del result
             del job, future, work  # while it waits for the next one
 
 

@@ -19,6 +19,29 @@ _MOST_RECORDS, _SMALL = 1000, 2**20
 _KEPT = 2
 
 
+class SinceSnapshot:
+    """How much has been written after the last snapshot, and whether that is enough for the next one.
+
+    A large one is written again when as much has come after it, so that all of them together stay in proportion.
+    """
+
+    def __init__(self) -> None:
+        self.records = self._size = self._enough = 0
+
+    @property
+    def is_due(self) -> bool:
+        return self.records >= _MOST_RECORDS and self._size >= self._enough
+
+    def snapshot(self, size: int) -> None:
+        """One of so many bytes has been written."""
+        self.records, self._size, self._enough = 0, 0, size if size > _SMALL else 0
+
+    def record(self, size: int) -> None:
+        """A record of so many bytes is written after it."""
+        self.records += 1
+        self._size += size
+
+
 class Journal:
     """The journal of one output, and its snapshots: `snapshot-n` is all that was known when `journal-n` began.
 
@@ -28,8 +51,7 @@ class Journal:
 
     def __init__(self, fs: Fs, folder: Path, *, synced: bool) -> None:
         self._fs, self._folder, self._synced = fs, folder, synced
-        self.number, self._records = 0, 0
-        self._size = self._enough = 0
+        self.number, self._since = 0, SinceSnapshot()
         self._file: int | None = None
 
     def recover(self) -> Ledger:
@@ -50,8 +72,8 @@ class Journal:
 
     @property
     def is_due(self) -> bool:
-        """Whether it is time for a snapshot: a large one is written again when as much has been written after it."""
-        return self._records >= _MOST_RECORDS and self._size >= self._enough
+        """Whether it is time for a snapshot."""
+        return self._since.is_due
 
     def snapshot(self, ledger: Ledger) -> None:
         """Write down all that is known, and begin a new journal."""
@@ -78,8 +100,8 @@ class Journal:
                 self._fs.close(file)
                 raise
             self.close()
-            self._file, self.number, self._records = file, number, 0
-            self._size, self._enough = 0, len(text) if len(text) > _SMALL else 0
+            self._file, self.number = file, number
+            self._since.snapshot(len(text))
             self._tidy()
 
     def append(self, record: Record) -> None:
@@ -90,8 +112,7 @@ class Journal:
             write_all(self._fs, self._file, text)
             if self._synced:
                 self._fs.sync(self._file)
-        self._records += 1
-        self._size += len(text)
+        self._since.record(len(text))
 
     def close(self) -> None:
         if self._file is not None:

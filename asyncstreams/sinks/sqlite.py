@@ -21,8 +21,8 @@ from .tables import OWN, TableOutput, free_name, quoted
 
 _BUSY = 30.0  # seconds
 _SMALLEST, _LARGEST = -(2**63), 2**63 - 1
-_MOST_COLUMNS = 2_000 - 8
 _INDEX = f"{OWN}_key_"
+_MOST_COLUMNS = 2_000 - 8
 """Of SQLite's own 2,000."""
 
 

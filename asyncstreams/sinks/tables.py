@@ -17,6 +17,7 @@ from typing import IO, Any, Protocol
 from ..errors import AsyncStreamsError, ConfigError, MalformedJSON, OutputMissing, StateCorrupt, StateIncompatible
 from ..exact_json import as_object, decode, encode
 from .fs import writing
+from .journal import SinceSnapshot
 from .ledger import Ledger, Record
 from .lock import OutputLock
 from .output import Brought, Chunk, Shape
@@ -26,7 +27,6 @@ OWN = "_asyncstreams"
 """How the names of all tables begin that are not a stream's."""
 _KNOWN, _JOURNAL, _QUARANTINED = OWN, f"{OWN}_journal", f"{OWN}_quarantined"
 _FORMAT = 1
-_MOST_RECORDS, _SMALL = 1000, 2**20
 
 
 class Table(Protocol):
@@ -88,7 +88,7 @@ class TableOutput:
         self._tables: dict[str, Table] = {}
         self._kept: dict[str, Any] = {}
         self._staged: dict[Hashable, Staged] = {}
-        self._records = self._size = self._enough = 0
+        self._since = SinceSnapshot()
         self._ledger = Ledger()
 
     @property
@@ -183,8 +183,7 @@ class TableOutput:
         self._ledger.apply(record)
 
     def tidy(self, *, is_end: bool = False) -> None:
-        # A large snapshot is written again when as much has been written after it.
-        if self._records >= _MOST_RECORDS and self._size >= self._enough:
+        if self._since.is_due:
             with self._engine.transaction():
                 self._snapshot()
 
@@ -297,14 +296,13 @@ class TableOutput:
 
     def _append(self, record: Record) -> None:
         text = encode(record).decode()
-        self._records += 1
-        self._size += len(text)
-        self._engine.run(f"INSERT INTO {quoted(_JOURNAL)} VALUES (?, ?)", self._records, text)
+        self._since.record(len(text))
+        self._engine.run(f"INSERT INTO {quoted(_JOURNAL)} VALUES (?, ?)", self._since.records, text)
 
     def _snapshot(self) -> None:
         size = self._put("ledger", {"format": _FORMAT, "ledger": self._ledger.to_json()})
         self._engine.run(f"DELETE FROM {quoted(_JOURNAL)}")
-        self._records, self._size, self._enough = 0, 0, size if size > _SMALL else 0
+        self._since.snapshot(size)
 
     def _recovered(self) -> Ledger:
         """Raises StateCorrupt and StateIncompatible."""
