@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import GenericAlias
 from typing import Any, TypedDict
 
 import msgspec
@@ -47,7 +48,8 @@ class _Flat:
     def __init__(self, child: str, parent: str, names: Sequence[str]) -> None:
         self._child, self._parent, self._names = child, parent, names
         kind: Any = TypedDict("kind", dict.fromkeys(names, Any))  # type: ignore[misc]  # pyright: ignore
-        self._decoder: msgspec.json.Decoder[list[Record]] = msgspec.json.Decoder(list[kind])
+        pages: Any = GenericAlias(list, (kind,))  # list[kind], of a kind that is known at run time only
+        self._decoder: msgspec.json.Decoder[list[Record]] = msgspec.json.Decoder(pages)
 
     def __call__(self, page: bytes) -> list[Record]:
         try:
