@@ -172,7 +172,9 @@ async def test_customers_in_batches_give_the_same_orders_with_a_request_for_many
     assert by_id([row for rows in batches.values() for row in rows]) == joined(database, ORDERS)
     assert sorted(map(len, batches)) == [CUSTOMERS % 70, *[70] * (CUSTOMERS // 70)]
     # Pages come as they are answered, each batch in the order of the parents.
-    assert sum(sorted(batches), ()) == tuple(row["id"] for row in joined(database, "SELECT id FROM customers ORDER BY id"))
+    assert sum(sorted(batches), ()) == tuple(
+        row["id"] for row in joined(database, "SELECT id FROM customers ORDER BY id")
+    )
     assert all(row["customer_id"] in asked for asked, rows in batches.items() for row in rows)
     assert len(customers.sent) == pages_of(CUSTOMERS)
     assert len(orders.sent) == sum(pages_of(len(rows)) for rows in batches.values())

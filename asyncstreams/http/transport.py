@@ -1,32 +1,42 @@
 """How does a request reach the network: an httpx transport over aiohttp, raw bytes and no extras.
 
 httpcore's pool costs many times aiohttp's at 100 connections (benchmarks/read.py), and can be
-killed by cancelling those who wait for it (httpcore #1093).
+killed by cancelling those who wait for it (httpcore #1093). Of aiohttp, its connector and its
+protocol do the work: names, connections, TLS, the pool, and reading the answer. Its client between
+them, which builds each request and each response a second time, costs as much again.
 """
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import re
 import ssl
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 import httpx
 from aiohttp import HttpVersion10
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import Connection
+from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from ..messages import Request, Response
 from .body import PromptStream
 
-# aiohttp has no way to hand something from a request to the connector that serves it.
-_told_when_connected: ContextVar[Callable[[], None] | None] = ContextVar("told_when_connected", default=None)
 # Below the 5 s after which many servers close an idle connection.
 _KEEP_ALIVE = 4.5
+# Signed links and cookies of gateways grow beyond aiohttp's 8 KiB.
 _LONGEST_HEADER = 64 * 1024
 _MOST_HEADERS = 512
-_AUTO_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
+_WITHOUT_BODY = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
+_FRAMING = frozenset(("content-length", "transfer-encoding"))
+_AUTHORITY = re.compile(r"https?://[^/?]+")
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_HEAD = re.compile(rf"{_TOKEN} [\x21-\x7e]+ HTTP/1\.1\r\n(?:{_TOKEN}: [\t\x20-\x7e\x80-\xff]*\r\n)+")
+"""What a request line and headers may hold (RFC 9112, 3 and 5), so that none can smuggle in another."""
 
 
 @functools.cache
@@ -47,36 +57,8 @@ def tls_context(
     return context
 
 
-class _Connector(aiohttp.TCPConnector):
-    """Never gives out a connection on which bytes came that nobody had asked for."""
-
-    async def connect(
-        self,
-        req: aiohttp.ClientRequest,
-        traces: list[Any],
-        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109  # aiohttp's signature
-    ) -> aiohttp.connector.Connection:
-        while True:
-            connection = await super().connect(req, traces, timeout)
-            if connection.protocol is None or not connection.protocol.should_close:
-                if (told := _told_when_connected.get()) is not None:
-                    told()
-                return connection
-            connection.close()
-
-
-async def _once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Keeps aiohttp from sending a request again by itself: whether that is right is decided above."""
-    failure: httpx.TransportError
-    try:
-        return await send(request)
-    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-        failure = _as_httpx(error)
-    raise failure
-
-
 class AiohttpTransport(httpx.AsyncBaseTransport):
-    """Sends each request as it is: no redirects, cookies, decompression, proxies of the environment.
+    """Sends each request as it is, once: no redirects, cookies, decompression, proxies of the environment.
 
     Bound to the event loop of its first request. `reuse=False` uses each connection once, for
     requests that must not meet one that the server has just closed. Nobody queues in the pool:
@@ -86,10 +68,10 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
     def __init__(self, tls: ssl.SSLContext | None = None, *, reuse: bool = True) -> None:
         self._tls = tls
         self._reuse = reuse
-        self._session: aiohttp.ClientSession | None = None
+        self._connector: aiohttp.TCPConnector | None = None
+        self._peers: dict[str, _Peer] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        session = self._session or self._open()
         if isinstance(request, Request):
             url, headers, body = request.url_text, request.header_pairs(), request.content
         else:
@@ -97,63 +79,127 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in raw]
             url, body = str(request.url), await request.aread()
         failure: httpx.TransportError
-        connected = _told_when_connected.set(request.extensions.get("connected"))
         try:
-            answer = await session.request(
-                request.method,
-                URL(url, encoded=True),
-                data=body or None,
-                headers=headers,
-                allow_redirects=False,
-                timeout=_timeout(request.extensions),
-            )
+            peer, target = self._peer(url)
+            head = _head(request.method, target, peer.host, headers, len(body), close=not self._reuse)
+            connection, protocol = await self._connection(peer, request.extensions)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             failure = _as_httpx(error)
         else:
-            return Response(
-                answer.status,
-                headers=answer.raw_headers,
-                stream=_Body(answer),
-                request=request,
-                extensions={"http_version": b"HTTP/1.0" if answer.version == HttpVersion10 else b"HTTP/1.1"},
-            )
-        finally:
-            _told_when_connected.reset(connected)
+            try:
+                return await _answer(request, connection, protocol, head + body)
+            except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
+                connection.close()
+                failure = _as_httpx(error)
+            except BaseException:
+                connection.close()
+                raise
         # Raised outside the handler: aiohttp's errors may show a URL with its query.
         raise failure
 
     async def aclose(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        if self._connector is not None:
+            await self._connector.close()
+            self._connector = None
 
-    def _open(self) -> aiohttp.ClientSession:
+    def _peer(self, url: str) -> tuple[_Peer, str]:
+        """Whom a URL addresses, and the target of the request line. Raises ValueError."""
+        url = url.partition("#")[0]
+        split = _AUTHORITY.match(url)
+        if split is None:
+            raise ValueError("no http URL")
+        origin, target = url[: split.end()], url[split.end() :]
+        peer = self._peers.get(origin)
+        if peer is None:
+            loop = asyncio.get_running_loop()
+            pattern = aiohttp.ClientRequest("GET", URL(f"{origin}/", encoded=True), loop=loop)
+            peer = self._peers[origin] = _Peer(pattern, pattern.headers["Host"])
+        return peer, target if target.startswith("/") else f"/{target}"
+
+    async def _connection(self, peer: _Peer, extensions: Mapping[str, Any]) -> tuple[Connection, ResponseHandler]:
+        """One that nobody else has, and on which no bytes came that nobody had asked for."""
+        connector = self._connector or self._open()
+        timeout = _client_timeout(extensions.get("timeout", {}).get("connect"))
+        while True:
+            try:
+                connection = await connector.connect(peer.pattern, [], timeout)
+            except TimeoutError:
+                raise aiohttp.ConnectionTimeoutError from None
+            protocol = connection.protocol
+            if protocol is not None and not protocol.should_close:
+                told: Callable[[], None] | None = extensions.get("connected")
+                if told is not None:
+                    told()
+                return connection, protocol
+            connection.close()
+
+    def _open(self) -> aiohttp.TCPConnector:
         tls = self._tls or tls_context()
         if self._reuse:
-            connector = _Connector(limit=0, ssl=tls, keepalive_timeout=_KEEP_ALIVE)
+            self._connector = aiohttp.TCPConnector(limit=0, ssl=tls, keepalive_timeout=_KEEP_ALIVE)
         else:
-            connector = _Connector(limit=0, ssl=tls, force_close=True)
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            middlewares=(_once,),
-            skip_auto_headers=_AUTO_HEADERS,
-            trust_env=False,
-            # Signed links and cookies of gateways grow beyond aiohttp's 8 KiB.
-            max_line_size=_LONGEST_HEADER,
-            max_field_size=_LONGEST_HEADER,
-            max_headers=_MOST_HEADERS,
-        )
-        return self._session
+            self._connector = aiohttp.TCPConnector(limit=0, ssl=tls, force_close=True)
+        return self._connector
+
+
+class _Peer(NamedTuple):
+    """Whom a transport talks to: what the connector wants to see of each request to it, and its name in headers."""
+
+    pattern: aiohttp.ClientRequest
+    host: str
+
+
+def _head(method: str, target: str, host: str, headers: list[tuple[str, str]], size: int, *, close: bool) -> bytes:
+    """Request line and headers; framed by us, whatever the headers say. Raises ValueError."""
+    lines = [f"{name}: {value}\r\n" for name, value in headers if name.lower() not in _FRAMING]
+    names = {name.lower() for name, _ in headers}
+    if "host" not in names:
+        lines.insert(0, f"Host: {host}\r\n")
+    if size or method not in _WITHOUT_BODY:
+        lines.append(f"Content-Length: {size}\r\n")
+    if close and "connection" not in names:
+        lines.append("Connection: close\r\n")
+    head = f"{method} {target} HTTP/1.1\r\n{''.join(lines)}"
+    if not _HEAD.fullmatch(head):
+        raise ValueError("a character that HTTP does not allow")
+    return f"{head}\r\n".encode("latin-1")
+
+
+async def _answer(
+    request: httpx.Request, connection: Connection, protocol: ResponseHandler, message: bytes
+) -> Response:
+    """Sends a whole message, and waits for the head of its answer."""
+    protocol.set_response_params(
+        skip_payload=request.method == "HEAD",
+        read_until_eof=True,
+        auto_decompress=False,
+        max_line_size=_LONGEST_HEADER,
+        max_field_size=_LONGEST_HEADER,
+        max_headers=_MOST_HEADERS,
+    )
+    if protocol.transport is None:
+        raise aiohttp.ServerDisconnectedError
+    # All of it at once: a server that answers before it has read a large body is heard as well.
+    protocol.transport.write(message)
+    head, content = await protocol.read()
+    while 100 <= head.code < 200 and head.code != 101:
+        head, content = await protocol.read()
+    content.on_eof(connection.release)
+    return Response(
+        head.code,
+        headers=head.raw_headers,
+        stream=_Body(connection, content),
+        request=request,
+        extensions={"http_version": b"HTTP/1.0" if head.version == HttpVersion10 else b"HTTP/1.1"},
+    )
 
 
 class _Body(PromptStream):
     """The raw body of one response, piece by piece; its own iterator, since a generator costs more."""
 
-    def __init__(self, answer: aiohttp.ClientResponse) -> None:
-        self._answer = answer
-        self._content = answer.content
+    def __init__(self, connection: Connection, content: aiohttp.StreamReader) -> None:
+        self._connection = connection
+        self._content = content
 
     def __aiter__(self) -> _Body:
         return self
@@ -172,17 +218,13 @@ class _Body(PromptStream):
 
     def close_now(self) -> None:
         # Read to its end, the connection is back in the pool already, and this does nothing.
-        self._answer.close()
+        self._connection.close()
 
 
 @functools.lru_cache(maxsize=64)
 def _client_timeout(connect: float | None) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(total=None, connect=connect, sock_connect=connect)
-
-
-def _timeout(extensions: Mapping[str, Any]) -> aiohttp.ClientTimeout:
     # All other limits are kept above the transport, the same for every kind of it.
-    return _client_timeout(extensions.get("timeout", {}).get("connect"))
+    return aiohttp.ClientTimeout(total=None, connect=connect, sock_connect=connect)
 
 
 def _as_httpx(error: Exception) -> httpx.TransportError:
@@ -201,7 +243,7 @@ def _as_httpx(error: Exception) -> httpx.TransportError:
         return httpx.RemoteProtocolError("the server closed the connection without an answer")
     if isinstance(error, aiohttp.ClientPayloadError):
         return httpx.RemoteProtocolError("the connection ended before the body did")
-    if isinstance(error, aiohttp.ClientResponseError):
+    if isinstance(error, HttpProcessingError):
         return httpx.RemoteProtocolError("the server's answer is not valid HTTP")
     if isinstance(error, TimeoutError):
         return httpx.ReadTimeout("timed out")
