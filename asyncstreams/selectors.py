@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -78,20 +78,23 @@ def misses(selector: Selector, response: Response) -> str | None:
 
 def unused_next(response: Response) -> str | None:
     """Where a response seems to tell of a next page: a Link, or a value under one of the usual names."""
-    if "next" in parse_link_header(response.headers.get("link") or ""):
+    link = response.raw_header(b"link")
+    if link is not None and "next" in parse_link_header(link.decode("latin-1")):
         return "the header Link"
-    return next(_nexts(as_object(response.decoded_json) or {}, ""), None)
+    fields = as_object(response.decoded_json)
+    return None if fields is None else _next(fields, "")
 
 
-def _nexts(fields: dict[str, Any], at: str, depth: int = 0) -> Iterator[str]:
+def _next(fields: dict[str, Any], at: str, depth: int = 0) -> str | None:
     for key, value in fields.items():
+        if not value:
+            continue
         where = f"{at}.{key}" if at else key
-        if (_NEXT.fullmatch(key) and value and isinstance(value, str | int | dict)) or (
-            _MORE.fullmatch(key) and value is True
-        ):
-            yield repr(where)
-        elif depth < _DEEPEST and (inner := as_object(value)) is not None:
-            yield from _nexts(inner, where, depth + 1)
+        if (_NEXT.fullmatch(key) and isinstance(value, str | int | dict)) or (_MORE.fullmatch(key) and value is True):
+            return repr(where)
+        if depth < _DEEPEST and (inner := as_object(value)) and (found := _next(inner, where, depth + 1)):
+            return found
+    return None
 
 
 def check_selector(owner: str, name: str, selector: object) -> None:

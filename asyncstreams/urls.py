@@ -64,17 +64,21 @@ def _quoted(text: str) -> str:
 
 
 def _segment(owner: str, segment: Any) -> str:
+    if type(segment) is int:
+        return str(segment)
     if isinstance(segment, bool) or not isinstance(segment, str | int) or segment == "":
         raise ConfigError(
             f"{owner}.path() has a segment that is {'empty' if segment == '' else type(segment).__name__}: "
             "a str or an int is needed",
             hint="does the record, from which it is taken, always hold this field?",
         )
+    text = str(segment)
+    if _UNRESERVED.fullmatch(text):
+        return text.replace(".", "%2E") if text in (".", "..") else text
     try:
-        encoded = quote(str(segment), safe="")
+        return quote(text, safe="")
     except UnicodeEncodeError:
         raise ConfigError(f"{owner}.path() has a segment that is not Unicode text: a lone surrogate") from None
-    return encoded.replace(".", "%2E") if encoded in (".", "..") else encoded
 
 
 @functools.lru_cache(maxsize=1024)

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, 
 from contextlib import aclosing
 from typing import NamedTuple, cast
 
-from ..contracts import Place, Stream
+from ..contracts import Parsed, Place, Stream
 from ..errors import AsyncStreamsError, ConfigError, MalformedJSON
 from ..http.chain import Chain
 from ..http.outcome import unexpected_body
@@ -115,18 +115,21 @@ class PageFetcher:
             return cast("list[Record]", lines)
         try:
             parsed = self._stream.parse_response(response, response.context)
-            if inspect.isawaitable(parsed):
-                parsed = await parsed
-            if isinstance(parsed, AsyncIterable):
-                records = [record async for record in parsed]
-            else:
-                records = self._checked_iterable(parsed)
+            records = cast("list[Record]", parsed) if type(parsed) is list else await self._listed(parsed)
         except MalformedJSON as error:
             if not _is_about(error, response):
                 raise  # of a detail call's response, which has been tried as often as it may
             raise unexpected_body(self._stream, response, error) from None
         self._check_records(records)
         return records
+
+    async def _listed(self, parsed: Parsed) -> list[Record]:
+        """What an author's parse_response gave, as a list."""
+        if inspect.isawaitable(parsed):
+            parsed = await parsed
+        if isinstance(parsed, AsyncIterable):
+            return [record async for record in parsed]
+        return self._checked_iterable(parsed)
 
     async def _batches(self, response: Response, tries: Tries) -> AsyncGenerator[Batch]:
         """The records of a body that is still arriving, 1,000 or 1 MiB at once."""

@@ -87,16 +87,20 @@ class Places:
         )
 
     def _hand_over(self) -> None:
-        while self._free > 0:
-            ready = [share for share in self._waiting if share.is_ready()]
-            if not ready:
-                return
-            share = min(ready, key=lambda share: share.due)
+        while self._free > 0 and (share := self._next()) is not None:
             self._now = max(self._now, share.due)
             if share.wake():
                 self.taken(share)
             if not share.is_waiting():
                 del self._waiting[share]
+
+    def _next(self) -> Share | None:
+        """Of those that could have a place the one that has had least."""
+        found: Share | None = None
+        for share in self._waiting:
+            if (found is None or share.due < found.due) and share.is_ready():
+                found = share
+        return found
 
 
 class Share:

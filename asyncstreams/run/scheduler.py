@@ -43,6 +43,7 @@ from .slice_reader import SliceReader
 from .slices import each_work
 from .stream_run import Begun, StreamRun
 from .validation import validation_of
+from .workers import Workers
 
 _MOST_PAGES = 4
 _MOST_BYTES = 32 * 2**20
@@ -220,12 +221,17 @@ class Scheduler:
 
     async def _feed(self, run: StreamRun, selected: Selected, tasks: TaskGroup) -> None:
         """Begin one slice after the other; where the author's slices end with an error, those begun go on."""
+        workers = Workers(tasks, partial(self._slice, run, tasks))
         try:
-            await self._begin_slices(run, selected, tasks)
+            await self._begin_slices(run, selected, tasks, workers)
         except Exception as error:
             self._failed(run, Slice(), error, tasks)
+        finally:
+            workers.dismiss()
 
-    async def _begin_slices(self, run: StreamRun, selected: Selected, tasks: TaskGroup) -> None:
+    async def _begin_slices(
+        self, run: StreamRun, selected: Selected, tasks: TaskGroup, workers: Workers[Begun]
+    ) -> None:
         # The first page of the first slice comes alone: it tells whether the stream is available.
         first: anyio.Event | None = anyio.Event()
         if run.left is not None and not await run.is_wanted(run.share.place()):
@@ -242,13 +248,13 @@ class Scheduler:
                     return
                 run.begun += 1
                 run.share.opened(1)
-                begun = Begun(run.begun, work.stream_slice, place, work.is_known)
+                begun = Begun(run.begun, work.stream_slice, place, first, work.is_known)
                 if run.left is not None:
-                    await self._slice(run, begun, tasks, None)
+                    await self._slice(run, tasks, begun)
                     if run.left <= 0 or not await run.is_wanted(place):
                         return
                     continue
-                tasks.start_soon(self._slice, run, begun, tasks, first)
+                workers.begin(begun)
                 if first is not None:
                     await first.wait()
                     first = None
@@ -271,24 +277,22 @@ class Scheduler:
                 return
         run.is_cut_short = run.is_cut_short or bool(missing)
 
-    async def _slice(self, run: StreamRun, begun: Begun, tasks: TaskGroup, answered: anyio.Event | None) -> None:
-        """One slice from beginning to end; `answered` is set when something of it is known."""
+    async def _slice(self, run: StreamRun, tasks: TaskGroup, begun: Begun) -> None:
+        """One slice from beginning to end."""
         try:
             parts = [begun]
             while parts:
                 part = parts.pop(0)
-                halves = await self._part(run, part, tasks, answered)
+                halves = await self._part(run, part, tasks)
                 run.begun += max(0, len(halves) - 1)
                 parts[:0] = [part._replace(stream_slice=half) for half in halves]
         finally:
             begun.place.give()
             run.share.opened(-1)
-            if answered is not None:
-                answered.set()
+            if begun.answered is not None:
+                begun.answered.set()
 
-    async def _part(
-        self, run: StreamRun, begun: Begun, tasks: TaskGroup, answered: anyio.Event | None
-    ) -> Sequence[Slice]:
+    async def _part(self, run: StreamRun, begun: Begun, tasks: TaskGroup) -> Sequence[Slice]:
         """A slice, or what the API did not take as a whole: its parts, which are to be read in its place."""
         audience, stream_slice = run.chain.audience, begun.stream_slice
         if audience:
@@ -296,7 +300,7 @@ class Scheduler:
         failure: Exception | None = None
         halves: Sequence[Slice] = ()
         try:
-            await self._pages(run, begun, tasks, answered)
+            await self._pages(run, begun, tasks)
             run.done += 1
         except Exception as error:
             failure = error
@@ -310,8 +314,8 @@ class Scheduler:
             self._tell(run, SliceEnded(run.stream.name, stream_slice, failure))
         return halves
 
-    async def _pages(self, run: StreamRun, begun: Begun, tasks: TaskGroup, answered: anyio.Event | None) -> None:
-        _, stream_slice, place, is_known = begun
+    async def _pages(self, run: StreamRun, begun: Begun, tasks: TaskGroup) -> None:
+        _, stream_slice, place, answered, is_known = begun
         reader = SliceReader(run, place, stream_slice, tasks, is_known=is_known)
         async with aclosing(reader.pages()) as pages:
             async for page, size in pages:

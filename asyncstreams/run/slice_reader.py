@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncGenerator, Generator
-from contextlib import aclosing, contextmanager, suppress
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
 from typing import Any
 
 from anyio.abc import TaskGroup
@@ -69,31 +69,36 @@ class SliceReader:
 
     async def pages(self) -> AsyncGenerator[tuple[Page, int]]:
         """Every page of the slice with its size in bytes, in order; the errors that leave name slice and page."""
-        with self._located():
-            try:
-                while not self._ended:
-                    if self._guard is not None and self._token is not None:
-                        self._guard.token(self._number, self._token)
-                    fetched = await self._next()
-                    if fetched.more is None:
-                        if (page := self._whole(fetched)) is not None:
-                            size = fetched.size
-                            # Nobody but the consumer keeps a page: while all slices wait for their next one, the
-                            # last of each would be in memory, each too cold for the processor's caches.
-                            del fetched
-                            yield page, size
-                            self._number += 1
-                            del page
-                        continue
-                    async with aclosing(self._arriving(fetched, fetched.more)) as pages:
-                        async for sized in pages:
-                            yield sized
-                            self._number += 1
-            finally:
-                if self._ahead is not None:
-                    self._ahead.drop()
-                if self._promise is not None and not self._ended:
-                    self._promise.is_over = True
+        try:
+            while not self._ended:
+                if self._guard is not None and self._token is not None:
+                    self._guard.token(self._number, self._token)
+                fetched = await self._next()
+                if fetched.more is None:
+                    if (page := self._whole(fetched)) is not None:
+                        size = fetched.size
+                        # Nobody but the consumer keeps a page: while all slices wait for their next one, the
+                        # last of each would be in memory, each too cold for the processor's caches.
+                        del fetched
+                        yield page, size
+                        self._number += 1
+                        del page
+                    continue
+                async with aclosing(self._arriving(fetched, fetched.more)) as pages:
+                    async for sized in pages:
+                        yield sized
+                        self._number += 1
+        except AsyncStreamsError as error:
+            error.locate(stream=self._stream.name, stream_slice=self._slice, page=self._number)
+            raise
+        except Exception as error:
+            error.add_note(f"asyncstreams: in stream {self._stream.name!r}, slice {self._slice!r}, page {self._number}")
+            raise
+        finally:
+            if self._ahead is not None:
+                self._ahead.drop()
+            if self._promise is not None and not self._ended:
+                self._promise.is_over = True
 
     async def _next(self) -> Fetched:
         arrived: Arrived | None = None
@@ -111,7 +116,7 @@ class SliceReader:
 
     def _whole(self, fetched: Fetched) -> Page | None:
         """The page of a response that is all here; None where paging begins anew."""
-        with _about(fetched):
+        try:
             if fetched.action is ResponseAction.RESET_PAGINATION:
                 self._reset()
                 return None
@@ -119,10 +124,13 @@ class SliceReader:
                 self._ended = True
                 return self._page([], fetched, is_last=True)
             return self._completed(fetched.records, fetched)
+        except AsyncStreamsError as error:
+            located(error, fetched.response, fetched.tries)
+            raise
 
     async def _arriving(self, fetched: Fetched, more: AsyncGenerator[Batch]) -> AsyncGenerator[tuple[Page, int]]:
         """The pages of a body that is still arriving."""
-        with _about(fetched):
+        try:
             async with aclosing(more):
                 count = len(fetched.records)
                 yield self._page(fetched.records, fetched, is_last=False), fetched.size
@@ -132,6 +140,9 @@ class SliceReader:
                         yield self._completed(batch.records, fetched, count), batch.size
                     else:
                         yield self._page(batch.records, fetched, is_last=False), batch.size
+        except AsyncStreamsError as error:
+            located(error, fetched.response, fetched.tries)
+            raise
 
     def _completed(self, records: list[Record], fetched: Fetched, count: int | None = None) -> Page:
         """The page that ends a response; finds out what comes after it."""
@@ -197,6 +208,8 @@ class SliceReader:
 
     def _count(self, records: list[Record], response: Response) -> int:
         """How many records the API sent, where parse_response may have left some out."""
+        if self._stream.parses_itself:
+            return len(records)
         body = response.decoded_json
         path = self._stream.records_path
         if path is not None and body is not None:
@@ -249,24 +262,3 @@ class SliceReader:
             self._promise.is_over = True
             self._promise = self._run.promise(self._slice)
         self._begin()
-
-    @contextmanager
-    def _located(self) -> Generator[None]:
-        try:
-            yield
-        except AsyncStreamsError as error:
-            error.locate(stream=self._stream.name, stream_slice=self._slice, page=self._number)
-            raise
-        except Exception as error:
-            error.add_note(f"asyncstreams: in stream {self._stream.name!r}, slice {self._slice!r}, page {self._number}")
-            raise
-
-
-@contextmanager
-def _about(fetched: Fetched) -> Generator[None]:
-    """What goes wrong in here is about this response."""
-    try:
-        yield
-    except AsyncStreamsError as error:
-        located(error, fetched.response, fetched.tries)
-        raise

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple, TypeAlias, cast
 
+import anyio
+
 from ..errors import ConfigError
 from ..http.chain import Chain
 from ..lines import lines_of, quarantined_lines
@@ -25,11 +27,15 @@ Kept: TypeAlias = tuple[Quarantined, ...]
 
 
 class Begun(NamedTuple):
-    """A slice at work: the `number`th of its stream, from 1; one that `is_known` is read for children only."""
+    """A slice at work: the `number`th of its stream, from 1; one that `is_known` is read for children only.
+
+    `answered` is set when something of it is known.
+    """
 
     number: int
     stream_slice: Slice
     place: Place
+    answered: anyio.Event | None = None
     is_known: bool = False
 
 
