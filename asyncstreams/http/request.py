@@ -30,6 +30,7 @@ _DEFAULT_HEADERS = (
     ("User-Agent", USER_AGENT),
 )
 _NO_HEADERS: Mapping[str, str] = {}
+_NO_PAGE = PageRequest()
 _ALIASES = {"allow_redirects": "follow_redirects", "proxies": "proxy"}
 _PER_REQUEST = ("timeout", "follow_redirects", "extensions")
 _PER_CLIENT = ("verify", "cert", "proxy", "http2")
@@ -84,7 +85,7 @@ class RequestBuilder:
     def page(self, context: RequestContext, came_from: str | None) -> Request:
         """The request of one page. `came_from` is the URL whose response gave the token."""
         stream = self._stream
-        page = PageRequest()
+        page = _NO_PAGE
         if stream.paginator is not None and stream.pages_itself:
             token = context.next_page_token
             page = stream.paginator.apply(stream.paginator.first() if token is None else token)

@@ -25,7 +25,7 @@ from ..redaction import safe_url, scrub, sent_secrets
 from .body import read_body, streamed_pieces
 from .origin import Origin, origin_of, resolve
 from .outcome import ERROR_BODY_LIMIT, is_transient
-from .request import USER_AGENT, Attempt, SendOptions
+from .request import USER_AGENT, Attempt, ClientOptions, SendOptions
 from .retry import wait_too_long
 from .session import Session, borrowed
 from .timeouts import Watch
@@ -71,6 +71,7 @@ class Wire:
         self._borrowed = borrowed(stream.transport)
         self._home = origin_of(stream.url_base)
         self._home_prefix = f"{self._home}/"
+        self._at_home: tuple[ClientOptions, httpx.AsyncBaseTransport] | None = None
         self._clients: dict[Governor, Client] = {}
         if self.authenticator is not None:
             self._require_encryption(allowed)
@@ -298,7 +299,16 @@ class Wire:
         )
 
     def _transport(self, origin: Origin, options: SendOptions) -> httpx.AsyncBaseTransport:
-        return self._borrowed or self._session.transport_for(origin, options.client)
+        if self._borrowed is not None:
+            return self._borrowed
+        if origin is not self._home:
+            return self._session.transport_for(origin, options.client)
+        client, transport = self._at_home or (None, None)
+        if transport is None or client is not options.client:
+            # Options are compared by value there, field by field.
+            transport = self._session.transport_for(origin, options.client)
+            self._at_home = options.client, transport
+        return transport
 
     def _origin(self, request: httpx.Request) -> Origin:
         """Where the request goes; looked at before any connection, whoever made or changed it."""

@@ -120,7 +120,8 @@ class PageFetcher:
             if not _is_about(error, response):
                 raise  # of a detail call's response, which has been tried as often as it may
             raise unexpected_body(self._stream, response, error) from None
-        self._check_records(records)
+        if not self._stream.parses_itself:
+            self._check_records(records)
         return records
 
     async def _listed(self, parsed: Parsed) -> list[Record]:

@@ -148,12 +148,14 @@ class SliceReader:
         """The page that ends a response; finds out what comes after it."""
         response = fetched.response
         came_from = url_of(response)
-        if self._guard is None:
-            self._guard = LoopGuard(self._stream, came_from)
-        self._guard.page(records)
+        if self._guard is not None:
+            self._guard.page(records)
         count = self._count(records, response) if count is None else count
         token = self._following(response, count)
         self._ended = token is None if self._stream.pages_itself else not token
+        if self._guard is None and not self._ended:
+            self._guard = LoopGuard(self._stream, came_from)
+            self._guard.page(records)
         if self._ended and self._number == 0 and records:
             self._warn_of_more(response)
         self._came_from, self._token = came_from, token
