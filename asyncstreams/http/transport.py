@@ -13,6 +13,7 @@ import functools
 import re
 import ssl
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -25,18 +26,14 @@ from yarl import URL
 
 from ..messages import Request, Response
 from .body import PromptStream
+from .request_head import request_head
 
 # Below the 5 s after which many servers close an idle connection.
 _KEEP_ALIVE = 4.5
 # Signed links and cookies of gateways grow beyond aiohttp's 8 KiB.
 _LONGEST_HEADER = 64 * 1024
 _MOST_HEADERS = 512
-_WITHOUT_BODY = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
-_FRAMING = frozenset(("content-length", "transfer-encoding"))
 _AUTHORITY = re.compile(r"https?://[^/?]+")
-_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_HEAD = re.compile(rf"{_TOKEN} [\x21-\x7e]+ HTTP/1\.1\r\n(?:{_TOKEN}: [\t\x20-\x7e\x80-\xff]*\r\n)+")
-"""What a request line and headers may hold (RFC 9112, 3 and 5), so that none can smuggle in another."""
 
 
 @functools.cache
@@ -81,7 +78,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         failure: httpx.TransportError
         try:
             peer, target = self._peer(url)
-            head = _head(request.method, target, peer.host, headers, len(body), close=not self._reuse)
+            head = request_head(request.method, target, peer.host, headers, len(body), close=not self._reuse)
             connection, protocol = await self._connection(peer, request.extensions)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             failure = _as_httpx(error)
@@ -89,10 +86,10 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             try:
                 return await _answer(request, connection, protocol, head + body)
             except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
-                connection.close()
+                _drop(connection)
                 failure = _as_httpx(error)
             except BaseException:
-                connection.close()
+                _drop(connection)
                 raise
         # Raised outside the handler: aiohttp's errors may show a URL with its query.
         raise failure
@@ -149,22 +146,6 @@ class _Peer(NamedTuple):
     host: str
 
 
-def _head(method: str, target: str, host: str, headers: list[tuple[str, str]], size: int, *, close: bool) -> bytes:
-    """Request line and headers; framed by us, whatever the headers say. Raises ValueError."""
-    lines = [f"{name}: {value}\r\n" for name, value in headers if name.lower() not in _FRAMING]
-    names = {name.lower() for name, _ in headers}
-    if "host" not in names:
-        lines.insert(0, f"Host: {host}\r\n")
-    if size or method not in _WITHOUT_BODY:
-        lines.append(f"Content-Length: {size}\r\n")
-    if close and "connection" not in names:
-        lines.append("Connection: close\r\n")
-    head = f"{method} {target} HTTP/1.1\r\n{''.join(lines)}"
-    if not _HEAD.fullmatch(head):
-        raise ValueError("a character that HTTP does not allow")
-    return f"{head}\r\n".encode("latin-1")
-
-
 async def _answer(
     request: httpx.Request, connection: Connection, protocol: ResponseHandler, message: bytes
 ) -> Response:
@@ -184,7 +165,7 @@ async def _answer(
     head, content = await protocol.read()
     while 100 <= head.code < 200 and head.code != 101:
         head, content = await protocol.read()
-    content.on_eof(connection.release)
+    content.on_eof(partial(_give_back, connection) if request.content else connection.release)
     return Response(
         head.code,
         headers=head.raw_headers,
@@ -192,6 +173,25 @@ async def _answer(
         request=request,
         extensions={"http_version": b"HTTP/1.0" if head.version == HttpVersion10 else b"HTTP/1.1"},
     )
+
+
+def _give_back(connection: Connection) -> None:
+    """Back into the pool, unless the server has answered before all of the request was written."""
+    if _is_writing(connection):
+        _drop(connection)
+    connection.release()
+
+
+def _drop(connection: Connection) -> None:
+    """Close it, without waiting for a server to take what is still to be written; no more than once."""
+    if _is_writing(connection) and (transport := connection.transport) is not None:
+        transport.abort()
+    connection.close()
+
+
+def _is_writing(connection: Connection) -> bool:
+    transport = connection.transport
+    return transport is not None and transport.get_write_buffer_size() > 0
 
 
 class _Body(PromptStream):
@@ -218,7 +218,7 @@ class _Body(PromptStream):
 
     def close_now(self) -> None:
         # Read to its end, the connection is back in the pool already, and this does nothing.
-        self._connection.close()
+        _drop(self._connection)
 
 
 @functools.lru_cache(maxsize=64)
