@@ -22,6 +22,7 @@ class Watch:
     """
 
     __slots__ = (
+        "_begun",
         "_bytes",
         "_cancelling",
         "_deadline",
@@ -38,7 +39,7 @@ class Watch:
     def __init__(self, limits: Timeouts, *, whole: bool = True) -> None:
         self._limits = limits
         self._loop = asyncio.get_running_loop()
-        now = self._loop.time()
+        self._begun = now = self._loop.time()
         self._end = now + limits.total if whole else math.inf
         self._phase = "first_byte"
         self._deadline = now + limits.connect + limits.first_byte
@@ -51,7 +52,7 @@ class Watch:
         assert task is not None, "a Watch cancels the task that it is used in"
         self._task = task
         self._cancelling = task.cancelling()
-        self._sleep(self._loop.time())
+        self._sleep(self._begun)
         return self
 
     def __exit__(

@@ -20,6 +20,7 @@ import aiohttp
 import httpx
 from aiohttp import HttpVersion10
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import Connection
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
@@ -109,7 +110,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         peer = self._peers.get(origin)
         if peer is None:
             loop = asyncio.get_running_loop()
-            pattern = aiohttp.ClientRequest("GET", URL(f"{origin}/", encoded=True), loop=loop)
+            pattern = _Pattern("GET", URL(f"{origin}/", encoded=True), loop=loop)
             peer = self._peers[origin] = _Peer(pattern, pattern.headers["Host"])
         return peer, target if target.startswith("/") else f"/{target}"
 
@@ -139,10 +140,22 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         return self._connector
 
 
-class _Peer(NamedTuple):
-    """Whom a transport talks to: what the connector wants to see of each request to it, and its name in headers."""
+class _Pattern(aiohttp.ClientRequest):
+    """What the connector wants to see of every request to one origin."""
 
-    pattern: aiohttp.ClientRequest
+    _key: ConnectionKey | None = None
+
+    @property
+    def connection_key(self) -> ConnectionKey:
+        if self._key is None:
+            self._key = super().connection_key
+        return self._key
+
+
+class _Peer(NamedTuple):
+    """Whom a transport talks to, and its name in headers."""
+
+    pattern: _Pattern
     host: str
 
 
