@@ -23,6 +23,7 @@ from ..pacing.governor import Governor, Host
 from ..pacing.loop_lag import LoopLag
 from .origin import Origin
 from .request import ClientOptions
+from .timeouts import Alarm
 from .transport import AiohttpTransport, tls_context
 
 T = TypeVar("T")
@@ -43,6 +44,7 @@ class Session:
         self._governors: dict[tuple[Origin, int, str | None], tuple[Governor, object]] = {}
         self._hosts: dict[tuple[Origin, int], Host] = {}
         self._lag = LoopLag()
+        self.alarm = Alarm()
         self._kept: dict[int, object] = {}
 
     def transport_for(self, origin: Origin, options: ClientOptions) -> httpx.AsyncBaseTransport:
@@ -77,6 +79,7 @@ class Session:
         self._transports.clear()
         self._kept.clear()
         self._lag.stop()
+        self.alarm.stop()
 
 
 class Sessions:

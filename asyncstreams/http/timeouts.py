@@ -13,22 +13,61 @@ from ..model import Timeouts
 _RATE_WINDOW = 30.0
 
 
+class Alarm:
+    """The one timer of all attempts in an event loop.
+
+    A timer for each attempt costs as much as its signature, and one that moves with each piece of a
+    body more than reading the piece. So this one sleeps until the nearest deadline, and when it
+    wakes looks at all of them.
+    """
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._watches: dict[Watch, None] = {}  # in their order, so that the same is cancelled first each time
+        self._handle: asyncio.TimerHandle | None = None
+        self._rings_at = math.inf
+
+    def add(self, watch: Watch, at: float) -> None:
+        """Look after a watch, for the first time at that time or before."""
+        self._watches[watch] = None
+        if at < self._rings_at:
+            self._set(at)
+
+    def remove(self, watch: Watch) -> None:
+        self._watches.pop(watch, None)
+
+    def stop(self) -> None:
+        """Nobody is looked after any more."""
+        if self._handle is not None:
+            self._handle.cancel()
+        self._handle, self._rings_at = None, math.inf
+
+    def _set(self, at: float) -> None:
+        self.stop()
+        self._handle, self._rings_at = self.loop.call_at(at, self._ring), at
+
+    def _ring(self) -> None:
+        now = self.loop.time()
+        self._handle, self._rings_at = None, math.inf
+        at = min([watch.look(now) for watch in self._watches], default=math.inf)
+        if at < math.inf:
+            self._set(at)
+
+
 class Watch:
     """What `asyncio.timeout` does, with a deadline that moves by plain assignment.
 
-    Rescheduling a timer for each piece of a body costs more than reading the piece. So one timer
-    sleeps until the nearest deadline, and when it wakes looks whether that still stands.
     StallTimeout leaves the `with`, naming the limit that ran out.
     """
 
     __slots__ = (
+        "_alarm",
         "_begun",
         "_bytes",
         "_cancelling",
         "_deadline",
         "_end",
         "_expired",
-        "_handle",
         "_limits",
         "_loop",
         "_phase",
@@ -36,10 +75,10 @@ class Watch:
         "_task",
     )
 
-    def __init__(self, limits: Timeouts, *, whole: bool = True) -> None:
+    def __init__(self, limits: Timeouts, alarm: Alarm, *, whole: bool = True) -> None:
         self._limits = limits
-        self._loop = asyncio.get_running_loop()
-        self._begun = now = self._loop.time()
+        self._alarm, self._loop = alarm, alarm.loop
+        self._begun = now = alarm.loop.time()
         self._end = now + limits.total if whole else math.inf
         self._phase = "first_byte"
         self._deadline = now + limits.connect + limits.first_byte
@@ -52,13 +91,13 @@ class Watch:
         assert task is not None, "a Watch cancels the task that it is used in"
         self._task = task
         self._cancelling = task.cancelling()
-        self._sleep(self._begun)
+        self._alarm.add(self, self._next_look(self._begun))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._handle.cancel()
+        self._alarm.remove(self)
         # A cancellation from elsewhere that came as well goes on: then more are under way than were.
         if self._expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise self._stalled() from None
@@ -83,18 +122,19 @@ class Watch:
                 raise _too_slow(self._limits)
             self._since, self._bytes = now, 0
 
-    def _look(self) -> None:
-        now = self._loop.time()
-        if now >= min(self._deadline, self._end):
-            self._expired = True
-            self._task.cancel()
-        else:
-            self._sleep(now)
+    def look(self, now: float) -> float:
+        """Cancel the attempt, if a limit has run out; when to look again."""
+        if self._expired:
+            return math.inf
+        if now < min(self._deadline, self._end):
+            return self._next_look(now)
+        self._expired = True
+        self._task.cancel()
+        return math.inf
 
-    def _sleep(self, now: float) -> None:
-        # Never for longer than the shortest limit: a deadline that is set later cannot be earlier.
-        nap = now + min(self._limits.read, self._limits.first_byte)
-        self._handle = self._loop.call_at(min(self._deadline, self._end, nap), self._look)
+    def _next_look(self, now: float) -> float:
+        # Never later than the shortest limit: a deadline that is set later cannot be earlier.
+        return min(self._deadline, self._end, now + min(self._limits.read, self._limits.first_byte))
 
     def _stalled(self) -> StallTimeout:
         limits = self._limits

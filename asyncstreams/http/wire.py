@@ -258,7 +258,7 @@ class Wire:
         raise failure.locate(url=safe_url(str(request.url)), method=request.method)
 
     async def _token_response(self, request: httpx.Request, options: SendOptions) -> Response:
-        with Watch(options.timeouts) as watch:
+        with Watch(options.timeouts, self._session.alarm) as watch:
             transport = self._transport(origin_of(str(request.url)), options)
             request.headers.setdefault("User-Agent", USER_AGENT)
             response = as_ours(await transport.handle_async_request(request), request)
@@ -271,7 +271,7 @@ class Wire:
         options = attempt.options
         transport = self._transport(self._origin(request), options)
         streamed = attempt.streamed and not getattr(self.authenticator, "requires_response_body", False)
-        with Watch(options.timeouts, whole=not streamed) as watch:
+        with Watch(options.timeouts, self._session.alarm, whole=not streamed) as watch:
             request.extensions["connected"] = watch.connected
             _complete(request, transport)
             response = as_ours(await transport.handle_async_request(request), request)
