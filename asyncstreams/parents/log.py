@@ -47,15 +47,17 @@ class ParentLog:
         """Whether nothing more comes."""
         self.is_complete = False
         """Whether all there is has come."""
+        self.is_checked = False
+        """Whether the checksums of what is on disk have been looked at, when it was opened: once is enough."""
 
     @classmethod
     def kept(cls, file: LogFile, start: int, counts: Counts) -> ParentLog:
-        """One that is whole already; its pages lie from `start` on, up to its end frame."""
+        """One that was found to be whole, by its checksums; its pages lie from `start` on, up to its end frame."""
         log = cls(_no_file, _ignore)
         log._file, log._base = file, start
         log._end = log._on_disk = file.size - start - _end_size(counts)
         log._pages, log.records = counts.pages, counts.records
-        log.is_closed = log.is_complete = True
+        log.is_closed = log.is_complete = log.is_checked = True
         return log
 
     def reader(self, decode: Decode, news: asyncio.Event) -> Reader:
@@ -232,7 +234,7 @@ class Reader:
             frame = self._log.at(self.offset)
             data = await self._log.from_disk(self.offset) if frame is None else frame
             before = 0
-            for _, payload, end in frames(data):
+            for _, payload, end in frames(data, are_checked=self._log.is_checked):
                 self._ahead.append((payload, end - before))
                 before = end
             if not self._ahead:
