@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
+import msgspec
 
 from ..contracts import Stream
 from ..errors import PaginationLoop
 from ..model import Record
-from ..raw import Raw
 
 _SAME_PAGES = 3
 _EMPTY_PAGES = 1000
@@ -25,7 +24,7 @@ class LoopGuard:
     def __init__(self, stream: Stream, first_url: str) -> None:
         self._stream = stream
         # A next link that leads back to the beginning is a token that was seen.
-        self._seen: set[int] = {hash(_bytes(first_url))}
+        self._seen = {_hash(first_url)}
         self._last_page: tuple[int, bytes] | None = None
         self._same = 0
         self._empty = 0
@@ -37,7 +36,7 @@ class LoopGuard:
             raise PaginationLoop(f"gave {_EMPTY_PAGES:,} empty pages in a row, each with a next one")
         if not records or not self._stream.loop_guard:
             return
-        page = (len(records), _bytes([records[0], records[len(records) // 2], records[-1]]))
+        page = (len(records), _encoded(_as_it_is, [records[0], records[len(records) // 2], records[-1]]))
         self._same = self._same + 1 if page == self._last_page else 1
         self._last_page = page
         if self._same >= _SAME_PAGES:
@@ -56,7 +55,7 @@ class LoopGuard:
                 f"still gives a next page after {self._stream.max_pages:,}",
                 hint="raise max_pages, if the stream is really that long; slices would make it resumable",
             )
-        seen = hash(_bytes(token))
+        seen = _hash(token)
         if seen in self._seen:
             raise PaginationLoop(
                 "gave a page token that it had given before: the same pages would come again",
@@ -65,12 +64,18 @@ class LoopGuard:
         self._seen.add(seen)
 
 
-def _bytes(value: Any) -> bytes:
+def _hash(token: Any) -> int:
+    """Of a token or URL; equal ones have the same. A text and its bytes would have the same in any case."""
+    return hash(token) if isinstance(token, str) else hash((type(token), _encoded(_sorted, token)))
+
+
+def _encoded(encoder: msgspec.json.Encoder, value: Any) -> bytes:
+    """As JSON, as far as it is such: what this is compared with was made from a body or by an author, like this."""
     try:
-        return orjson.dumps(value, default=_text, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
-    except TypeError:  # integers beyond 64 bits, great depth
+        return encoder.encode(value)
+    except (TypeError, ValueError, RecursionError):
         return repr(value).encode("utf-8", "surrogatepass")
 
 
-def _text(value: Any) -> str:
-    return bytes(value).decode() if isinstance(value, Raw) else repr(value)
+_as_it_is = msgspec.json.Encoder(enc_hook=repr)
+_sorted = msgspec.json.Encoder(enc_hook=repr, order="deterministic")
