@@ -26,13 +26,14 @@ async def each_work(
     selected: Selected, incremental: Incremental | None, *, also_known: bool = False
 ) -> AsyncGenerator[Work]:
     """What is left to read of a stream, one slice at a time; with `also_known` what is done is told as well."""
-    stream, state = selected.stream, selected.state
-    async with aclosing(each_slice(stream, selected.slices, state)) as slices:
+    stream = selected.stream
+    state = selected.state if isinstance(selected.state, StreamState) else None
+    async with aclosing(each_slice(stream, selected.slices, selected.state)) as slices:
         async for one in slices:
             if incremental is not None:
                 for part in incremental.slices(one):
                     yield Work(part)
-            elif not isinstance(state, StreamState) or not _is_done(stream, one, state):
+            elif state is None or not _is_done(stream, one, state):
                 yield Work(one)
             elif also_known:
                 yield Work(one, is_known=True)
