@@ -66,7 +66,7 @@ class LoopGuard:
 
 def _hash(token: Any) -> int:
     """Of a token or URL; equal ones have the same. A text and its bytes would have the same in any case."""
-    return hash(token) if isinstance(token, str) else hash((type(token), _encoded(_sorted, token)))
+    return hash(token) if isinstance(token, str) else hash((_sorted, _encoded(_sorted, token)))
 
 
 def _encoded(encoder: msgspec.json.Encoder, value: Any) -> bytes:
