@@ -16,9 +16,9 @@ _RATE_WINDOW = 30.0
 class Alarm:
     """The one timer of all attempts in an event loop.
 
-    A timer for each attempt costs as much as its signature, and one that moves with each piece of a
-    body more than reading the piece. So this one sleeps until the nearest deadline, and when it
-    wakes looks at all of them.
+    Setting a timer for each attempt costs more than looking at all of them now and then, and moving
+    it with each piece of a body more than reading the piece. So this one sleeps until the nearest
+    deadline, and when it wakes looks at all.
     """
 
     def __init__(self) -> None:
