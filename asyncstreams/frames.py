@@ -5,9 +5,12 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
+from typing import TypeVar
 
 _HEAD = struct.Struct("<cII")  # kind, length of what follows, CRC-32 of kind and that
 HEAD_SIZE = _HEAD.size
+
+Data = TypeVar("Data", bytes, "memoryview[int]")
 
 
 class Damaged(Exception):
@@ -24,10 +27,11 @@ def length_at(data: bytes, offset: int) -> int:
     return HEAD_SIZE + int(_HEAD.unpack_from(data, offset)[1])
 
 
-def frames(data: bytes, *, are_checked: bool = False) -> Iterator[tuple[bytes, bytes, int]]:
+def frames(data: Data, *, are_checked: bool = False) -> Iterator[tuple[bytes, Data, int]]:
     """The kind and payload of each whole frame from the beginning of `data`, with where it ends.
 
-    Raises Damaged where a checksum is wrong, unless they have been looked at already.
+    Payloads of a memoryview are parts of it, and not copied. Raises Damaged where a checksum is wrong, unless
+    they have been looked at already.
     """
     offset = 0
     while len(data) - offset >= HEAD_SIZE:

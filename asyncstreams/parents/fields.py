@@ -17,10 +17,10 @@ from .log import Decode
 _SHOWN = 20
 
 
-def whole_records(page: bytes) -> list[Record]:
+def whole_records(page: bytes | memoryview[int]) -> list[Record]:
     """All of them as they are. Raises Damaged."""
     try:
-        records = as_array(decode(page))
+        records = as_array(decode(bytes(page)))
     except MalformedJSON:
         records = None
     if records is None:
@@ -36,7 +36,7 @@ def decode_of(child: str, parent: str, fields: Sequence[str] | None) -> Decode:
     if all(len(path) == 1 for path in paths):
         return _Flat(child, parent, [path[0] for path in paths])
 
-    def nested(page: bytes) -> list[Record]:
+    def nested(page: bytes | memoryview[int]) -> list[Record]:
         return [_part(record, paths, child, parent) for record in whole_records(page)]
 
     return nested
@@ -51,7 +51,7 @@ class _Flat:
         pages: Any = GenericAlias(list, (kind,))  # list[kind], of a kind that is known at run time only
         self._decoder: msgspec.json.Decoder[list[Record]] = msgspec.json.Decoder(pages)
 
-    def __call__(self, page: bytes) -> list[Record]:
+    def __call__(self, page: bytes | memoryview[int]) -> list[Record]:
         try:
             return self._decoder.decode(page)
         except msgspec.ValidationError:

@@ -19,7 +19,7 @@ _CHUNK = 1 << 20  # and that are read in one
 _KEPT = 1 << 20  # bytes that stay in memory for those who keep up
 _MOST_ON_DISK, _MOST_IN_MEMORY = 1 << 30, 32 << 20  # bytes by which the writer may be ahead of the slowest reader
 
-Decode: TypeAlias = Callable[[bytes], list[Record]]
+Decode: TypeAlias = Callable[["bytes | memoryview[int]"], list[Record]]
 
 
 class ParentLog:
@@ -208,7 +208,7 @@ class Reader:
         self._log, self._decode, self.news = log, decode, news
         self.offset = 0
         self.is_hungry = False
-        self._ahead: deque[tuple[bytes, int]] = deque()  # pages that were read with others, with their sizes
+        self._ahead: deque[tuple[memoryview[int], int]] = deque()  # pages that were read with others, with their sizes
 
     @property
     def log(self) -> ParentLog:
@@ -234,7 +234,7 @@ class Reader:
             frame = self._log.at(self.offset)
             data = await self._log.from_disk(self.offset) if frame is None else frame
             before = 0
-            for _, payload, end in frames(data, are_checked=self._log.is_checked):
+            for _, payload, end in frames(memoryview(data), are_checked=self._log.is_checked):
                 self._ahead.append((payload, end - before))
                 before = end
             if not self._ahead:

@@ -118,13 +118,13 @@ def _checked(log: LogFile) -> tuple[Begin, Counts, int]:
                 raise Damaged("it is cut short")
             data = log.read(offset, length)
         read = 0
-        for kind, payload, read in frames(data):
+        for kind, payload, read in frames(memoryview(data)):
             if begin is None:
                 if not is_begin(kind):
                     raise Damaged("it is no parent log")
-                begin, start = read_begin(payload), read
+                begin, start = read_begin(bytes(payload)), read
             elif is_end(kind):
-                counts = read_end(payload)
+                counts = read_end(bytes(payload))
                 if counts.pages != pages or offset + read != log.size:
                     raise Damaged("it does not end where it says")
                 return begin, counts, start
