@@ -135,6 +135,21 @@ async def test_the_target_is_what_follows_the_host(transport, path, target):
 
 
 @pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("https://api.example.com:443/", "api.example.com"),
+        ("http://API.example.com:8080/", "api.example.com:8080"),
+        ("http://bücher.example/", "xn--bcher-kva.example"),
+        ("http://[::1]:8080/", "[::1]:8080"),
+    ],
+)
+async def test_a_host_is_named_as_http_names_it(transport, url, host):
+    peer, _ = transport._peer(url)
+
+    assert peer.host == host
+
+
+@pytest.mark.parametrize(
     ("method", "headers", "body", "told"),
     [
         ("GET", [], b"", {}),

@@ -110,7 +110,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         peer = self._peers.get(origin)
         if peer is None:
             loop = asyncio.get_running_loop()
-            pattern = _Pattern("GET", URL(f"{origin}/", encoded=True), loop=loop)
+            pattern = _Pattern("GET", URL(f"{origin}/"), loop=loop)
             peer = self._peers[origin] = _Peer(pattern, pattern.headers["Host"])
         return peer, target if target.startswith("/") else f"/{target}"
 
