@@ -52,7 +52,7 @@ class Session:
         key = (origin, options)
         transport = self._transports.get(key)
         if transport is None:
-            transport = self._transports[key] = _open(options)
+            transport = self._transports[key] = _open(origin, options)
         return transport
 
     def governor_for(self, origin: Origin, credential: object, label: str | None = None) -> Governor:
@@ -131,16 +131,16 @@ class Lease:
         await self._sessions.given()
 
 
-def _open(options: ClientOptions) -> httpx.AsyncBaseTransport:
-    tls = _tls(options)
+def _open(origin: Origin, options: ClientOptions) -> httpx.AsyncBaseTransport:
     if not options.proxy and not options.http2:
-        return AiohttpTransport(tls, reuse=options.reuse)
+        # Loading the certificate authorities takes 20 ms, which nobody needs who does not encrypt.
+        return AiohttpTransport(_tls(options) if origin.scheme == "https" else None, reuse=options.reuse)
     if options.http2 and importlib.util.find_spec("h2") is None:
         raise ConfigError('request_kwargs: http2 needs another package: pip install "asyncstreams[http2]"')
     # No limits: httpcore's pool loses connections when those who queue in it are cancelled.
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     return httpx.AsyncHTTPTransport(
-        verify=tls, proxy=options.proxy, http2=options.http2, limits=limits, trust_env=False
+        verify=_tls(options), proxy=options.proxy, http2=options.http2, limits=limits, trust_env=False
     )
 
 

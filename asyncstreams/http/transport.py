@@ -109,8 +109,8 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         origin, target = url[: split.end()], url[split.end() :]
         peer = self._peers.get(origin)
         if peer is None:
-            loop = asyncio.get_running_loop()
-            pattern = _Pattern("GET", URL(f"{origin}/"), loop=loop)
+            tls = (self._tls or tls_context()) if origin.startswith("https") else True
+            pattern = _Pattern("GET", URL(f"{origin}/"), loop=asyncio.get_running_loop(), ssl=tls)
             peer = self._peers[origin] = _Peer(pattern, pattern.headers["Host"])
         return peer, target if target.startswith("/") else f"/{target}"
 
@@ -132,11 +132,10 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             connection.close()
 
     def _open(self) -> aiohttp.TCPConnector:
-        tls = self._tls or tls_context()
         if self._reuse:
-            self._connector = aiohttp.TCPConnector(limit=0, ssl=tls, keepalive_timeout=_KEEP_ALIVE)
+            self._connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE)
         else:
-            self._connector = aiohttp.TCPConnector(limit=0, ssl=tls, force_close=True)
+            self._connector = aiohttp.TCPConnector(limit=0, force_close=True)
         return self._connector
 
 
