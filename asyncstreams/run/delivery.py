@@ -51,8 +51,8 @@ class Delivery:
         if self._consumer is not None and not self._consumer.done():
             self._consumer.set_result(None)
 
-    async def room(self, lane: Lane, size: int) -> None:
-        await self._turns.take(size)
+    async def room(self, lane: Lane) -> None:
+        await self._turns.take()
         if self._waiting or self.is_full:
             await self._let_on(lane)
         else:
@@ -172,12 +172,12 @@ class Lane:
     async def next_may_come(self, place: Place) -> None:
         """Nothing keeps the next page of a slice but its turn."""
 
-    async def room(self, size: int) -> None:
-        """Wait until a page of so many bytes may be decoded: there is room for it, and it is its turn.
+    async def room(self) -> None:
+        """Wait until a page may be decoded: there is room for it, and it is its turn.
 
         Whoever then puts it without waiting for anything else finds the room.
         """
-        await self._delivery.room(self, size)
+        await self._delivery.room(self)
 
 
 _DUE = attrgetter("due")

@@ -57,7 +57,7 @@ class PageFetcher:
     """Fetches the pages of one stream; each by itself, in any order."""
 
     def __init__(
-        self, stream: Stream, chain: Chain, room: Callable[[int], Awaitable[None]], raw: RawReader | None = None
+        self, stream: Stream, chain: Chain, room: Callable[[], Awaitable[None]], raw: RawReader | None = None
     ) -> None:
         self._stream, self._chain, self._room, self._raw = stream, chain, room, raw
 
@@ -110,7 +110,7 @@ class PageFetcher:
 
     async def _records(self, response: Response) -> list[Record]:
         """What `parse_response` makes of a whole body. Raises UnexpectedContent, MalformedJSON."""
-        await self._room(len(response.content))
+        await self._room()
         if self._raw is not None and (lines := self._raw.records(response)) is not None:
             return cast("list[Record]", lines)
         try:

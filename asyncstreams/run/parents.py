@@ -105,9 +105,9 @@ class ParentLane:
             return True
         return self._kept or self.log.is_wanted
 
-    async def room(self, size: int) -> None:
+    async def room(self) -> None:
         if self._emitted is not None and self._left != 0:
-            await self._emitted.room(size)
+            await self._emitted.room()
 
     async def put_known(self, page: Page) -> None:
         """A page that was handed over in an earlier run: its children have it now."""

@@ -1,4 +1,4 @@
-"""Which pages are decoded next, so that few decoded pages are alive at once?"""
+"""Which page is decoded next, so that few decoded pages are alive at once?"""
 
 from __future__ import annotations
 
@@ -7,47 +7,38 @@ from collections import deque
 
 from anyio.lowlevel import RunVar
 
-_BYTES = 16 * 1024  # in one pass, unless one page has more
-_PAGES = 4
-
 
 class Turns:
-    """Lets one page be decoded in each pass of an event loop, or a few small ones, whatever reading they belong to.
+    """Lets one page be decoded in each pass of an event loop, whatever reading it belongs to.
 
     Whoever takes pages runs in the pass after the one that decoded them. A hundred answers that
     come together would else be a hundred pages in memory, each too cold for the processor's caches,
-    where a loop by hand has one: at twice the CPU. A pass costs too, though: as much as a small page.
+    where a loop by hand has one: at twice the CPU.
     """
 
     def __init__(self) -> None:
-        self._left = _BYTES
-        self._waiting: deque[tuple[asyncio.Future[None], int]] = deque()
+        self._is_taken = False
+        self._waiting: deque[asyncio.Future[None]] = deque()
 
-    async def take(self, size: int) -> None:
-        """Wait for the turn of a page of so many bytes, which ends with this pass; first come, first served."""
+    async def take(self) -> None:
+        """Wait for the caller's turn, which ends with this pass of the loop; first come, first served."""
         loop = asyncio.get_running_loop()
-        size = max(size, _BYTES // _PAGES)
-        if not self._waiting and self._has_room(size):
-            if self._left == _BYTES:
-                loop.call_soon(self._pass_on, loop)
-            self._left -= size
+        if not self._is_taken:
+            self._is_taken = True
+            loop.call_soon(self._pass_on, loop)
             return
         waiter = loop.create_future()
-        self._waiting.append((waiter, size))
+        self._waiting.append(waiter)
         await waiter
 
-    def _has_room(self, size: int) -> bool:
-        return self._left == _BYTES or self._left >= size
-
     def _pass_on(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._left = _BYTES
-        while self._waiting and self._has_room(self._waiting[0][1]):
-            waiter, size = self._waiting.popleft()
+        while self._waiting:
+            waiter = self._waiting.popleft()
             if not waiter.done():
-                self._left -= size
                 waiter.set_result(None)
-        if self._left < _BYTES:
-            loop.call_soon(self._pass_on, loop)
+                loop.call_soon(self._pass_on, loop)
+                return
+        self._is_taken = False
 
 
 _TURNS: RunVar[Turns] = RunVar("asyncstreams.turns")
