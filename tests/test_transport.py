@@ -12,7 +12,7 @@ import httpx
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from loopback import Received, Wire, always, answer, serve
+from loopback import Items, Received, Wire, always, answer, serve
 
 from asyncstreams.http.request_head import request_head
 from asyncstreams.http.transport import AiohttpTransport
@@ -132,6 +132,18 @@ async def test_the_target_is_what_follows_the_host(transport, path, target):
         await sent(transport, server.url.rstrip("/") + path)
 
     assert server.targets == [target]
+
+
+async def test_no_certificate_authority_is_loaded_where_nothing_is_encrypted(monkeypatch):
+    def loaded(*told: Any) -> None:
+        raise AssertionError("authorities were loaded")
+
+    monkeypatch.setattr("asyncstreams.http.session.tls_context", loaded)
+    monkeypatch.setattr("asyncstreams.http.transport.tls_context", loaded)
+    async with serve([answer(b'[{"id":1}]')]) as server:
+        assert await Items(server.url).read() == [{"id": 1}]
+        with pytest.raises(AssertionError, match="authorities were loaded"):
+            await Items(server.url.replace("http:", "https:")).read()
 
 
 @pytest.mark.parametrize(

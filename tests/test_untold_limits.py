@@ -39,7 +39,9 @@ def well(request: httpx.Request) -> httpx.Response:
 class Refusing(Api):
     """A token bucket that tells nothing but, where it is given, a Retry-After."""
 
-    def __init__(self, clock: VirtualClock, quota: Quota, retry_after: str | None = None) -> None:
+    def __init__(
+        self, clock: VirtualClock, quota: Quota, retry_after: str | None = None, seconds: float = 0.05
+    ) -> None:
         meter, self.refused = quota.meter(), 0
         headers = {} if retry_after is None else {"Retry-After": retry_after}
 
@@ -49,7 +51,7 @@ class Refusing(Api):
             self.refused += 1
             return httpx.Response(429, headers=headers)
 
-        super().__init__(answer, seconds=0.05)
+        super().__init__(answer, seconds=seconds)
 
 
 def refusing_once(retry_after: str | None = "30") -> Api:
@@ -112,6 +114,18 @@ async def test_a_server_that_refuses_teaches_its_rate(virtual_clock: VirtualCloc
     assert len({record["id"] for record in found}) == 6000
     assert api.refused < 6000 * 0.02
     assert virtual_clock.monotonic() < (6000 - 50) / 200 * 1.25
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_while_a_rate_is_taught_pages_come_at_half_of_it(virtual_clock: VirtualClock, seed: int) -> None:
+    api = Refusing(virtual_clock, Quota(200, per=1, burst=20, headers="none"), seconds=0.005)
+    stream = Records(transport=api, clock=virtual_clock, seed=seed)
+
+    records = await stream.read(slices=[{"at": number} for number in range(400)])
+
+    assert len(records) == 400
+    assert 0 < api.refused < 60
+    assert virtual_clock.monotonic() < 400 / 200 * 1.7 + 1
 
 
 async def test_a_server_that_answers_ever_more_slowly_is_not_pressed(virtual_clock: VirtualClock) -> None:

@@ -13,7 +13,6 @@ import functools
 import re
 import ssl
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -177,7 +176,7 @@ async def _answer(
     head, content = await protocol.read()
     while 100 <= head.code < 200 and head.code != 101:
         head, content = await protocol.read()
-    content.on_eof(partial(_give_back, connection) if request.content else connection.release)
+    content.on_eof(functools.partial(_give_back, connection) if request.content else connection.release)
     return Response(
         head.code,
         headers=head.raw_headers,

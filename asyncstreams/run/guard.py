@@ -65,7 +65,8 @@ class LoopGuard:
 
 
 def _hash(token: Any) -> int:
-    """Of a token or URL; equal ones have the same. A text and its bytes would have the same in any case."""
+    """Of a token or URL; equal ones have the same."""
+    # Not of the bytes alone: the text "1" has the hash of b"1", which is how JSON writes the number.
     return hash(token) if isinstance(token, str) else hash((_sorted, _encoded(_sorted, token)))
 
 

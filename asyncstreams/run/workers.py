@@ -14,8 +14,8 @@ Job = TypeVar("Job")
 class Workers(Generic[Job]):
     """Tasks that do one job after the other, as many as there are jobs at once.
 
-    To begin a task costs more than all that is ours in reading a slice of one page. What `work`
-    raises ends the group's tasks, as if each job had one of its own.
+    To begin a task costs a tenth of reading a slice of one page. What `work` raises ends the group's
+    tasks, as if each job had one of its own.
     """
 
     def __init__(self, tasks: TaskGroup, work: Callable[[Job], Awaitable[None]]) -> None:
