@@ -4,10 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PEERS := airbyte_cdk dlt singer
 
-.PHONY: help demo test test-crash test-worlds lint types format bench bench-peers bench-sim bench-substreams bench-extract bench-journal bench-tables bench-mock bench-crash clean
+.PHONY: help demo test test-crash test-worlds lint types mypy pyright format bench bench-peers bench-sim bench-substreams bench-extract bench-journal bench-tables bench-mock bench-crash clean
 
 help:  ## List these targets
-	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 18
 
 demo: $(VENV)/.demo  ## Read a small, unfriendly shop on this machine, and watch (15 seconds)
 	$(BIN)/python examples/demo $(ARGS)
@@ -25,8 +25,12 @@ lint: $(VENV)/.ready  ## Look for mistakes and for what is formatted otherwise
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/.ready  ## Check the types of package and examples, strictly, twice
+types: mypy pyright  ## Check the types of package and examples, strictly, twice
+
+mypy: $(VENV)/.ready
 	$(BIN)/mypy
+
+pyright: $(VENV)/.ready
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(VENV)/.ready  ## Format everything

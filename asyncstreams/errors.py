@@ -38,7 +38,7 @@ class AsyncStreamsError(Exception):
     """What happened, and where.
 
     Attributes that are not known are None. `page` counts from 0 within its slice, `tries`
-    counts the requests sent, `url` is without query and user information.
+    counts the requests, also those that came to no connection; `url` is without query and user information.
     """
 
     retryable = False
@@ -99,7 +99,7 @@ class AsyncStreamsError(Exception):
             before = " (page 0 was handed over)" if self.page == 1 else before
             parts.append(f"page {self.page}{before}")
         if self.tries:
-            parts.append(f"{self.tries} request{'s' if self.tries > 1 else ''} sent")
+            parts.append(f"{self.tries} {'tries' if self.tries > 1 else 'try'}")
         return ", ".join(parts)
 
 

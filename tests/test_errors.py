@@ -320,7 +320,7 @@ async def test_the_text_of_a_404(respx_mock):
 
     assert str(error) == (
         'users: GET https://api.example.com/v1/users answered 404 Not Found: "no such table"\n'
-        "  at: page 0, 1 request sent\n"
+        "  at: page 0, 1 try\n"
         "  hint: check url_base and path(): the URL above is the one that was asked for"
     )
 
@@ -341,7 +341,7 @@ async def test_the_text_of_a_401_on_a_later_page_of_a_slice(respx_mock):
 
     assert str(error) == (
         'tagged: GET https://api.example.com/v1/users answered 401 Unauthorized: "Please sign in"\n'
-        "  at: slice {'tag': 'b'}, page 1 (page 0 was handed over), 1 request sent\n"
+        "  at: slice {'tag': 'b'}, page 1 (page 0 was handed over), 1 try\n"
         "  hint: the API does not accept the credential: is it complete, still valid, and for this API?"
     )
 
@@ -353,7 +353,7 @@ async def test_the_text_of_a_500_that_stayed(respx_mock, virtual_clock):
 
     assert str(error) == (
         "users: GET https://api.example.com/v1/users answered 500 Internal Server Error\n"
-        "  at: page 0, 5 requests sent\n"
+        "  at: page 0, 5 tries\n"
         "  hint: the API's side is at fault: try again later, or raise max_tries"
     )
 
@@ -368,7 +368,7 @@ async def test_the_text_of_malformed_json(respx_mock, virtual_clock):
         .splitlines()[0]
         .startswith("users: GET https://api.example.com/v1/users sent JSON that is malformed at byte 12 of 17: ")
     )
-    assert str(error).endswith("  at: page 0, 2 requests sent")
+    assert str(error).endswith("  at: page 0, 2 tries")
 
 
 async def test_the_text_of_a_host_that_does_not_answer(respx_mock, virtual_clock):
@@ -379,6 +379,6 @@ async def test_the_text_of_a_host_that_does_not_answer(respx_mock, virtual_clock
     assert type(error) is HostUnavailable
     assert str(error) == (
         "users: GET https://api.example.com/v1/users did not answer: Connection refused\n"
-        "  at: page 0, 5 requests sent\n"
+        "  at: page 0, 5 tries\n"
         "  hint: is the server running, and is the port right?"
     )
