@@ -13,6 +13,7 @@ multiprocessing.set_forkserver_preload(["pytest", "respx", "asyncstreams", "asyn
 # Whoever starts this in the background may have it ignore Ctrl-C, which tests press.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-settings.register_profile("steady", derandomize=True, database=None)
-settings.register_profile("random", derandomize=False)
+# No deadlines: how long an example takes is the machine's affair.
+settings.register_profile("steady", derandomize=True, database=None, deadline=None)
+settings.register_profile("random", derandomize=False, deadline=None)
 settings.load_profile("steady")
