@@ -47,7 +47,7 @@ class Users(HttpStream):
 
 class Impatient(Users):
     max_tries = 2
-    timeouts = Timeouts(first_byte=0.2, read=0.2)
+    timeouts = Timeouts(first_byte=0.5, read=0.5)
 
 
 class Numbered(Users):

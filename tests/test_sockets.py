@@ -181,7 +181,7 @@ async def test_a_get_that_must_not_be_repeated_goes_out_once_even_when_its_conne
         pytest.param([b"HTTP/1.1 200 OK\r\n"], Timeouts(connect=0.1, first_byte=0.1), "first_byte", id="no body"),
         pytest.param([], Timeouts(first_byte=0.2), "first_byte", id="first byte counts from the connection"),
         pytest.param([CUT], Timeouts(read=0.2), "read", id="stops within the body"),
-        pytest.param([CUT, *[b" ", 0.05] * 99], Timeouts(read=0.2, total=0.3), "total", id="drips for ever"),
+        pytest.param([CUT, *[b" ", 0.05] * 99], Timeouts(read=1, total=0.3), "total", id="drips for ever"),
     ],
 )  # fmt: skip
 async def test_a_server_that_stalls_is_told_with_the_setting_that_ran_out(steps, limits, setting):
@@ -193,9 +193,9 @@ async def test_a_server_that_stalls_is_told_with_the_setting_that_ran_out(steps,
 
 
 async def test_a_slow_drip_within_all_limits_is_read():
-    drip = [step for byte in ONE for step in (bytes([byte]), 0.03)]
+    drip = [step for byte in ONE for step in (bytes([byte]), 0.12)]
     async with serve(always(answer(b"", f"Content-Length: {len(ONE)}"), *drip)) as server:
-        records = await Items(server.url, timeouts=Timeouts(read=0.2)).read()
+        records = await Items(server.url, timeouts=Timeouts(read=1)).read()
 
     assert records == [{"id": 1}]
 
@@ -211,11 +211,11 @@ async def test_only_waiting_for_the_server_counts_against_a_streamed_body():
     count = 0
     async with (
         serve([answer(LINES)]) as server,
-        Lines(server.url, timeouts=Timeouts(read=0.2, total=0.2)).pages() as pages,
+        Lines(server.url, timeouts=Timeouts(read=0.5, total=0.5)).pages() as pages,
     ):
         async for page in pages:
             count += len(page.records)
-            await asyncio.sleep(0.3 if page.number == 0 else 0)
+            await asyncio.sleep(0.7 if page.number == 0 else 0)
 
     assert count == 3000
 
@@ -248,7 +248,7 @@ async def test_an_error_in_mid_stream_tells_its_url_and_how_many_requests_were_s
 
 async def test_a_streamed_body_that_stalls_after_its_first_page_fails_the_slice():
     async with serve(always(CUT_LINES, Wire.gone)) as server:
-        pages, error = await until_it_fails(Lines(server.url, timeouts=Timeouts(read=0.2)), StallTimeout)
+        pages, error = await until_it_fails(Lines(server.url, timeouts=Timeouts(read=0.7)), StallTimeout)
 
     assert len(server.requests) == 1
     assert len(pages) > 0
