@@ -119,7 +119,7 @@ async def test_a_stream_gets_over_it_and_the_counts_show_it(fault: Fault) -> Non
         (Fault.malformed_json(), MalformedJSON),
         (Fault.html(), AuthError),
         (Fault.hang(), StallTimeout),
-        (Fault.drip(0.3), StallTimeout),
+        (Fault.drip(0.7), StallTimeout),
         (Fault.cycle(at=[3]), PaginationLoop),
     ],
     ids=lambda value: value.kind if isinstance(value, Fault) else "",
