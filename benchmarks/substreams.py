@@ -36,7 +36,7 @@ from asyncstreams.testing import MockApi, Resource  # noqa: E402
 
 LATENCY = 0.02
 PARENTS, REPLAYED, FEW, MANY = 2_000, 50_000, 10_000, 1_000_000
-HAND, HTTPX = "aiohttp script", "httpx + orjson by hand"
+HAND, BARE, HTTPX = "aiohttp script", "httptools and callbacks", "httpx + orjson by hand"
 LOOPS = {"asyncstreams": "1", "asyncstreams, asyncio's loop": "0"}
 PATIENCE = 900
 
@@ -59,8 +59,8 @@ class Findings:
 class Bench:
     """Where things run, and what has been found."""
 
-    def __init__(self, rounds: int, scale: float) -> None:
-        self.rounds, self.scale = rounds, scale
+    def __init__(self, rounds: int, scale: float, latency: float) -> None:
+        self.rounds, self.scale, self.latency = rounds, scale, latency
         self.findings = Findings()
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
         self.is_pinned = len(cores) > 1
@@ -101,14 +101,16 @@ def tree(bench: Bench) -> None:
     pages = math.ceil(parents / PAGE_SIZE)
     requests = len(CHILDREN) * parents
     # The first page of parents comes alone, then there is always enough to do.
-    ideal = LATENCY + math.ceil(requests / CONNECTIONS) * LATENCY
+    ideal = bench.latency * (1 + math.ceil(requests / CONNECTIONS))
     contenders = {name: ("streams", uvloop) for name, uvloop in LOOPS.items() if uvloop == "0" or bench.has_uvloop}
     contenders["asyncstreams, parents given"] = ("slices", "1")
     contenders[HAND] = ("hand", "1")
+    if _is_installed("httptools"):  # less than this nobody can do here
+        contenders[BARE] = ("bare", "1")
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
     resources = [Resource("customers", parents, total=True)]
     resources += [Resource(name, 1, parent="customers") for name in CHILDREN]
-    with bench.api(*resources, latency=LATENCY) as api:
+    with bench.api(*resources, latency=bench.latency) as api:
         for number in range(bench.rounds + 1):
             for name, (job, uvloop) in contenders.items():
                 bench.tell(f"tree: round {number} of {bench.rounds}: {name}")
@@ -129,7 +131,7 @@ def tree(bench: Bench) -> None:
             middle = statistics.median(ratios)
             bench.findings.aim("wall to ideal at most 1.15", name, f"{middle:.2f}", reached=middle <= 1.15)
     title = f"tree: {parents:,} parents in {pages} pages, {len(CHILDREN)} children of each in a request of its own, "
-    title += f"{LATENCY * 1000:g} ms, {CONNECTIONS} connections, {bench.rounds} rounds; ideal {ideal:.3g} s"
+    title += f"{bench.latency * 1000:g} ms, {CONNECTIONS} connections, {bench.rounds} rounds; ideal {ideal:.3g} s"
     head = ["contender", "wall s", "spread", "CPU s", "spread", "requests for parents", "wall to ideal", "spread"]
     bench.findings.table(title, [*head, f"wall to {HAND}", "spread"], rows)
 
@@ -256,9 +258,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
     parser.add_argument("--rounds", type=int, default=5, help="rounds that count (default 5; of memory at most 3)")
+    parser.add_argument("--latency", type=float, default=LATENCY, help="seconds, of tree (default 0.02)")
     parser.add_argument("--scale", type=float, default=1.0, help="of the number of parents (default 1)")
     chosen = parser.parse_args()
-    bench = Bench(chosen.rounds, chosen.scale)
+    bench = Bench(chosen.rounds, chosen.scale, chosen.latency)
     for part in chosen.parts:
         PARTS[part](bench)
     found = bench.findings
