@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -189,31 +190,38 @@ async def break_each(
     """Break one operation after the other, each in a world of its own, until a run does not come so far.
 
     What is left then breaks `again` at once, at the latest operation or before, and the run after that is whole.
-    `step()` later is the next operation. Gives how many there are, and how much was not asked for again.
+    `step()` later is the next operation; where none of a sample came after a commit, which is a matter of time, it goes
+    back until one does. Gives how many operations there are, and how much was not asked for again.
     """
-    at, spared = chance.randint(1, 12), 0
-    while True:
-        world = made(at)
+    at, spared, most = chance.randint(1, 12), 0, 0
+    for number in count():
+        world = made(number)
         if version == 2:
             await world.extract()
             world.api.version = 2
         broken = breaking(at, way)
         await run_on(world, broken)
-        if not broken.was_hit:
-            return at, spared
-        world.check_now()
-        for _ in range(again):
-            await run_on(world, breaking(chance.randint(1, latest), chance.choice(("before", "after", "torn"))))
+        if broken.was_hit:
             world.check_now()
-        done = world.done()
-        spared += len(done)
-        world.api.asked.clear()
+            for _ in range(again):
+                await run_on(world, breaking(chance.randint(1, latest), chance.choice(("before", "after", "torn"))))
+                world.check_now()
+            done = world.done()
+            spared += len(done)
+            world.api.asked.clear()
 
-        await world.extract()
+            await world.extract()
 
-        assert [one for one in world.api.asked if one in done or one.split()[0] in done] == []
-        world.check_end()
-        at += step()
+            assert [one for one in world.api.asked if one in done or one.split()[0] in done] == []
+            world.check_end()
+        most = most or (0 if broken.was_hit else at)
+        if not most:
+            at += step()
+        elif spared or at < most // 2:
+            break
+        else:
+            at -= max(1, step() // 4)
+    return most, spared
 
 
 def lines_of(path: Path) -> Iterator[dict[str, Any]]:
