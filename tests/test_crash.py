@@ -62,7 +62,7 @@ async def test_any_operation_may_break_and_recovery_too(
         way,
         version,
         chance,
-        step=lambda: 1 if IS_LONG else chance.randint(12, 36),
+        step=lambda: 1 if IS_LONG else chance.randint(8, 24),
         again=2,
         latest=60,
     )

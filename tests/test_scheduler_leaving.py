@@ -351,7 +351,7 @@ async def test_a_source_still_serves_after_a_storm_of_cancelled_requests():
         stream = Sockets(server.url, max_concurrency=16)
         async with Source([stream]) as source:
             storm = 0
-            while len(server.requests) < 500:
+            while len(server.requests) < 1000:
                 storm += 1
                 with suppress(TimeoutError):
                     async with asyncio.timeout(0.001 * (storm % 12)):
@@ -359,7 +359,7 @@ async def test_a_source_still_serves_after_a_storm_of_cancelled_requests():
             async with asyncio.timeout(20):
                 found = await source.read(slices={"sockets": slices(f"well{n}" for n in range(40))})
 
-        assert storm > 25
+        assert storm > 50
         assert len(found["sockets"]) == 120
 
 
