@@ -19,7 +19,7 @@ test-crash: $(VENV)/.ready  ## Break every operation and statement of a run, los
 	CRASHES=200 $(BIN)/python -m pytest tests/test_crash.py tests/test_tables.py -k 'break or lost or killed or found'
 
 test-worlds: $(VENV)/.ready  ## Let the governor meet each simulated server with a hundred seeds (2 minutes)
-	SEEDS=100 $(BIN)/python -m pytest tests/test_worlds.py
+	SEEDS=100 $(BIN)/python -m pytest tests/test_simulated_servers.py
 
 lint: $(VENV)/.ready  ## Look for mistakes and for what is formatted otherwise
 	$(BIN)/ruff check .

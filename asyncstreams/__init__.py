@@ -1,17 +1,23 @@
 """Extract whole HTTP APIs from async Python: declare a stream, and read all of it."""
 
 from ._version import __version__
-from .auth import (
+from .auth.authenticators import (
     AbstractHeaderAuthenticator,
     ApiKeyAuthenticator,
     BasicHttpAuthenticator,
     MultipleTokenAuthenticator,
     TokenAuthenticator,
 )
-from .availability import Availability, AvailabilityStrategy, HttpAvailabilityStrategy
-from .catalog import CheckReport, StreamCheck, StreamDescription
+from .auth.oauth2 import Oauth2Authenticator, Oauth2Tokens
 from .clock import Clock, SystemClock
-from .contracts import Middleware, Paginator, Parsed, Routes, Send, Slices
+from .cursors.windows import NumberRanges, TimeWindows
+from .declaration.availability import Availability, AvailabilityStrategy, HttpAvailabilityStrategy
+from .declaration.catalog import CheckReport, StreamCheck, StreamDescription
+from .destinations.duckdb import DuckDB
+from .destinations.jsonl import JsonLines
+from .destinations.parquet import Parquet
+from .destinations.sink import Sink
+from .destinations.sqlite import SQLite
 from .errors import (
     AsyncStreamsError,
     AuthError,
@@ -42,51 +48,45 @@ from .events import (
     Event,
     Listener,
     PageRead,
-    ParentsKnown,
-    Retrying,
-    SliceEnded,
+    ParentsDiscovered,
+    RetryScheduled,
+    SliceFinished,
     SliceStarted,
-    StreamEnded,
+    StreamFinished,
     StreamSkipped,
     StreamStarted,
-    Waiting,
+    WaitStarted,
 )
-from .http.formats import csv_rows, json_items, ndjson
-from .http.request import Attempt
+from .execution.report import RunReport, StreamReport, WriteReport
+from .http.request_builder import Attempt
+from .http.streaming import csv_rows, json_items, ndjson
 from .messages import Request, Response
-from .model import (
+from .models import (
     Backoff,
     BodyLimits,
     Page,
     PageRequest,
-    Params,
-    Problem,
-    Quarantined,
+    ParamsInput,
+    QuarantinedRecord,
     RateLimit,
     Record,
     RequestContext,
     ResponseAction,
+    SchemaViolation,
     Secret,
     Slice,
     Timeouts,
 )
-from .oauth import Oauth2Authenticator, OauthTokens
-from .options import StreamOptions
-from .paginators import Continuation, Cursor, Header, LinkHeader, NextUrl, Offset, PageNumber
-from .run.kept_state import State
-from .run.report import RunReport, StreamReport, Written
-from .selectors import Selector
-from .sinks.duckdb import DuckDB
-from .sinks.jsonl import JsonLines
-from .sinks.parquet import Parquet
-from .sinks.sink import Sink
-from .sinks.sqlite import SQLite
-from .slices import NumberRanges, TimeWindows, Windows
+from .pagination.paginators import Continuation, Cursor, Header, LinkHeader, NextUrl, Offset, PageNumber
+from .pagination.selectors import Selector
+from .protocols import Middleware, MockRouter, Paginator, ParsedRecords, Send, SliceInput, Windows
+from .schemas.type_transformer import TransformConfig, TypeTransformer
 from .source import Source
-from .state import StreamState, airbyte_state
-from .streams import HttpStream
-from .substreams import HttpSubStream
-from .transform import TransformConfig, TypeTransformer
+from .state.state_file import State
+from .state.stream_state import StreamState, to_airbyte_state
+from .streams.http_stream import HttpStream
+from .streams.options import StreamOptions
+from .streams.substream import HttpSubStream
 
 __all__ = [
     "AbstractHeaderAuthenticator",
@@ -120,11 +120,12 @@ __all__ = [
     "LocalError",
     "MalformedJSON",
     "Middleware",
+    "MockRouter",
     "MultipleTokenAuthenticator",
     "NextUrl",
     "NumberRanges",
     "Oauth2Authenticator",
-    "OauthTokens",
+    "Oauth2Tokens",
     "Offset",
     "OutputLocked",
     "OutputMissing",
@@ -135,13 +136,12 @@ __all__ = [
     "PageRequest",
     "PaginationLoop",
     "Paginator",
-    "Params",
-    "ParentsKnown",
+    "ParamsInput",
+    "ParentsDiscovered",
     "Parquet",
-    "Parsed",
+    "ParsedRecords",
     "PartialFailure",
-    "Problem",
-    "Quarantined",
+    "QuarantinedRecord",
     "RateLimit",
     "RateLimitWaitTooLong",
     "Record",
@@ -151,19 +151,19 @@ __all__ = [
     "Response",
     "ResponseAction",
     "ResponseTooLarge",
-    "Retrying",
-    "Routes",
+    "RetryScheduled",
     "RunReport",
     "SQLite",
     "SchemaError",
+    "SchemaViolation",
     "Secret",
     "Selector",
     "Send",
     "Sink",
     "Slice",
-    "SliceEnded",
+    "SliceFinished",
+    "SliceInput",
     "SliceStarted",
-    "Slices",
     "Source",
     "StallTimeout",
     "State",
@@ -171,7 +171,7 @@ __all__ = [
     "StateIncompatible",
     "StreamCheck",
     "StreamDescription",
-    "StreamEnded",
+    "StreamFinished",
     "StreamOptions",
     "StreamReport",
     "StreamSkipped",
@@ -186,12 +186,12 @@ __all__ = [
     "TruncatedBody",
     "TypeTransformer",
     "UnexpectedContent",
-    "Waiting",
+    "WaitStarted",
     "Windows",
-    "Written",
+    "WriteReport",
     "__version__",
-    "airbyte_state",
     "csv_rows",
     "json_items",
     "ndjson",
+    "to_airbyte_state",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from .model import Slice
+from .models import Slice
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class SliceStarted:
 
 
 @dataclass(frozen=True, slots=True)
-class SliceEnded:
+class SliceFinished:
     """A slice is over: whole where `error` is None."""
 
     stream: str
@@ -45,7 +45,7 @@ class PageRead:
 
 
 @dataclass(frozen=True, slots=True)
-class ParentsKnown:
+class ParentsDiscovered:
     """So many parents of a substream are known: the last of them where `is_all`."""
 
     stream: str
@@ -54,7 +54,7 @@ class ParentsKnown:
 
 
 @dataclass(frozen=True, slots=True)
-class Retrying:
+class RetryScheduled:
     """A request failed and is sent again in `delay` seconds; `attempt` counts the requests so far."""
 
     stream: str
@@ -64,7 +64,7 @@ class Retrying:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class WaitStarted:
     """Requests wait, for about `seconds`, because of a pause, a quota, a rate or an outage: `reason` says of which."""
 
     stream: str
@@ -81,7 +81,7 @@ class StreamSkipped:
 
 
 @dataclass(frozen=True, slots=True)
-class StreamEnded:
+class StreamFinished:
     """The reading of a stream is over: whole, or to its limit, where `error` is None; else as far as it came."""
 
     stream: str
@@ -92,17 +92,17 @@ Event: TypeAlias = (
     StreamStarted
     | SliceStarted
     | PageRead
-    | SliceEnded
-    | ParentsKnown
-    | Retrying
-    | Waiting
+    | SliceFinished
+    | ParentsDiscovered
+    | RetryScheduled
+    | WaitStarted
     | StreamSkipped
-    | StreamEnded
+    | StreamFinished
 )
 Listener: TypeAlias = Callable[[Event], None]
 
 
-class Audience:
+class EventEmitter:
     """Who listens to the readings of one stream: its own listeners, and those of its Source.
 
     The lists stay their owners', and may change. It is false when nobody listens.
@@ -114,7 +114,7 @@ class Audience:
     def __bool__(self) -> bool:
         return any(self._listeners)
 
-    def tell(self, event: Event) -> None:
+    def emit(self, event: Event) -> None:
         """Call everybody; what a listener raises leaves from where the event happened."""
         for listeners in self._listeners:
             for listener in tuple(listeners):

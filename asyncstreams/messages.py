@@ -11,9 +11,9 @@ from typing import Any, cast
 import anyio
 import httpx
 
-from . import exact_json
+from . import _json
 from .errors import ConfigError, MalformedJSON
-from .model import RequestContext
+from .models import RequestContext
 from .redaction import safe_url
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
@@ -236,7 +236,7 @@ class Response(httpx.Response):
             return super().json(**kwargs)
         if self._json is _UNREAD:
             try:
-                self._json = exact_json.decode(self.content)
+                self._json = _json.decode(self.content)
             except MalformedJSON as error:
                 raise error.locate(method=self.request.method, url=safe_url(str(self.request.url))) from None
         return self._json

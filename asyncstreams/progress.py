@@ -13,14 +13,14 @@ from .events import (
     Event,
     Listener,
     PageRead,
-    ParentsKnown,
-    Retrying,
-    SliceEnded,
+    ParentsDiscovered,
+    RetryScheduled,
+    SliceFinished,
     SliceStarted,
-    StreamEnded,
+    StreamFinished,
     StreamSkipped,
     StreamStarted,
-    Waiting,
+    WaitStarted,
 )
 
 try:
@@ -34,7 +34,7 @@ except ImportError as error:  # pragma: no cover  # an extra
 _FRAMES_PER_SECOND = 8
 
 
-class Told(Protocol):
+class EventSource(Protocol):
     """What tells of its readings: a stream, or a Source."""
 
     def subscribe(self, listener: Listener) -> Callable[[], None]: ...
@@ -74,7 +74,7 @@ class Progress:
     frames are drawn by a thread. `with Progress(source): async with source.pages() as pages: ...`
     """
 
-    def __init__(self, told: Told, *, console: Console | None = None, clock: Clock | None = None) -> None:
+    def __init__(self, told: EventSource, *, console: Console | None = None, clock: Clock | None = None) -> None:
         self._told = told
         self._clock = clock or SystemClock()
         self.rows: dict[str, Row] = {}
@@ -110,20 +110,20 @@ class Progress:
                 row.records += records
                 row.quarantined += quarantined
                 row.waits_until = 0.0
-            case Retrying(reason=reason, delay=delay):
+            case RetryScheduled(reason=reason, delay=delay):
                 row.retries += 1
                 row.waits_until, row.waits_for = now + delay, reason
-            case Waiting(reason=reason, seconds=seconds):
+            case WaitStarted(reason=reason, seconds=seconds):
                 row.waits_until, row.waits_for = now + seconds, reason
             case SliceStarted():
                 pass
-            case SliceEnded(error=slice_failure):
+            case SliceFinished(error=slice_failure):
                 row.slices += slice_failure is None
-            case ParentsKnown(count=count):
+            case ParentsDiscovered(count=count):
                 row.parents = count
             case StreamSkipped(reason=reason):
                 row.state, row.style = f"skipped: {reason}", "yellow"
-            case StreamEnded(error=failure):
+            case StreamFinished(error=failure):
                 row.ended = now
                 row.state, row.style = _end(failure)
             case _:

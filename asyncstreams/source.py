@@ -14,26 +14,26 @@ from types import TracebackType
 from typing import Any, ClassVar, Self, TypeAlias, Unpack, cast
 from weakref import WeakKeyDictionary
 
-from .catalog import CheckReport, StreamCheck, StreamDescription, named
 from .clock import SystemClock
-from .config import check_config
-from .declaration import check_options, check_reading, check_source
+from .declaration.catalog import CheckReport, StreamCheck, StreamDescription, named
+from .declaration.checks import check_options, check_reading, check_source
+from .destinations.base import Destination
+from .destinations.sink import Sink
 from .errors import AsyncStreamsError, ConfigError
 from .events import Listener
-from .http.session import Session, Sessions
-from .model import Page, Record, key_paths
-from .options import Home, StreamOptions, Subscriptions
-from .run.acknowledged import Ack, acknowledged
-from .run.extract import check_destination, into_sink, unless_terminated
-from .run.extraction import Extraction
-from .run.kept_state import State, select
-from .run.reading import Reading
-from .run.report import RunReport
-from .run.scheduler import OnError, Scheduler
-from .run.validation import schema_of
-from .sinks.destination import Destination
-from .sinks.sink import Sink
-from .streams import HttpStream, lease_of
+from .execution.acknowledgement import Ack, acknowledged
+from .execution.read_handle import ReadHandle
+from .execution.report import RunReport
+from .execution.scheduler import OnError, Scheduler
+from .extraction.extraction import Extraction
+from .extraction.sink_loop import check_destination, into_sink, unless_terminated
+from .http.session import Session, SessionPool
+from .models import Page, Record, key_paths
+from .records.record_validation import schema_of
+from .schemas.config_spec import check_config
+from .state.state_file import State, select
+from .streams.http_stream import HttpStream, lease_of
+from .streams.options import ListenerList, SessionOwner, StreamOptions
 
 PerStream: TypeAlias = Mapping[str, Any] | None
 
@@ -64,8 +64,8 @@ class Source:
         self._streams = _by_name(owner, self._made_from(given))
         own = {name: getattr(self, name) for name in StreamOptions.__annotations__ if hasattr(type(self), name)}
         self._options = _agreed(owner, {**own, **options}, self._streams.values())
-        self._sessions = Sessions(self._new_session)
-        self._listeners = Subscriptions()
+        self._sessions = SessionPool(self._new_session)
+        self._listeners = ListenerList()
         self._readings = 0
         self._lock = threading.Lock()
         self._undo: list[Callable[[], None]] = []
@@ -104,7 +104,7 @@ class Source:
         state: PerStream = None,
         on_error: OnError = "continue",
         ack: Ack = "auto",
-    ) -> Reading[Page]:
+    ) -> ReadHandle[Page]:
         """The pages of all streams, or of those named, side by side.
 
         `limit` bounds the records of each stream. `slices` and `state` map names of streams to what
@@ -124,7 +124,7 @@ class Source:
             for one in chosen
         ]
         scheduler = Scheduler(selected, lease_of, most, stop_on_error=on_error == "stop")
-        return Reading("pages", scheduler, partial(self._open_pages, state=state, ack=ack))
+        return ReadHandle("pages", scheduler, partial(self._open_pages, state=state, ack=ack))
 
     async def read(
         self,
@@ -288,7 +288,7 @@ class Source:
             )
         lent = {name: value for name, value in self._options.items() if not _declares(stream, name)}
         self._undo.append(partial(setattr, stream, "home", home))
-        stream.home = Home(self._sessions, self, self._at_home, frozenset(lent))
+        stream.home = SessionOwner(self._sessions, self, self._at_home, frozenset(lent))
         for name, value in lent.items():
             setattr(stream, name, value)
             self._undo.append(partial(_take_back, stream, name, value))

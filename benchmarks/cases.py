@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from worlds import LATENCY, Failing, Ordering, Queueing, Refusing, Reply, Sent, Windowed, World
+from simulated_servers import LATENCY, Failing, Ordering, Queueing, Refusing, Reply, Sent, Windowed, World
 
 from asyncstreams import RateLimit
 

@@ -18,9 +18,9 @@ import httpx
 
 from asyncstreams import RateLimit, Response
 from asyncstreams.clock import SystemClock
-from asyncstreams.pacing.governor import Client, Governor, Host
-from asyncstreams.pacing.loop_lag import LoopLag
-from asyncstreams.pacing.told_quotas import told_quotas
+from asyncstreams.rate_limits.governor import Governor, HostState, QuotaClient
+from asyncstreams.rate_limits.loop_lag import LoopLag
+from asyncstreams.rate_limits.quota_headers import told_quotas
 
 _DATE = ("Date", "Thu, 26 Nov 2026 03:00:00 GMT")
 _PLAIN = [_DATE, ("Content-Type", "application/json"), ("Content-Length", "20480"), ("Server", "x")]
@@ -38,10 +38,10 @@ def at_once(headers: list[tuple[str, str]], limits: tuple[RateLimit, ...] = ()) 
         governor, client, response = _made(headers, limits)
         wall = time.time()
         for _ in range(count):
-            ticket = governor.take_now(client)
+            ticket = governor.acquire_nowait(client)
             assert ticket is not None
             governor.first_byte(ticket, told_quotas(response, wall, governor.host.time))
-            governor.give(ticket)
+            governor.release(ticket)
             governor.succeeded(ticket)
 
     return ask
@@ -58,10 +58,10 @@ async def queued(count: int) -> None:
         nonlocal left
         while left > 0:
             left -= 1
-            ticket = governor.take_now(client) or await governor.take(client)
+            ticket = governor.acquire_nowait(client) or await governor.acquire(client)
             await asyncio.sleep(0)
             governor.first_byte(ticket, told_quotas(response, wall, governor.host.time))
-            governor.give(ticket)
+            governor.release(ticket)
             governor.succeeded(ticket)
 
     await asyncio.gather(*[work() for _ in range(_WORKERS)])
@@ -80,9 +80,9 @@ async def nothing(count: int) -> None:
     await asyncio.gather(*[work() for _ in range(_WORKERS)])
 
 
-def _made(headers: list[tuple[str, str]], limits: tuple[RateLimit, ...]) -> tuple[Governor, Client, Response]:
+def _made(headers: list[tuple[str, str]], limits: tuple[RateLimit, ...]) -> tuple[Governor, QuotaClient, Response]:
     random = Random(1)
-    governor = Governor(SystemClock(), random, LoopLag(), Host(random))
+    governor = Governor(SystemClock(), random, LoopLag(), HostState(random))
     raw = [(name.encode(), value.encode()) for name, value in headers]
     request = httpx.Request("GET", "https://api.example.com/")
     response = Response(200, headers=raw, stream=httpx.ByteStream(b""), request=request)

@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from asyncstreams import HttpStream, JsonLines, NumberRanges
-from asyncstreams.sinks.folder import OutputFolder
-from asyncstreams.sinks.fs import Fs
-from asyncstreams.sinks.journal import Journal
+from asyncstreams.destinations.journal import Journal
+from asyncstreams.destinations.output_folder import OutputFolder
+from asyncstreams.storage.filesystem import FileSystem
 from asyncstreams.testing import MockApi, Resource
 
 WATCHED = ((Journal, "append"), (Journal, "snapshot"), (OutputFolder, "_write_manifest"), (Journal, "recover"))
@@ -108,7 +108,7 @@ def extract(kind: type[Rows], url: str, slices: int, size: int, out: Path, fsync
 
 def recover(out: Path, told: Any) -> None:
     began = time.perf_counter()
-    ledger = Journal(Fs(), out / ".asyncstreams", synced=False).recover()
+    ledger = Journal(FileSystem(), out / ".asyncstreams", synced=False).recover()
     assert ledger.streams
     told.send(time.perf_counter() - began)
 

@@ -33,7 +33,7 @@ class Customers(HttpStream):
 
     url_base = "http://127.0.0.1/"
     paginator = PageNumber()
-    loop_guard = False
+    detect_loops = False
 
     def __init__(self, url: str) -> None:
         super().__init__()

@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any
 
 from asyncstreams import DuckDB, HttpStream, JsonLines, PageNumber, Parquet, SQLite
-from asyncstreams.sinks.destination import Destination
-from asyncstreams.sinks.output import Brought, Chunk, Shape
+from asyncstreams.destinations.base import Destination
+from asyncstreams.destinations.writer_protocol import Chunk, CommitPayload, StreamSchema
 from asyncstreams.testing import MockApi, Resource
 
 PIECE, PAGE = 8 * 2**20, 20_000
@@ -71,17 +71,17 @@ def pieces(lines: Path) -> Iterator[list[Chunk]]:
 def ours(to: Destination, lines: Path) -> None:
     output = to.output()
     output.open(0)
-    output.begin({"do": "begin", "names": ["rows"], "streams": {"rows": {"identity": {}, "mode": "replace"}}})
-    output.describe("rows", Shape(["id"]))
+    output.begin({"op": "begin", "names": ["rows"], "streams": {"rows": {"identity": {}, "mode": "replace"}}})
+    output.describe("rows", StreamSchema(["id"]))
     owner, size = object(), 0
     for chunks in pieces(lines):
         size += sum(len(chunk.lines) for chunk in chunks)
         if size < to.commit_size:
             output.write("rows", owner, chunks)
         else:
-            output.ledger.apply(output.commit({"rows": Brought({}, {owner: chunks})}))
+            output.ledger.apply(output.commit({"rows": CommitPayload({}, {owner: chunks})}))
             owner, size = object(), 0
-    output.ledger.apply(output.commit({"rows": Brought({}, {owner: []})}))
+    output.ledger.apply(output.commit({"rows": CommitPayload({}, {owner: []})}))
     output.finish("rows", {})
     output.end()
     output.tidy(is_end=True)

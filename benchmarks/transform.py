@@ -19,8 +19,8 @@ from typing import Any
 
 import jsonschema
 
-from asyncstreams.schema import RecordSchema
-from asyncstreams.transform import TransformConfig, TypeTransformer
+from asyncstreams.schemas.record_schema import RecordSchema
+from asyncstreams.schemas.type_transformer import TransformConfig, TypeTransformer
 
 Record = dict[str, Any]
 Job = Callable[[list[Record]], None]

@@ -16,14 +16,14 @@ from typing import Any
 
 import crash_process
 import pytest
-from crash_world import BrokenFs, Killed, PoweredFs, World, break_each
-from table_world import TableWorld
+from asyncstreams.sinks import journal
+from crash_harness import BrokenFs, Killed, PoweredFs, World, break_each
+from table_harness import TableWorld
 
 from asyncstreams import Parquet
-from asyncstreams.sinks import journal
-from asyncstreams.sinks.folder import OutputFolder
-from asyncstreams.sinks.journal import Journal
-from asyncstreams.sinks.parts import PartFile
+from asyncstreams.destinations.journal import Journal
+from asyncstreams.destinations.output_folder import OutputFolder
+from asyncstreams.destinations.part_files import PartFile
 from asyncstreams.testing import MockApi
 
 IS_LONG = "CRASHES" in os.environ

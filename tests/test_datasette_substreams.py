@@ -56,7 +56,7 @@ class Orders(Rows, HttpSubStream):
 
 class OrdersOfMany(Rows, HttpSubStream):
     name = "orders"
-    parent_batch = 70
+    parent_batch_size = 70
 
     def below(self, stream_slice: Any) -> dict[str, Any]:
         return {"customer_id__in": ",".join(str(one["id"]) for one in stream_slice["parents"])}
@@ -65,7 +65,7 @@ class OrdersOfMany(Rows, HttpSubStream):
 class LinesOfMany(Rows, HttpSubStream):
     name = "lines"
     paginator = Cursor("next", param="_next")
-    parent_batch = 100
+    parent_batch_size = 100
     parent_fields = ("id",)
 
     def below(self, stream_slice: Any) -> dict[str, Any]:

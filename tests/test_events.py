@@ -17,17 +17,17 @@ from asyncstreams import (
     PageNumber,
     PageRead,
     RequestContext,
-    Retrying,
+    RetryScheduled,
     Slice,
     Source,
-    StreamEnded,
+    StreamFinished,
     StreamSkipped,
     StreamStarted,
     StreamUnavailable,
     TokenAuthenticator,
-    Waiting,
+    WaitStarted,
 )
-from asyncstreams.events import SliceEnded, SliceStarted
+from asyncstreams.events import SliceFinished, SliceStarted
 
 API = "https://api.test/v1/"
 
@@ -111,8 +111,8 @@ async def test_a_reading_begins_reads_pages_and_ends(items, heard):
         PageRead("items", Slice(), 0, 2, 0),
         PageRead("items", Slice(), 1, 1, 0),
         PageRead("items", Slice(), 2, 0, 0),
-        SliceEnded("items", Slice(), None),
-        StreamEnded("items", None),
+        SliceFinished("items", Slice(), None),
+        StreamFinished("items", None),
     ]
 
 
@@ -128,7 +128,10 @@ async def test_a_page_is_told_with_its_slice_and_number(items, heard):
         stream_slice = Slice({"shop": shop})
         of_slice = [event for event in heard if getattr(event, "stream_slice", None) == stream_slice]
         assert [getattr(event, "number", None) for event in of_slice] == [None, *numbers, None]
-        assert (of_slice[0], of_slice[-1]) == (SliceStarted("items", stream_slice), SliceEnded("items", stream_slice))
+        assert (of_slice[0], of_slice[-1]) == (
+            SliceStarted("items", stream_slice),
+            SliceFinished("items", stream_slice),
+        )
 
 
 async def test_records_that_were_kept_back_are_counted(items, heard):
@@ -149,8 +152,16 @@ async def test_each_retry_is_told_with_reason_delay_and_attempt(items, heard, vi
 
     await stream.read()
 
-    first, second = heard.of(Retrying)
-    assert heard.kinds == [StreamStarted, SliceStarted, Retrying, Retrying, PageRead, SliceEnded, StreamEnded]
+    first, second = heard.of(RetryScheduled)
+    assert heard.kinds == [
+        StreamStarted,
+        SliceStarted,
+        RetryScheduled,
+        RetryScheduled,
+        PageRead,
+        SliceFinished,
+        StreamFinished,
+    ]
     assert (first.stream, first.attempt, second.attempt) == ("items", 1, 2)
     assert "503" in first.reason
     assert "503" not in second.reason
@@ -167,8 +178,8 @@ async def test_a_failure_that_is_not_tried_again_is_no_retry(items, heard, virtu
     with pytest.raises(HttpStatusError) as caught:
         await stream.read()
 
-    assert [event.attempt for event in heard.of(Retrying)] == [1, 2, 3, 4]
-    assert heard[-1] == StreamEnded("items", caught.value)
+    assert [event.attempt for event in heard.of(RetryScheduled)] == [1, 2, 3, 4]
+    assert heard[-1] == StreamFinished("items", caught.value)
 
 
 async def test_a_wait_that_the_api_orders_is_told_with_its_seconds(items, heard, virtual_clock):
@@ -178,7 +189,7 @@ async def test_a_wait_that_the_api_orders_is_told_with_its_seconds(items, heard,
 
     await stream.read()
 
-    (waiting,) = heard.of(Waiting)
+    (waiting,) = heard.of(WaitStarted)
     assert waiting.stream == "items"
     assert waiting.seconds == pytest.approx(120, rel=0.1)
     assert waiting.reason
@@ -209,8 +220,8 @@ async def test_everybody_who_waits_at_the_same_gate_tells_it(items, others, hear
     async with source:
         await asyncio.gather(source.read("items"), other())
 
-    assert {event.stream for event in heard.of(Waiting)} == {"items", "others"}
-    assert {round(event.seconds, -1) for event in heard.of(Waiting)} == {60}
+    assert {event.stream for event in heard.of(WaitStarted)} == {"items", "others"}
+    assert {round(event.seconds, -1) for event in heard.of(WaitStarted)} == {60}
 
 
 async def test_streams_and_sources_tell_their_own_listeners(items, others):
@@ -224,7 +235,7 @@ async def test_streams_and_sources_tell_their_own_listeners(items, others):
     await source.read()
     await stream.read()
 
-    one_reading = [StreamStarted, SliceStarted, PageRead, SliceEnded, StreamEnded]
+    one_reading = [StreamStarted, SliceStarted, PageRead, SliceFinished, StreamFinished]
     assert [type(event) for event in of_source if event.stream == "items"] == one_reading
     assert [type(event) for event in of_source if event.stream == "others"] == one_reading
     assert {event.stream for event in of_stream} == {"items"}
@@ -241,7 +252,7 @@ async def test_a_stream_that_is_skipped_is_told_and_the_others_go_on(items, othe
         assert [each.stream async for each in pages] == ["others"] * 2
 
     assert heard.of(StreamSkipped) == [StreamSkipped("items", reading.unavailable["items"])]
-    assert [type(event.error) for event in heard.of(StreamEnded)] == [StreamUnavailable, type(None)]
+    assert [type(event.error) for event in heard.of(StreamFinished)] == [StreamUnavailable, type(None)]
 
 
 async def test_a_stream_that_is_skipped_ends_last(items, others, heard):
@@ -253,7 +264,7 @@ async def test_a_stream_that_is_skipped_ends_last(items, others, heard):
     await source.read()
 
     of_items = [type(event) for event in heard if event.stream == "items"]
-    assert of_items == [StreamStarted, SliceStarted, SliceEnded, StreamSkipped, StreamEnded]
+    assert of_items == [StreamStarted, SliceStarted, SliceFinished, StreamSkipped, StreamFinished]
 
 
 async def test_a_lone_stream_that_is_unavailable_ends_with_its_error(items, heard):
@@ -264,8 +275,8 @@ async def test_a_lone_stream_that_is_unavailable_ends_with_its_error(items, hear
     with pytest.raises(StreamUnavailable) as caught:
         await stream.read()
 
-    assert heard.kinds == [StreamStarted, SliceStarted, SliceEnded, StreamEnded]
-    assert heard[-1] == StreamEnded("items", caught.value)
+    assert heard.kinds == [StreamStarted, SliceStarted, SliceFinished, StreamFinished]
+    assert heard[-1] == StreamFinished("items", caught.value)
 
 
 @pytest.mark.parametrize("of", ["stream", "source"])
@@ -289,7 +300,7 @@ async def test_leaving_early_is_an_end_with_an_error(items, heard, of, how):
         with pytest.raises(KeyError):
             await leave()
 
-    assert heard.kinds == [StreamStarted, SliceStarted, PageRead, SliceEnded, StreamEnded]
+    assert heard.kinds == [StreamStarted, SliceStarted, PageRead, SliceFinished, StreamFinished]
     assert heard[-1].error is not None
     assert heard[-2].error is not None
 
@@ -307,7 +318,7 @@ async def test_a_cancelled_reading_ends_with_an_error(items, heard):
     with pytest.raises(asyncio.CancelledError):
         await reading
 
-    assert heard.kinds == [StreamStarted, SliceStarted, SliceEnded, StreamEnded]
+    assert heard.kinds == [StreamStarted, SliceStarted, SliceFinished, StreamFinished]
     assert isinstance(heard[-1].error, asyncio.CancelledError)
 
 
@@ -346,7 +357,7 @@ async def test_a_subscription_may_end_and_another_begin_while_a_stream_is_read(i
             pass
 
     assert heard.kinds == [StreamStarted, SliceStarted, PageRead]
-    assert later.kinds == [PageRead, PageRead, SliceEnded, StreamEnded]
+    assert later.kinds == [PageRead, PageRead, SliceFinished, StreamFinished]
 
 
 @pytest.mark.parametrize("of", [Items, lambda: Source([Items()])], ids=["stream", "source"])
@@ -369,7 +380,7 @@ async def test_a_check_is_no_reading(items, heard):
     assert await source.check()
 
     assert not heard.of(StreamStarted)
-    assert not heard.of(StreamEnded)
+    assert not heard.of(StreamFinished)
 
 
 async def test_a_strategy_that_asks_the_stream_first_does_not_end_it(items, heard):
@@ -383,8 +394,8 @@ async def test_a_strategy_that_asks_the_stream_first_does_not_end_it(items, hear
 
     await stream.read()
 
-    assert heard.kinds == [StreamStarted, SliceStarted, PageRead, PageRead, SliceEnded, StreamEnded]
-    assert heard[-1] == StreamEnded("items")
+    assert heard.kinds == [StreamStarted, SliceStarted, PageRead, PageRead, SliceFinished, StreamFinished]
+    assert heard[-1] == StreamFinished("items")
 
 
 async def test_events_hold_no_secret_and_no_query(items, heard, virtual_clock):
@@ -403,8 +414,8 @@ async def test_events_hold_no_secret_and_no_query(items, heard, virtual_clock):
         await stream.read()
 
     told = " ".join(f"{event!r} {getattr(event, 'error', '')}" for event in heard)
-    retried = [Retrying, Waiting, Retrying, Retrying]
-    assert heard.kinds == [StreamStarted, SliceStarted, *retried, SliceEnded, StreamEnded]
+    retried = [RetryScheduled, WaitStarted, RetryScheduled, RetryScheduled]
+    assert heard.kinds == [StreamStarted, SliceStarted, *retried, SliceFinished, StreamFinished]
     assert "tok3n-of-mine" not in told
     assert "query-value-of-mine" not in told
     assert "api_key" not in told
@@ -414,11 +425,11 @@ EVENTS: list[Event] = [
     StreamStarted("a"),
     SliceStarted("a", Slice()),
     PageRead("a", Slice(), 0, 1, 0),
-    Retrying("a", "503", 1.0, 1),
-    Waiting("a", "429", 1.0),
-    SliceEnded("a", Slice()),
+    RetryScheduled("a", "503", 1.0, 1),
+    WaitStarted("a", "429", 1.0),
+    SliceFinished("a", Slice()),
     StreamSkipped("a", "403"),
-    StreamEnded("a"),
+    StreamFinished("a"),
 ]
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
-from crash_world import Api, BrokenFs, Killed, World, lines_of
+from crash_harness import Api, BrokenFs, Killed, World, lines_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -35,9 +35,9 @@ from asyncstreams import (
     StateIncompatible,
     TokenAuthenticator,
 )
-from asyncstreams.sinks.folder import folder_name
-from asyncstreams.sinks.fs import Fs
-from asyncstreams.sinks.lock import OutputLock
+from asyncstreams.destinations.output_folder import folder_name
+from asyncstreams.storage.file_lock import OutputLock
+from asyncstreams.storage.filesystem import FileSystem
 
 
 class Regions(HttpStream):
@@ -162,7 +162,7 @@ async def test_a_full_refresh_takes_the_place_of_the_one_before_when_it_is_whole
     assert while_failing == all_of(0, 1, 2, 3)
     assert ids(out) == [f"new-{region}" for region in range(4)]
     manifest = json.loads((out / "regions" / "manifest.json").read_bytes())
-    assert (manifest["generation"], manifest["is_whole"], manifest["rows"]) == (2, True, 4)
+    assert (manifest["generation"], manifest["complete"], manifest["rows"]) == (2, True, 4)
 
 
 async def test_a_first_extraction_shows_what_it_has_though_some_of_it_failed(out: Path):
@@ -170,7 +170,7 @@ async def test_a_first_extraction_shows_what_it_has_though_some_of_it_failed(out
         await Regions(Answers(1)).extract(to=JsonLines(out))
 
     assert ids(out) == all_of(0, 2, 3)
-    assert json.loads((out / "regions" / "manifest.json").read_bytes())["is_whole"] is False
+    assert json.loads((out / "regions" / "manifest.json").read_bytes())["complete"] is False
     (told,) = failure.value.report.streams
     assert (told.failed, told.written.rows) == (1, 6)
 
@@ -321,11 +321,11 @@ async def test_what_has_ended_is_committed_though_no_other_page_comes(out: Path)
 
 
 async def test_a_run_ends_when_its_files_are_written_however_slow_the_disk(out: Path, monkeypatch: pytest.MonkeyPatch):
-    class Slow(Fs):
+    class Slow(FileSystem):
         def sync(self, file: int) -> None:
             time.sleep(0.1)
 
-    monkeypatch.setattr("asyncstreams.run.extraction._TO_LEAVE", 0.01)
+    monkeypatch.setattr("asyncstreams.extraction.extraction._TO_LEAVE", 0.01)
     answers = Answers()
 
     await Regions(answers).extract(to=JsonLines(out, fsync="full", fs=Slow()))
@@ -344,7 +344,7 @@ async def test_a_run_that_is_ended_while_the_disk_is_slow_leaves_in_time_and_los
 
     answers = Answers()
 
-    class Stuck(Fs):
+    class Stuck(FileSystem):
         is_stuck = False
 
         def sync(self, file: int) -> None:
@@ -352,7 +352,7 @@ async def test_a_run_that_is_ended_while_the_disk_is_slow_leaves_in_time_and_los
                 self.is_stuck = True
                 may_write.wait(10)
 
-    monkeypatch.setattr("asyncstreams.run.extraction._TO_LEAVE", 0.01)
+    monkeypatch.setattr("asyncstreams.extraction.extraction._TO_LEAVE", 0.01)
     fs = Stuck()
     failed: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: failed.append(context))
@@ -541,7 +541,7 @@ async def test_a_part_that_was_taken_away_is_missed_before_anything_is_asked_for
     with pytest.raises(OutputMissing, match=str(part)):
         await Regions(answers).extract(to=JsonLines(out, mode="append"))
     asked = answers.asked[:]
-    await Regions(answers).extract(to=JsonLines(out, mode="append", accept_missing=True))
+    await Regions(answers).extract(to=JsonLines(out, mode="append", ignore_missing_parts=True))
 
     assert asked == []
     assert ids(out) == all_of(0, 1, 2, 3)
@@ -591,7 +591,7 @@ async def test_an_addition_to_files_of_another_stream_or_account_is_refused(out:
         await stream("secret-2").extract(to=JsonLines(out, mode="append"))
     with pytest.raises(StateIncompatible) as other_url:
         await stream("secret-1", "https://other.test/").extract(to=JsonLines(out, mode="append"))
-    await stream("secret-2").extract(to=JsonLines(out, mode="append", any_credential=True))
+    await stream("secret-2").extract(to=JsonLines(out, mode="append", allow_credential_change=True))
     await stream("secret-2").extract(to=JsonLines(out, mode="append"))
 
     assert other_account.value.field == "credential"
@@ -645,7 +645,7 @@ async def test_a_journal_that_lost_what_it_said_last_is_noticed_by_the_parts_tha
 
 async def test_an_output_of_a_newer_version_is_refused(out: Path, monkeypatch: pytest.MonkeyPatch):
     with monkeypatch.context() as patched:
-        patched.setattr("asyncstreams.sinks.journal._FORMAT", 2)
+        patched.setattr("asyncstreams.destinations.journal._FORMAT", 3)
         await Regions(Answers()).extract(to=JsonLines(out))
 
     with pytest.raises(StateIncompatible, match="format") as error:

@@ -13,18 +13,18 @@ from pathlib import Path
 
 import anyio
 import pytest
-from crash_world import lines_of
+from crash_harness import lines_of
 
-from asyncstreams.run.leaving import until_terminated
+from asyncstreams.extraction.signals import until_terminated
 from asyncstreams.testing import MockApi, Resource
 
 pytestmark = [pytest.mark.skipif(os.name != "posix", reason="signals are posix's"), pytest.mark.alone]
 
 PROGRAM = """
     import asyncio, signal, sys, time
-    import asyncstreams.run.extraction as extraction
+    import asyncstreams.extraction.extraction as extraction
     from asyncstreams import HttpStream, JsonLines, PageNumber
-    from asyncstreams.sinks.fs import Fs
+    from asyncstreams.storage.filesystem import Fs
 
     class Hanging(Fs):
         def sync(self, file):

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncstreams.pacing.fair_queue import FairQueue, Lane
+from asyncstreams.rate_limits.fair_queue import FairQueue, QueueEntry
 
 often = settings(max_examples=200, deadline=None)
 weights = st.floats(0.05, 20) | st.integers(1, 5).map(float)
 
 
-class Named(Lane[None]):
+class Named(QueueEntry[None]):
     __slots__ = ("name",)
 
     def __init__(self, name: int, weight: float) -> None:

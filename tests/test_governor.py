@@ -8,10 +8,10 @@ from contextlib import suppress
 from random import Random
 
 import pytest
-from worlds import Watched
+from simulated_servers import Watched
 
 from asyncstreams import RateLimit
-from asyncstreams.pacing.governor import (
+from asyncstreams.rate_limits.governor import (
     BUSY,
     DECLARED,
     DOWN,
@@ -19,31 +19,31 @@ from asyncstreams.pacing.governor import (
     PAUSE,
     SHARED,
     TOLD,
-    Client,
     Governor,
-    Host,
-    Ticket,
+    HostState,
+    Permit,
+    QuotaClient,
 )
-from asyncstreams.pacing.loop_lag import LoopLag
-from asyncstreams.pacing.told_quotas import ToldQuota
+from asyncstreams.rate_limits.loop_lag import LoopLag
+from asyncstreams.rate_limits.quota_headers import ReportedQuota
 from asyncstreams.testing import VirtualClock
 
 LONG = 1.0
 
 
-def governor_of(clock: VirtualClock, host: Host | None = None) -> Governor:
+def governor_of(clock: VirtualClock, host: HostState | None = None) -> Governor:
     random = Random(1)
-    return Governor(clock, random, LoopLag(), host or Host(random))
+    return Governor(clock, random, LoopLag(), host or HostState(random))
 
 
-def taken(governor: Governor, client: Client) -> Ticket:
-    ticket = governor.take_now(client)
+def taken(governor: Governor, client: QuotaClient) -> Permit:
+    ticket = governor.acquire_nowait(client)
     assert ticket is not None
     return ticket
 
 
-def quota(remaining: float, resets_in: float) -> list[ToldQuota]:
-    return [ToldQuota("q", remaining, resets_in, 100, None)]
+def quota(remaining: float, resets_in: float) -> list[ReportedQuota]:
+    return [ReportedQuota("q", remaining, resets_in, 100, None)]
 
 
 class Chaos:
@@ -53,7 +53,7 @@ class Chaos:
         self.random = random = Random(seed)
         self.clock = VirtualClock()
         self.clock.monotonic()
-        host = Host(random)
+        host = HostState(random)
         self.governors = [Watched(self.clock, random, LoopLag(), host) for _ in range(2)]
         limits = ((), (RateLimit(50, per=2),), (RateLimit(30, per=1, smooth=True), RateLimit(400, per=60)))
         self.clients = [
@@ -63,14 +63,14 @@ class Chaos:
         ]
         self.ended = 0
 
-    async def worker(self, governor: Watched, client: Client) -> None:
+    async def worker(self, governor: Watched, client: QuotaClient) -> None:
         ticket = await self.ticket(governor, client)
         try:
             await asyncio.sleep(self.random.expovariate(20))
             if self.random.random() < 0.3:
                 governor.first_byte(ticket, quota(self.random.randrange(20), self.random.uniform(0, 5)))
         finally:
-            governor.give(ticket)
+            governor.release(ticket)
             governor.look()
         verdict = self.random.random()
         if verdict < 0.6:
@@ -82,11 +82,11 @@ class Chaos:
             governor.close_for(self.random.expovariate(1))
         self.ended += 1
 
-    async def ticket(self, governor: Watched, client: Client) -> Ticket:
-        while (ticket := governor.take_now(client)) is None:
+    async def ticket(self, governor: Watched, client: QuotaClient) -> Permit:
+        while (ticket := governor.acquire_nowait(client)) is None:
             wait = governor.wait(client)
             if wait is None or (wait.reason is not DOWN and (wait.seconds < LONG or wait.seconds == math.inf)):
-                return await governor.take(client)
+                return await governor.acquire(client)
             await asyncio.sleep(LONG if wait.reason is DOWN else wait.seconds - LONG / 2)
             governor.look()
         return ticket
@@ -128,13 +128,13 @@ async def test_a_wait_says_what_keeps_a_request_and_for_how_long(virtual_clock: 
     strict = declared.client("a", limits=[RateLimit(1, per=7)], adaptive=True)
     first = taken(told, clients[0])
     told.first_byte(first, quota(0, 5.0))
-    told.give(first)
+    told.release(first)
     taken(declared, strict)
     paused.close_for(20.0)
     for _ in range(4):
         taken(busy, clients[2])
     while not down.host.health.is_down:
-        down.failed(Ticket(down, clients[3], 0.0, 0), is_overload=False)
+        down.failed(Permit(down, clients[3], 0.0, 0), is_overload=False)
 
     waits = [
         governor.wait(client)
@@ -156,16 +156,16 @@ async def test_after_a_refusal_a_request_waits_for_the_pace(virtual_clock: Virtu
     governor = governor_of(virtual_clock)
     client = governor.client("a", adaptive=False)
     for _ in range(40):
-        governor.give(taken(governor, client))
+        governor.release(taken(governor, client))
     refused = taken(governor, client)
-    governor.give(refused)
+    governor.release(refused)
     governor.refused(refused, is_ordered=True)
     governor.close_for(1.0)
     await virtual_clock.sleep(1.1)
 
     for _ in range(10):
-        if ticket := governor.take_now(client):
-            governor.give(ticket)
+        if ticket := governor.acquire_nowait(client):
+            governor.release(ticket)
     wait = governor.wait(client)
 
     assert wait is not None
@@ -178,19 +178,19 @@ async def test_a_stream_that_had_more_of_a_window_gives_way_in_its_first_half(vi
     few, many = (governor.client(name, adaptive=False) for name in ("few", "many"))
     first = taken(governor, many)
     governor.first_byte(first, quota(50, 10.0))
-    governor.give(first)
+    governor.release(first)
     taken(governor, few)
     for _ in range(3):
         taken(governor, many)
 
-    assert governor.take_now(many) is None
+    assert governor.acquire_nowait(many) is None
     wait = governor.wait(many)
     assert wait is not None
     assert wait.reason == SHARED
-    assert governor.take_now(few) is not None
+    assert governor.acquire_nowait(few) is not None
 
     await virtual_clock.sleep(5.1)
-    assert governor.take_now(many) is not None
+    assert governor.acquire_nowait(many) is not None
 
 
 async def test_requests_that_are_kept_by_what_is_on_the_wire_go_at_the_reset_though_no_answer_comes(
@@ -200,27 +200,27 @@ async def test_requests_that_are_kept_by_what_is_on_the_wire_go_at_the_reset_tho
     client = governor.client("a", adaptive=False)
     first = taken(governor, client)
     governor.first_byte(first, quota(1, 4.0))
-    governor.give(first)
+    governor.release(first)
     taken(governor, client)
     began = virtual_clock.monotonic()
 
     async with asyncio.timeout(60):
-        await governor.take(client)
+        await governor.acquire(client)
 
     assert virtual_clock.monotonic() - began == pytest.approx(4.0, abs=0.1)
 
 
 async def test_quotas_of_one_host_share_what_it_bears(virtual_clock: VirtualClock) -> None:
-    host = Host(Random(1))
+    host = HostState(Random(1))
     search, lists = governor_of(virtual_clock, host), governor_of(virtual_clock, host)
     searching, listing = search.client("search", adaptive=True), lists.client("lists", adaptive=True)
     tickets = [taken(search, searching) for _ in range(4)]
 
-    waiting = asyncio.create_task(lists.take(listing))
+    waiting = asyncio.create_task(lists.acquire(listing))
     await asyncio.sleep(0)
     assert not waiting.done()
 
-    search.give(tickets[0])
+    search.release(tickets[0])
     await asyncio.wait_for(waiting, 1)
 
 
@@ -228,10 +228,10 @@ async def test_who_is_cancelled_in_the_moment_of_its_turn_gives_it_back(virtual_
     governor = governor_of(virtual_clock)
     client = governor.client("a", adaptive=True)
     tickets = [taken(governor, client) for _ in range(4)]
-    waiting = [asyncio.create_task(governor.take(client)) for _ in range(2)]
+    waiting = [asyncio.create_task(governor.acquire(client)) for _ in range(2)]
     await asyncio.sleep(0)
 
-    governor.give(tickets[0])
+    governor.release(tickets[0])
     waiting[0].cancel()
     with suppress(asyncio.CancelledError):
         await waiting[0]
@@ -244,10 +244,10 @@ async def test_a_turn_that_was_given_before_the_gate_closed_waits_for_it(virtual
     governor = governor_of(virtual_clock)
     client = governor.client("a", adaptive=True)
     tickets = [taken(governor, client) for _ in range(4)]
-    waiting = asyncio.create_task(governor.take(client))
+    waiting = asyncio.create_task(governor.acquire(client))
     await asyncio.sleep(0)
 
-    governor.give(tickets[0])
+    governor.release(tickets[0])
     governor.close_for(10.0)
     began = virtual_clock.monotonic()
     await waiting
@@ -263,7 +263,7 @@ async def test_those_who_waited_at_a_gate_pass_it_one_after_the_other(virtual_cl
     passed: list[float] = []
 
     async def pass_by() -> None:
-        await governor.take(client)
+        await governor.acquire(client)
         passed.append(virtual_clock.monotonic() - began)
 
     await asyncio.gather(*[pass_by() for _ in range(100)])
@@ -289,12 +289,12 @@ async def test_who_is_not_patient_is_sent_away_when_an_answer_tells_of_a_long_wa
     governor = governor_of(virtual_clock)
     client = governor.client("a", adaptive=True, patient=patient)
     tickets = [taken(governor, client) for _ in range(4)]
-    waiting = [asyncio.create_task(governor.take(client)) for _ in range(3)]
+    waiting = [asyncio.create_task(governor.acquire(client)) for _ in range(3)]
     await asyncio.sleep(0)
 
     governor.first_byte(tickets[0], quota(0, 7200.0))
     for ticket in tickets:
-        governor.give(ticket)
+        governor.release(ticket)
     await asyncio.sleep(1)
 
     assert [task.done() for task in waiting] == [not patient] * 3
@@ -313,7 +313,7 @@ async def test_how_long_a_request_waits_tells_of_those_before_it(virtual_clock: 
     )
     for _ in range(4):
         taken(governor, light)
-    waiting = [asyncio.create_task(governor.take(client)) for client in (light, heavy, heavy)]
+    waiting = [asyncio.create_task(governor.acquire(client)) for client in (light, heavy, heavy)]
     await asyncio.sleep(0)
 
     found = [governor.wait(client) for client in (light, heavy)]
@@ -331,17 +331,17 @@ class Late(LoopLag):
         return self.seconds
 
 
-def answered(governor: Governor, client: Client, clock: VirtualClock, seconds: float) -> None:
+def answered(governor: Governor, client: QuotaClient, clock: VirtualClock, seconds: float) -> None:
     ticket = taken(governor, client)
     clock.advance(seconds)
     governor.first_byte(ticket, [])
-    governor.give(ticket)
+    governor.release(ticket)
     governor.succeeded(ticket)
 
 
 async def test_a_pause_of_our_own_does_not_hide_that_answers_take_longer(virtual_clock: VirtualClock) -> None:
     random, lag = Random(1), Late()
-    governor = Governor(virtual_clock, random, lag, Host(random))
+    governor = Governor(virtual_clock, random, lag, HostState(random))
     client = governor.client("orders", adaptive=True)
     answered(governor, client, virtual_clock, 0.03)
     lag.seconds = 0.13
@@ -362,7 +362,7 @@ async def test_answers_that_take_longer_are_seen_through_a_loop_that_is_always_l
     virtual_clock: VirtualClock,
 ) -> None:
     random, lag = Random(1), Late()
-    governor = Governor(virtual_clock, random, lag, Host(random))
+    governor = Governor(virtual_clock, random, lag, HostState(random))
     client = governor.client("orders", adaptive=True)
     lag.seconds = 0.02
     for _ in range(10):

@@ -35,7 +35,7 @@ from asyncstreams import (
     StreamState,
     TimeWindows,
     TokenAuthenticator,
-    airbyte_state,
+    to_airbyte_state,
 )
 from asyncstreams.testing import VirtualClock
 
@@ -574,7 +574,7 @@ async def test_batches_of_parents_with_a_cursor_and_a_state_are_refused():
     customers = events(Api(), Now(100), cursor_field=None, request_params=lambda self, context: None)
     customers.transport = transport
     visits = Visits(customers, transport=transport, clock=Now(100))
-    visits.parent_batch = visits._fits = 2
+    visits.parent_batch_size = visits._fits = 2
 
     assert len(await visits.read()) == 2
     with pytest.raises(ConfigError, match="several parents at once"):
@@ -678,9 +678,9 @@ async def test_states_are_told_in_the_forms_of_the_airbyte_cdk():
 
     await stream.read(state=told)
 
-    assert airbyte_state(seen[0], "per-partition") == told
-    assert airbyte_state(seen[0]) == {"at": text(10)}
-    assert airbyte_state(seen[0], "concurrent")["slices"] == [{"start": None, "end": text(20)}]
+    assert to_airbyte_state(seen[0], "per-partition") == told
+    assert to_airbyte_state(seen[0]) == {"at": text(10)}
+    assert to_airbyte_state(seen[0], "concurrent")["slices"] == [{"start": None, "end": text(20)}]
 
 
 async def test_a_list_of_slices_of_the_airbyte_cdk_is_taken_with_its_gaps():
@@ -760,7 +760,7 @@ def test_what_is_no_state_is_never_taken_for_an_empty_one(tmp_path: Path, text: 
 
 @pytest.mark.parametrize(
     ("field", "other"),
-    [("url_base", "https://other.test/"), ("cursor_field", "created_at"), ("cursor_zone", "UTC")],
+    [("url_base", "https://other.test/"), ("cursor_field", "created_at"), ("cursor_timezone", "UTC")],
 )
 async def test_the_state_of_another_declaration_is_refused(tmp_path: Path, field: str, other: str):
     path = tmp_path / "state.json"
@@ -779,7 +779,7 @@ async def test_the_state_of_another_credential_is_refused_unless_it_is_let(tmp_p
 
     with pytest.raises(StateIncompatible, match="credential") as told:
         await events(Api(), clock, authenticator=other).read(state=State.load(path))
-    await events(Api(), clock, authenticator=other).read(state=State.load(path, any_credential=True))
+    await events(Api(), clock, authenticator=other).read(state=State.load(path, allow_credential_change=True))
 
     assert told.value.field == "credential"
     assert "token" not in path.read_text()
@@ -787,7 +787,7 @@ async def test_the_state_of_another_credential_is_refused_unless_it_is_let(tmp_p
 
 async def test_a_state_of_a_newer_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "state.json"
-    monkeypatch.setattr("asyncstreams.run.kept_state._FORMAT", 2)
+    monkeypatch.setattr("asyncstreams.state.state_file._FORMAT", 3)
     await events(Api((1, 10)), Now(100)).read(state=State.load(path))
     monkeypatch.undo()
 

@@ -24,7 +24,7 @@ from asyncstreams import (
     State,
     StateIncompatible,
     TokenAuthenticator,
-    airbyte_state,
+    to_airbyte_state,
 )
 
 
@@ -323,7 +323,7 @@ async def test_the_airbyte_shape_has_the_state_of_parents_beside_it():
     state = State()
     await source.read(state=state)
 
-    told = airbyte_state(state["orders"], "per-partition")
+    told = to_airbyte_state(state["orders"], "per-partition")
     assert told["parent_state"] == {"customers": {"updated_at": text(940)}}
 
     clock.at, api.customers[2], api.orders[20] = 2000, 1500, 1400

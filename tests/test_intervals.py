@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncstreams.intervals import Interval, Intervals
+from asyncstreams.cursors.intervals import Interval, Intervals
 
 POINTS = range(40)
 spans = st.lists(st.tuples(st.sampled_from(POINTS), st.sampled_from(POINTS)), max_size=12)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from asyncstreams.sinks import journal
-from asyncstreams.sinks.fs import Fs
-from asyncstreams.sinks.journal import Journal
-from asyncstreams.sinks.ledger import Ledger
+
+from asyncstreams.destinations.journal import Journal
+from asyncstreams.destinations.ledger import Ledger
+from asyncstreams.storage.filesystem import FileSystem
 
 
 def records_before_a_snapshot(folder: Path, salt: str) -> int:
@@ -17,11 +17,11 @@ def records_before_a_snapshot(folder: Path, salt: str) -> int:
     folder.mkdir()
     ledger = Ledger()
     ledger.salt = salt
-    one = Journal(Fs(), folder, synced=False)
+    one = Journal(FileSystem(), folder, synced=False)
     one.snapshot(ledger)
     count = 0
     while not one.is_due:
-        one.append({"do": "end"})
+        one.append({"op": "end"})
         count += 1
     one.snapshot(ledger)
     assert not one.is_due

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncstreams import MalformedJSON, Response
-from asyncstreams.exact_json import decode, encode, encode_lines
+from asyncstreams._json import decode, encode, encode_lines
 
 often = settings(max_examples=70, deadline=None)
 digits = st.integers(1, 4000).flatmap(lambda n: st.integers(10 ** (n - 1), 10**n - 1))

@@ -16,25 +16,19 @@ FLOORS = [
     ("testing",),
     ("",),
     ("source", "progress"),
-    ("catalog",),
-    ("substreams",),
     ("streams",),
-    ("options", "availability", "stream_settings"),
-    ("run",),
-    ("sinks",),
-    ("parents",),
+    ("extraction",),
+    ("execution",),
+    ("records", "parents", "destinations"),
     ("http",),
-    ("pacing",),
-    ("paginators", "auth", "oauth", "declaration", "parsing", "config", "raw", "lines"),
-    ("schema", "schema_files", "transform", "casts"),
-    ("selectors", "links", "urls"),
-    ("contracts",),
-    ("slices",),
-    ("state",),
-    ("messages", "events"),
+    ("rate_limits",),
+    ("pagination", "auth", "schemas", "state"),
+    ("declaration", "storage"),
+    ("protocols",),
     ("cursors",),
-    ("intervals",),
-    ("model", "redaction", "exact_json", "frames"),
+    ("events",),
+    ("messages",),
+    ("models", "redaction", "urls", "_json"),
     ("errors", "clock", "_version"),
 ]
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -120,11 +114,9 @@ def test_no_function_imports_our_own_package(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=dotted)
-def test_a_module_says_what_it_answers_in_at_most_400_lines(path: Path) -> None:
-    text = path.read_text()
+def test_module_has_a_docstring(path: Path) -> None:
 
-    assert text.count("\n") <= 400
-    assert ast.get_docstring(parsed(path)) or dotted(path) in ("http", "pacing", "parents", "run", "sinks")
+    assert ast.get_docstring(parsed(path)) or path.name == "__init__.py"
 
 
 @pytest.mark.parametrize("path", [p for p in MODULES if dotted(p) not in ("clock", "http.retry")], ids=dotted)

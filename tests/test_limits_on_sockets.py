@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from loopback import Received, Wire, answer, serve
 
-from asyncstreams import HttpStream, PageNumber, PageRead, RateLimit, RequestContext, Retrying, Waiting
+from asyncstreams import HttpStream, PageNumber, PageRead, RateLimit, RequestContext, RetryScheduled, WaitStarted
 from asyncstreams.testing import Fault, MockApi, Quota, Resource
 
 pytestmark = pytest.mark.alone
@@ -90,7 +90,7 @@ async def test_a_told_quota_is_used_up_and_never_exceeded(dialect: Any) -> None:
     assert api.counts.refused_by_quota == 0
     assert api.counts.peak_in_flight > 1
     assert 1 <= seconds < 1.8
-    assert not [event for event in heard if isinstance(event, Retrying)]
+    assert not [event for event in heard if isinstance(event, RetryScheduled)]
 
 
 async def test_a_refusing_server_teaches_its_rate() -> None:
@@ -126,7 +126,7 @@ async def test_a_tenth_of_failures_is_no_outage() -> None:
     failures = api.counts.by_status[500]
     assert failures >= 20
     assert api.counts.requests == 300 + failures
-    assert DOWN not in {event.reason for event in heard if isinstance(event, Waiting)}
+    assert DOWN not in {event.reason for event in heard if isinstance(event, WaitStarted)}
     assert seconds < 5
 
 
@@ -143,7 +143,7 @@ async def test_a_short_outage_costs_little_more_than_it_lasts() -> None:
 
     assert found == api.ids("items")
     assert 20 < before <= 200
-    assert DOWN in {event.reason for event in heard if isinstance(event, Waiting)}
+    assert DOWN in {event.reason for event in heard if isinstance(event, WaitStarted)}
     assert seconds < 1.2 + 5
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from asyncstreams.pacing.loop_lag import LoopLag
+from asyncstreams.rate_limits.loop_lag import LoopLag
 from asyncstreams.testing import VirtualClock
 
 LOOK = 0.05

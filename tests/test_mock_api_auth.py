@@ -14,7 +14,7 @@ from asyncstreams import (
     ConfigError,
     HttpStream,
     Oauth2Authenticator,
-    OauthTokens,
+    Oauth2Tokens,
     PageNumber,
     RequestContext,
     TokenAuthenticator,
@@ -168,7 +168,7 @@ def test_a_dead_refresh_token_takes_its_family_down(mock_api: MockApi) -> None:
 
 
 async def test_our_authenticator_reads_on_while_tokens_expire_and_rotate() -> None:
-    handed: list[OauthTokens] = []
+    handed: list[Oauth2Tokens] = []
 
     async with MockApi(Resource("users", 24_000), auth=OAuth2(expires_in=0.25, rotate=True), latency=0.02) as api:
         login = Oauth2Authenticator(f"{api.url}oauth/token", "client", "secret", "refresh-0", on_refresh=handed.append)

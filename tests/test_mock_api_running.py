@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from asyncstreams import ConfigError, HttpStream, RequestContext, TokenAuthenticator
-from asyncstreams.testing import BearerAuth, Counts, Fault, MockApi, OAuth2, Quota, Received, Resource, shop
+from asyncstreams.testing import BearerAuth, Counts, Fault, MockApi, OAuth2, Quota, ReceivedRequest, Resource, shop
 from asyncstreams.testing.mock_api.shop import shop_faults
 
 pytestmark = pytest.mark.alone
@@ -37,7 +37,7 @@ def doubled(n: int, random: random.Random) -> dict[str, Any]:
     return {"id": n, "twice": 2 * n}
 
 
-def asks_for_two(request: Received) -> bool:
+def asks_for_two(request: ReceivedRequest) -> bool:
     return request.params.get("page") == "2"
 
 
@@ -94,7 +94,7 @@ def test_settings_can_be_changed_while_it_runs(mock_api: MockApi) -> None:
 
 
 def test_settings_can_be_changed_by_a_function_that_the_api_calls(mock_api: MockApi) -> None:
-    def locks(request: Received) -> bool:
+    def locks(request: ReceivedRequest) -> bool:
         mock_api.auth = BearerAuth("t")
         return False
 

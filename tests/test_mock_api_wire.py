@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncstreams.testing import MockApi, Quota, Resource
-from asyncstreams.testing.mock_api.chance import draw, share
+from asyncstreams.testing.mock_api.seeding import draw, share
 
 USERS = Resource("users", 250)
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import httpx
 import pytest
+from fake_api import Api, declared, taken, within
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from slow_api import Api, declared, taken, within
 from tree_api import Customers, Orders, Shops, ids, tree
 
 from asyncstreams import HttpStatusError, RequestContext, Source
@@ -28,7 +28,7 @@ def not_for_ever() -> Iterator[None]:
 class Balances(Orders):
     """`balances?ids=1,2,3`."""
 
-    parent_batch = 4
+    parent_batch_size = 4
     parent_fields = ("id",)
 
     def path(self, context: RequestContext) -> Any:
@@ -115,7 +115,7 @@ async def test_a_batch_that_is_too_large_is_read_in_halves_and_later_ones_are_ma
     virtual_clock: VirtualClock, refusal: httpx.Response
 ) -> None:
     bank = Bank(3, refusal, pages=10, size=16)
-    source = Source([balances(bank, virtual_clock, parent_batch=16, max_concurrency=1)])
+    source = Source([balances(bank, virtual_clock, parent_batch_size=16, max_concurrency=1)])
     reading = source.pages()
 
     pages, _ = await taken(reading)
@@ -193,7 +193,7 @@ def test_property_each_parent_is_asked_about_once_with_success_whatever_the_api_
         clock.monotonic()  # from here on it is this loop's
         turns = iter(range(10**9))
         api = Api(bank, seconds=lambda _: seconds[next(turns) % len(seconds)])
-        kind: Any = declared(Balances, parent_batch=batch)  # type: ignore[arg-type]
+        kind: Any = declared(Balances, parent_batch_size=batch)  # type: ignore[arg-type]
         stream = kind(api, clock, Customers(api, clock))
         async with asyncio.timeout(1e6):
             return (await Source([stream], max_concurrency=at_once).read())["balances"]

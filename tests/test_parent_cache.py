@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from slow_api import Api, declared, taken, within
+from fake_api import Api, declared, taken, within
 from tree_api import Customers, Invoices, Orders, asked_of, ids, tree
 
 from asyncstreams import RequestContext, Source, TokenAuthenticator

@@ -15,12 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncstreams import ConfigError
-from asyncstreams.frames import Damaged
 from asyncstreams.parents import log as log_module
-from asyncstreams.parents.fields import decode_of
-from asyncstreams.parents.frames import Counts
 from asyncstreams.parents.log import ParentLog, pages_of
 from asyncstreams.parents.log_file import LogFile, whole
+from asyncstreams.parents.projection import decode_of
+from asyncstreams.storage.framing import CorruptData, LogFooter
 
 often = settings(max_examples=150, deadline=None)
 
@@ -197,7 +196,7 @@ async def test_what_was_kept_is_read_again_by_many(tmp_path: Path, pages: int) -
 
     log = ParentLog.kept(file, start, counts)
 
-    assert (begin.at, counts) == (5.0, Counts(pages, pages))
+    assert (begin.at, counts) == (5.0, LogFooter(pages, pages))
     assert await asyncio.gather(read(log, []), read(log, [3])) == [list(range(pages))] * 2
     log.close()
 
@@ -220,7 +219,7 @@ async def test_any_byte_that_is_changed_and_any_cut_is_noticed(tmp_path: Path) -
 
     for content in bad:
         path.write_bytes(content)
-        with pytest.raises(Damaged):
+        with pytest.raises(CorruptData):
             whole(path)
 
     path.write_bytes(good)

@@ -12,15 +12,15 @@ import duckdb
 import polars
 import pyarrow.parquet
 import pytest
-from crash_world import lines_of
+from crash_harness import lines_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from table_world import KEYS, VALUES, Changing, Rows, as_column, from_column
+from table_harness import KEYS, VALUES, Changing, Rows, as_column, from_column
 from test_incremental import Now, text
 
 from asyncstreams import ConfigError, JsonLines, OutputWriteError, Parquet
-from asyncstreams.sinks.arrow import Columns
-from asyncstreams.sinks.column_types import declared, joined, type_of
+from asyncstreams.destinations.arrow_columns import Columns
+from asyncstreams.destinations.column_types import declared, joined, type_of
 
 
 def read(out: Path, name: str = "rows") -> list[dict[str, Any]]:
@@ -154,7 +154,7 @@ async def test_a_column_becomes_as_wide_as_it_must_be_and_all_parts_have_it(
 
 
 async def test_a_column_that_becomes_wider_in_one_run_is_the_same_in_all_parts(tmp_path: Path, monkeypatch: Any):
-    monkeypatch.setattr("asyncstreams.sinks.parquet._LARGE", 1)
+    monkeypatch.setattr("asyncstreams.destinations.parquet._LARGE", 1)
 
     await extract([{"id": n, "v": n if n < 2_000 else "x"} for n in range(2_100)], tmp_path, fsync="full")
 
@@ -301,7 +301,7 @@ def test_lines_that_are_as_before_are_not_decoded(monkeypatch: pytest.MonkeyPatc
     def never(lines: bytes) -> Any:
         raise AssertionError("decoded")
 
-    monkeypatch.setattr("asyncstreams.sinks.arrow.records_of", never)
+    monkeypatch.setattr("asyncstreams.destinations.arrow_columns.records_of", never)
     again = columns.table(b'{"id":2,"s":"y","o":null}\n{"o":{"a":[]}}\n')
 
     assert first.schema == again.schema

@@ -13,14 +13,14 @@ from asyncstreams import (
     HttpStream,
     PageNumber,
     PageRead,
-    Retrying,
+    RetryScheduled,
     Slice,
     Source,
-    StreamEnded,
+    StreamFinished,
     StreamSkipped,
     StreamStarted,
     StreamUnavailable,
-    Waiting,
+    WaitStarted,
 )
 from asyncstreams.progress import Progress
 from asyncstreams.testing import VirtualClock
@@ -76,7 +76,7 @@ def read(number: int, records: int, quarantined: int = 0) -> PageRead:
 def test_a_row_counts_pages_records_and_retries(progress, clock):
     progress(StreamStarted("orders"))
     progress(read(0, 100))
-    progress(Retrying("orders", "answered 503", 0.5, 1))
+    progress(RetryScheduled("orders", "answered 503", 0.5, 1))
     clock.advance(4)
     progress(read(1, 20))
 
@@ -85,7 +85,7 @@ def test_a_row_counts_pages_records_and_retries(progress, clock):
 
 def test_a_row_says_why_it_waits_and_for_how_much_longer(progress, clock):
     progress(StreamStarted("orders"))
-    progress(Waiting("orders", "the API asked for a pause", 10))
+    progress(WaitStarted("orders", "the API asked for a pause", 10))
     clock.advance(4)
 
     assert lines(progress)["orders"].endswith("waits 6.0 s: the API asked for a pause")
@@ -96,7 +96,7 @@ def test_a_row_says_why_it_waits_and_for_how_much_longer(progress, clock):
 
 def test_a_wait_is_over_when_a_page_comes(progress):
     progress(StreamStarted("orders"))
-    progress(Retrying("orders", "answered 503", 9.0, 1))
+    progress(RetryScheduled("orders", "answered 503", 9.0, 1))
     progress(read(0, 1))
 
     assert lines(progress)["orders"].endswith("reading")
@@ -116,7 +116,7 @@ def test_a_row_says_how_its_stream_ended_and_its_pace_stands_still(progress, clo
     progress(StreamStarted("orders"))
     clock.advance(2)
     progress(read(0, 100))
-    progress(StreamEnded("orders", error))
+    progress(StreamFinished("orders", error))
     clock.advance(60)
 
     assert lines(progress)["orders"] == f"1 100 50 0 {told}"
@@ -137,7 +137,7 @@ def test_a_stream_that_is_skipped_says_why(progress):
     progress(StreamSkipped("payouts", "no scope"))
 
     assert lines(progress)["payouts"].endswith("skipped: no scope")
-    progress(StreamEnded("payouts", StreamUnavailable("no scope")))
+    progress(StreamFinished("payouts", StreamUnavailable("no scope")))
     assert lines(progress)["payouts"].endswith("unavailable: no scope")
 
 

@@ -1,210 +1,377 @@
-"""How long does Retry-After make us wait, whatever a server writes there?"""
+"""What do the headers of a response tell of its API's quotas, whatever a server writes there?"""
 
 from __future__ import annotations
 
+import gc
 import math
-import time
-from collections.abc import Iterator
-from datetime import UTC, datetime
-from email.utils import format_datetime
+import re
+import tracemalloc
 
 import httpx
 import pytest
+from _pytest.mark import ParameterSet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncstreams import Response
-from asyncstreams.pacing.quota_headers import retry_after
+from asyncstreams.rate_limits.quota_headers import ReportedQuota, says_exhausted, told_quotas
+from asyncstreams.rate_limits.retry_after import asked_to_back_off, retry_after, should_retry
 
-often = settings(max_examples=200, deadline=None)
+often = settings(max_examples=300, deadline=None)
 WALL = 1_767_225_600.0  # 2026-01-01T00:00:00Z
-moments = st.datetimes(datetime(1990, 1, 1), datetime(2090, 1, 1)).map(lambda m: m.replace(microsecond=0, tzinfo=UTC))  # noqa: DTZ001
+DATE = "Date: Thu, 01 Jan 2026 00:00:00 GMT"
+HOUR, DAY = 3600, 86_400
+
+Numbers = tuple[float, float | None, float | None, float | None]
 
 
-def waits(*values: str, date: str | None = None) -> float | None:
-    headers = [(b"Retry-After", value.encode("utf-8", "surrogatepass")) for value in values]
-    if date is not None:
-        headers.append((b"Date", date.encode()))
+def answer(*lines: str, status: int = 200) -> Response:
+    headers = [tuple(part.strip().encode() for part in line.split(":", 1)) for line in lines]
     request = httpx.Request("GET", "https://api.example.com/")
-    return retry_after(Response(429, headers=headers, stream=httpx.ByteStream(b""), request=request), WALL)
+    return Response(status, headers=headers, stream=httpx.ByteStream(b""), request=request)
 
 
-@often
-@given(seconds=st.integers(1, 9_999_999_999), space=st.sampled_from(["", " ", "\t"]))
-def test_whole_seconds_are_taken_as_they_are(seconds: int, space: str) -> None:
-    assert waits(f"{space}{seconds}{space}") == seconds
+def told(*lines: str, wall: float = WALL) -> tuple[ReportedQuota, ...]:
+    return told_quotas(answer(*lines), wall)
 
 
-@often
-@given(now=moments, seconds=st.integers(1, 10**7))
-def test_a_date_is_read_against_the_responses_own_date_and_not_our_clock(now: datetime, seconds: int) -> None:
-    then = datetime.fromtimestamp(now.timestamp() + seconds, UTC)
-
-    assert waits(format_datetime(then, usegmt=True), date=format_datetime(now, usegmt=True)) == seconds
+def numbers(*lines: str, wall: float = WALL) -> list[Numbers]:
+    """Remaining, seconds to the reset, limit and window of each quota, in an order that is always the same."""
+    found = [(quota.remaining, quota.resets_in, quota.limit, quota.window) for quota in told(*lines, wall=wall)]
+    return sorted(found, key=str)
 
 
-@often
-@given(now=moments, seconds=st.integers(0, 10**7))
-def test_a_date_that_has_passed_orders_nothing(now: datetime, seconds: int) -> None:
-    then = datetime.fromtimestamp(now.timestamp() - seconds, UTC)
+# Remaining, seconds to the reset, limit and window of each quota; then headers as the API's documentation has them.
+VENDORS = """
+GitHub = 4999 300 5000 - | x-ratelimit-limit: 5000 | x-ratelimit-remaining: 4999 | x-ratelimit-reset: 1767225900
+    x-ratelimit-used: 1 | x-ratelimit-resource: core
+GitLab = 0 30 60 -
+    RateLimit-Limit: 60 | RateLimit-Name: throttle_authenticated_web | RateLimit-Observed: 67 | RateLimit-Remaining: 0
+    RateLimit-Reset: 1767225630 | RateLimit-ResetTime: Thu, 01 Jan 2026 00:00:30 GMT | Retry-After: 30
+GitLab, date = 20 30 60 -
+    RateLimit-Limit: 60 | RateLimit-Remaining: 20 | RateLimit-ResetTime: Thu, 01 Jan 2026 00:00:30 GMT
+Okta = 598 60 600 - | X-Rate-Limit-Limit: 600 | X-Rate-Limit-Remaining: 598 | X-Rate-Limit-Reset: 1767225660
+Twitter = 899 900 900 - | x-rate-limit-limit: 900 | x-rate-limit-remaining: 899 | x-rate-limit-reset: 1767226500
+Reddit = 597 360 600 - | X-Ratelimit-Used: 3 | X-Ratelimit-Remaining: 597.0 | X-Ratelimit-Reset: 360
+Discord = 0 64.57 5 - | X-RateLimit-Limit: 5 | X-RateLimit-Remaining: 0 | X-RateLimit-Reset: 1767225664.57
+    X-RateLimit-Reset-After: 64.57 | X-RateLimit-Bucket: abcd1234
+Zendesk = 699 - 700 -, 699 41 700 - | X-Rate-Limit: 700 | X-Rate-Limit-Remaining: 699 | ratelimit-limit: 700
+    ratelimit-remaining: 699 | ratelimit-reset: 41
+Zendesk, of an endpoint = 99 41 100 - | Zendesk-RateLimit-Endpoint: total=100; remaining=99; resets=41
+HubSpot = 98 - 100 10, 9 - 10 1, 249999 - 250000 86400
+    X-HubSpot-RateLimit-Max: 100 | X-HubSpot-RateLimit-Remaining: 98 | X-HubSpot-RateLimit-Interval-Milliseconds: 10000
+    X-HubSpot-RateLimit-Secondly: 10 | X-HubSpot-RateLimit-Secondly-Remaining: 9 | X-HubSpot-RateLimit-Daily: 250000
+    X-HubSpot-RateLimit-Daily-Remaining: 249999
+Kong = 4 47 5 -, 4 - 5 60, 900 - 1000 2592000
+    RateLimit-Limit: 5 | RateLimit-Remaining: 4 | RateLimit-Reset: 47 | X-RateLimit-Limit-Minute: 5
+    X-RateLimit-Remaining-Minute: 4 | X-RateLimit-Limit-Month: 1000 | X-RateLimit-Remaining-Month: 900
+OpenAI = 59 1 60 -, 149984 360 150000 -
+    x-ratelimit-limit-requests: 60 | x-ratelimit-remaining-requests: 59 | x-ratelimit-reset-requests: 1s
+    x-ratelimit-limit-tokens: 150000 | x-ratelimit-remaining-tokens: 149984 | x-ratelimit-reset-tokens: 6m0s
+Anthropic = 49 12 50 -, 0 60 40000 -
+    anthropic-ratelimit-requests-limit: 50 | anthropic-ratelimit-requests-remaining: 49
+    anthropic-ratelimit-requests-reset: 2026-01-01T00:00:12Z | anthropic-ratelimit-input-tokens-limit: 40000
+    anthropic-ratelimit-input-tokens-remaining: 0 | anthropic-ratelimit-input-tokens-reset: 2026-01-01T00:01:00Z
+Klaviyo = 699 59 700 60, 75 - 75 1
+    RateLimit-Limit: 75, 75;w=1, 700;w=60 | RateLimit-Remaining: 699 | RateLimit-Reset: 59
+BigCommerce = 6 3 25 5 | X-Rate-Limit-Requests-Left: 6 | X-Rate-Limit-Requests-Quota: 25
+    X-Rate-Limit-Time-Reset-Ms: 3000 | X-Rate-Limit-Time-Window-Ms: 5000
+Xero = 59 - - 60, 4999 - - 86400, 9999 - - 60
+    X-MinLimit-Remaining: 59 | X-DayLimit-Remaining: 4999 | X-AppMinLimit-Remaining: 9999
+Etsy = 9 - 10 1, 9999 - 10000 86400
+    x-limit-per-second: 10 | x-remaining-this-second: 9 | x-limit-per-day: 10000 | x-remaining-today: 9999
+Contentful = 35883 - 36000 3600, 9 - 10 1 | X-Contentful-RateLimit-Hour-Limit: 36000
+    X-Contentful-RateLimit-Hour-Remaining: 35883 | X-Contentful-RateLimit-Second-Limit: 10
+    X-Contentful-RateLimit-Second-Remaining: 9 | X-Contentful-RateLimit-Reset: 0
+Contentful, used up = 0 1200 36000 3600 | X-Contentful-RateLimit-Hour-Limit: 36000
+    X-Contentful-RateLimit-Hour-Remaining: 0 | X-Contentful-RateLimit-Reset: 1200
+Strava = 186 - 200 -, 1464 - 2000 -, 0 - 100 -, 466 - 1000 - | X-RateLimit-Limit: 200,2000 | X-RateLimit-Usage: 14,536
+    X-ReadRateLimit-Limit: 100,1000 | X-ReadRateLimit-Usage: 102,534
+Salesforce = 89982 - 100000 86400 | Sforce-Limit-Info: api-usage=10018/100000
+Salesforce, with an app = 4975 - 5000 86400, 233 - 250 86400
+    Sforce-Limit-Info: api-usage=25/5000, per-app-api-usage=17/250(appName=sample-connected-app)
+Atlassian Data Center = 98 - 10 60 | X-RateLimit-Limit: 100 | X-RateLimit-Remaining: 98 | X-RateLimit-FillRate: 10
+    X-RateLimit-Interval-Seconds: 60 | Retry-After: 0
+Atlassian Cloud = 349 600 350 -
+    X-RateLimit-Limit: 350 | X-RateLimit-Remaining: 349 | X-RateLimit-Reset: 2026-01-01T00:10Z
+Freshdesk = 4998 - 5000 - | X-RateLimit-Total: 5000 | X-RateLimit-Remaining: 4998 | X-RateLimit-Used-CurrentRequest: 2
+Draft 03 = 9 1 10 1, 50 - 50 60, 1000 - 1000 3600
+    RateLimit-Limit: 10, 10;w=1, 50;w=60, 1000;w=3600 | RateLimit-Remaining: 9 | RateLimit-Reset: 1
+Draft 03, with a comment = 50 30 100 60
+    RateLimit-Limit: 100, 100;w=60;comment="x" | RateLimit-Remaining: 50 | RateLimit-Reset: 30
+Draft 06 = 50 30 100 60 | RateLimit-Limit: 100 | RateLimit-Remaining: 50 | RateLimit-Reset: 30
+    RateLimit-Policy: 100;w=60;burst=1000;comment="x"
+Draft 07 = 50 5 100 10 | RateLimit: limit=100, remaining=50, reset=5 | RateLimit-Policy: 100;w=10
+Draft 08 = 50 30 100 60 | RateLimit: "default";r=50;t=30 | RateLimit-Policy: "default";q=100;w=60
+Draft 08, several policies = 0 7 100 60, 900 3000 1000 86400 | RateLimit: "burst";r=0;t=7, "daily";r=900;t=3000
+    RateLimit-Policy: "burst";q=100;w=60,"daily";q=1000;w=86400;comment="of a day"
+Draft 08, the binding policy = 1 7 100 60, 1000 - 1000 86400
+    RateLimit: "burst";r=1;t=7 | RateLimit-Policy: "burst";q=100;w=60,"daily";q=1000;w=86400
+Draft 08, without policies = 50 30 - - | RateLimit: "default";r=50;t=30
+Draft 08, without a reset = 50 - - - | RateLimit: "default";r=50
+Draft 08, policies alone = 100 - 100 60 | RateLimit-Policy: "default";q=100;w=60
+Draft 08, partitions = 50 30 100 60, 500 - 500 60 | RateLimit: "user";r=50;t=30;pk=:cHsdsRa894==:
+    RateLimit-Policy: "user";q=100;w=60;pk=:cHsdsRa894==:, "user";q=500;w=60;pk=:b3RoZXI=:
+Draft 08, bytes = 5000 3 10000 10 | RateLimit: "b";r=5000;t=3 | RateLimit-Policy: "b";q=10000;w=10;qu="content-bytes"
+Draft 08, what is under way = 5 1 9 2
+    RateLimit: "c";r=0, "d";r=5;t=1 | RateLimit-Policy: "c";q=10;qu="concurrent-requests", "d";q=9;w=2
+No quota = | Content-Type: application/json | Server: nginx
+"""
 
-    assert waits(format_datetime(then, usegmt=True), date=format_datetime(now, usegmt=True)) is None
+SPECIAL = """
+Limit of 0, of a vendor = | X-RateLimit-Limit: 0 | X-RateLimit-Remaining: 0 | X-RateLimit-Reset: 30
+Limit of 0, draft 06 = | RateLimit-Limit: 0 | RateLimit-Remaining: 0
+Limit of 0, a policy alone = | RateLimit-Policy: "d";q=0;w=60
+Limit of 0, Salesforce = | Sforce-Limit-Info: api-usage=0/0
+Limit of 0, Shopify = | X-Shopify-Shop-Api-Call-Limit: 0/0
+Lines of states = 1 2 - -, 3 4 - - | RateLimit: "a";r=1;t=2 | RateLimit: "b";r=3;t=4
+Lines of policies = 1 2 7 8, 5 - 5 6
+    RateLimit: "a";r=1;t=2 | RateLimit-Policy: "b";q=5;w=6 | RateLimit-Policy: "a";q=7;w=8
+Lines of a dictionary = 1 2 9 - | RateLimit: limit=9 | RateLimit: remaining=1 | RateLimit: reset=2
+Lines of limits = 8 1 9 1, 99 - 99 60
+    RateLimit-Limit: 9 | RateLimit-Limit: 9;w=1, 99;w=60 | RateLimit-Remaining: 8 | RateLimit-Reset: 1
+Lines of counters = 1 - 9 -, 2 - 8 -
+    X-RateLimit-Limit: 9 | X-RateLimit-Limit: 8 | X-RateLimit-Remaining: 1 | X-RateLimit-Remaining: 2
+Counters on a line = 1 3 9 -, 2 30 8 -
+    X-RateLimit-Limit: 9, 8 | X-RateLimit-Remaining: 1, 2 | X-RateLimit-Reset: 3, 30
+Lines of usage = 8 - 9 86400, 4 - 5 86400 | Sforce-Limit-Info: api-usage=1/9 | Sforce-Limit-Info: per-app-api-usage=1/5
+A window of 0 in a policy = 5 - 9 - | RateLimit: "d";r=5 | RateLimit-Policy: "d";q=9;w=0
+A window of 0, HubSpot = 5 - - - | X-HubSpot-RateLimit-Remaining: 5 | X-HubSpot-RateLimit-Interval-Milliseconds: 0
+Short durations = 7 0.012 - -, 8 7.66 - - | x-ratelimit-remaining-requests: 7 | x-ratelimit-reset-requests: 12ms
+    x-ratelimit-remaining-tokens: 8 | x-ratelimit-reset-tokens: 7.66s
+A reset within a long window = 7 1000000 9 2592000 | RateLimit: "m";r=7;t=1000000 | RateLimit-Policy: "m";q=9;w=2592000
+A reset beyond a short window = 7 - 9 60 | RateLimit: "m";r=7;t=1000000 | RateLimit-Policy: "m";q=9;w=60
+"""
 
 
-@pytest.mark.parametrize("date", [None, "", "yesterday", "Wed, 99 Foo 2026 00:00:00 GMT"])
-def test_without_a_date_of_the_server_our_clock_counts(date: str | None) -> None:
-    assert waits("Thu, 01 Jan 2026 00:02:00 GMT", date=date) == 120
+def cases(table: str) -> list[ParameterSet]:
+    found = []
+    for entry in re.split(r"\n(?=\S)", table.strip()):
+        first, *lines = re.split(r" \| |\n +", entry)
+        title, _, expected = first.rpartition("=")
+        quotas = [tuple(None if n == "-" else float(n) for n in one.split()) for one in expected.split(",") if one]
+        found.append(pytest.param(lines, sorted(quotas, key=str), id=title.strip()))
+    return found
 
 
-@pytest.fixture(params=["UTC", "Asia/Tokyo", "America/New_York"])
-def _machine_zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("TZ", request.param)
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
+of_each_vendor = pytest.mark.parametrize(("lines", "expected"), cases(VENDORS))
 
 
-@pytest.mark.usefixtures("_machine_zone")
-@pytest.mark.parametrize("date", ["Thu, 01 Jan 2026 00:02:00 GMT", "Thursday, 01-Jan-26 00:02:00 GMT"])
-def test_a_date_in_either_form_with_a_zone_is_gmt_on_any_machine(date: str) -> None:
-    assert waits(date, date="Thu, 01 Jan 2026 00:00:00 GMT") == 120
+@of_each_vendor
+def test_the_quotas_of_real_apis_are_read_and_named_apart(lines: list[str], expected: list[Numbers]) -> None:
+    assert numbers(DATE, *lines) == expected
+    assert len({quota.name for quota in told(DATE, *lines)}) == len(expected)
+
+
+@pytest.mark.parametrize(("lines", "expected"), cases(SPECIAL))
+def test_special_cases_are_read(lines: list[str], expected: list[Numbers]) -> None:
+    assert numbers(*lines) == expected
+    assert says_exhausted(answer(*lines), WALL) is False
 
 
 @pytest.mark.parametrize(
-    "zone",
-    [
-        "UTC",
-        *(
-            pytest.param(
-                name,
-            )
-            for name in ("Asia/Tokyo", "America/New_York")
-        ),
-    ],
+    "headers",
+    ["RateLimit: limit=0, remaining=0, reset=5", 'RateLimit: "d";r=0;t=5 | RateLimit-Policy: "d";q=0;w=60']
+    + ["Zendesk-RateLimit-Endpoint: total=0; remaining=0; resets=41"],
 )
-def test_the_obsolete_date_form_is_gmt_on_any_machine(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # RFC 9110, 5.6.7: a recipient must accept asctime's form, and take it for GMT.
-    monkeypatch.setenv("TZ", zone)
-    time.tzset()
+def test_a_limit_of_0_says_that_there_is_none(headers: str) -> None:
+    assert told(*headers.split(" | ")) == ()
 
+
+@pytest.mark.parametrize("case", ["lower", "upper", "title"])
+@of_each_vendor
+def test_the_case_of_names_means_nothing(lines: list[str], expected: list[Numbers], case: str) -> None:
+    changed = [getattr(name, case)() + ":" + value for name, _, value in (line.partition(":") for line in lines)]
+
+    assert numbers(DATE, *changed) == expected
+
+
+@of_each_vendor
+def test_a_response_out_of_a_cache_tells_nothing(lines: list[str], expected: list[Numbers]) -> None:
+    assert (told(DATE, "Age: 17", *lines), len(told(DATE, *lines))) == ((), len(expected))
+
+
+@pytest.mark.parametrize(("used", "left"), [("32/40", 8), ("40/40", 0), ("1/40", 39), ("45/40", 0)])
+def test_shopifys_bucket_of_40_gives_2_units_back_each_second(used: str, left: float) -> None:
+    ((remaining, resets_in, limit, window),) = numbers(f"X-Shopify-Shop-Api-Call-Limit: {used}")
+
+    assert (remaining, resets_in, limit / window) == (left, 0.5, 2)
+
+
+@pytest.mark.parametrize("what", ["x-ratelimit-resource", "x-ratelimit-bucket", "ratelimit-name"])
+def test_a_name_is_the_headers_and_the_resources(what: str) -> None:
+    header = what.rpartition("-")[0]
+
+    (quota,) = told(f"{header}-remaining: 5", f"{what}: search")
+
+    assert re.fullmatch(f"{header}.+search", quota.name)
+
+
+def test_a_name_is_the_policys_and_differs_by_partition() -> None:
+    plain, one, other = (told(f'RateLimit: "user";r=5{more}')[0].name for more in ("", ";pk=:b25l:", ";pk=:dHdv:"))
+
+    assert plain == "user"
+    assert one.startswith("user")
+    assert len({plain, one, other}) == 3
+
+
+@pytest.mark.parametrize(
+    "headers",
+    ['RateLimit: "{}";r=5', 'RateLimit-Policy: "{}";q=5', "Zendesk-RateLimit-{}: remaining=5; total=9"]
+    + ["RateLimit-Remaining: 5 | RateLimit-Name: {}", "X-RateLimit-Remaining: 5 | X-RateLimit-Bucket: {}"],
+)
+def test_names_are_bounded(headers: str) -> None:
+    assert [len(quota.name) <= 100 for quota in told(*headers.format("a" * 9999).split(" | "))] == [True]
+
+
+def test_all_partitions_in_a_response_have_the_policy_of_their_name() -> None:
+    states = 'RateLimit: "user";r=5;t=30;pk=:b25l:, "user";r=50;t=30;pk=:dHdv:'
+
+    assert numbers(states, 'RateLimit-Policy: "user";q=100;w=60') == [(5, 30, 100, 60), (50, 30, 100, 60)]
+
+
+def test_policies_whose_long_names_differ_late_are_not_one() -> None:
+    first, second = told(f'RateLimit: "{"a" * 100}1";r=5;t=9, "{"a" * 100}2";r=7;t=9')
+
+    assert first.name != second.name
+
+
+in_each_form = pytest.mark.parametrize(
+    "reset",
+    ["1767225900", "1767225900.0", "1767225900000", "300", "300.0", "Thu, 01 Jan 2026 00:05:00 GMT"]
+    + ["2026-01-01T00:05:00Z", "2026-01-01T00:05Z", "2026-01-01T00:05:00.000Z", "2026-01-01T00:05:00"]
+    + ["2026-01-01T01:05:00+01:00", "2025-12-31T19:05:00-05:00", "5m", "5m0s", "300s", "4m60.0s", "300000ms", "0h5m"],
+)
+
+
+@in_each_form
+@pytest.mark.parametrize("skew", [0, HOUR, -HOUR, 400 * DAY, -400 * DAY])
+def test_a_reset_is_read_against_the_responses_own_date(reset: str, skew: float) -> None:
+    lines = ["X-RateLimit-Remaining: 7", f"X-RateLimit-Reset: {reset}"]
+
+    assert numbers(*lines, DATE, wall=WALL + skew) == [(7, 300, None, None)]
+
+
+@in_each_form
+@pytest.mark.parametrize("date", ["X-Date: none", "Date:", "Date: yesterday", "Date: Wed, 99 Foo 2026 00:00:00 GMT"])
+def test_without_a_date_of_the_server_our_time_counts(reset: str, date: str) -> None:
+    assert numbers("X-RateLimit-Remaining: 7", f"X-RateLimit-Reset: {reset}", date) == [(7, 300, None, None)]
+
+
+@pytest.mark.parametrize(
+    "reset",
+    ["", " ", "-5", "+5", "nan", "inf", "1e3", "0x10", "soon", "1_0", "m", "5x", "5 s", "1;2", "\u0663\u0663"]
+    + ["9" * 400, "1" * 10_000, "é", "\x00", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "2026-13-01T00:00:00Z"]
+    + ["1767222000", "1767222000000", "2025-12-31T23:00:00Z", "Wed, 31 Dec 2025 23:00:00 GMT", "1000000001"]
+    + ["90000", "1767315660", "1767315660000", "2026-01-02T01:01:00Z", "Fri, 02 Jan 2026 01:01:00 GMT", "26h0m0s"],
+)
+def test_a_reset_that_is_malformed_past_or_absurd_is_none(reset: str) -> None:
+    assert numbers("X-RateLimit-Remaining: 7", f"X-RateLimit-Reset: {reset}", DATE) == [(7, None, None, None)]
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", " ", "-1", "+1", "nan", "NaN", "inf", "-inf", "Infinity", "1e309", "1e3", "1_0", "0x10", "many", "5;6", "a,b"]
+    + ["9" * 400, "x" * 10_000, "\u0663\u0663", "½", "\x00", "1.2.3", "1.", "[5]", '{"a":1}', "null", "true"],
+)
+def test_what_is_no_number_tells_nothing(value: str) -> None:
+    assert told(f"X-RateLimit-Remaining: {value}") == ()
+    assert numbers("X-RateLimit-Remaining: 7", f"X-RateLimit-Limit: {value}") == [(7, None, None, None)]
+
+
+MALFORMED_STATES = ["", "5", '"d"', '"d";t=5', '"d";r=-1;t=5', '"d";r="5"', '"d";r=?1', '"d";r=1e3', '"d";r=nan']
+MALFORMED_STATES += ['("d";r=5)', '"d;r=5', f'"d";r={"9" * 16}', f'"d";r=5, {"(" * 10_000}', '"é";r=5', '"d";r=5,']
+MALFORMED_STATES += ['"d" ;r=5', '"d";R=5', "limit=9, remaining=-5", "remaining=x", "limit=9", "remaining=(1 2)"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [f"RateLimit: {value}" for value in MALFORMED_STATES]
+    + [f"RateLimit-Policy: {value}" for value in ("x", '"d"', '"d";q=-5;w=1', '"d";w=60', '"d";q=9;w=1,')]
+    + [f"Sforce-Limit-Info: {value}" for value in ("5", "api-usage=a/b", "api-usage=-1/5", "api-usage=1/inf")]
+    + [f"X-Shopify-Shop-Api-Call-Limit: {value}" for value in ("3", "/", "3/4/5", "1/" * 5000)]
+    + [f"Zendesk-RateLimit-Endpoint: {value}" for value in ("", "total=9", "remaining=x; total=9", "remaining=-1")],
+)
+def test_malformed_fields_tell_nothing(line: str) -> None:
+    assert told(line) == ()
+
+
+def test_many_sets_of_header_names_do_not_let_memory_grow() -> None:
+    def memory_after(sets: range) -> int:
+        for number in sets:
+            told(f"X-Trace-{number}-{'x' * 200}: 1", f"X-RateLimit-Remaining: {number}", "X-RateLimit-Limit: 99999")
+            told(f'RateLimit: "p{number}";r=5;t=9', f'RateLimit-Policy: "p{number}{"x" * 200}";q=9;w=60')
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
     try:
-        assert waits("Thu Jan  1 00:02:00 2026", date="Thu, 01 Jan 2026 00:00:00 GMT") == 120
+        before = memory_after(range(600))
+        after = memory_after(range(600, 2000))
     finally:
-        monkeypatch.undo()
-        time.tzset()
+        tracemalloc.stop()
+
+    assert after - before < 200_000
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        "",
-        " ",
-        "0",
-        "00",
-        "0.0",
-        "-1",
-        "-120",
-        "+5",
-        "nan",
-        "NaN",
-        "inf",
-        "-inf",
-        "Infinity",
-        "1e309",
-        "1e3",
-        "1_0",
-        "0x10",
-    ]
-    + ["10s", "soon", "1.", ".5", "1;2", "Thu, 01 Jan 1970 00:00:00 GMT", "Thu, 01 Jan 2026 00:00:00 GMT", ",", ",,;"],
+NAMES = sorted({name.lower().encode() for name in re.findall(r"([\w-]+): ", VENDORS + DATE + "| Age: 1")})
+numbers_or_so = st.integers(-1, 10**17) | st.integers(0, 99)
+texts = (
+    st.text(alphabet='0123456789.,;:=-+/eE "rtqwpkmsh()TZGMTJan', max_size=60)
+    | (st.integers() | st.floats() | st.datetimes()).map(str)
+    | st.builds('"{}";r={};t={};q={};w={}'.format, *[numbers_or_so] * 5)
+    | st.builds("{}={}/{}".format, st.text(max_size=80), numbers_or_so, numbers_or_so)
+    | st.sampled_from(["9" * 400, "1," * 5000, '"x";r=1,' * 2000 + '"x";r=1', "x" * 10_000, "1e309", "nan"])
 )
-def test_what_is_zero_past_or_malformed_orders_nothing(value: str) -> None:
-    assert waits(value) is None
-
-
-def test_digits_of_other_scripts_order_nothing() -> None:
-    assert waits("\u0663\u0663") is None
-
-
-@pytest.mark.parametrize(
-    ("values", "seconds"),
-    [
-        (("5", "120"), 120),
-        (("120", "5"), 120),
-        (("5, 120",), 120),
-        (("120,5",), 120),
-        (("nonsense", "7"), 7),
-        (("nan, 7",), 7),
-        (("-5", "0", "7"), 7),
-        (("5", "Thu, 01 Jan 2026 00:02:00 GMT"), 120),
-        (("5, Thu, 01 Jan 2026 00:02:00 GMT",), 120),
-        (("500", "Thu, 01 Jan 2026 00:02:00 GMT"), 500),
-        (("nonsense", "nan"), None),
-    ],
-)
-def test_of_several_values_the_longest_valid_one_counts(values: tuple[str, ...], seconds: float | None) -> None:
-    assert waits(*values) == seconds
-
-
-def test_of_a_date_and_seconds_joined_by_a_comma_the_longest_counts() -> None:
-    assert waits("Thu, 01 Jan 2026 00:02:00 GMT, 500") == 500
-
-
-def test_without_the_header_nothing_is_ordered() -> None:
-    assert waits() is None
-
-
-@pytest.mark.parametrize(
-    "digits",
-    [
-        1_000_000,
-        9_999_999_999,
-        pytest.param(10**10),
-        pytest.param(10**15),
-    ],
-)
-def test_a_huge_wait_is_told_and_never_clamped_or_ignored(digits: int) -> None:
-    assert waits(str(digits)) == digits
+values = st.binary(max_size=60) | texts.map(lambda text: text.encode("utf-8", "surrogatepass"))
+raw_headers = st.lists(st.tuples(st.sampled_from(NAMES) | st.binary(max_size=100), values), max_size=8)
 
 
 @often
-@given(
-    values=st.lists(
-        st.text(max_size=30)
-        | st.text(alphabet="0123456789.,-+eE naifGMT:WdJ", max_size=40)
-        | st.integers().map(str)
-        | st.floats().map(str)
-        | st.just("9" * 400),
-        max_size=3,
-    ),
-    date=st.none() | st.text(alphabet="0123456789 :,-+GMTJanThu", max_size=40),
-)
-def test_no_garbage_raises_or_gives_a_wait_that_is_negative_nan_or_infinite(
-    values: list[str], date: str | None
-) -> None:
-    seconds = waits(*values, date=date)
+@given(headers=raw_headers, wall=st.floats(0, 1e11))
+def test_no_garbage_raises_or_gives_impossible_numbers(headers: list[tuple[bytes, bytes]], wall: float) -> None:
+    request = httpx.Request("GET", "https://api.example.com/")
+    response = Response(200, headers=headers, stream=httpx.ByteStream(b""), request=request)
 
-    assert seconds is None or (0 < seconds < math.inf)
+    quotas = told_quotas(response, wall)
+
+    for quota in quotas:
+        assert 0 <= quota.remaining < math.inf
+        assert all(n is None or 0 <= n < math.inf for n in (quota.resets_in, quota.limit, quota.window))
+        assert 0 < len(quota.name) <= 100
+    used_up = any(quota.remaining == 0 for quota in quotas)
+    assert says_exhausted(response, wall) is (used_up or retry_after(response, wall) is not None)
+    assert should_retry(response) is None
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        "Thu, 01 Jan 99999 00:00:00 GMT",
-        "Thu, 01 Jan 0000 00:00:00 GMT",
-        "Thu, 32 Jan 2026 00:00:00 GMT",
-        "Thu, 01 Jan 2026 25:61:61 GMT",
-        "Thu, 01 Jan 2026 00:00:00 +999999",
-        "Thu, 01 Jan 0001 00:00:00 +2359",
-        "Thu, 31 Dec 9999 23:59:59 -2359",
-        "1 Jan",
-        "(((",
-        "Thu, 01 Jan 2026 00:00",
-        "\x00",
-        "é",
-    ],
-)
-def test_an_odd_date_never_raises(value: str) -> None:
-    seconds = waits(value, date=value)
+@often
+@given(seconds=st.integers(1, DAY), skew=st.floats(-DAY, DAY), unit=st.sampled_from([1, 1000]))
+def test_a_moment_is_as_far_ahead_as_the_server_says(seconds: int, skew: float, unit: int) -> None:
+    reset = f"X-RateLimit-Reset: {(int(WALL) + seconds) * unit}"
 
-    assert seconds is None or (0 < seconds < math.inf)
+    assert numbers("X-RateLimit-Remaining: 7", reset, DATE, wall=WALL + skew) == [(7, seconds, None, None)]
+
+
+EXHAUSTED = ["Retry-After: 30", "Retry-After: Thu, 01 Jan 2026 00:02:00 GMT", "X-RateLimit-Remaining: 0"]
+EXHAUSTED += ["X-RateLimit-Remaining: 0 | X-RateLimit-Reset: 1767225900", "X-Shopify-Shop-Api-Call-Limit: 40/40"]
+EXHAUSTED += ['RateLimit: "a";r=9, "b";r=0;t=7', "Retry-After: 30 | X-RateLimit-Remaining: 9"]
+NOT_EXHAUSTED = ["Server: nginx", "Retry-After: 0", "Retry-After: soon", "X-RateLimit-Remaining: 9"]
+NOT_EXHAUSTED += ["X-RateLimit-Remaining: -1", 'RateLimit: "a";r=1, "b";r=9', 'RateLimit-Policy: "a";q=9;w=1']
+NOT_EXHAUSTED += ["X-RateLimit-Remaining: 0 | Age: 17", "X-RateLimit-Remaining: 0 | X-RateLimit-Limit: 0"]
+
+
+@pytest.mark.parametrize("status", [200, 403, 429, 503])
+@pytest.mark.parametrize("headers", EXHAUSTED + NOT_EXHAUSTED)
+def test_a_wait_or_a_quota_used_up_says_exhausted(headers: str, status: int) -> None:
+    assert says_exhausted(answer(*headers.split(" | "), status=status), WALL) is (headers in EXHAUSTED)
+
+
+@pytest.mark.parametrize(("value", "said"), [("true", True), ("false", False), ("", None), ("maybe", None)])
+def test_stripe_says_whether_to_try_again(value: str, said: bool | None) -> None:
+    assert should_retry(answer(f"Stripe-Should-Retry: {value}", status=409)) is said
+
+
+@pytest.mark.parametrize("value", ["", "-5", "nan", "inf", "1e3", "soon", "\u0663", "x" * 10_000])
+def test_kinto_asks_for_a_pause_in_seconds(value: str) -> None:
+    assert asked_to_back_off(answer("Backoff: 30")) == 30
+    assert asked_to_back_off(answer(f"Backoff: {value}")) is None

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from slow_api import Answer, Api, Items, Named, at, declared, slices, taken, told
+from fake_api import Answer, Api, Items, Named, at, declared, slices, taken, told
 
 from asyncstreams import (
     ConfigError,
@@ -21,7 +21,7 @@ from asyncstreams import (
     RateLimit,
     Source,
     TokenAuthenticator,
-    Waiting,
+    WaitStarted,
 )
 from asyncstreams.clock import SystemClock
 from asyncstreams.testing import VirtualClock
@@ -186,8 +186,8 @@ async def test_streams_with_equal_limits_share_them(virtual_clock: VirtualClock)
 
     api, seconds = await read_both(
         virtual_clock,
-        {"authenticator": token, "quota_label": "x"},
-        {"authenticator": token, "quota_label": "x", "rate_limit": [RateLimit(20.0, 60.0)]},
+        {"authenticator": token, "quota_group": "x"},
+        {"authenticator": token, "quota_group": "x", "rate_limit": [RateLimit(20.0, 60.0)]},
     )
 
     assert len(api.times) == 40
@@ -198,7 +198,7 @@ async def test_streams_with_equal_limits_share_them(virtual_clock: VirtualClock)
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        pytest.param({}, {"quota_label": "search"}, id="label"),
+        pytest.param({}, {"quota_group": "search"}, id="label"),
         pytest.param({}, {"authenticator": TokenAuthenticator("b")}, id="with-credential"),
         pytest.param(
             {"authenticator": TokenAuthenticator("a")}, {"authenticator": TokenAuthenticator("b")}, id="credential"
@@ -309,7 +309,7 @@ def test_a_limit_of_nothing_or_of_everything_is_refused(wrong: Callable[[], Rate
         wrong()
 
 
-@pytest.mark.parametrize("name", ["rate_limit_cost", "outage_patience"])
+@pytest.mark.parametrize("name", ["rate_limit_cost", "outage_timeout"])
 @pytest.mark.parametrize("value", [0, -1, "5", None, math.nan])
 async def test_a_cost_and_a_patience_are_above_0(virtual_clock: VirtualClock, name: str, value: Any) -> None:
     api = Api(told(1))
@@ -332,7 +332,7 @@ async def test_a_wait_for_the_limit_is_told_and_explained_once_for_all(virtual_c
     text = reading.explain()
     await taking
 
-    waits = [event for event in heard if isinstance(event, Waiting)]
+    waits = [event for event in heard if isinstance(event, WaitStarted)]
     assert "its rate_limit" in text
     assert {event.reason for event in waits} == {"its rate_limit"}
     assert 55 < waits[0].seconds < 62

@@ -234,7 +234,7 @@ async def test_a_success_in_between_renews_the_patience_with_ordered_waits(serve
         number = context.next_page_token or 0
         return number + 1 if number < 2 else None
 
-    assert await server.read(next_page_token=two_more, loop_guard=False) == TWO * 3
+    assert await server.read(next_page_token=two_more, detect_loops=False) == TWO * 3
 
 
 async def test_an_ordered_wait_holds_back_everybody_who_draws_on_the_same_quota(server):

@@ -10,14 +10,14 @@ from typing import Any
 
 import httpx
 import pytest
-from slow_api import Api, Items, Named, at, declared, ids, slices, taken, told, within
+from fake_api import Api, Items, Named, at, declared, ids, slices, taken, told, within
 
 from asyncstreams import (
     Source,
     StreamUnavailable,
 )
 from asyncstreams.errors import PartialFailure
-from asyncstreams.events import PageRead, SliceEnded, SliceStarted, StreamEnded, StreamStarted
+from asyncstreams.events import PageRead, SliceFinished, SliceStarted, StreamFinished, StreamStarted
 
 
 @pytest.fixture(autouse=True)
@@ -132,7 +132,7 @@ async def test_no_more_than_four_times_max_concurrency_slices_are_open(virtual_c
 
     def listen(event: object) -> None:
         nonlocal opened, most
-        opened += isinstance(event, SliceStarted) - isinstance(event, SliceEnded)
+        opened += isinstance(event, SliceStarted) - isinstance(event, SliceFinished)
         most = max(most, opened)
 
     sick: Counter[str] = Counter()
@@ -298,10 +298,10 @@ async def test_events_tell_of_each_slice_in_order(virtual_clock):
     await taken(stream.pages(slices=slices("ab")), PartialFailure)
 
     assert heard[0] == StreamStarted("items")
-    assert isinstance(heard[-1], StreamEnded)
+    assert isinstance(heard[-1], StreamFinished)
     for name, kinds in {"a": [PageRead, PageRead], "b": [PageRead]}.items():
         own = [event for event in heard if getattr(event, "stream_slice", None) == {"at": name}]
-        assert [type(event) for event in own] == [SliceStarted, *kinds, SliceEnded]
+        assert [type(event) for event in own] == [SliceStarted, *kinds, SliceFinished]
         assert (own[-1].error is None) == (name == "a")
 
 

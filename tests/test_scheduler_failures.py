@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from slow_api import Api, Items, Named, at, declared, ids, slices, taken, told, within
+from fake_api import Api, Items, Named, at, declared, ids, slices, taken, told, within
 
 from asyncstreams import (
     AsyncStreamsError,
@@ -23,8 +23,8 @@ from asyncstreams import (
     Source,
 )
 from asyncstreams.errors import PartialFailure
-from asyncstreams.events import PageRead, StreamEnded
-from asyncstreams.run.report import StreamReport
+from asyncstreams.events import PageRead, StreamFinished
+from asyncstreams.execution.report import StreamReport
 
 
 @pytest.fixture(autouse=True)
@@ -185,7 +185,7 @@ async def test_what_concerns_a_stream_ends_it_and_leaves_the_others(virtual_cloc
         return httpx.Response(response.status_code, headers=response.headers, content=response.content)
 
     api = Api(lambda request: (api_of if at(request) == "one/b/1" else told(100))(request))
-    sick = declared(Named, validation="fail", get_json_schema=schema_of_b, quota_label="own")
+    sick = declared(Named, validation="fail", get_json_schema=schema_of_b, quota_group="own")
     well = Api(told(20))
     source = Source([sick("one", api, virtual_clock), Named("other", well, virtual_clock)])
     pages, failure = await taken(source.pages(slices={"one": slices("abc")}), PartialFailure)
@@ -307,5 +307,5 @@ async def test_a_stream_that_was_not_read_whole_ends_with_an_error(virtual_clock
     with pytest.raises(AsyncStreamsError):
         await stream.read(slices=slices("abc"))
 
-    assert isinstance(heard[-1], StreamEnded)
+    assert isinstance(heard[-1], StreamFinished)
     assert heard[-1].error is not None

@@ -14,12 +14,12 @@ from typing import Any
 
 import httpx
 import pytest
+from fake_api import Api, Items, Named, at, declared, slices, taken, told, within
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from slow_api import Api, Items, Named, at, declared, slices, taken, told, within
 
 from asyncstreams import RequestContext, Response, Source
-from asyncstreams.events import SliceEnded
+from asyncstreams.events import SliceFinished
 from asyncstreams.testing import VirtualClock
 
 MANY = int(os.environ.get("ASYNCSTREAMS_MANY_SLICES", "3000"))
@@ -300,7 +300,7 @@ async def test_a_million_slices_are_taken_only_as_others_end(virtual_clock, asyn
 
     def listen(event: object) -> None:
         nonlocal ended
-        ended += isinstance(event, SliceEnded)
+        ended += isinstance(event, SliceFinished)
 
     api = Watched(virtual_clock, told(2))
     stream = Million(api, virtual_clock, max_concurrency=5)

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from slow_api import Api, declared, ids, slices, taken, within
+from fake_api import Api, declared, ids, slices, taken, within
 
 from asyncstreams import (
     Backoff,

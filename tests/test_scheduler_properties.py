@@ -7,9 +7,9 @@ from collections import Counter
 from typing import Any
 
 import httpx
+from fake_api import Api, Named, declared, slices, within
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from slow_api import Api, Named, declared, slices, within
 
 from asyncstreams import Cursor, HttpStatusError, Offset, PageNumber, Source
 from asyncstreams.errors import PartialFailure

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncstreams import ConfigError
-from asyncstreams.schema import RecordSchema
+from asyncstreams.schemas.record_schema import RecordSchema
 
 DRAFTS: dict[str, tuple[str, Any]] = {
     "4": ("http://json-schema.org/draft-04/schema#", jsonschema.Draft4Validator),

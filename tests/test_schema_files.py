@@ -16,7 +16,7 @@ import jsonschema
 import pytest
 
 from asyncstreams import ConfigError, HttpStream
-from asyncstreams.schema import RecordSchema
+from asyncstreams.schemas.record_schema import RecordSchema
 
 MODULE = """
 from asyncstreams import HttpStream

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncstreams import ConfigError, Cursor, Header, MalformedJSON, NextUrl, Response
-from asyncstreams.selectors import check_selector, select, select_path
+from asyncstreams.pagination.selectors import check_selector, select, select_path
 
 often = settings(max_examples=100, deadline=None)
 keys = st.text(st.characters(exclude_characters=".[]", exclude_categories=["Cs"]), min_size=1, max_size=6)

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from crash_world import Api, Customers, Events, Listed, Tags
+from crash_harness import Api, Customers, Events, Listed, Tags
 
 from asyncstreams import ConfigError, NumberRanges, Page, Sink, Source, State
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncstreams.pacing.structured_fields import Item, parse_dictionary, parse_list
+from asyncstreams.rate_limits.structured_fields import Item, parse_dictionary, parse_list
 
 often = settings(max_examples=300, deadline=None)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from slow_api import Answer, Api, at, declared, taken, within
+from fake_api import Answer, Api, at, declared, taken, within
 from tree_api import Customers, Invoices, Lines, Orders, Shops, asked_of, ids, tree
 
 from asyncstreams import AuthError, ConfigError, HttpStatusError, Slice, Source, StreamUnavailable

@@ -6,10 +6,10 @@ import io
 from typing import Any
 
 import httpx
+from fake_api import Api
 from rich.console import Console
-from slow_api import Api
 
-from asyncstreams import HttpStream, HttpSubStream, PageNumber, ParentsKnown, Source
+from asyncstreams import HttpStream, HttpSubStream, PageNumber, ParentsDiscovered, Source
 from asyncstreams.progress import Progress
 from asyncstreams.testing import VirtualClock
 
@@ -43,9 +43,9 @@ def source(clock: VirtualClock) -> Source:
 
 
 async def test_more_parents_are_told_of_as_they_become_known_and_that_they_are_all(virtual_clock: VirtualClock) -> None:
-    told: list[ParentsKnown] = []
+    told: list[ParentsDiscovered] = []
     shop = source(virtual_clock)
-    shop.subscribe(lambda event: told.append(event) if isinstance(event, ParentsKnown) else None)
+    shop.subscribe(lambda event: told.append(event) if isinstance(event, ParentsDiscovered) else None)
 
     await shop.read()
 
@@ -53,7 +53,7 @@ async def test_more_parents_are_told_of_as_they_become_known_and_that_they_are_a
     assert counts == sorted(counts)
     assert 3 in counts
     assert [event.is_all for event in told] == [False] * (len(told) - 1) + [True]
-    assert told[-1] == ParentsKnown("orders", 12, True)
+    assert told[-1] == ParentsDiscovered("orders", 12, True)
 
 
 async def test_the_table_and_explain_show_parents_done_of_those_known(virtual_clock: VirtualClock) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from slow_api import Api, at, declared, taken, within
+from fake_api import Api, at, declared, taken, within
 from tree_api import Customers, Invoices, Lines, Orders, Shops, asked_of, ids, tree, when
 
 from asyncstreams import (

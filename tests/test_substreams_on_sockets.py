@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kept_tree import Below, Customers, Visits, streams
+from cached_tree import Below, Customers, Visits, streams
 
 from asyncstreams import Source
 from asyncstreams.testing import Fault, MockApi, Quota, Resource

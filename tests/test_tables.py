@@ -15,10 +15,10 @@ from typing import Any
 
 import httpx
 import pytest
-from crash_world import break_each, lines_of
+from crash_harness import break_each, lines_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from table_world import (
+from table_harness import (
     KEYS,
     KINDS,
     VALUES,
@@ -194,8 +194,8 @@ async def test_fields_become_columns_as_they_come(out: Path):
 async def test_columns_of_duckdb_become_as_wide_as_they_must_be(
     tmp_path: Path, first: Any, then: Any, kind: str, values: Any, mode: Any, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("asyncstreams.sinks.duckdb._ROWS", 2)
-    monkeypatch.setattr("asyncstreams.sinks.duckdb.DuckEngine.block", 1)
+    monkeypatch.setattr("asyncstreams.destinations.duckdb._ROWS", 2)
+    monkeypatch.setattr("asyncstreams.destinations.duckdb.DuckEngine.block", 1)
     out, clock = tmp_path / "out.duckdb", Now(1000)
     stream = Changing([], clock=clock)
     stream.rows = [{"id": n, "updated_at": text(10), "v": one} for n, one in enumerate(first * 3)]
@@ -393,7 +393,7 @@ async def test_a_stream_s_name_may_be_anything_else(out: Path):
 
 def test_a_second_writer_is_told_who_the_first_is(out: Path):
     code = (
-        "import asyncio, sys; from pathlib import Path; from asyncstreams.sinks.lock import OutputLock\n"
+        "import asyncio, sys; from pathlib import Path; from asyncstreams.storage.file_lock import OutputLock\n"
         "OutputLock(Path(sys.argv[1]), 0); print('held', flush=True); sys.stdin.read()"
     )
     lock = out.with_name(f".{out.name}.lock")
@@ -422,7 +422,7 @@ async def test_somebody_may_read_while_it_writes_and_does_not_see_half_of_it(sql
 
 
 async def test_another_program_that_writes_for_too_long_is_told(sqlite: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("asyncstreams.sinks.sqlite._BUSY", 0.1)
+    monkeypatch.setattr("asyncstreams.destinations.sqlite._BUSY", 0.1)
     await Rows([{"id": 1}]).extract(to=to(sqlite))
     other = sqlite3.connect(sqlite, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -457,7 +457,7 @@ def test_the_file_is_its_owner_s_alone_and_one_file_when_it_is_done(out: Path):
 
 async def test_large_slices_wait_in_a_file_and_those_that_fail_are_left_out(out: Path, monkeypatch: pytest.MonkeyPatch):
     for name, size in (("_MANY_OPEN", 2_000), ("_WORTH_A_FILE", 1_000)):
-        monkeypatch.setattr(f"asyncstreams.run.grouping.{name}", size)
+        monkeypatch.setattr(f"asyncstreams.extraction.commit_batcher.{name}", size)
 
     class Paged(HttpStream):
         url_base = "https://api.test/"

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft7Validator, validators
 
-from asyncstreams.exact_json import decode
-from asyncstreams.transform import TransformConfig, TypeTransformer
+from asyncstreams._json import decode
+from asyncstreams.schemas.type_transformer import TransformConfig, TypeTransformer
 
 often = settings(max_examples=120, deadline=None)
 SIMPLE = ["string", "integer", "number", "boolean", "null"]

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncstreams import ConfigError, NumberRanges, TimeWindows
-from asyncstreams.cursors import CursorFormat
-from asyncstreams.intervals import Interval, Intervals
+from asyncstreams.cursors.cursor_format import CursorFormat
+from asyncstreams.cursors.intervals import Interval, Intervals
 
 ISO = CursorFormat()
 NOW = datetime(2026, 3, 10, 12, 0, 30, tzinfo=UTC).timestamp()

@@ -15,15 +15,15 @@ import httpx
 
 from ..errors import DecodeError, ResponseTooLarge, TruncatedBody
 from ..messages import Response
-from ..model import BodyLimits, Timeouts
-from .decompress import decompressor, through
-from .timeouts import PatientPieces, Watch
+from ..models import BodyLimits, Timeouts
+from .decoders import decompressor, through
+from .timeouts import AttemptTimeout, TimedStream
 
 _MOST_CODINGS = 5
 _RATIO_FROM = 2**20
 
 
-class PromptStream(httpx.AsyncByteStream):
+class AbortableStream(httpx.AsyncByteStream):
     """A body whose connection can be let go without waiting."""
 
     @abstractmethod
@@ -89,7 +89,9 @@ class _Meter:
             raise _too_large(f"sent {self.wire:,} bytes that became more than {decoded:,}", "ratio", self._limits.ratio)
 
 
-async def read_body(response: Response, limits: BodyLimits, watch: Watch, *, at_most: int | None = None) -> bytes:
+async def read_body(
+    response: Response, limits: BodyLimits, watch: AttemptTimeout, *, at_most: int | None = None
+) -> bytes:
     """The whole body, decoded and checked. Raises TruncatedBody, DecodeError, ResponseTooLarge.
 
     With `at_most`, its beginning, as far as it can be read: for errors, whose status says enough.
@@ -106,7 +108,7 @@ async def read_body(response: Response, limits: BodyLimits, watch: Watch, *, at_
         return b"".join([piece async for piece in body])
 
 
-async def _read_beginning(response: Response, limits: BodyLimits, watch: Watch, at_most: int) -> bytes:
+async def _read_beginning(response: Response, limits: BodyLimits, watch: AttemptTimeout, at_most: int) -> bytes:
     pieces: list[bytes] = []
     size = 0
     try:
@@ -131,7 +133,7 @@ def streamed_pieces(response: Response, limits: BodyLimits, timeouts: Timeouts) 
     Raises as `read_body`, and StallTimeout. Close it, to let the connection go.
     """
     framing = _Framing(response)
-    return _decoded(response, framing, limits, PatientPieces(_raw_pieces(response), timeouts), _ignore)
+    return _decoded(response, framing, limits, TimedStream(_raw_pieces(response), timeouts), _ignore)
 
 
 async def _decoded(
@@ -162,7 +164,7 @@ def _ignore(count: int) -> None:
     return
 
 
-async def _read_plain(response: Response, framing: _Framing, limits: BodyLimits, watch: Watch) -> bytes:
+async def _read_plain(response: Response, framing: _Framing, limits: BodyLimits, watch: AttemptTimeout) -> bytes:
     """A body without codings: what `_decoded` does, in fewer steps."""
     pieces: list[bytes] = []
     size = 0
@@ -177,7 +179,7 @@ async def _read_plain(response: Response, framing: _Framing, limits: BodyLimits,
             if size > limits.decoded:
                 raise _more_than_decoded(limits)
             pieces.append(raw)
-            if size == framing.length and isinstance(response.stream, PromptStream):
+            if size == framing.length and isinstance(response.stream, AbortableStream):
                 break  # ours has seen the end by now; httpcore's connection has not
     finally:
         await _close(response, source)
@@ -222,11 +224,11 @@ async def _close(response: Response, source: AsyncIterator[bytes] | None = None)
     """Give the connection back, or drop it where the body was not read to its end."""
     response.is_closed = True
     stream = response.stream
-    if isinstance(stream, PromptStream):
+    if isinstance(stream, AbortableStream):
         stream.close_now()
     elif isinstance(stream, httpx.AsyncByteStream):
         with anyio.CancelScope(shield=True):
-            if isinstance(source, AsyncGenerator | PatientPieces):
+            if isinstance(source, AsyncGenerator | TimedStream):
                 await source.aclose()
             await stream.aclose()
     else:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from .. import exact_json
+from .. import _json
 from ..errors import MalformedJSON, UnexpectedContent
-from ..selectors import select_path
+from ..pagination.selectors import select_path
 
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|["{}\[\],:]', re.DOTALL)
 _LONGEST_ITEM = 16 * 2**20
@@ -60,11 +60,11 @@ class ItemScanner:
         if self._inside:
             raise MalformedJSON("sent JSON that ends within its array: it was cut on the way")
         self._keep(self._buffer)
-        skeleton = exact_json.decode(b"".join(self._skeleton))
+        skeleton = _json.decode(b"".join(self._skeleton))
         if not self._found:
             found = select_path(self._path, skeleton) if self._path else skeleton
             told = "nothing" if found is None else f"a {type(found).__name__}"
-            fields = exact_json.as_object(skeleton)
+            fields = _json.as_object(skeleton)
             keys = "" if fields is None else f"; the body's keys are {sorted(fields)[:20]}"
             raise UnexpectedContent(f"sent {told} where {self._path or 'the body'!r} should be an array{keys}")
         return items
@@ -158,7 +158,7 @@ class ItemScanner:
 
 def _decoded(text: bytes) -> list[Any]:
     try:
-        items: list[Any] = exact_json.decode(b"[" + text + b"]")
+        items: list[Any] = _json.decode(b"[" + text + b"]")
     except MalformedJSON as error:
         # The offset would be that within this piece.
         raise MalformedJSON(f"{error.message.partition(' at byte')[0]}, among the items of an array") from None
@@ -167,6 +167,6 @@ def _decoded(text: bytes) -> list[Any]:
 
 def _text(token: bytes) -> str:
     try:
-        return str(exact_json.decode(token))
+        return str(_json.decode(token))
     except MalformedJSON:
         return ""

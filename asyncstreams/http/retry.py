@@ -10,12 +10,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from random import Random
 
-from ..contracts import Place, Stream
 from ..errors import AsyncStreamsError, ConfigError, RateLimitWaitTooLong
-from ..events import Audience, Retrying
-from ..model import Backoff, RequestContext
+from ..events import EventEmitter, RetryScheduled
+from ..models import Backoff, RequestContext
+from ..protocols import RequestSlot, Stream
 from .session import Session
-from .waits import Waits
+from .wait_tracker import WaitTracker
 
 _log = logging.getLogger("asyncstreams")
 _THROTTLE_BACKOFF = Backoff(base=1.0, cap=60.0)
@@ -61,7 +61,7 @@ class StreamBackoff:
         return f"<StreamBackoff {self.failures} failures in a row>"
 
 
-class Tries:
+class RetryState:
     """What one page has spent of its tries, its time and its patience with the server's waits."""
 
     def __init__(
@@ -70,9 +70,9 @@ class Tries:
         context: RequestContext,
         session: Session,
         shared: StreamBackoff,
-        audience: Audience,
-        waits: Waits,
-        place: Place | None,
+        audience: EventEmitter,
+        waits: WaitTracker,
+        place: RequestSlot | None,
     ) -> None:
         self._stream, self._shared, self._audience, self._waits = stream, shared, audience, waits
         self._clock, self._random = session.clock, session.random
@@ -184,7 +184,7 @@ class Tries:
         self._waited_for_server += delay
 
     def _again(self, event: str, error: AsyncStreamsError, delay: float) -> None:
-        self._audience.tell(Retrying(self._stream.name, error.message, delay, self.sent))
+        self._audience.emit(RetryScheduled(self._stream.name, error.message, delay, self.sent))
         self._log(event, error, delay)
 
     def _log(self, event: str, error: AsyncStreamsError, delay: float | None) -> None:

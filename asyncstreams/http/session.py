@@ -16,14 +16,14 @@ import anyio
 import httpx
 
 from ..clock import Clock
-from ..contracts import Routes
 from ..errors import ConfigError
 from ..events import Listener
-from ..pacing.governor import Governor, Host
-from ..pacing.loop_lag import LoopLag
+from ..protocols import MockRouter
+from ..rate_limits.governor import Governor, HostState
+from ..rate_limits.loop_lag import LoopLag
 from .origin import Origin
-from .request import ClientOptions
-from .timeouts import Alarm
+from .request_builder import ClientOptions
+from .timeouts import Deadlines
 from .transport import AiohttpTransport, tls_context
 
 T = TypeVar("T")
@@ -42,9 +42,9 @@ class Session:
         self._transports: dict[tuple[Origin, ClientOptions], httpx.AsyncBaseTransport] = {}
         # With the credential, whose id nobody else can have as long as it is kept.
         self._governors: dict[tuple[Origin, int, str | None], tuple[Governor, object]] = {}
-        self._hosts: dict[tuple[Origin, int], Host] = {}
+        self._hosts: dict[tuple[Origin, int], HostState] = {}
         self._lag = LoopLag()
-        self.alarm = Alarm()
+        self.alarm = Deadlines()
         self._kept: dict[int, object] = {}
 
     def transport_for(self, origin: Origin, options: ClientOptions) -> httpx.AsyncBaseTransport:
@@ -60,7 +60,7 @@ class Session:
         key = (origin, id(credential), label)
         known = self._governors.get(key)
         if known is None:
-            host = self._hosts.setdefault(key[:2], Host(self.random))
+            host = self._hosts.setdefault(key[:2], HostState(self.random))
             known = self._governors[key] = Governor(self.clock, self.random, self._lag, host), credential
         return known[0]
 
@@ -82,7 +82,7 @@ class Session:
         self.alarm.stop()
 
 
-class Sessions:
+class SessionPool:
     """At most one open session per event loop: whoever comes while it is open shares it."""
 
     def __init__(self, open_session: Callable[[], Session]) -> None:
@@ -94,18 +94,18 @@ class Sessions:
         """Whether anybody has a lease, in any event loop."""
         return bool(self._open)
 
-    def lease(self) -> Lease:
+    def lease(self) -> SessionLease:
         """The running loop's session, opened by the first that asks and closed by the last that leaves."""
-        return Lease(self)
+        return SessionLease(self)
 
-    def taken(self) -> Session:
+    def acquire(self) -> Session:
         """For Lease: one user more."""
         loop = asyncio.get_running_loop()
         session, users = self._open.get(loop) or (self._open_session(), 0)
         self._open[loop] = (session, users + 1)
         return session
 
-    async def given(self) -> None:
+    async def release(self) -> None:
         """For Lease: one user less."""
         loop = asyncio.get_running_loop()
         session, users = self._open[loop]
@@ -116,19 +116,19 @@ class Sessions:
             await session.aclose()
 
 
-class Lease:
+class SessionLease:
     """No generator: one that is left open at the end of a loop could not be closed in the right order."""
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: SessionPool) -> None:
         self._sessions = sessions
 
     async def __aenter__(self) -> Session:
-        return self._sessions.taken()
+        return self._sessions.acquire()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._sessions.given()
+        await self._sessions.release()
 
 
 def _open(origin: Origin, options: ClientOptions) -> httpx.AsyncBaseTransport:
@@ -151,11 +151,11 @@ def _tls(options: ClientOptions) -> ssl.SSLContext:
         raise ConfigError(f"request_kwargs: verify or cert cannot be loaded: {error.strerror or error}") from None
 
 
-def borrowed(transport: httpx.AsyncBaseTransport | Routes | None) -> httpx.AsyncBaseTransport | None:
+def borrowed(transport: httpx.AsyncBaseTransport | MockRouter | None) -> httpx.AsyncBaseTransport | None:
     """What the user gave as transport, which stays open: a router is wrapped. Raises ConfigError."""
     if transport is None or isinstance(transport, httpx.AsyncBaseTransport):
         return transport
-    if isinstance(transport, Routes):
+    if isinstance(transport, MockRouter):
         return httpx.MockTransport(transport.async_handler)
     raise ConfigError(
         f"transport={type(transport).__name__}: an httpx.AsyncBaseTransport, such as httpx.MockTransport, is needed"

@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 
 from ..errors import StallTimeout
-from ..model import Timeouts
+from ..models import Timeouts
 
 _RATE_WINDOW = 30.0
 
 
-class Alarm:
+class Deadlines:
     """The one timer of all attempts in an event loop.
 
     Setting a timer for each attempt costs more than looking at all of them now and then, and moving
@@ -23,17 +23,17 @@ class Alarm:
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self._watches: dict[Watch, None] = {}  # in their order, so that the same is cancelled first each time
+        self._watches: dict[AttemptTimeout, None] = {}  # in their order, so that the same is cancelled first each time
         self._handle: asyncio.TimerHandle | None = None
         self._rings_at = math.inf
 
-    def add(self, watch: Watch, at: float) -> None:
+    def add(self, watch: AttemptTimeout, at: float) -> None:
         """Look after a watch, for the first time at that time or before."""
         self._watches[watch] = None
         if at < self._rings_at:
             self._set(at)
 
-    def remove(self, watch: Watch) -> None:
+    def remove(self, watch: AttemptTimeout) -> None:
         self._watches.pop(watch, None)
 
     def stop(self) -> None:
@@ -54,7 +54,7 @@ class Alarm:
             self._set(at)
 
 
-class Watch:
+class AttemptTimeout:
     """What `asyncio.timeout` does, with a deadline that moves by plain assignment.
 
     StallTimeout leaves the `with`, naming the limit that ran out.
@@ -75,7 +75,7 @@ class Watch:
         "_task",
     )
 
-    def __init__(self, limits: Timeouts, alarm: Alarm, *, whole: bool = True) -> None:
+    def __init__(self, limits: Timeouts, alarm: Deadlines, *, whole: bool = True) -> None:
         self._limits = limits
         self._alarm, self._loop = alarm, alarm.loop
         self._begun = now = alarm.loop.time()
@@ -86,7 +86,7 @@ class Watch:
         self._bytes = 0
         self._expired = False
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> AttemptTimeout:
         task = asyncio.current_task()
         assert task is not None, "a Watch cancels the task that it is used in"
         self._task = task
@@ -145,7 +145,7 @@ class Watch:
         return _silent(limits)
 
 
-class PatientPieces:
+class TimedStream:
     """The pieces of a streamed body: each within `read` seconds, all together above `min_rate`.
 
     A body that is parsed while it arrives may take hours: only waiting for it is measured.
@@ -157,7 +157,7 @@ class PatientPieces:
         self._waited = 0.0
         self._bytes = 0
 
-    def __aiter__(self) -> PatientPieces:
+    def __aiter__(self) -> TimedStream:
         return self
 
     async def __anext__(self) -> bytes:

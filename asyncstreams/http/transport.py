@@ -25,7 +25,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from ..messages import Request, Response
-from .body import PromptStream
+from .body import AbortableStream
 from .request_head import request_head
 
 # Below the 5 s after which many servers close an idle connection.
@@ -66,7 +66,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         self._tls = tls
         self._reuse = reuse
         self._connector: aiohttp.TCPConnector | None = None
-        self._peers: dict[str, _Peer] = {}
+        self._peers: dict[str, PeerConnection] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if isinstance(request, Request):
@@ -99,7 +99,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             await self._connector.close()
             self._connector = None
 
-    def _peer(self, url: str) -> tuple[_Peer, str]:
+    def _peer(self, url: str) -> tuple[PeerConnection, str]:
         """Whom a URL addresses, and the target of the request line. Raises ValueError."""
         url = url.partition("#")[0]
         split = _AUTHORITY.match(url)
@@ -109,11 +109,13 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         peer = self._peers.get(origin)
         if peer is None:
             tls = (self._tls or tls_context()) if origin.startswith("https") else True
-            pattern = _Pattern("GET", URL(f"{origin}/"), loop=asyncio.get_running_loop(), ssl=tls)
-            peer = self._peers[origin] = _Peer(pattern, pattern.headers["Host"])
+            pattern = PatternRequest("GET", URL(f"{origin}/"), loop=asyncio.get_running_loop(), ssl=tls)
+            peer = self._peers[origin] = PeerConnection(pattern, pattern.headers["Host"])
         return peer, target if target.startswith("/") else f"/{target}"
 
-    async def _connection(self, peer: _Peer, extensions: Mapping[str, Any]) -> tuple[Connection, ResponseHandler]:
+    async def _connection(
+        self, peer: PeerConnection, extensions: Mapping[str, Any]
+    ) -> tuple[Connection, ResponseHandler]:
         """One that nobody else has, and on which no bytes came that nobody had asked for."""
         connector = self._connector or self._open()
         timeout = _client_timeout(extensions.get("timeout", {}).get("connect"))
@@ -138,7 +140,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         return self._connector
 
 
-class _Pattern(aiohttp.ClientRequest):
+class PatternRequest(aiohttp.ClientRequest):
     """What the connector wants to see of every request to one origin."""
 
     _key: ConnectionKey | None = None
@@ -150,10 +152,10 @@ class _Pattern(aiohttp.ClientRequest):
         return self._key
 
 
-class _Peer(NamedTuple):
+class PeerConnection(NamedTuple):
     """Whom a transport talks to, and its name in headers."""
 
-    pattern: _Pattern
+    pattern: PatternRequest
     host: str
 
 
@@ -180,7 +182,7 @@ async def _answer(
     return Response(
         head.code,
         headers=head.raw_headers,
-        stream=_Body(connection, content),
+        stream=ResponseStream(connection, content),
         request=request,
         extensions={"http_version": b"HTTP/1.0" if head.version == HttpVersion10 else b"HTTP/1.1"},
     )
@@ -205,14 +207,14 @@ def _is_writing(connection: Connection) -> bool:
     return transport is not None and transport.get_write_buffer_size() > 0
 
 
-class _Body(PromptStream):
+class ResponseStream(AbortableStream):
     """The raw body of one response, piece by piece; its own iterator, since a generator costs more."""
 
     def __init__(self, connection: Connection, content: aiohttp.StreamReader) -> None:
         self._connection = connection
         self._content = content
 
-    def __aiter__(self) -> _Body:
+    def __aiter__(self) -> ResponseStream:
         return self
 
     async def __anext__(self) -> bytes:
@@ -241,11 +243,11 @@ def _client_timeout(connect: float | None) -> aiohttp.ClientTimeout:
 def _as_httpx(error: Exception) -> httpx.TransportError:
     """The httpx error of the same meaning; its text holds no URL, header or body."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError | ssl.SSLCertVerificationError):
-        return BadCertificate(_reason(error))
+        return CertificateRejected(_reason(error))
     if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
         return httpx.ConnectError(f"the TLS handshake failed: {_reason(error)}")
     if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return UnknownHost(_reason(error))
+        return HostNotFound(_reason(error))
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return httpx.ConnectTimeout("connecting took too long")
     if isinstance(error, aiohttp.ClientConnectorError):
@@ -263,11 +265,11 @@ def _as_httpx(error: Exception) -> httpx.TransportError:
     return httpx.LocalProtocolError("a header or the URL holds a character that HTTP does not allow")
 
 
-class BadCertificate(httpx.ConnectError):
+class CertificateRejected(httpx.ConnectError):
     """The server's certificate, or the TLS handshake, was not accepted."""
 
 
-class UnknownHost(httpx.ConnectError):
+class HostNotFound(httpx.ConnectError):
     """The host's name could not be resolved."""
 
 

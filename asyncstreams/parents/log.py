@@ -9,9 +9,8 @@ from typing import TypeAlias
 
 import anyio
 
-from ..frames import HEAD_SIZE, Damaged, frames, length_at
-from ..model import Record
-from .frames import Counts, end_frame, page_frame
+from ..models import Record
+from ..storage.framing import HEAD_SIZE, CorruptData, LogFooter, end_frame, frames, length_at, page_frame
 from .log_file import LogFile
 
 _WRITTEN = 256 * 1024  # bytes that are written in one hop to a thread
@@ -37,7 +36,7 @@ class ParentLog:
         self._end = self._on_disk = 0
         self._tail: dict[int, bytes] = {}  # frames that are in memory, by where they begin
         self._tail_size = 0
-        self._readers: dict[Reader, None] = {}
+        self._readers: dict[LogReader, None] = {}
         self._pages = 0
         self._is_writing = self._is_lost = False
         self._writer: asyncio.Event = asyncio.Event()
@@ -51,7 +50,7 @@ class ParentLog:
         """Whether the checksums of what is on disk have been looked at, when it was opened: once is enough."""
 
     @classmethod
-    def kept(cls, file: LogFile, start: int, counts: Counts) -> ParentLog:
+    def kept(cls, file: LogFile, start: int, counts: LogFooter) -> ParentLog:
         """One that was found to be whole, by its checksums; its pages lie from `start` on, up to its end frame."""
         log = cls(_no_file, _ignore)
         log._file, log._base = file, start
@@ -60,13 +59,13 @@ class ParentLog:
         log.is_closed = log.is_complete = log.is_checked = True
         return log
 
-    def reader(self, decode: Decode, news: asyncio.Event) -> Reader:
+    def reader(self, decode: Decode, news: asyncio.Event) -> LogReader:
         """Reads from the first page on; `news` is set when there may be more. All readers come before the writer."""
-        reader = Reader(self, decode, news)
+        reader = LogReader(self, decode, news)
         self._readers[reader] = None
         return reader
 
-    def left(self, reader: Reader) -> None:
+    def left(self, reader: LogReader) -> None:
         """Somebody reads no more."""
         self._readers.pop(reader, None)
         self.moved()
@@ -100,7 +99,7 @@ class ParentLog:
         await self._write(_WRITTEN)
         self._trim()
 
-    async def finish(self, keep: Callable[[LogFile, Counts], None] | None) -> None:
+    async def finish(self, keep: Callable[[LogFile, LogFooter], None] | None) -> None:
         """All has come. `keep` takes the file, in a thread, where it is to stay."""
         self.is_closed = self.is_complete = True
         self._tell()
@@ -110,7 +109,7 @@ class ParentLog:
         if self._file is None or self._is_lost:
             return
         try:
-            await anyio.to_thread.run_sync(keep, self._file, Counts(self._pages, self.records))
+            await anyio.to_thread.run_sync(keep, self._file, LogFooter(self._pages, self.records))
         except OSError as error:
             self._warn(error)
 
@@ -201,7 +200,7 @@ class ParentLog:
             reader.news.set()
 
 
-class Reader:
+class LogReader:
     """One who reads a log."""
 
     def __init__(self, log: ParentLog, decode: Decode, news: asyncio.Event) -> None:
@@ -238,7 +237,7 @@ class Reader:
                 self._ahead.append((payload, end - before))
                 before = end
             if not self._ahead:
-                raise Damaged("a page is cut short")
+                raise CorruptData("a page is cut short")
         payload, size = self._ahead.popleft()
         self.offset += size
         self._log.moved()
@@ -249,7 +248,7 @@ class Reader:
         self._log.left(self)
 
 
-async def pages_of(readers: Sequence[Reader], news: asyncio.Event) -> AsyncGenerator[tuple[int, list[Record]]]:
+async def pages_of(readers: Sequence[LogReader], news: asyncio.Event) -> AsyncGenerator[tuple[int, list[Record]]]:
     """The pages of all that are read, whichever has one first, each with the number of its reader."""
     reading = dict(enumerate(readers))
     try:
@@ -269,7 +268,7 @@ async def pages_of(readers: Sequence[Reader], news: asyncio.Event) -> AsyncGener
             reader.close()
 
 
-def _end_size(counts: Counts) -> int:
+def _end_size(counts: LogFooter) -> int:
     return len(end_frame(counts))
 
 

@@ -10,15 +10,18 @@ from io import FileIO
 from pathlib import Path
 from typing import IO, Any, cast
 
-from ..frames import HEAD_SIZE, Damaged, frames, length_at
-from .frames import (
-    Begin,
-    Counts,
+from ..storage.framing import (
+    HEAD_SIZE,
+    CorruptData,
+    LogFooter,
+    LogHeader,
     begin_frame,
     end_frame,
+    frames,
     is_begin,
     is_end,
     is_page,
+    length_at,
     read_begin,
     read_end,
 )
@@ -74,7 +77,7 @@ class LogFile:
                 left -= len(part)
         return b"".join(parts)
 
-    def keep(self, to: Path, counts: Counts) -> None:
+    def keep(self, to: Path, counts: LogFooter) -> None:
         """It is whole: end it, and give it its name. Raises OSError."""
         assert self.path is not None
         self.append(end_frame(counts))
@@ -92,7 +95,7 @@ class LogFile:
             self.path = None
 
 
-def whole(path: Path) -> tuple[LogFile, Begin, Counts, int]:
+def whole(path: Path) -> tuple[LogFile, LogHeader, LogFooter, int]:
     """A log that was kept, read once from end to end; with where its pages begin.
 
     Raises Damaged, and FileNotFoundError and other OSErrors.
@@ -108,32 +111,32 @@ def whole(path: Path) -> tuple[LogFile, Begin, Counts, int]:
     return log, begin, counts, start
 
 
-def _checked(log: LogFile) -> tuple[Begin, Counts, int]:
+def _checked(log: LogFile) -> tuple[LogHeader, LogFooter, int]:
     offset, pages, start = 0, 0, 0
-    begin: Begin | None = None
+    begin: LogHeader | None = None
     while offset < log.size:
         data = log.read(offset, _CHUNK)
         if len(data) >= HEAD_SIZE and (length := length_at(data, 0)) > len(data):
             if length > min(_LARGEST, log.size - offset):
-                raise Damaged("it is cut short")
+                raise CorruptData("it is cut short")
             data = log.read(offset, length)
         read = 0
         for kind, payload, read in frames(memoryview(data)):
             if begin is None:
                 if not is_begin(kind):
-                    raise Damaged("it is no parent log")
+                    raise CorruptData("it is no parent log")
                 begin, start = read_begin(bytes(payload)), read
             elif is_end(kind):
                 counts = read_end(bytes(payload))
                 if counts.pages != pages or offset + read != log.size:
-                    raise Damaged("it does not end where it says")
+                    raise CorruptData("it does not end where it says")
                 return begin, counts, start
             else:
                 pages += is_page(kind)
         if not read:
             break
         offset += read
-    raise Damaged("it is cut short")
+    raise CorruptData("it is cut short")
 
 
 def _opened(path: Path, flags: int) -> int:

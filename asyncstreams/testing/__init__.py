@@ -9,7 +9,7 @@ from .mock_api import (
     MockApi,
     OAuth2,
     Quota,
-    Received,
+    ReceivedRequest,
     Resource,
     shop,
 )
@@ -24,7 +24,7 @@ __all__ = [
     "MockApi",
     "OAuth2",
     "Quota",
-    "Received",
+    "ReceivedRequest",
     "Resource",
     "VirtualClock",
     "shop",

@@ -67,7 +67,7 @@ class Passed(HttpSubStream):
     def __init__(
         self, customers: Customers, fields: tuple[str, ...] | None = ("id",), batch: int | None = None
     ) -> None:
-        self.url_base, self.parent_fields, self.parent_batch = customers.url_base, fields, batch
+        self.url_base, self.parent_fields, self.parent_batch_size = customers.url_base, fields, batch
         super().__init__(customers)
         self.ids = 0
 
@@ -76,7 +76,7 @@ class Passed(HttpSubStream):
 
     async def stream_slices(self, state: Mapping[str, Any]) -> AsyncGenerator[Slice]:
         async for one in super().stream_slices(state):
-            if self.parent_batch is None:
+            if self.parent_batch_size is None:
                 self.ids += one["parent"]["id"]
             else:
                 self.ids += sum(map(_ID, one["parents"]))
@@ -89,7 +89,7 @@ class InBatches(HttpSubStream):
 
     records_path = "data"
     parent_fields = ("id",)
-    parent_batch = BATCH
+    parent_batch_size = BATCH
     max_concurrency = 1
 
     def __init__(self, customers: Customers) -> None:

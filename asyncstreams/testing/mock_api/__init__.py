@@ -3,11 +3,11 @@
 from .api import MockApi
 from .auth import ApiKeyAuth, BasicAuth, BearerAuth, OAuth2
 from .counts import Counts
-from .exchange import Received
 from .faults import Fault
 from .quota import Quota
 from .resource import Resource
 from .shop import shop
+from .wire_messages import ReceivedRequest
 
 __all__ = [
     "ApiKeyAuth",
@@ -18,7 +18,7 @@ __all__ = [
     "MockApi",
     "OAuth2",
     "Quota",
-    "Received",
+    "ReceivedRequest",
     "Resource",
     "shop",
 ]

@@ -11,17 +11,17 @@ from typing import Any, Self
 
 from ...clock import Clock, SystemClock
 from ...errors import ConfigError
-from ...model import Record
+from ...models import Record
 from .auth import Auth
 from .counts import Counts
 from .faults import Fault
-from .listing import curl, stream_source
+from .index_page import curl, stream_source
+from .mock_settings import Settings
 from .process import Process
 from .quota import Quota
 from .resource import Latency, Resource, check_latency
 from .routes import Route, routes
-from .serving import Listener, Thread
-from .settings import Settings
+from .runners import Listener, Thread
 
 
 class MockApi:

@@ -9,7 +9,7 @@ from hmac import compare_digest
 from typing import Literal, TypeAlias
 
 from ...errors import ConfigError
-from .exchange import Received, Refused
+from .wire_messages import BadRequest, ReceivedRequest
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -26,7 +26,7 @@ class BearerAuth:
     def __repr__(self) -> str:
         return "BearerAuth(***)"
 
-    def check(self, request: Received) -> None:
+    def check(self, request: ReceivedRequest) -> None:
         """Raises Refused."""
         token = bearer(request)
         if not any(same(token, known) for known in self.tokens):
@@ -40,7 +40,7 @@ class BasicAuth:
     username: str
     password: str = field(default="", repr=False)
 
-    def check(self, request: Received) -> None:
+    def check(self, request: ReceivedRequest) -> None:
         """Raises Refused."""
         pair = basic_pair(request)
         if pair is None or not same(":".join(pair), f"{self.username}:{self.password}"):
@@ -59,7 +59,7 @@ class ApiKeyAuth:
         if self.into not in ("header", "query", "cookie"):
             raise ConfigError(f'ApiKeyAuth(into={self.into!r}): one of "header", "query", "cookie"')
 
-    def check(self, request: Received) -> None:
+    def check(self, request: ReceivedRequest) -> None:
         """Raises Refused."""
         if self.into == "header":
             told = request.headers.get(self.name.lower(), "")
@@ -99,7 +99,7 @@ class OAuth2:
 Auth: TypeAlias = BearerAuth | BasicAuth | ApiKeyAuth | OAuth2
 
 
-def bearer(request: Received) -> str:
+def bearer(request: ReceivedRequest) -> str:
     """The bearer token of a request. Raises Refused where there is none."""
     method, _, token = request.headers.get("authorization", "").partition(" ")
     if method.lower() != "bearer" or not token:
@@ -107,7 +107,7 @@ def bearer(request: Received) -> str:
     return token.strip()
 
 
-def basic_pair(request: Received) -> tuple[str, str] | None:
+def basic_pair(request: ReceivedRequest) -> tuple[str, str] | None:
     """User name and password of a request, where it has them."""
     method, _, told = request.headers.get("authorization", "").partition(" ")
     if method.lower() != "basic":
@@ -119,8 +119,8 @@ def basic_pair(request: Received) -> tuple[str, str] | None:
     return (name, password) if colon else None
 
 
-def unauthorized(code: str, message: str, challenge: str) -> Refused:
-    return Refused(401, message, {"WWW-Authenticate": challenge}, code=code)
+def unauthorized(code: str, message: str, challenge: str) -> BadRequest:
+    return BadRequest(401, message, {"WWW-Authenticate": challenge}, code=code)
 
 
 def same(told: str, known: str) -> bool:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from itertools import repeat
 from typing import cast
 
-from .exchange import HEAD_END, Ending, Refused, Step
 from .service import NOWHERE, Prepared, Reply, Service
+from .wire_messages import HEAD_END, BadRequest, ConnectionEnd, Step
 
 _LONGEST_HEAD = 65_536
 _LONGEST_BODY = 16 * 2**20
@@ -120,7 +120,7 @@ class Connection(asyncio.Protocol):
         while self._buffer and self._reply is None and self._writable and not self._transport.is_closing():
             try:
                 prepared = self._next_request()
-            except Refused as refused:
+            except BadRequest as refused:
                 self._refuse(refused)
                 return
             if prepared is None:
@@ -131,7 +131,7 @@ class Connection(asyncio.Protocol):
             self._resting = False
             self._transport.resume_reading()
 
-    def _refuse(self, refused: Refused) -> None:
+    def _refuse(self, refused: BadRequest) -> None:
         whole = refused.answer.whole(keep_alive=False)
         tally = self._ledger.tally(NOWHERE, refused.status)
         tally.requests += 1
@@ -148,7 +148,7 @@ class Connection(asyncio.Protocol):
         end = self._buffer.find(HEAD_END) + len(HEAD_END)
         if end < len(HEAD_END):
             if len(self._buffer) > _LONGEST_HEAD:
-                raise Refused(431, "the head is too long")
+                raise BadRequest(431, "the head is too long")
             return None
         head = self._buffer[:end]
         try:
@@ -159,7 +159,7 @@ class Connection(asyncio.Protocol):
             self._buffer = self._buffer[used:]
             return self._service.prepared(head, body) if body else prepared
         except ValueError as error:
-            raise Refused(400, f"this is no request: {error}") from error
+            raise BadRequest(400, f"this is no request: {error}") from error
 
     def _body(self, prepared: Prepared, begin: int) -> tuple[int | None, bytes]:
         """Where the request ends in the buffer, None while that has not come; and its body."""
@@ -222,7 +222,7 @@ class Connection(asyncio.Protocol):
                 if reply.tally is not None:
                     reply.tally.bytes += len(step)
                 self._transport.write(step)
-            elif isinstance(step, Ending):
+            elif isinstance(step, ConnectionEnd):
                 self._break_off(reply, step)
                 return
             else:
@@ -237,11 +237,11 @@ class Connection(asyncio.Protocol):
         if not reply.keep_alive:
             self._transport.close()
 
-    def _break_off(self, reply: Reply, ending: Ending) -> None:
-        if ending is Ending.HANG:
-            self._steps = repeat(Ending.HANG)
+    def _break_off(self, reply: Reply, ending: ConnectionEnd) -> None:
+        if ending is ConnectionEnd.HANG:
+            self._steps = repeat(ConnectionEnd.HANG)
             return
-        if ending is Ending.RESET:
+        if ending is ConnectionEnd.RESET:
             wire: socket.socket | None = self._transport.get_extra_info("socket")
             if wire is not None:
                 wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST)

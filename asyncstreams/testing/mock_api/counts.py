@@ -68,7 +68,7 @@ class Counts:
         return "\n".join(f"{name:<{width}}  {number:>{digits}}" for name, number in rows)
 
 
-class Tally:
+class ResourceCounts:
     """What one resource answered with one status."""
 
     __slots__ = ("bytes", "records", "requests", "resource", "status")
@@ -78,21 +78,21 @@ class Tally:
         self.requests = self.records = self.bytes = 0
 
 
-class Ledger:
+class CountsRecorder:
     """The running counts. Only the server's own loop writes; any thread may take a snapshot."""
 
     def __init__(self) -> None:
-        self.tallies: dict[tuple[str, int], Tally] = {}
+        self.tallies: dict[tuple[str, int], ResourceCounts] = {}
         self.faults = Counter[str]()
         self.connections = self.open_connections = 0
         self.in_flight = self.peak_in_flight = 0
         self.refused_by_auth = self.refused_by_quota = self.queued_by_quota = 0
         self.tokens_issued = self.tokens_reused = 0
 
-    def tally(self, resource: str, status: int) -> Tally:
+    def tally(self, resource: str, status: int) -> ResourceCounts:
         found = self.tallies.get((resource, status))
         if found is None:
-            found = self.tallies[resource, status] = Tally(resource, status)
+            found = self.tallies[resource, status] = ResourceCounts(resource, status)
         return found
 
     def snapshot(self, seconds: float) -> Counts:

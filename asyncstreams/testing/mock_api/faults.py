@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, TypedDict, Unpack
 
 from ...errors import ConfigError
-from .chance import share
-from .exchange import HEAD_END, Answer, Ending, Received, Step, answer, json_body
-from .gzipping import damaged
+from .gzip_body import damaged
+from .seeding import share
+from .wire_messages import HEAD_END, ConnectionEnd, MockResponse, ReceivedRequest, Step, answer, json_body
 
 Kind: TypeAlias = Literal[
     "status",
@@ -37,7 +37,7 @@ class Selection(TypedDict, total=False):
     share: float
     resource: str | None
     times: int
-    when: Callable[[Received], bool]
+    when: Callable[[ReceivedRequest], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Fault:
     share: float | None = None
     resource: str | None = None
     times: int | None = None
-    when: Callable[[Received], bool] | None = None
+    when: Callable[[ReceivedRequest], bool] | None = None
 
     @property
     def is_of_paging(self) -> bool:
@@ -126,14 +126,14 @@ class Fault:
         return _fault("hang", which)
 
 
-class Strikes:
+class FaultCounter:
     """One fault at work: counts the requests that match, and says which are hit."""
 
     def __init__(self, fault: Fault, key: int) -> None:
         self.fault, self._key = fault, key
         self._matched = self._hit = 0
 
-    def hits(self, place: str, request: Received, *, named: bool = False) -> bool:
+    def hits(self, place: str, request: ReceivedRequest, *, named: bool = False) -> bool:
         """Whether this request at `place` is hit; one that is `named` matches only a fault that names the place."""
         fault = self.fault
         if fault.resource != place and (named or fault.resource is not None):
@@ -151,17 +151,17 @@ class Strikes:
         return True
 
 
-def spoiled(fault: Fault, whole: Answer, more: bytes) -> Iterator[Step]:
+def spoiled(fault: Fault, whole: MockResponse, more: bytes) -> Iterator[Step]:
     """The steps of this answer with the fault; `more` are lines of further headers."""
     whole = whole.held()
     body, half = whole.body, len(whole.body) // 2
     if fault.kind == "hang":
-        yield Ending.HANG
+        yield ConnectionEnd.HANG
     elif fault.kind == "reset" and not fault.mid_body:
-        yield Ending.RESET
+        yield ConnectionEnd.RESET
     elif fault.kind in ("reset", "cut"):
         yield whole.head(len(body), more) + body[:half]
-        yield Ending.RESET if fault.kind == "reset" else Ending.CLOSE
+        yield ConnectionEnd.RESET if fault.kind == "reset" else ConnectionEnd.CLOSE
     elif fault.kind == "drip":
         yield whole.head(len(body), more)
         size = max(1, -(-len(body) // 10))
@@ -171,7 +171,7 @@ def spoiled(fault: Fault, whole: Answer, more: bytes) -> Iterator[Step]:
     elif fault.kind == "wrong_length":
         yield whole.head(max(0, len(body) + int(fault.value)), more) + body
         if fault.value > 0:
-            yield Ending.CLOSE
+            yield ConnectionEnd.CLOSE
     elif fault.kind == "gzip_damage":
         body = damaged(body)
         yield whole.head(len(body), more + b"Content-Encoding: gzip\r\n") + body
@@ -185,14 +185,14 @@ def without_body(steps: Iterator[Step]) -> Iterator[Step]:
     """The same answer to a HEAD: its head, and how it ends."""
     head_to_come = True
     for step in steps:
-        if isinstance(step, Ending):
+        if isinstance(step, ConnectionEnd):
             yield step
         elif isinstance(step, bytes) and head_to_come:
             head_to_come = False
             yield step.partition(HEAD_END)[0] + HEAD_END
 
 
-def instead(fault: Fault) -> Answer | None:
+def instead(fault: Fault) -> MockResponse | None:
     """The answer that a fault gives in place of the page; None where it spoils the page itself."""
     if fault.kind == "status":
         status = int(fault.value)

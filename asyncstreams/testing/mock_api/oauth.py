@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from urllib.parse import unquote_plus
 
 from .auth import OAuth2, basic_pair, bearer, same, unauthorized
-from .chance import draw
-from .counts import Ledger
-from .exchange import Answer, Received, answer, json_body
+from .counts import CountsRecorder
+from .seeding import draw
+from .wire_messages import MockResponse, ReceivedRequest, answer, json_body
 
 _NO_STORE = {"Cache-Control": "no-store"}
 
@@ -29,13 +29,13 @@ class _Issued:
 class Tokens:
     """The token endpoint of an OAuth2 at work. Time comes in as an argument, in seconds."""
 
-    def __init__(self, settings: OAuth2, key: int, ledger: Ledger) -> None:
+    def __init__(self, settings: OAuth2, key: int, ledger: CountsRecorder) -> None:
         self.settings, self._key, self._ledger = settings, key, ledger
         self._access: dict[str, _Issued] = {}
         self._alive: dict[str, _Family] = {settings.refresh_token: _Family()}
         self._dead: dict[str, _Family] = {}
 
-    def check(self, request: Received, now: float) -> None:
+    def check(self, request: ReceivedRequest, now: float) -> None:
         """Raises Refused for a token that is unknown, expired or revoked."""
         issued = self._access.get(bearer(request))
         if issued is None:
@@ -49,7 +49,7 @@ class Tokens:
         challenge = f'Bearer error="invalid_token", error_description="{told}"'
         raise unauthorized("invalid_token", told, challenge)
 
-    def issue(self, request: Received, now: float) -> Answer:
+    def issue(self, request: ReceivedRequest, now: float) -> MockResponse:
         """What the endpoint answers."""
         told = request.params
         if not self._knows_client(request):
@@ -72,7 +72,7 @@ class Tokens:
             return _refusal(400, "invalid_grant", "the refresh token is not known, or was revoked")
         return self._granted(family, presented, now)
 
-    def _granted(self, family: _Family | None, presented: str | None, now: float) -> Answer:
+    def _granted(self, family: _Family | None, presented: str | None, now: float) -> MockResponse:
         self._ledger.tokens_issued += 1
         number = self._ledger.tokens_issued
         access = f"access-{draw(self._key, number):016x}"
@@ -96,7 +96,7 @@ class Tokens:
         if len(self._access) >= 10_000:
             self._access = {token: issued for token, issued in self._access.items() if issued.expires > now}
 
-    def _knows_client(self, request: Received) -> bool:
+    def _knows_client(self, request: ReceivedRequest) -> bool:
         pair = basic_pair(request)
         if pair is not None:
             # RFC 6749, 2.3.1: both were form-encoded before they were joined.
@@ -107,6 +107,6 @@ class Tokens:
         return same(name, known.client_id) and (known.client_secret is None or same(secret, known.client_secret))
 
 
-def _refusal(status: int, code: str, description: str, headers: dict[str, str] | None = None) -> Answer:
+def _refusal(status: int, code: str, description: str, headers: dict[str, str] | None = None) -> MockResponse:
     body = json_body({"error": code, "error_description": description})
     return answer(status, body, {**_NO_STORE, **(headers or {})})

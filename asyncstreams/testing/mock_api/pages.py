@@ -10,15 +10,15 @@ from typing import Any, TypeVar, cast
 
 import orjson
 
-from ...model import Record
+from ...models import Record
 from . import paging
-from .exchange import Answer, start
-from .gzipping import zipped
-from .paging import Window
-from .table import Table
+from .dataset import Table
+from .gzip_body import zipped
+from .paging import PageWindow
+from .wire_messages import MockResponse, start
 
 _TYPES = {"json": "application/json", "ndjson": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
-_T = TypeVar("_T", Answer, bytes)
+_T = TypeVar("_T", MockResponse, bytes)
 _PIECE = 500
 # An export of more records than this is sent piece by piece.
 _HELD = 2_000
@@ -29,9 +29,9 @@ class Pages:
 
     def __init__(self, room: int) -> None:
         self._room, self._used = room, 0
-        self._kept: dict[object, tuple[Answer | bytes, int]] = {}
+        self._kept: dict[object, tuple[MockResponse | bytes, int]] = {}
 
-    def page(self, table: Table, place: Window, url: str, *, gzip: bool) -> Answer:
+    def page(self, table: Table, place: PageWindow, url: str, *, gzip: bool) -> MockResponse:
         """The answer with this window; `url` is what links in it lead to."""
         resource = table.resource
         if resource.style == "none" and place.total > _HELD:
@@ -45,7 +45,7 @@ class Pages:
     def clear(self) -> None:
         self._kept, self._used = {}, 0
 
-    def _export(self, table: Table, place: Window, gzip: bool) -> Answer:
+    def _export(self, table: Table, place: PageWindow, gzip: bool) -> MockResponse:
         def pieces() -> Iterator[bytes]:
             before, between, after = _frame(table, place)
             yield before
@@ -55,7 +55,7 @@ class Pages:
             yield after
 
         body: Callable[[], Iterable[bytes]] = (lambda: zipped(pieces())) if gzip else pieces
-        return Answer(200, _start(table, place, "", gzip), b"", body, place.total)
+        return MockResponse(200, _start(table, place, "", gzip), b"", body, place.total)
 
     def _piece(self, table: Table, slots: range) -> bytes:
         return self._once(
@@ -76,22 +76,22 @@ class Pages:
         return made
 
 
-def _encoded(table: Table, place: Window, url: str, gzip: bool) -> Answer:
+def _encoded(table: Table, place: PageWindow, url: str, gzip: bool) -> MockResponse:
     before, _, after = _frame(table, place, url)
     body = before + _rows(table, place.shown) + after
     if gzip:
         body = b"".join(zipped([body]))
-    return Answer(200, _start(table, place, url, gzip), body, None, len(place.shown))
+    return MockResponse(200, _start(table, place, url, gzip), body, None, len(place.shown))
 
 
-def _start(table: Table, place: Window, url: str, gzip: bool) -> bytes:
+def _start(table: Table, place: PageWindow, url: str, gzip: bool) -> bytes:
     told = paging.headers(table.resource, place, url)
     if gzip:
         told |= {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
     return start(200, _TYPES[table.resource.format], told)
 
 
-def _frame(table: Table, place: Window, url: str = "") -> tuple[bytes, bytes, bytes]:
+def _frame(table: Table, place: PageWindow, url: str = "") -> tuple[bytes, bytes, bytes]:
     """What stands before the records, between two pieces of them, and after them."""
     resource = table.resource
     if resource.format == "ndjson":
@@ -138,7 +138,7 @@ def _cell(value: Any) -> str:
     return value if isinstance(value, str) else orjson.dumps(value).decode()
 
 
-def one(table: Table, slot: int) -> Answer:
+def one(table: Table, slot: int) -> MockResponse:
     """A single record."""
     record: Record = table.record(slot)
-    return replace(Answer(200, start(200, "application/json", {}), orjson.dumps(record)), records=1)
+    return replace(MockResponse(200, start(200, "application/json", {}), orjson.dumps(record)), records=1)

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from ...paginators import Header
-from .exchange import Refused
+from ...pagination.paginators import Header
 from .resource import Resource
+from .wire_messages import BadRequest
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class PageWindow:
     """`size` of the `slots` that the request selects, from `offset`; `following` is the next page's offset."""
 
     slots: range
@@ -37,10 +37,10 @@ class Window:
         return -(-self.total // self.size)
 
 
-def window(resource: Resource, slots: range, params: Mapping[str, str]) -> Window:
+def window(resource: Resource, slots: range, params: Mapping[str, str]) -> PageWindow:
     """What a request with these parameters sees of the slots. Raises Refused for a parameter that makes no sense."""
     if resource.style == "none":
-        return Window(slots, 0, max(1, len(slots)), None)
+        return PageWindow(slots, 0, max(1, len(slots)), None)
     size = min(whole(params, resource.size_name, resource.page_size, least=1), resource.size_cap)
     if resource.style in ("page", "link"):
         number = whole(params, resource.page_param, resource.first_page, least=resource.first_page)
@@ -50,10 +50,10 @@ def window(resource: Resource, slots: range, params: Mapping[str, str]) -> Windo
     else:
         offset = _offset_of(resource, params.get(resource.cursor_param))
     following = offset + size if offset + size < len(slots) else None
-    return Window(slots, offset, size, following, _kept(resource, params))
+    return PageWindow(slots, offset, size, following, _kept(resource, params))
 
 
-def fields(resource: Resource, place: Window, url: str) -> dict[str, Any]:
+def fields(resource: Resource, place: PageWindow, url: str) -> dict[str, Any]:
     """What stands beside the records in a JSON object, by dotted path."""
     told: dict[str, Any] = {}
     if isinstance(at := resource.total_at, str):
@@ -71,7 +71,7 @@ def fields(resource: Resource, place: Window, url: str) -> dict[str, Any]:
     return told
 
 
-def headers(resource: Resource, place: Window, url: str) -> dict[str, str]:
+def headers(resource: Resource, place: PageWindow, url: str) -> dict[str, str]:
     """What the headers say of the paging."""
     told: dict[str, str] = {}
     if isinstance(at := resource.total_at, Header):
@@ -97,7 +97,7 @@ def whole(params: Mapping[str, str], name: str, default: int, *, least: int) -> 
     if told is None:
         return default
     if not (told.isascii() and told.isdecimal()) or len(told) > 15 or int(told) < least:
-        raise Refused(400, f"{name}={told[:40]}: a whole number from {least} is needed", parameter=name)
+        raise BadRequest(400, f"{name}={told[:40]}: a whole number from {least} is needed", parameter=name)
     return int(told)
 
 
@@ -111,7 +111,7 @@ def _offset_of(resource: Resource, told: str | None) -> int:
     except (binascii.Error, ValueError):
         pass
     name = resource.cursor_param
-    raise Refused(400, f"{name}={told[:40]}: no cursor that this resource has given", parameter=name)
+    raise BadRequest(400, f"{name}={told[:40]}: no cursor that this resource has given", parameter=name)
 
 
 def _kept(resource: Resource, params: Mapping[str, str]) -> dict[str, str]:
@@ -120,7 +120,7 @@ def _kept(resource: Resource, params: Mapping[str, str]) -> dict[str, str]:
     return {name: params[name] for name in names if name in params}
 
 
-def _link(resource: Resource, place: Window, url: str, offset: int) -> str:
+def _link(resource: Resource, place: PageWindow, url: str, offset: int) -> str:
     if resource.style == "link":
         position = {resource.page_param: str(offset // place.size + resource.first_page)}
     else:

@@ -20,8 +20,8 @@ import orjson
 from ...clock import SystemClock
 from ...errors import AsyncStreamsError, ConfigError
 from .counts import Counts
-from .serving import Listener
-from .settings import Settings
+from .mock_settings import Settings
+from .runners import Listener
 
 _CHILD = "from asyncstreams.testing.mock_api.process import serve; serve()"
 _PATIENCE = 10.0

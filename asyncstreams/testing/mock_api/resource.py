@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from ...errors import ConfigError
-from ...model import Record
-from ...paginators import Header
+from ...models import Record
+from ...pagination.paginators import Header
 from .auth import Auth
 from .faults import Fault
 from .quota import Quota

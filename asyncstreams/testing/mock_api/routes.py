@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ...errors import ConfigError
-from .exchange import Refused
+from .dataset import Table
 from .resource import Resource
-from .table import Table
+from .wire_messages import BadRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +69,14 @@ def find(known: Iterable[Route], parts: Sequence[str]) -> Found:
             parent_slot = route.parent_slot(ids[:-1])
             return Found(route, parent_slot, slot_of(route.table, ids[-1], parent_slot))
     paths = [f"/{route.path}" for route in known]
-    raise Refused(404, f"there is nothing at /{'/'.join(parts)[:200]}", paths=paths)
+    raise BadRequest(404, f"there is nothing at /{'/'.join(parts)[:200]}", paths=paths)
 
 
 def slot_of(table: Table, told: str, parent_slot: int) -> int:
     """Raises Refused where there is no such record."""
     slot = table.find(told, parent_slot)
     if slot is None:
-        raise Refused(404, f"{table.resource.name} has no record {told[:80]!r} here")
+        raise BadRequest(404, f"{table.resource.name} has no record {told[:80]!r} here")
     return slot
 
 

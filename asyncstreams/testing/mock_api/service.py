@@ -8,17 +8,17 @@ from dataclasses import dataclass, replace
 from ...clock import Clock
 from . import paging
 from .auth import Auth, OAuth2
-from .chance import key, share
-from .counts import Ledger, Tally
-from .exchange import Answer, Received, Refused, Step, answer, json_body, read_request
-from .faults import Fault, Strikes, instead, spoiled, without_body
-from .listing import description
+from .counts import CountsRecorder, ResourceCounts
+from .faults import Fault, FaultCounter, instead, spoiled, without_body
+from .index_page import description
+from .mock_settings import Settings
 from .oauth import Tokens
 from .pages import Pages, one
 from .quota import Bucket, Quota, Window, quota_lines
 from .resource import Latency, Resource
 from .routes import Found, Route, find, routes
-from .settings import Settings
+from .seeding import key, share
+from .wire_messages import BadRequest, MockResponse, ReceivedRequest, Step, answer, json_body, read_request
 
 _CONTROL = "_mock/"
 _INDEX = "/"
@@ -32,14 +32,14 @@ class Prepared:
 
     __slots__ = ("found", "is_remembered", "keep_alive", "page", "ready", "records", "request", "tally")
 
-    def __init__(self, request: Received) -> None:
+    def __init__(self, request: ReceivedRequest) -> None:
         self.request = request
         self.keep_alive = request.keep_alive
         self.is_remembered = False
         self.found: Found | None = None
-        self.page: Answer | None = None
+        self.page: MockResponse | None = None
         self.ready: bytes | None = None
-        self.tally: Tally | None = None
+        self.tally: ResourceCounts | None = None
         self.records = 0
 
 
@@ -48,7 +48,7 @@ class Reply:
     """What goes out after `delay` seconds; `tally` is where it counts (None: it does not)."""
 
     steps: Iterator[Step]
-    tally: Tally | None
+    tally: ResourceCounts | None
     records: int = 0
     delay: float = 0.0
     keep_alive: bool = True
@@ -59,7 +59,7 @@ class Service:
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self.settings, self._clock = settings, clock
-        self.ledger = Ledger()
+        self.ledger = CountsRecorder()
         # Half of the room for pages, half for requests and their answers.
         self._pages = Pages(settings.cache_bytes // 2)
         self._remembered: dict[bytes, Prepared] = {}
@@ -68,7 +68,7 @@ class Service:
         self._number = 0
         self._meters: dict[str, tuple[Quota, Window | Bucket]] = {}
         self._tokens: dict[int, Tokens] = {}
-        self._strikes: dict[str, list[Strikes]] = {}
+        self._strikes: dict[str, list[FaultCounter]] = {}
         self.changed()
 
     def changed(self) -> None:
@@ -114,12 +114,12 @@ class Service:
             if (login := self._logins.get(request.path)) is not None:
                 return self._login(prepared, login)
             return self._resource(prepared, self._found(prepared))
-        except Refused as refused:
+        except BadRequest as refused:
             name = prepared.found.route.name if prepared.found else NOWHERE
             return self._plainly(prepared, refused.answer, name)
         # What a user's record= or when= raises is told to the client: the test that waits there shows it.
         except Exception as error:
-            failed = Refused(500, f"MockApi: {type(error).__name__} in a function of yours: {error}")
+            failed = BadRequest(500, f"MockApi: {type(error).__name__} in a function of yours: {error}")
             name = prepared.found.route.name if prepared.found else NOWHERE
             return self._plainly(prepared, failed.answer, name)
 
@@ -141,17 +141,17 @@ class Service:
         delay = self._latency(self.settings.latency if resource.latency == "inherit" else resource.latency)
         try:
             return self._admitted(prepared, found, delay)
-        except Refused as refused:
+        except BadRequest as refused:
             return self._plainly(prepared, refused.answer, resource.name, b"", delay)
 
     def _admitted(self, prepared: Prepared, found: Found, delay: float) -> Reply:
         """Authentication, then the quota, then faults, then the page. Raises Refused."""
         resource, request, now = found.route.table.resource, prepared.request, self._clock.monotonic()
         if request.method not in _METHODS:
-            raise Refused(405, f"{request.method} is not for this", {"Allow": ", ".join(_METHODS)})
+            raise BadRequest(405, f"{request.method} is not for this", {"Allow": ", ".join(_METHODS)})
         self._admit(self.settings.auth if resource.auth == "inherit" else resource.auth, request, now)
         if resource.forbidden:
-            raise Refused(403, f"these credentials may not read {resource.name}")
+            raise BadRequest(403, f"these credentials may not read {resource.name}")
         quota = self.settings.quota if resource.quota == "inherit" else resource.quota
         lines = b""
         if quota is not None:
@@ -159,7 +159,7 @@ class Service:
             lines = quota_lines(quota, verdict, self._clock.wall())
             if not verdict.allowed:
                 self.ledger.refused_by_quota += 1
-                told = Refused(quota.status, f"more than {quota.limit} requests in {quota.per:g} seconds")
+                told = BadRequest(quota.status, f"more than {quota.limit} requests in {quota.per:g} seconds")
                 return self._plainly(prepared, told.answer, resource.name, lines, delay)
             self.ledger.queued_by_quota += verdict.wait > 0
             delay += verdict.wait
@@ -177,7 +177,7 @@ class Service:
                 self._keep(prepared, page, reply)
         return reply
 
-    def _keep(self, prepared: Prepared, page: Answer, reply: Reply) -> None:
+    def _keep(self, prepared: Prepared, page: MockResponse, reply: Reply) -> None:
         """Next time the same bytes are answered without any of this."""
         head_only = prepared.request.method == "HEAD"
         prepared.ready = page.whole(keep_alive=prepared.keep_alive, head_only=head_only)
@@ -196,7 +196,7 @@ class Service:
         latency = self.settings.latency if resource.latency == "inherit" else resource.latency
         return not isinstance(auth, OAuth2) and not latency and not resource.faults
 
-    def _page(self, prepared: Prepared, found: Found, fault: Fault | None = None) -> Answer:
+    def _page(self, prepared: Prepared, found: Found, fault: Fault | None = None) -> MockResponse:
         table, request = found.route.table, prepared.request
         if found.slot is not None:
             return one(table, found.slot)
@@ -206,7 +206,7 @@ class Service:
         try:
             slots = table.between(table.slots(found.parent_slot), since, until)
         except ValueError as error:
-            raise Refused(400, f"{' or '.join(names)}: {error}") from error
+            raise BadRequest(400, f"{' or '.join(names)}: {error}") from error
         place = paging.window(resource, slots, request.params)
         if fault is not None and fault.kind == "duplicate_page":
             place = replace(place, offset=max(0, place.offset - place.size))
@@ -232,7 +232,7 @@ class Service:
         return Reply(steps, tally, page.records if fault.kind == "drip" else 0, delay, prepared.keep_alive)
 
     def _plainly(
-        self, prepared: Prepared, told: Answer, name: str | None, lines: bytes = b"", delay: float = 0.0
+        self, prepared: Prepared, told: MockResponse, name: str | None, lines: bytes = b"", delay: float = 0.0
     ) -> Reply:
         request = prepared.request
         tally = None if name is None else self.ledger.tally(name, told.status)
@@ -251,7 +251,7 @@ class Service:
     def _login(self, prepared: Prepared, login: OAuth2) -> Reply:
         request = prepared.request
         if request.method != "POST":
-            told = Refused(405, "tokens are asked for by POST", {"Allow": "POST"}).answer
+            told = BadRequest(405, "tokens are asked for by POST", {"Allow": "POST"}).answer
             return self._plainly(prepared, told, login.path)
         delay = self._latency(self.settings.latency)
         fault = self._strike("", self.settings.faults, login.path, request, named=True)
@@ -265,18 +265,18 @@ class Service:
         tally = self.ledger.tally(login.path, told.status)
         return Reply(spoiled(fault, told, b""), tally, 0, delay, prepared.keep_alive)
 
-    def _control(self, request: Received) -> Answer:
+    def _control(self, request: ReceivedRequest) -> MockResponse:
         if request.path == f"{_CONTROL}counts":
             return answer(200, json_body(self.counts()))
-        return Refused(404, "the control endpoint is /_mock/counts").answer
+        return BadRequest(404, "the control endpoint is /_mock/counts").answer
 
-    def _admit(self, auth: Auth | None, request: Received, now: float) -> None:
+    def _admit(self, auth: Auth | None, request: ReceivedRequest, now: float) -> None:
         try:
             if isinstance(auth, OAuth2):
                 self._tokens_of(auth).check(request, now)
             elif auth is not None:
                 auth.check(request)
-        except Refused:
+        except BadRequest:
             self.ledger.refused_by_auth += 1
             raise
 
@@ -294,22 +294,22 @@ class Service:
             self._meters[name] = quota, meter
         return meter
 
-    def _fault(self, route: Route, request: Received) -> Fault | None:
+    def _fault(self, route: Route, request: ReceivedRequest) -> Fault | None:
         own = route.table.resource.faults
         first = self._strike("", self.settings.faults, route.name, request)
         return self._strike(route.name, own, route.name, request) if first is None and own else first
 
     def _strike(
-        self, owner: str, faults: Sequence[Fault], place: str, request: Received, *, named: bool = False
+        self, owner: str, faults: Sequence[Fault], place: str, request: ReceivedRequest, *, named: bool = False
     ) -> Fault | None:
         if not faults:
             return None
-        known, at_work = self._strikes.setdefault(owner, []), list[Strikes]()
+        known, at_work = self._strikes.setdefault(owner, []), list[FaultCounter]()
         for fault in faults:
             # Wherever it stands now; one that stands there twice is two.
             found = next((one for one in known if one.fault is fault and one not in at_work), None)
             if found is None:
-                found = Strikes(fault, key(self.settings.seed, "fault", owner, len(known)))
+                found = FaultCounter(fault, key(self.settings.seed, "fault", owner, len(known)))
                 known.append(found)
             at_work.append(found)
         # Each counts its requests, also behind one that hits.

@@ -8,7 +8,7 @@ from functools import partial
 from random import Random
 
 from ...errors import ConfigError
-from ...model import Record
+from ...models import Record
 from .api import MockApi
 from .auth import Auth, OAuth2
 from .faults import Fault

@@ -1,0 +1,77 @@
+"""Fingerprint of a stream: equal for streams that request the same records."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from types import FunctionType
+from typing import Any
+
+from ..auth.identity import NotFingerprintable, ValueEncoder, digest
+from ..protocols import Stream
+
+# Attributes that change how a stream is read, and not what is read.
+_READING_OPTIONS = frozenset(
+    ("adaptive", "allow_insecure", "allowed_origins", "availability_strategy", "backoff", "body_limits")
+    + ("cache_dir", "cache_filename", "cache_ttl", "clock", "home", "idempotent", "listeners", "detect_loops")
+    + ("max_concurrency", "max_failed_slices", "max_pages", "max_quarantined", "max_server_wait", "max_time")
+    + ("max_tries", "outage_timeout", "parallel_pages", "quota_group", "rate_limit", "rate_limit_cost", "seed")
+    + ("timeouts", "transport", "use_cache", "weight")
+)
+_DECLARATION = (
+    "name",
+    "url_base",
+    "http_method",
+    "paginator",
+    "records_path",
+    "transformer",
+    "validation",
+    "authenticator",
+)
+_CACHED = frozenset(("_streams_body", "_uses_paginator", "_fits"))
+
+
+def fingerprint(stream: Stream, salt: bytes = b"") -> str:
+    """Hash of a stream's declaration, attributes, parameters and credential; 32 hex digits.
+
+    Code counts by what it does: the names, constants and instructions of the author's classes, hooks and callables.
+    Secrets enter through the hash, keyed with `salt`. Raises NotFingerprintable.
+    """
+    return digest(_StreamEncoder().encode_stream(stream, 0), salt)
+
+
+class _StreamEncoder(ValueEncoder):
+    """Encodes streams by their declaration."""
+
+    def encode_object(self, value: Any, depth: int) -> Iterator[bytes]:
+        if hasattr(value, "stream_slices") and hasattr(value, "url_base"):
+            return self.encode_stream(value, depth + 1)
+        return super().encode_object(value, depth)
+
+    def encode_stream(self, stream: object, depth: int) -> Iterator[bytes]:
+        """The author's classes by name, then each attribute that decides what is read."""
+        classes = _author_classes(type(stream))
+        yield f"{sys.version_info[:2]}".encode()
+        for class_ in classes:
+            yield f"{class_.__module__}.{class_.__qualname__}".encode()
+        names: set[str] = {*_DECLARATION, *vars(stream), *(name for class_ in classes for name in vars(class_))}
+        for name in sorted(names - _READING_OPTIONS - _CACHED):
+            if name.startswith("__"):
+                continue
+            raw = next((vars(class_)[name] for class_ in type(stream).__mro__ if name in vars(class_)), None)
+            yield name.encode()
+            if name not in vars(stream) and isinstance(raw, property | classmethod | staticmethod | FunctionType):
+                yield from self.encode_callable(raw, depth + 1)
+                continue
+            try:
+                yield from self.encode(getattr(stream, name), depth + 1)
+            except NotFingerprintable as error:
+                raise NotFingerprintable(f"{name}: {error}") from None
+
+
+def _author_classes(class_: type) -> list[type]:
+    return [base for base in class_.__mro__ if base is not object and not _is_ours(base)]
+
+
+def _is_ours(class_: type) -> bool:
+    return class_.__module__.partition(".")[0] == "asyncstreams"

@@ -1,0 +1,163 @@
+"""In which headers do APIs tell of their quotas?
+
+Header names are in lower case. Where several are given for one thing, the first that is there counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+Names = tuple[bytes, ...]
+
+_MINUTE, _HOUR, _DAY, _MONTH = 60.0, 3600.0, 86_400.0, 2_592_000.0
+
+
+@dataclass(frozen=True, slots=True)
+class CounterNames:
+    """A quota that is told in a few headers of one number each; several values stand for several quotas."""
+
+    name: str
+    remaining: Names
+    limit: Names = ()
+    used: Names = ()
+    reset: Names = ()
+    # Of `reset`, where it does not count in seconds.
+    reset_unit: float = 1.0
+    # The reset is the wait for the next request, so that it is told of what is used up only.
+    reset_is_wait: bool = False
+    window: float | None = None
+    window_told: Names = ()
+    window_unit: float = 1.0
+    policy: Names = ()
+    # Tells which of several quotas with the same headers this is.
+    which: Names = ()
+
+
+@dataclass(frozen=True, slots=True)
+class UsageNames:
+    """A quota told as "used/limit". A leaky one gives units back one by one, `limit` of them in `window` seconds."""
+
+    header: bytes
+    window: float
+    leaky: bool = False
+
+
+def _usual(name: str, prefix: bytes, **more: Names) -> CounterNames:
+    """A counter in the form that nearly all share."""
+    return CounterNames(
+        name,
+        remaining=(prefix + b"-remaining",),
+        limit=(*more.get("limit", ()), prefix + b"-limit", *more.get("or_limit", ())),
+        used=(prefix + b"-used", *more.get("used", ())),
+        reset=(prefix + b"-reset-after", prefix + b"-reset", *more.get("reset", ())),
+        window_told=more.get("window_told", ()),
+        policy=(prefix + b"-policy",),
+        which=more.get("which", ()),
+    )
+
+
+COUNTERS = (
+    # Drafts of the IETF to 06; GitLab adds the date and the name.
+    _usual("ratelimit", b"ratelimit", reset=(b"ratelimit-resettime",), which=(b"ratelimit-name",)),
+    # GitHub (-Resource), Discord (-Reset-After, -Bucket), Reddit, Jira, ClickUp, Pipedrive and most others;
+    # Atlassian Data Center fills FillRate into its bucket each interval, Freshdesk says Total, Strava Usage.
+    _usual(
+        "x-ratelimit",
+        b"x-ratelimit",
+        limit=(b"x-ratelimit-fillrate",),
+        or_limit=(b"x-ratelimit-total",),
+        used=(b"x-ratelimit-usage",),
+        window_told=(b"x-ratelimit-interval-seconds",),
+        which=(b"x-ratelimit-resource", b"x-ratelimit-bucket"),
+    ),
+    # Okta, Twitter; Zendesk tells the limit without a suffix.
+    _usual("x-rate-limit", b"x-rate-limit", or_limit=(b"x-rate-limit",)),
+    # Strava, of reading.
+    CounterNames("x-readratelimit", (), limit=(b"x-readratelimit-limit",), used=(b"x-readratelimit-usage",)),
+    # Kong.
+    *(
+        CounterNames(
+            f"{prefix}-{unit}",
+            remaining=(f"{prefix}-remaining-{unit}".encode(),),
+            limit=(f"{prefix}-limit-{unit}".encode(),),
+            window=window,
+        )
+        for prefix in ("x-ratelimit", "ratelimit")
+        for unit, window in (("second", 1.0), ("minute", _MINUTE), ("hour", _HOUR), ("day", _DAY), ("month", _MONTH))
+    ),
+    # OpenAI counts both; its resets are durations as "6m0s".
+    *(
+        CounterNames(
+            f"x-ratelimit-{unit}",
+            remaining=(f"x-ratelimit-remaining-{unit}".encode(),),
+            limit=(f"x-ratelimit-limit-{unit}".encode(),),
+            reset=(f"x-ratelimit-reset-{unit}".encode(),),
+        )
+        for unit in ("requests", "tokens")
+    ),
+    *(
+        _usual(f"anthropic-ratelimit-{unit}", f"anthropic-ratelimit-{unit}".encode())
+        for unit in ("requests", "tokens", "input-tokens", "output-tokens")
+    ),
+    CounterNames(
+        "x-hubspot-ratelimit",
+        remaining=(b"x-hubspot-ratelimit-remaining",),
+        limit=(b"x-hubspot-ratelimit-max",),
+        window_told=(b"x-hubspot-ratelimit-interval-milliseconds",),
+        window_unit=0.001,
+    ),
+    *(
+        CounterNames(
+            f"x-hubspot-ratelimit-{unit}",
+            remaining=(f"x-hubspot-ratelimit-{unit}-remaining".encode(),),
+            limit=(f"x-hubspot-ratelimit-{unit}".encode(),),
+            window=window,
+        )
+        for unit, window in (("secondly", 1.0), ("daily", _DAY))
+    ),
+    *(
+        CounterNames(
+            f"x-contentful-ratelimit-{unit}",
+            remaining=(f"x-contentful-ratelimit-{unit}-remaining".encode(),),
+            limit=(f"x-contentful-ratelimit-{unit}-limit".encode(),),
+            reset=(b"x-contentful-ratelimit-reset",),
+            reset_is_wait=True,
+            window=window,
+        )
+        for unit, window in (("second", 1.0), ("hour", _HOUR))
+    ),
+    # BigCommerce.
+    CounterNames(
+        "x-rate-limit-requests",
+        remaining=(b"x-rate-limit-requests-left",),
+        limit=(b"x-rate-limit-requests-quota",),
+        reset=(b"x-rate-limit-time-reset-ms",),
+        reset_unit=0.001,
+        window_told=(b"x-rate-limit-time-window-ms",),
+        window_unit=0.001,
+    ),
+    # Docusign, besides X-RateLimit.
+    CounterNames("x-burstlimit", remaining=(b"x-burstlimit-remaining",), limit=(b"x-burstlimit-limit",)),
+    # Etsy.
+    CounterNames("x-per-second", (b"x-remaining-this-second",), limit=(b"x-limit-per-second",), window=1.0),
+    CounterNames("x-per-day", (b"x-remaining-today",), limit=(b"x-limit-per-day",), window=_DAY),
+    # Xero.
+    CounterNames("x-minlimit", remaining=(b"x-minlimit-remaining",), window=_MINUTE),
+    CounterNames("x-appminlimit", remaining=(b"x-appminlimit-remaining",), window=_MINUTE),
+    CounterNames("x-daylimit", remaining=(b"x-daylimit-remaining",), window=_DAY),
+)
+
+USAGES = (
+    # 2 per second of 40, and more of more: the whole in 20 seconds on each plan.
+    UsageNames(b"x-shopify-shop-api-call-limit", window=20.0, leaky=True),
+    UsageNames(b"x-gorgias-account-api-call-limit", window=20.0, leaky=True),
+    UsageNames(b"x-recharge-limit", window=20.0, leaky=True),
+    # Salesforce: of the last 24 hours, which have no reset.
+    UsageNames(b"sforce-limit-info", window=_DAY),
+)
+
+# Zendesk, by endpoint: "total=100; remaining=99; resets=41".
+PAIRS_PREFIX = b"zendesk-ratelimit-"
+
+# The standard's own, which Jira has under another name.
+STATE, POLICY = (b"ratelimit", b"beta-ratelimit"), (b"ratelimit-policy", b"beta-ratelimit-policy")

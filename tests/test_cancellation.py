@@ -1,0 +1,380 @@
+"""Is leaving clean: wherever the run is at that moment, however one leaves, and many times over?"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import json
+import warnings
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import httpx
+import pytest
+from fake_api import Api, Items, Named, slices, taken, told, within
+from loopback import Received, Wire, answer, serve
+
+from asyncstreams import AuthError, HttpStream, Offset, PageNumber, RequestContext, Source
+
+
+class Left(Exception):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_over() -> Iterator[None]:
+    with within(90), warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        yield
+        gc.collect()
+    assert [str(one.message) for one in seen] == []
+
+
+@asynccontextmanager
+async def no_task_more() -> AsyncIterator[None]:
+    """What was started inside has ended at the end."""
+    before = asyncio.all_tasks()
+    yield
+    assert asyncio.all_tasks() <= before
+
+
+class Counted(Items):
+    """Pages side by side."""
+
+    paginator = Offset(limit=1, total="total")
+
+
+def sick() -> Any:
+    """Some slices wait in backoff, some at the gate, one fails, the others go on."""
+    refused = itertools.count()
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        name, number = request.url.path[1:], int(request.url.params.get("page", request.url.params.get("offset", 0)))
+        if name == "b" and number == 1:
+            return httpx.Response(503)
+        if name == "c" and number == 1 and next(refused) < 2:
+            return httpx.Response(429, headers={"Retry-After": "3"})
+        if name == "d" and number == 2:
+            return httpx.Response(404)
+        following = number + 1 if number < 3 else None
+        return httpx.Response(200, json={"items": [{"id": number}], "next": following, "total": 4})
+
+    return answer
+
+
+async def later(step: int) -> None:
+    """Every half second, and so many turns of the loop after it, since at each turn somebody goes on."""
+    await asyncio.sleep(step // 12 / 2)
+    for _ in range(step % 12):
+        await asyncio.sleep(0)
+
+
+async def consume(stream: HttpStream, pause: float) -> None:
+    with suppress(Exception):
+        async with stream.pages(slices=slices("abcde")) as pages:
+            async for _ in pages:
+                await asyncio.sleep(pause)
+
+
+@pytest.mark.parametrize("kind", [Items, Counted])
+@pytest.mark.parametrize("pause", [0, 0.7])
+async def test_a_run_can_be_cancelled_at_each_of_its_steps(virtual_clock, kind, pause):
+    kind = type(kind.__name__, (kind,), {"max_tries": 3, "backoff_time": lambda self, response: 1.5})
+    for step in range(1000):
+        api = Api(sick())
+        stream = kind(api, virtual_clock, max_concurrency=3, seed=1)
+        async with no_task_more():
+            reading = asyncio.create_task(consume(stream, pause))
+            await later(step)
+            done = reading.done()
+            reading.cancel()
+            with suppress(asyncio.CancelledError):
+                await reading
+
+        assert api.open == 0, f"at step {step}"
+        assert done or reading.cancelled(), f"at step {step} the cancellation was lost"
+        if done:
+            break
+    assert 30 < step < 999
+
+
+WAYS = ["break", "exception", "cancel", "timeout"]
+
+
+async def leave(way: str, reading: Any, after: int, ready: Any = None) -> None:
+    """Leave after so many pages, once it is time to."""
+    task = asyncio.current_task()
+    assert task is not None
+    seen = 0
+    async with reading as pages:
+        async for _ in pages:
+            seen += 1
+            if seen <= after:
+                continue
+            if ready is not None:
+                await ready
+            if way == "break":
+                break
+            if way == "exception":
+                raise Left
+            if way == "cancel":
+                task.cancel()
+            async with asyncio.timeout(0.5 if way == "timeout" else None):
+                await asyncio.sleep(10)
+
+
+LEAVES = {"break": None, "exception": Left, "cancel": asyncio.CancelledError, "timeout": TimeoutError}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", [Items, Counted])
+async def test_after_each_page_everything_ends_at_once(virtual_clock, way, kind):
+    kind = type(kind.__name__, (kind,), {"max_tries": 3, "backoff_time": lambda self, response: 1.5})
+    for after in range(14):
+        api = Api(sick())
+        async with no_task_more():
+            left = asyncio.create_task(leave(way, kind(api, virtual_clock).pages(slices=slices("abcde")), after))
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([left])
+            raised = asyncio.CancelledError if left.cancelled() else left.exception() and type(left.exception())
+        asked = len(api.asked)
+        await asyncio.sleep(1000)
+
+        assert (raised, api.open, len(api.asked)) == (LEAVES[way], 0, asked)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1.5, 2.2, 4.0, 5.5])
+async def test_a_timeout_around_a_consumer_that_waits_ends_it_then(virtual_clock, seconds):
+    api = Api(sick(), seconds=1.0)
+    stream = Items(api, virtual_clock, max_concurrency=2)
+    begun = virtual_clock.monotonic()
+
+    async with no_task_more():
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await stream.read(slices=slices("abcbcbcbcbcbc" * 3))
+
+    assert virtual_clock.monotonic() - begun == pytest.approx(seconds, abs=0.01)
+    assert api.open == 0
+
+
+@pytest.mark.parametrize("status", [503, 429])
+async def test_leaving_while_all_slices_wait_for_a_better_time_is_at_once(virtual_clock, status):
+    def waiting(request: httpx.Request) -> httpx.Response:
+        well = request.url.path == "/a"
+        return told(1)(request) if well else httpx.Response(status, headers={"Retry-After": "500"})
+
+    api = Api(waiting)
+    stream = type("Items", (Items,), {"max_tries": 9})(api, virtual_clock)
+
+    async with no_task_more(), stream.pages(slices=slices("abcdef")) as pages:
+        await anext(pages)
+        await asyncio.sleep(20)
+        assert api.open == 0
+        before = virtual_clock.monotonic()
+
+    assert virtual_clock.monotonic() == before
+
+
+async def test_a_page_is_not_lost_to_a_consumer_that_was_too_impatient(virtual_clock):
+    found = []
+
+    async with Items(Api(told(6), seconds=3), virtual_clock).pages(slices=slices("ab")) as pages:
+        while True:
+            try:
+                found.append(await asyncio.wait_for(anext(pages), 0.7))
+            except TimeoutError:
+                continue
+            except StopAsyncIteration:
+                break
+
+    assert sorted((page.stream_slice["at"], page.number) for page in found) == [
+        (name, n) for name in "ab" for n in range(6)
+    ]
+
+
+BODIES = [
+    Left("left"),
+    KeyError("x"),
+    AuthError("theirs"),
+    ExceptionGroup("theirs", [Left("a"), Left("b")]),
+    ExceptionGroup("theirs", [Left("a")]),
+    StopAsyncIteration("theirs"),
+    RuntimeError("theirs"),
+    GeneratorExit("theirs"),
+]
+
+
+@pytest.mark.parametrize("of", ["pages", "records", "source"])
+@pytest.mark.parametrize("error", BODIES, ids=lambda error: type(error).__name__)
+async def test_what_the_body_raises_leaves_as_the_same_object(virtual_clock, of, error):
+    api = Api(told(5))
+    stream = Items(api, virtual_clock)
+    reading = {"pages": stream.pages, "records": stream.records, "source": Source([stream]).pages}[of]()
+    cause = LookupError("before")
+
+    with pytest.raises(type(error)) as caught:  # noqa: PT012  # where it is raised matters
+        async with reading as items:
+            await anext(items)
+            try:
+                raise cause
+            except LookupError:
+                raise error  # noqa: B904  # its __context__ is looked at
+
+    assert caught.value is error
+    assert error.__context__ is cause
+    assert api.open == 0
+
+
+async def test_what_the_body_raises_wins_over_what_failed_meanwhile(virtual_clock):
+    api = Api(told(5, a_2=401))
+    error = Left()
+
+    with pytest.raises(Left) as caught:  # noqa: PT012  # where it is raised matters
+        async with Items(api, virtual_clock).pages(slices=slices("ab")) as pages:
+            await anext(pages)
+            await asyncio.sleep(100)
+            raise error
+
+    assert caught.value is error
+    assert caught.value.__context__ is None
+
+
+async def test_what_a_slice_raised_is_the_same_inside_the_body_and_outside(virtual_clock):
+    error = AuthError("no")
+    api = Api(told(5, a_2=error))
+    inside: list[BaseException] = []
+
+    with pytest.raises(AuthError) as caught:  # noqa: PT012  # where it is raised matters
+        async with Items(api, virtual_clock).pages(slices=slices("ab")) as pages:
+            try:
+                async for _ in pages:
+                    pass
+            except BaseException as found:
+                inside.append(found)
+                raise
+
+    assert inside == [caught.value]
+    assert caught.value is error
+
+
+async def test_the_iterator_of_a_run_that_failed_stays_ended(virtual_clock):
+    async with Items(Api(told(1, items_0=401)), virtual_clock).pages() as pages:
+        with pytest.raises(AuthError):
+            await anext(pages)
+        with pytest.raises(StopAsyncIteration):
+            await anext(pages)
+
+
+async def test_leaving_while_an_error_waits_behind_pages_raises_nothing(virtual_clock):
+    async with Items(Api(told(5, a_2=401)), virtual_clock).pages(slices=slices("ab")) as pages:
+        async for _ in pages:
+            await asyncio.sleep(100)
+            break
+
+
+async def test_stream_slices_is_closed_when_the_reading_is_left(virtual_clock):
+    ended: list[str] = []
+
+    class Endless(Items):
+        async def stream_slices(self, state: Any) -> Any:
+            try:
+                for n in itertools.count():
+                    yield {"at": n}
+            finally:
+                ended.append("closed")
+
+    async with Endless(Api(told(2)), virtual_clock).pages() as pages:
+        await anext(pages)
+
+    assert ended == ["closed"]
+
+
+class Sockets(HttpStream):
+    paginator: Any = PageNumber(total_pages="pages")
+    records_path = "items"
+    adaptive = False
+
+    def __init__(self, url: str, **options: Any) -> None:
+        self.url_base = url
+        super().__init__(**options)
+
+    def path(self, context: RequestContext) -> str:
+        return str(context.stream_slice.get("at", "items"))
+
+
+def body(request: Received, pages: int = 10) -> bytes:
+    return answer(json.dumps({"items": [{"id": request.target, "text": "x" * 2000}], "pages": pages}).encode())
+
+
+async def hangs_later(request: Received, wire: Wire) -> None:
+    """First pages come; of others the half, or nothing, and no more until the client has left."""
+    if request.target.endswith("page=1"):
+        await wire.send(body(request))
+    else:
+        await wire.send(body(request)[: 900 if request.target.endswith(("2", "4", "6")) else 0])
+        await wire.gone()
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("after", [0, 2])
+async def test_leaving_closes_every_socket(way, after):
+    async with serve(hangs_later) as server, no_task_more_but(server):
+        reading = Sockets(server.url, max_concurrency=48).pages(slices=slices("abcd"))
+        left = asyncio.create_task(leave(way, reading, after, server.until(lambda server: len(server.requests) >= 8)))
+        await asyncio.wait([left], timeout=20)
+
+        assert left.done()
+        with suppress(BaseException):
+            left.result()
+        async with asyncio.timeout(10):
+            await server.all_closed()
+
+
+@asynccontextmanager
+async def no_task_more_but(server: Any) -> AsyncIterator[None]:
+    """The server's own aside."""
+    before = asyncio.all_tasks()
+    yield
+    assert {task for task in asyncio.all_tasks() - before if task not in server._tasks} == set()
+
+
+async def test_a_source_still_serves_after_a_storm_of_cancelled_requests():
+    async def script(request: Received, wire: Wire) -> None:
+        if request.target.startswith("/slow"):
+            await asyncio.sleep(0.004)
+        await wire.send(body(request, 3))
+
+    async with serve(script) as server:
+        stream = Sockets(server.url, max_concurrency=16)
+        async with Source([stream]) as source:
+            storm = 0
+            while len(server.requests) < 1000:
+                storm += 1
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(0.001 * (storm % 12)):
+                        await source.read(slices={"sockets": slices(f"slow{n}" for n in range(40))})
+            async with asyncio.timeout(20):
+                found = await source.read(slices={"sockets": slices(f"well{n}" for n in range(40))})
+
+        assert storm > 50
+        assert len(found["sockets"]) == 120
+
+
+async def test_a_storm_of_cancelled_readings_leaves_a_source_that_serves(virtual_clock):
+    api = Api(told(5), seconds=lambda request: 0.1 + len(request.url.path) % 7 / 10)
+    source = Source([Named(name, api, virtual_clock) for name in ("a", "bb", "ccc")], max_concurrency=8)
+    given = {name: slices(range(20)) for name in ("a", "bb", "ccc")}
+
+    async with source:
+        for n in range(150):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.013 * n):
+                    await source.read(slices=given)
+            assert api.open == 0
+        pages, _ = await taken(source.pages(slices=given))
+
+    assert len(pages) == 300
+    assert len(api.asked) > 2000

@@ -1,0 +1,210 @@
+"""What happens where a stream, its Source, its strategy and its listeners get in each other's way?"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from itertools import pairwise
+from types import MappingProxyType
+
+import httpx
+import pytest
+
+from asyncstreams import (
+    ConfigError,
+    HttpStatusError,
+    HttpStream,
+    PageNumber,
+    Source,
+    StreamFinished,
+    StreamUnavailable,
+    TokenAuthenticator,
+)
+
+
+class Items(HttpStream):
+    url_base = "https://api.test/"
+
+    def path(self, context):
+        return self.name
+
+
+def answering(*answers: httpx.Response | int) -> httpx.MockTransport:
+    """One answer for each request, the last one again and again; a status alone has an empty array."""
+    left = list(answers)
+
+    def api(request: httpx.Request) -> httpx.Response:
+        answer = left.pop(0) if len(left) > 1 else left[0]
+        return httpx.Response(answer, json=[]) if isinstance(answer, int) else answer
+
+    return httpx.MockTransport(api)
+
+
+async def test_an_authenticator_that_is_a_property_waits_at_one_gate(virtual_clock):
+    class Private(Items):
+        @property
+        def authenticator(self):
+            return TokenAuthenticator("s3cret")
+
+    asked = []
+
+    def api(request):
+        asked.append(virtual_clock.monotonic())
+        return httpx.Response(429, headers={"Retry-After": "5"}) if len(asked) < 3 else httpx.Response(200, json=[])
+
+    await Private(transport=httpx.MockTransport(api), clock=virtual_clock).read()
+
+    assert all(after - before >= 5 for before, after in pairwise(asked))
+
+
+async def test_a_strategy_may_read_the_stream_that_it_is_asked_about():
+    class Once:
+        async def check_availability(self, stream, logger, source=None):
+            return bool(await stream.read(limit=1)), "there is nothing"
+
+    class Asked(Items):
+        availability_strategy = Once()
+
+    assert await Asked(transport=answering(httpx.Response(200, json=[{"id": 1}]))).read() == [{"id": 1}]
+    with pytest.raises(StreamUnavailable, match="there is nothing"):
+        await Asked(transport=answering(200)).read()
+
+
+async def test_a_403_of_a_detail_call_says_nothing_about_the_stream():
+    class Detailed(Items):
+        async def parse_response(self, response, context):
+            return (await self.request("detail")).json()
+
+    with pytest.raises(HttpStatusError) as caught:
+        await Detailed(transport=answering(200, 403)).read()
+
+    assert caught.value.url == "https://api.test/detail"
+
+
+async def test_what_a_listener_raises_at_the_end_does_not_take_the_place_of_a_cancellation(caplog):
+    def listener(event):
+        if isinstance(event, StreamFinished):
+            raise RuntimeError("a listener of mine")
+
+    async def one_page(request):
+        if request.url.params["page"] != "1":
+            await asyncio.Event().wait()
+        return httpx.Response(200, json=[{"id": 1}])
+
+    stream = Items(transport=httpx.MockTransport(one_page))
+    stream.paginator = PageNumber()
+    stream.subscribe(listener)
+
+    with pytest.raises(TimeoutError), caplog.at_level(logging.ERROR):  # noqa: PT012  # a reading takes a few lines
+        async with asyncio.timeout(0.01), stream.pages() as pages:
+            async for _ in pages:
+                await asyncio.sleep(60)
+
+    assert "a listener failed at the end of a reading" in caplog.text
+
+
+async def test_streams_are_all_taken_in_or_none():
+    class Stubborn(Items):
+        def __setattr__(self, name, value):
+            if name == "timeouts":
+                raise RuntimeError("not mine")
+            super().__setattr__(name, value)
+
+    meek, stubborn = Items(transport=answering(200)), Stubborn(transport=answering(200))
+    meek.name = "meek"
+    source = Source([meek, stubborn], timeouts=Items.timeouts)
+
+    with pytest.raises(RuntimeError, match="not mine"):
+        await source.read()
+
+    assert await meek.read() == []
+
+
+async def test_an_option_that_is_set_while_a_source_is_open_stays_set():
+    stream, mine = Items(transport=answering(200)), TokenAuthenticator("mine")
+
+    async with Source([stream], authenticator=TokenAuthenticator("shared")):
+        stream.authenticator = mine
+
+    assert stream.authenticator is mine
+
+
+async def test_a_source_may_say_who_asks_as_a_property():
+    seen = []
+
+    def api(request):
+        seen.append(request.headers["Authorization"])
+        return httpx.Response(200, json=[])
+
+    class Shop(Source):
+        @property
+        def authenticator(self):
+            return TokenAuthenticator("s3cret")
+
+        def streams(self, config):
+            return [Items(transport=httpx.MockTransport(api))]
+
+    await Shop({}).read()
+
+    assert seen == ["Bearer s3cret"]
+
+
+@pytest.mark.parametrize(
+    ("declared", "told"),
+    [
+        ({"streams": [Items()]}, "streams is no method"),
+        ({"authentcator": None}, "did you mean 'authenticator'"),
+        ({"check_connection": lambda self, logger, config: (True, None)}, "check_connection is never called"),
+        ({"__init__": lambda self: None, "streams": lambda self, config: []}, "does not call its super()"),
+    ],
+)
+async def test_a_source_that_is_declared_wrongly_says_so(declared, told):
+    with pytest.raises(ConfigError) as caught:
+        await type("Shop", (Source,), declared)().read()
+
+    assert told in str(caught.value)
+
+
+def test_streams_that_are_given_one_by_one_are_a_mistake_with_a_hint():
+    with pytest.raises(ConfigError, match="a list is needed"):
+        Source(Items(), Items())
+
+
+def test_a_name_of_ours_is_refused_for_a_hook_of_the_authors():
+    with pytest.raises(ConfigError, match=r"Homely\.home is ours"):
+        type("Homely", (Items,), {"home": "users"})()
+
+
+def test_a_configuration_that_json_cannot_hold_is_told_by_its_place():
+    class Shop(Source):
+        spec = {"type": "object"}  # noqa: RUF012  # as authors write it
+
+        def streams(self, config):
+            return [Items()]
+
+    with pytest.raises(ConfigError, match="holds a object at /paths/0"):
+        Shop({"paths": [object()]})
+
+
+async def test_what_discover_gives_may_be_changed():
+    class Described(Items):
+        def get_json_schema(self):
+            return MappingProxyType({"type": "object", "properties": {"id": {"type": "integer"}}})
+
+    source = Source([Described(transport=answering(200))])
+    found = (await source.discover())["described"].json_schema
+    assert found is not None
+    found["properties"].clear()
+
+    assert (await source.discover())["described"].json_schema == Described().get_json_schema()
+
+
+async def test_a_check_goes_on_after_a_hook_that_fails():
+    class Broken(Items):
+        def request_params(self, context):
+            raise KeyError("shop")
+
+    report = await Source([Broken(transport=answering(200)), Items(transport=answering(200))]).check()
+
+    assert (report["broken"].available, report["items"].available) == (False, True)
+    assert "KeyError" in str(report)

@@ -1,0 +1,92 @@
+"""Files of format 1, written by an earlier version, are refused by name."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from asyncstreams import HttpStream, HttpSubStream, JsonLines, SQLite, State, StateIncompatible
+
+FILES = Path(__file__).parent / "data" / "format_1"
+ROWS = [{"id": 1, "updated": "2026-01-01T00:00:00Z"}, {"id": 2, "updated": "2026-01-02T00:00:00Z"}]
+
+
+class Orders(HttpStream):
+    url_base = "https://api.example.com/"
+    primary_key = "id"
+    cursor_field = "updated"
+
+    def path(self, context: Any) -> str:
+        return "orders"
+
+
+class Shops(HttpStream):
+    url_base = "https://api.example.com/"
+    primary_key = "id"
+    use_cache = True
+    cache_ttl = 1e9
+
+    def path(self, context: Any) -> str:
+        return "shops"
+
+
+class Items(HttpSubStream):
+    url_base = "https://api.example.com/"
+
+    def path(self, context: Any) -> tuple[str, ...]:
+        return ("shops", str(context.stream_slice["parent"]["id"]), "items")
+
+
+def unreachable(request: httpx.Request) -> httpx.Response:
+    raise AssertionError(f"{request.url} was requested")
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    return shutil.copytree(FILES, tmp_path / "old")
+
+
+def test_state_file_of_format_1_is_refused(old: Path) -> None:
+    with pytest.raises(StateIncompatible, match=r"format 1.* writes 2"):
+        State.load(old / "state.json")
+
+
+@pytest.mark.parametrize(("output", "name"), [(JsonLines, "lines"), (SQLite, "shop.sqlite")])
+async def test_output_of_format_1_is_refused_and_unchanged(old: Path, output: Any, name: str) -> None:
+    before = {path: path.read_bytes() for path in FILES.rglob("*") if path.is_file() and name in path.parts}
+
+    with pytest.raises(StateIncompatible, match=r"format 1.* writes 2"):
+        await Orders(transport=httpx.MockTransport(unreachable)).extract(to=output(old / name))
+
+    assert before
+    for path, content in before.items():
+        assert (old / path.relative_to(FILES)).read_bytes() == content
+
+
+async def test_parent_cache_of_format_1_is_fetched_again(old: Path, caplog: pytest.LogCaptureFixture) -> None:
+    requested: list[str] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        requested.append(request.url.path)
+        return httpx.Response(200, json=[{"id": 7}])
+
+    transport = httpx.MockTransport(handler)
+    parent = Shops(transport=transport, cache_dir=old / "cache")
+    (cached,) = (old / "cache").glob("shops-*.parents")
+
+    # The fingerprint of a stream names its module and Python version: give the old file the name that is looked for.
+    await Items(parent, transport=transport).read()
+    (current,) = set((old / "cache").glob("shops-*.parents")) - {cached}
+    cached.replace(current)
+    requested.clear()
+    with caplog.at_level(logging.WARNING, "asyncstreams"):
+        children = await Items(parent, transport=transport).read()
+
+    assert requested == ["/shops", "/shops/7/items"]
+    assert children == [{"id": 7}]
+    assert "has format 1 and this version reads format 2" in caplog.text

@@ -1,0 +1,399 @@
+"""Does every way of paging read all pages, each of them once, and come to an end?"""
+
+import json
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+from urllib.parse import parse_qsl
+
+import httpx
+import pytest
+import respx
+
+from asyncstreams import (
+    Continuation,
+    CrossOriginLink,
+    Cursor,
+    Header,
+    HttpStream,
+    LinkHeader,
+    NextUrl,
+    Offset,
+    PageNumber,
+    PaginationLoop,
+    TokenAuthenticator,
+    UnexpectedContent,
+)
+
+ITEMS = "https://api.test/v1/items"
+
+
+def declare(paginator: Any = None, **declared: Any) -> HttpStream:
+    own = {"url_base": "https://api.test/v1/", "path": lambda self, context: "items", "paginator": paginator}
+    return type("Items", (HttpStream,), own | declared)()
+
+
+def some(*ids: int) -> list[dict[str, int]]:
+    return [{"id": number} for number in ids]
+
+
+def body(following: Any, *ids: int) -> dict[str, Any]:
+    return {"data": some(*ids), "next": following}
+
+
+def sent(route: respx.Route, *names: str) -> list[tuple[str | None, ...]]:
+    return [tuple(call.request.url.params.get(name) for name in names) for call in route.calls]
+
+
+def serve(route: respx.Route, *bodies: Any, headers: Callable[[int], dict[str, str]] = lambda number: {}) -> None:
+    """Answer the n-th request with the n-th body, and the headers of its number."""
+    route.side_effect = [httpx.Response(200, json=body, headers=headers(n)) for n, body in enumerate(bodies)]
+
+
+@pytest.fixture
+def route(respx_mock):
+    return respx_mock.route(url__regex=r"^https://api\.test/v1/items")
+
+
+@pytest.mark.parametrize(
+    ("paginator", "expected"),
+    [
+        (PageNumber(), ["page=1", "page=2", "page=3"]),
+        (PageNumber(param="p", start=0, size=2, size_param="n"), ["p=0&n=2", "p=1&n=2", "p=2&n=2"]),
+    ],
+)
+async def test_page_numbers_are_sent_from_the_first_to_an_empty_page(route, paginator, expected):
+    serve(route, some(1, 2), some(3, 4), [])
+
+    records = await declare(paginator).read()
+
+    assert records == some(1, 2, 3, 4)
+    assert [call.request.url.query.decode() for call in route.calls] == expected
+
+
+@pytest.mark.parametrize("knows", [False, True])
+@pytest.mark.parametrize(
+    "paging", [partial(PageNumber, size=2), partial(Offset, limit=2)], ids=["PageNumber", "Offset"]
+)
+async def test_a_short_page_is_no_end_but_for_those_who_ask_for_it(route, paging, knows):
+    serve(route, some(1, 2), some(3), some(4, 5), [])
+
+    records = await declare(paging(stop_on_short_page=knows), parallel_pages=False).read()
+
+    assert records == (some(1, 2, 3) if knows else some(1, 2, 3, 4, 5))
+    assert route.call_count == (2 if knows else 4)
+
+
+@pytest.mark.parametrize(
+    "paginator",
+    [
+        PageNumber(total_pages="meta.pages"),
+        PageNumber(total_pages=lambda response: response.json()["meta"]["pages"]),
+        PageNumber(start=0, total_pages="meta.pages"),
+        PageNumber(size=2, total_items="meta.items"),
+        Offset(limit=2, total="meta.items"),
+    ],
+)
+async def test_a_known_total_saves_the_request_for_an_empty_page(route, paginator):
+    meta = {"pages": 2, "items": 3}
+    pages = [{"meta": meta, "data": some(1, 2)}, {"meta": meta, "data": some(3)}]
+    serve(route, *pages)
+
+    records = await declare(paginator, records_path="data").read()
+
+    assert records == some(1, 2, 3)
+    assert route.call_count == 2
+
+
+@pytest.mark.parametrize(
+    "paginator", [PageNumber(total_pages=Header("X-Pages")), Offset(limit=2, total=Header("X-Items"))]
+)
+async def test_an_empty_page_before_the_total_is_no_end(route, paginator):
+    serve(route, some(1, 2), [], some(5, 6), headers=lambda number: {"X-Pages": "3", "X-Items": "6"})
+
+    records = await declare(paginator).read()
+
+    assert records == some(1, 2, 5, 6)
+
+
+async def test_an_offset_moves_by_the_records_that_came_also_those_that_parse_response_leaves_out(route):
+    serve(route, some(1, 2), some(3), some(4, 5), [])
+    paginator = Offset(limit=100, param="skip", limit_param="take")
+
+    records = await declare(paginator, parse_response=lambda self, response, context: response.json()[1:]).read()
+
+    assert records == some(2, 5)
+    assert sent(route, "skip", "take") == [("0", "100"), ("2", "100"), ("3", "100"), ("5", "100")]
+
+
+@pytest.mark.parametrize("paginator", [PageNumber(param="page"), Offset(param="page"), Cursor("next", param="page")])
+async def test_the_parameters_of_a_paginator_win_over_equal_names_and_keep_the_others(route, paginator):
+    serve(route, body("1", 1), {"data": []})
+    params = {"page": "mine", "sort": "id"}
+
+    await declare(paginator, records_path="data", request_params=lambda self, context: params).read()
+
+    page, sort = sent(route, "page", "sort")[1]
+    assert page != "mine"
+    assert sort == "id"
+
+
+@pytest.mark.parametrize(
+    ("cursor", "end"),
+    [
+        (Cursor("next"), {}),
+        (Cursor("next"), {"next": None}),
+        (Cursor("next"), {"next": ""}),
+        *((Cursor("next", more="more"), {"next": "d", "more": more}) for more in (False, None, 0, "false")),
+        (Cursor("next", stop_when=lambda response: "done" in response.json()), {"next": "d", "done": 1}),
+    ],
+)
+async def test_a_cursor_is_sent_until_the_response_says_that_it_is_the_last(route, cursor, end):
+    more = {"more": True}
+    serve(route, body("b", 1) | more, body("c", 2) | more, {"data": some(3)} | end)
+
+    records = await declare(cursor, records_path="data").read()
+
+    assert records == some(1, 2, 3)
+    assert sent(route, "cursor") == [(None,), ("b",), ("c",)]
+
+
+@pytest.mark.parametrize(
+    ("token", "second"),
+    [("meta.next", "b"), ("data[-1].id", "7"), (Header("X-Next"), "h"), (lambda response: "f", "f")],
+)
+async def test_a_token_is_found_by_path_header_or_function(route, token, second):
+    first = {"data": some(1, 7), "meta": {"next": "b"}}
+    serve(route, first, {"data": []}, headers=lambda number: {"X-Next": "h"} if number == 0 else {})
+
+    await declare(Cursor(token, stop_when=lambda response: not response.json()["data"]), records_path="data").read()
+
+    assert sent(route, "cursor") == [(None,), (second,)]
+
+
+@pytest.mark.parametrize(
+    ("into", "read"),
+    [
+        ("json", lambda request: json.loads(request.content)),
+        ("data", lambda request: dict(parse_qsl(request.content.decode()))),
+        ("headers", lambda request: {k: v for k, v in request.headers.items() if k in ("q", "cursor")}),
+    ],
+)
+async def test_a_cursor_goes_where_it_should_beside_the_authors_own_fields(route, into, read):
+    serve(route, body("b c", 1), body(None, 2))
+    own = {f"request_{into}": lambda self, context: {"q": "all"}}
+
+    await declare(Cursor("next", into=into), http_method="POST", records_path="data", **own).read()
+
+    assert [read(call.request) for call in route.calls] == [{"q": "all"}, {"q": "all", "cursor": "b c"}]
+
+
+async def test_a_cursor_into_json_reaches_inside_of_objects(route):
+    serve(route, body("b", 1), body(None, 2))
+    own = {"query": "q", "variables": {"first": 10}}
+    cursor = Cursor("next", param="variables.after", into="json")
+
+    await declare(cursor, http_method="POST", records_path="data", request_json=lambda self, context: own).read()
+
+    assert json.loads(route.calls[1].request.content) == {"query": "q", "variables": {"first": 10, "after": "b"}}
+
+
+async def test_more_without_a_token_is_an_error_and_not_the_end(route):
+    serve(route, {"data": some(1), "more": True})
+
+    with pytest.raises(UnexpectedContent, match="no token"):
+        await declare(Cursor("next", more="more"), records_path="data").read()
+
+
+@pytest.mark.parametrize(
+    "paginator", [LinkHeader(), NextUrl(Header("X-Next")), NextUrl(lambda response: response.headers.get("x-next"))]
+)
+async def test_a_next_url_goes_out_as_it_is_with_headers_body_and_credential(route, paginator):
+    following = f"{ITEMS}?after=%C3%A9~x&sig=a%2Fb"
+    headers = {"Link": f'<{ITEMS}>; rel="first", <{following}>; rel="next"', "X-Next": following}
+    serve(route, some(1), some(2), headers=lambda number: headers if number == 0 else {})
+    stream = declare(
+        paginator,
+        http_method="POST",
+        authenticator=TokenAuthenticator("t"),
+        request_params=lambda self, context: {"sort": "id"},
+        request_headers=lambda self, context: {"X-Mine": "yes"},
+        request_json=lambda self, context: {"q": 1},
+    )
+
+    records = await stream.read()
+
+    second = route.calls[1].request
+    assert records == some(1, 2)
+    assert str(second.url) == following
+    assert (second.headers["x-mine"], second.headers["authorization"]) == ("yes", "Bearer t")
+    assert json.loads(second.content) == {"q": 1}
+
+
+async def test_a_link_header_is_followed_by_the_relation_that_was_asked_for(route):
+    links = f'<{ITEMS}?x=1>; rel="next", <{ITEMS}?x=2>; rel="older last"'
+    serve(route, some(1), some(2), headers=lambda number: {"Link": links} if number == 0 else {})
+
+    await declare(LinkHeader(rel="older")).read()
+
+    assert sent(route, "x") == [(None,), ("2",)]
+
+
+@pytest.mark.parametrize("link", ["/v1/items?page=2", "items?page=2", "?page=2", "//api.test/v1/items?page=2"])
+async def test_a_relative_next_url_is_resolved_against_the_page_that_gave_it(route, link):
+    serve(route, body(link, 1), body(None, 2))
+
+    await declare(NextUrl("next"), records_path="data").read()
+
+    assert str(route.calls[1].request.url) == f"{ITEMS}?page=2"
+
+
+async def test_a_continuation_puts_all_its_fields_into_the_params_and_only_the_latest(route):
+    first = {"data": some(1), "continue": {"sroffset": 1, "continue": "-||"}}
+    serve(route, first, {"data": some(2), "continue": {"rvcontinue": "x"}}, {"data": some(3)})
+    own = {"action": "query"}
+
+    records = await declare(Continuation(), records_path="data", request_params=lambda self, context: own).read()
+
+    assert records == some(1, 2, 3)
+    assert [dict(call.request.url.params) for call in route.calls] == [
+        own,
+        own | {"sroffset": "1", "continue": "-||"},
+        own | {"rvcontinue": "x"},
+    ]
+
+
+async def test_a_next_page_token_of_the_authors_wins_over_the_paginator(route):
+    serve(route, body({"page": 0}, 1), body(None, 2))
+    stream = declare(
+        PageNumber(),
+        records_path="data",
+        next_page_token=lambda self, response, context: response.json()["next"],
+        request_params=lambda self, context: {"token": str(context.next_page_token)},
+    )
+
+    await stream.read()
+
+    assert sent(route, "token", "page") == [("None", None), ("{'page': 0}", None)]
+
+
+@pytest.mark.parametrize("token", [None, {}, 0, "", False])
+async def test_any_falsy_next_page_token_ends_the_slice(route, token):
+    serve(route, some(1), some(2))
+
+    records = await declare(next_page_token=lambda self, response, context: token).read()
+
+    assert records == some(1)
+
+
+@pytest.mark.parametrize(("empty", "end"), [(1000, nullcontext()), (1001, pytest.raises(PaginationLoop))])
+async def test_a_thousand_empty_pages_in_a_row_are_legal_and_no_more(empty, end):
+    def handler(request):
+        number = int(request.url.params.get("cursor", 0))
+        return httpx.Response(200, json=body(str(number + 1)) if number < empty else body(None, 1))
+
+    stream = declare(Cursor("next"), records_path="data", transport=httpx.MockTransport(handler))
+
+    with end:
+        assert await stream.read() == some(1)
+
+
+@pytest.mark.parametrize("paginator", [PageNumber(), Offset(limit=2)], ids=["PageNumber", "Offset"])
+async def test_the_last_page_given_for_ever_is_a_loop_that_names_slice_and_page(route, paginator):
+    serve(route, *[some(1, 2)] * 9, [])
+
+    with pytest.raises(PaginationLoop) as caught:
+        await declare(paginator, parallel_pages=False).read(slices=[{"shop": 7}])
+
+    assert route.call_count == 3
+    assert (caught.value.stream, caught.value.stream_slice, caught.value.page) == ("items", {"shop": 7}, 2)
+    assert "slice {'shop': 7}, page 2" in str(caught.value)
+
+
+@pytest.mark.parametrize(("times", "detect_loops"), [(2, True), (5, False)])
+async def test_equal_pages_are_read_on_when_there_are_two_or_nobody_guards(route, times, detect_loops):
+    serve(route, *[some(1)] * times, some(2), *[some(1)] * times, [])
+
+    records = await declare(PageNumber(), detect_loops=detect_loops).read()
+
+    assert len(records) == 2 * times + 1
+
+
+@pytest.mark.parametrize("detect_loops", [True, False])
+@pytest.mark.parametrize(
+    "tokens", [["s3cret", "s3cret"], ["s3cret", "B", "s3cret"], ["A", "s3cret", "C", "s3cret"]], ids="-".join
+)
+async def test_a_token_seen_before_is_a_loop_and_is_not_shown(route, tokens, detect_loops):
+    serve(route, *(body(token, n) for n, token in enumerate(tokens)))
+
+    with pytest.raises(PaginationLoop) as caught:
+        await declare(Cursor("next"), records_path="data", detect_loops=detect_loops).read()
+
+    assert route.call_count == len(tokens)
+    assert "s3cret" not in str(caught.value)
+
+
+async def test_a_next_link_back_to_the_first_page_is_a_loop(route):
+    serve(route, some(1), some(2), headers=lambda n: {"Link": f'<{ITEMS}{"" if n else "?page=2"}>; rel="next"'})
+
+    with pytest.raises(PaginationLoop):
+        await declare(LinkHeader()).read()
+
+
+async def test_a_token_of_an_earlier_slice_is_no_loop(route):
+    serve(route, *[body("b", 1), {"data": some(2)}] * 2)
+
+    records = await declare(Cursor("next"), records_path="data").read(slices=[{"n": 1}, {"n": 2}])
+
+    assert records == some(1, 2, 1, 2)
+
+
+async def test_no_more_than_max_pages_are_handed_over(route):
+    serve(route, *(some(number) for number in range(1, 9)), [])
+    taken: list[dict[str, int]] = []
+
+    with pytest.raises(PaginationLoop, match="max_pages"):  # noqa: PT012  # what came before is kept
+        async with declare(PageNumber(), max_pages=4).pages() as pages:
+            async for page in pages:
+                taken += page.records
+
+    assert taken == some(1, 2, 3, 4)
+
+
+FOREIGN = {
+    "host": "https://evil.test/v1/items?key=s3cret",
+    "suffix": "https://api.test.evil.test/v1/items?key=s3cret",
+    "userinfo": "https://api.test@evil.test/v1/items?key=s3cret",
+    "own userinfo": "https://me:s3cret@api.test/v1/items",
+    "backslash": "https://api.test\\@evil.test/v1/items?key=s3cret",
+    "port": "https://api.test:8443/v1/items?key=s3cret",
+    "downgrade": "http://api.test/v1/items?key=s3cret",
+    "scheme-relative": "//evil.test/v1/items?key=s3cret",
+    "file": "file:///etc/passwd?key=s3cret",
+}
+
+
+@pytest.mark.parametrize("link", FOREIGN.values(), ids=FOREIGN)
+@pytest.mark.parametrize("paginator", [LinkHeader(), NextUrl(Header("X-Next"))], ids=["LinkHeader", "NextUrl"])
+async def test_nothing_is_sent_to_a_next_link_of_another_origin(respx_mock, paginator, link):
+    elsewhere = respx_mock.route(url__regex=".*", name="anything")
+    elsewhere.respond(json=some(1), headers={"Link": f'<{link}>; rel="next"', "X-Next": link})
+
+    with pytest.raises(CrossOriginLink) as caught:
+        await declare(paginator, authenticator=TokenAuthenticator("t")).read()
+
+    assert [str(call.request.url) for call in elsewhere.calls] == [ITEMS]
+    assert "s3cret" not in str(caught.value)
+
+
+async def test_an_allowed_origin_is_followed_with_the_credential(respx_mock):
+    following = "https://files.test/part?n=2"
+    respx_mock.get(ITEMS).respond(json=some(1), headers={"Link": f'<{following}>; rel="next"'})
+    other = respx_mock.get(following).respond(json=some(2))
+    stream = declare(LinkHeader(), authenticator=TokenAuthenticator("t"), allowed_origins=("https://files.test",))
+
+    records = await stream.read()
+
+    assert records == some(1, 2)
+    assert other.calls.last.request.headers["authorization"] == "Bearer t"

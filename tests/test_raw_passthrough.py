@@ -1,0 +1,293 @@
+"""Do records that are written as they came make the same files as those that were made on the way?"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from crash_harness import lines_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asyncstreams import (
+    Continuation,
+    Cursor,
+    Header,
+    HttpStream,
+    HttpSubStream,
+    JsonLines,
+    LinkHeader,
+    MalformedJSON,
+    NextUrl,
+    NumberRanges,
+    Offset,
+    PageNumber,
+    PaginationLoop,
+    Source,
+    TransformConfig,
+    TypeTransformer,
+    UnexpectedContent,
+)
+from asyncstreams._json import decode
+
+
+def stream_of(*pages: bytes | httpx.Response, parsed: bool = False, **attributes: Any) -> HttpStream:
+    """A stream whose pages have these bodies; `parsed`: with a parse_response of its own, which does the same."""
+    bodies = [page if isinstance(page, httpx.Response) else httpx.Response(200, content=page) for page in pages]
+    rest = list(bodies)
+    given = {"url_base": "https://api.test/", "path": lambda self, context: "rows", "name": "rows", **attributes}
+    if parsed:
+
+        def parse_response(self: Any, response: Any, context: Any) -> Any:
+            return HttpStream.parse_response(self, response, context)
+
+        given["parse_response"] = parse_response
+    return type("Rows", (HttpStream,), given)(transport=httpx.MockTransport(lambda _: rest.pop(0)))
+
+
+def rows_in(out: Path, stream: str = "rows") -> list[Any]:
+    return [row for path in sorted(out.glob(f"{stream}/part-*")) for row in lines_of(path)]
+
+
+def content_of(out: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in sorted(out.glob("rows/part-*")))
+
+
+async def extracted(stream: HttpStream, out: Path) -> tuple[list[Any], str]:
+    """The records in the files, and why they were decoded; "" for raw passthrough."""
+    report = await stream.extract(to=JsonLines(out, fsync="none"))
+    assert report.streams[0].raw_passthrough == (not report.streams[0].not_raw_because)
+    return rows_in(out), report.streams[0].not_raw_because
+
+
+async def both(tmp_path: Path, *pages: bytes, **attributes: Any) -> list[Any]:
+    """What the raw lane gives, which is what the ordinary one does."""
+    raw, why_decoded = await extracted(stream_of(*pages, **attributes), tmp_path / "raw")
+    decoded, reason = await extracted(stream_of(*pages, parsed=True, **attributes), tmp_path / "decoded")
+    assert why_decoded == ""
+    assert reason == "it has a parse_response of its own"
+    assert raw == decoded
+    return raw
+
+
+def page(*ids: int, **more: Any) -> bytes:
+    return json.dumps({"data": [{"id": one} for one in ids], **more}).encode()
+
+
+text = st.text(st.characters(codec="utf-8"), max_size=8)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False) | text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.dictionaries(text, values, max_size=4), max_size=5),
+    st.sampled_from([None, 2, "\t"]),
+    st.booleans(),
+    st.sampled_from([None, "data", "result.items", "a.b.c"]),
+)
+async def test_both_lanes_give_the_same_records(
+    tmp_path_factory: pytest.TempPathFactory, records: list[Any], indent: Any, is_ascii: bool, path: str | None
+):
+    body: Any = records
+    for step in reversed(path.split(".") if path else []):
+        body = {"before": [{"x": 1}], step: body, "after": {"data": "}"}}
+    content = json.dumps(body, indent=indent, ensure_ascii=is_ascii).encode()
+    if indent == 2:
+        content = content.replace(b"\n", b"\r\n") + b"\r\n"
+
+    found = await both(tmp_path_factory.mktemp("out"), content, records_path=path)
+
+    assert found == [decode(json.dumps(record).encode()) for record in records]
+
+
+async def test_numbers_and_escapes_are_written_as_they_came(tmp_path: Path):
+    body = rb'[{"a": 1.50, "b": 1e2, "c": 123456789012345678901234567890, "d": "\u0065\/"}]'
+
+    await extracted(stream_of(body), tmp_path)
+
+    assert content_of(tmp_path) == body[1:-1] + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("paginator", "pages"),
+    [
+        (Cursor("meta.next"), [page(1, meta={"next": "b"}), page(2, meta={"next": None})]),
+        (Cursor("next", more="has_more"), [page(1, next=5, has_more=True), page(2, next=6, has_more=False)]),
+        (Cursor("@odata.next"), [page(1, **{"@odata.next": "b"}), page(2)]),
+        (Cursor("links[0].next"), [page(1, links=[{"next": "b"}]), page(2, links=[])]),
+        (Cursor("paging.next"), [page(1, paging={"next": "b"}), page(2, paging=None)]),
+        (Cursor(Header("X-Next")), [httpx.Response(200, content=page(1), headers={"X-Next": "b"}), page(2)]),
+        (NextUrl("next"), [page(1, next="/rows?page=2"), page(2, next="")]),
+        (Continuation(), [page(1, **{"continue": {"from": 2}}), page(2)]),
+        (PageNumber(total_pages="meta.pages"), [page(1, meta={"pages": 2}), page(2, meta={"pages": 2})]),
+        (PageNumber(), [page(1), page(2), page()]),
+        (Offset(limit=1, total="total"), [page(1, total=2), page(2, total=2)]),
+        (LinkHeader(), [page(1)]),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, list) else "",
+)
+async def test_what_pages_a_stream_is_found_beside_the_records(tmp_path: Path, paginator: Any, pages: list[Any]):
+    found, why_decoded = await extracted(
+        stream_of(*pages, paginator=paginator, records_path="data", parallel_pages=False), tmp_path
+    )
+
+    assert why_decoded == ""
+    assert [row["id"] for row in found] == [1, 2][: len(pages)]
+
+
+async def test_what_the_paginator_looks_at_may_be_where_the_records_are(tmp_path: Path):
+    bodies = [
+        json.dumps({"result": {"items": [{"id": n}], "next": after}}).encode() for n, after in ((1, "b"), (2, None))
+    ]
+
+    found = await both(tmp_path, *bodies, paginator=Cursor("result.next"), records_path="result.items")
+
+    assert found == [{"id": 1}, {"id": 2}]
+
+
+class Own(PageNumber):
+    """Somebody's own."""
+
+
+@pytest.mark.parametrize(
+    ("attributes", "why"),
+    [
+        ({"parse_response": lambda self, response, context: response.json()["data"]}, "a parse_response of its own"),
+        ({"next_page_token": lambda self, response, context: None}, "a next_page_token of its own"),
+        ({"transformer": TypeTransformer(TransformConfig.DefaultSchemaNormalization)}, "a transformer"),
+        ({"get_json_schema": lambda self: {"type": "object"}}, "held against a schema"),
+        ({"paginator": Cursor("data[-1].next")}, "do not lie beside"),
+        ({"paginator": Cursor(lambda response: None)}, "looks at whole responses"),
+        ({"paginator": Cursor("next", stop_when=lambda response: True)}, "looks at whole responses"),
+        ({"paginator": Own()}, "looks at whole responses"),
+        (
+            {
+                "cursor_field": "id",
+                "cursor_format": "number",
+                "windows": NumberRanges(step=5, end=5),
+            },
+            "no primary_key",
+        ),
+    ],
+)
+async def test_the_report_says_why_records_had_to_be_made(tmp_path: Path, attributes: Any, why: str):
+    if "transformer" in attributes:
+        attributes["get_json_schema"] = lambda self: {"properties": {"id": {"type": "integer"}}}
+    found, why_decoded = await extracted(stream_of(page(1), page(), **{"records_path": "data", **attributes}), tmp_path)
+
+    assert found == [{"id": 1}]
+    assert why in why_decoded
+
+
+async def test_a_schema_that_nothing_is_held_against_keeps_nothing_out_of_the_raw_lane(tmp_path: Path):
+    stream = stream_of(page(1), records_path="data", validation="off", get_json_schema=lambda self: {"type": "object"})
+
+    assert await extracted(stream, tmp_path) == ([{"id": 1}], "")
+
+
+@pytest.mark.parametrize(
+    ("body", "path", "error", "told"),
+    [
+        (b'{"data": [{"id": 1}, null]}', "data", UnexpectedContent, "item 1 is of type null"),
+        (b'{"data": {"id": 1}}', "data", UnexpectedContent, "a JSON object"),
+        (b'{"rows": [{"id": 1}]}', "data", UnexpectedContent, "records_path = 'rows'"),
+        (b'[{"id": 1}]', "data", UnexpectedContent, "remove records_path"),
+        (b'{"data": [{"id": 1}', "data", MalformedJSON, "malformed"),
+        (b'[{"id": 01}]', None, MalformedJSON, "malformed"),
+        (b'[{"id": "\xff"}]', None, MalformedJSON, "not UTF-8"),
+        (b"<html>", None, UnexpectedContent, "HTML"),
+    ],
+)
+async def test_a_body_that_is_not_what_was_declared_is_told_as_ever(
+    tmp_path: Path, body: bytes, path: Any, error: Any, told: str
+):
+    with pytest.raises(error, match=told):
+        await extracted(stream_of(body, body, records_path=path), tmp_path)
+
+
+async def test_a_number_that_no_double_holds_is_written_as_it_came(tmp_path: Path):
+    await extracted(stream_of(b'{"data": [{"a": 1e999}]}', records_path="data"), tmp_path)
+
+    assert content_of(tmp_path) == b'{"a": 1e999}\n'
+
+
+async def test_a_byte_order_mark_is_no_record(tmp_path: Path):
+    found, _ = await extracted(stream_of(b"\xef\xbb\xbf" + page(1), records_path="data"), tmp_path)
+
+    assert found == [{"id": 1}]
+
+
+async def test_the_same_page_again_and_again_is_noticed(tmp_path: Path):
+    with pytest.raises(PaginationLoop, match="the same page"):
+        await extracted(
+            stream_of(*[page(1, 2)] * 4, records_path="data", paginator=PageNumber(), parallel_pages=False), tmp_path
+        )
+
+
+async def test_rows_that_move_are_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    pages = [page(1, 2), page(2, 3), page()]
+    with caplog.at_level(logging.WARNING):
+        await extracted(
+            stream_of(*pages, records_path="data", paginator=PageNumber(), primary_key="id", parallel_pages=False),
+            tmp_path,
+        )
+
+    assert "came before" in caplog.text
+
+
+async def test_a_page_that_is_not_the_only_one_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.WARNING):
+        await extracted(stream_of(page(1, next_page="2"), records_path="data"), tmp_path)
+
+    assert "the first page is taken for the only one" in caplog.text
+
+
+async def test_of_windows_each_record_is_written_once_and_those_beyond_are_left_out(tmp_path: Path):
+    everything = json.dumps([{"id": n, "number": n // 2, "more": {"n": n}} for n in range(12)]).encode()
+
+    class Windowed(HttpStream):
+        url_base = "https://api.test/"
+        name = "rows"
+        primary_key = "id"
+        cursor_field = "number"
+        cursor_format = "number"
+        windows = NumberRanges(step=2, end=5)
+
+        def path(self, context: Any) -> str:
+            return "rows"
+
+    stream = Windowed(transport=httpx.MockTransport(lambda _: httpx.Response(200, content=everything)))
+    found, why_decoded = await extracted(stream, tmp_path)
+
+    assert why_decoded == ""
+    assert sorted(row["id"] for row in found) == list(range(10))
+    assert all(row["more"] == {"n": row["id"]} for row in found)
+
+
+async def test_children_find_their_parents_among_records_that_were_not_made(tmp_path: Path):
+    class Children(HttpSubStream):
+        url_base = "https://api.test/"
+
+        def path(self, context: Any) -> Any:
+            return ("rows", context.stream_slice["parent"]["id"])
+
+    rows = stream_of(page(1, 2), records_path="data")
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.path)
+        return httpx.Response(200, json=[{"of": request.url.path}])
+
+    report = await Source([rows, Children(rows, transport=httpx.MockTransport(answer))]).extract(to=JsonLines(tmp_path))
+
+    assert [stream.raw_passthrough for stream in report.streams] == [True, True]
+    assert sorted(asked) == ["/rows/1", "/rows/2"]
+    assert {row["of"] for row in rows_in(tmp_path, "children")} == set(asked)

@@ -1,0 +1,369 @@
+"""Is a record's schema checked before anything is read, compiled as it says, and never a way to elsewhere?"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from asyncstreams import ConfigError, HttpStream, RequestContext, TransformConfig, TypeTransformer
+from asyncstreams.schemas.record_schema import RecordSchema
+
+API = "https://api.test/v1/"
+DRAFT_2020 = "https://json-schema.org/draft/2020-12/schema"
+GOOD: dict[str, Any] = {"type": "object", "properties": {"id": {"type": "integer"}}}
+
+
+class Items(HttpStream):
+    url_base = API
+
+    def path(self, context: RequestContext) -> str:
+        return "items"
+
+
+def declare(get_json_schema: Any, **declared: Any) -> HttpStream:
+    return type("Items", (Items,), {"get_json_schema": get_json_schema, **declared})()
+
+
+# What `get_json_schema` may do.
+
+
+async def test_it_may_be_async_and_ask_the_api(respx_mock: Any) -> None:
+    async def described(self: HttpStream) -> Any:
+        fields = (await self.request("items/fields")).json()
+        return {"properties": {field["name"]: {"type": field["type"]} for field in fields}}
+
+    fields = respx_mock.get(API + "items/fields").respond(json=[{"name": "size", "type": "integer"}])
+    respx_mock.get(API + "items").respond(json=[{"size": 1}, {"size": "L"}])
+
+    async with declare(described, validation="quarantine").pages() as pages:
+        [page] = [page async for page in pages]
+
+    assert (page.records, [kept.record for kept in page.quarantined]) == ([{"size": 1}], [{"size": "L"}])
+    assert fields.call_count == 1
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("mode", ["report", "quarantine", "fail"])
+async def test_it_may_say_that_there_is_none(respx_mock: Any, is_async: bool, mode: str) -> None:
+    async def nothing_later(self: HttpStream) -> None:
+        return None
+
+    def nothing(self: HttpStream) -> None:
+        return None
+
+    respx_mock.get(API + "items").respond(json=[{"id": 1}, {}])
+
+    records = await declare(nothing_later if is_async else nothing, validation=mode).read()
+
+    assert records == [{"id": 1}, {}]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_what_it_raises_leaves_unchanged_and_says_of_which_stream(respx_mock: Any, is_async: bool) -> None:
+    problem = RuntimeError("no fields today")
+
+    async def failing_later(self: HttpStream) -> Any:
+        raise problem
+
+    def failing(self: HttpStream) -> Any:
+        raise problem
+
+    with pytest.raises(RuntimeError) as caught:
+        await declare(failing_later if is_async else failing).read()
+
+    assert caught.value is problem
+    assert any("items" in note and "get_json_schema" in note for note in problem.__notes__)
+    assert respx_mock.calls.call_count == 0
+
+
+async def test_it_is_asked_once_for_each_reading(respx_mock: Any) -> None:
+    asked = []
+
+    def counted(self: HttpStream) -> Any:
+        asked.append(1)
+        return GOOD
+
+    respx_mock.get(API + "items").respond(json=[{"id": 1}])
+    stream = declare(counted, stream_slices=lambda self, state: [{"part": 1}, {"part": 2}])
+
+    await stream.read()
+    await stream.read()
+
+    assert len(asked) == 2
+
+
+async def test_a_changed_schema_holds_from_the_next_reading_on(respx_mock: Any) -> None:
+    schemas = [{"properties": {"id": {"type": "integer"}}}, {"properties": {"id": {"type": "string"}}}]
+    respx_mock.get(API + "items").respond(json=[{"id": 1}])
+    stream = declare(lambda self: schemas.pop(0), validation="quarantine")
+
+    assert await stream.read() == [{"id": 1}]
+    assert await stream.read() == []
+
+
+# What is no schema.
+
+REFUSED: list[tuple[Any, str]] = [
+    ([], "list"),
+    ("{}", "str"),
+    (7, "int"),
+    (True, "bool"),
+    (type, "type"),
+    ({"type": "text"}, "/type"),
+    ({"properties": {"a/b": {"type": "text"}}}, "/properties/a~1b/type"),
+    ({"properties": {"a": {"items": {"minimum": "1"}}}}, "/properties/a/items/minimum"),
+    ({"properties": {"a": {"anyOf": []}}}, "/properties/a/anyOf"),
+    ({"properties": {"a": 7}}, "/properties/a"),
+    ({"properties": []}, "/properties"),
+    ({"required": "id"}, "/required"),
+    ({"required": [1]}, "/required/0"),
+    ({"properties": {"a": {"multipleOf": 0}}}, "/properties/a/multipleOf"),
+    ({"allOf": [{}, {"maxLength": -1}]}, "/allOf/1/maxLength"),
+    ({"type": "array", "items": {}}, "array"),
+    ({"type": ["array", "null"]}, "array"),
+    ({"type": "string"}, "string"),
+    ({"$schema": "http://json-schema.org/draft-03/schema#"}, "draft-03"),
+    ({"$schema": "https://api.test/our/schema"}, "https://api.test/our/schema"),
+    ({"$schema": 7}, "7"),
+    ({"$schema": "http://json-schema.org/draft-04/schema#", "properties": {"a": True}}, "/properties/a"),
+    ({"$schema": "http://json-schema.org/draft-04/schema#", "exclusiveMinimum": 1}, "exclusiveMinimum"),
+    ({"$schema": DRAFT_2020, "items": [{}]}, "/items"),
+    ({"properties": {"a": {"$ref": "#/definitions/none"}}}, "/definitions/none"),
+    ({"properties": {"a": {"$ref": "none.json"}}}, "none.json"),
+]
+WITHOUT_PLACE: list[tuple[Any, str]] = [
+    ({"properties": {"a": {"pattern": "("}}}, "/properties/a/pattern"),
+    ({"patternProperties": {"(": {}}}, "/patternProperties"),
+    ({"properties": {"a": {"$ref": "#/definitions/none"}}}, "/properties/a"),
+]
+
+
+@pytest.mark.parametrize(
+    ("schema", "told"),
+    [
+        *REFUSED,
+        *(pytest.param(*row) for row in WITHOUT_PLACE),
+    ],
+)
+async def test_what_is_no_schema_is_refused_before_any_page(respx_mock: Any, schema: Any, told: str) -> None:
+    respx_mock.get(API + "items").respond(json=[{"id": 1}])
+
+    async with declare(lambda self: schema).pages() as pages:
+        with pytest.raises(ConfigError) as caught:
+            await anext(aiter(pages))
+
+    assert told in str(caught.value)
+    assert "items" in str(caught.value)
+
+
+@pytest.mark.parametrize("schema", [GOOD, {"$schema": DRAFT_2020, **GOOD}, {"$schema": DRAFT_2020 + "#", **GOOD}, {}])
+def test_a_draft_is_known_with_and_without_a_fragment(schema: dict[str, Any]) -> None:
+    assert RecordSchema(schema).fits_one({"id": 1})
+
+
+def test_a_schema_may_be_any_mapping() -> None:
+    assert not RecordSchema(MappingProxyType(GOOD)).fits_one({"id": "x"})
+
+
+def test_a_schema_is_not_changed_and_may_change_later() -> None:
+    schema: dict[str, Any] = {"properties": {"id": {"$ref": "#/definitions/n"}}, "definitions": {"n": {"type": "null"}}}
+    compiled = RecordSchema(schema)
+
+    assert schema == {"properties": {"id": {"$ref": "#/definitions/n"}}, "definitions": {"n": {"type": "null"}}}
+    schema["definitions"]["n"]["type"] = "integer"
+    assert compiled.fits_one({"id": None})
+
+
+# Nothing is fetched, nothing is read.
+
+
+@pytest.fixture
+def asked() -> Iterator[tuple[str, list[str]]]:
+    """The URL of a server with a schema, and the paths that it was asked for."""
+    paths: list[str] = []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            paths.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/", paths
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"a": {"$ref": "URL"}}},
+        {"$ref": "URL#/definitions/x"},
+        {"$schema": DRAFT_2020, "properties": {"a": {"$dynamicRef": "URL"}}},
+        {"properties": {"a": {"enum": [{"$ref": "URL"}], "default": {"$ref": "URL"}}}},
+        {"$id": "URL", "properties": {"a": {"$ref": "other.json"}}},
+        pytest.param({"properties": {"default": {"$ref": "URL"}}}),
+        pytest.param({"definitions": {"enum": {"$ref": "URL"}}, "$ref": "#/definitions/enum"}),
+        pytest.param({"$id": "URL", "properties": {"const": {"$ref": "other.json"}}}),
+        pytest.param({"$schema": DRAFT_2020, "properties": {"a": {"$schema": "URL"}}}),
+    ],
+)
+def test_nothing_is_fetched_whatever_a_schema_says(schema: dict[str, Any], asked: tuple[str, list[str]]) -> None:
+    url, paths = asked
+
+    with contextlib.suppress(ConfigError):
+        RecordSchema(json.loads(json.dumps(schema).replace("URL", url))).fits_one({"a": {}})
+
+    assert paths == []
+
+
+@pytest.mark.parametrize("name", ["a", pytest.param("default")])
+def test_no_file_is_read_by_its_url(tmp_path: Path, name: str) -> None:
+    (tmp_path / "secret.json").write_text("{}")
+
+    with pytest.raises(ConfigError):
+        RecordSchema({"properties": {name: {"$ref": (tmp_path / "secret.json").as_uri()}}})
+
+
+# Problems, and values that no JSON holds.
+
+
+def test_a_problem_names_place_and_keyword() -> None:
+    schema = {"properties": {"a/b": {"items": {"properties": {"~": {"type": "null"}}}}}, "required": ["id"]}
+
+    found = RecordSchema(schema).problems({"a/b": [{}, {"~": 1}]})
+
+    assert sorted((problem.pointer, problem.keyword) for problem in found) == [
+        ("/a~1b/1/~0", "type"),
+        ("/id", "required"),
+    ]
+
+
+@pytest.mark.parametrize("value", [Decimal("1.5"), (1, 2), 1e999, float("nan"), 10**400, {"a": (Decimal(1),)}])
+def test_a_value_that_is_almost_json_is_judged(value: Any) -> None:
+    schema = RecordSchema({"properties": {"a": {"type": "null"}}})
+
+    assert not schema.fits_one({"a": value})
+    assert not schema.fits([{"a": value}])
+    assert schema.problems({"a": value})
+
+
+NO_JSON = [datetime.now(UTC), date(2026, 1, 1), b"x", {1}, UUID(int=1), object(), "\ud800", 1j]
+
+
+ODD_RECORDS: list[dict[Any, Any]] = [*({"a": value} for value in NO_JSON), {"a": [NO_JSON[0]]}, {1: 2}]
+
+
+@pytest.mark.parametrize("record", ODD_RECORDS)
+@pytest.mark.parametrize("mode", ["report", "quarantine"])
+async def test_a_value_that_is_no_json_is_a_problem_and_no_crash(
+    respx_mock: Any, record: dict[Any, Any], mode: str
+) -> None:
+    respx_mock.get(API + "items").respond(json=[])
+    stream = declare(
+        lambda self: {"properties": {"a": {"type": ["boolean", "null"]}, "id": {"type": "integer"}}},
+        parse_response=lambda self, response, context: [{"id": 1}, record, {"id": 3}],
+        validation=mode,
+    )
+
+    async with stream.pages() as pages:
+        [page] = [page async for page in pages]
+
+    assert [page.records[0], page.records[-1]] == [{"id": 1}, {"id": 3}]
+    assert len(page.records) + len(page.quarantined) == 3
+
+
+DEEP = '{"a":' * 300 + "1" + "}" * 300
+
+
+@pytest.mark.parametrize(
+    ("schema", "body"),
+    [
+        ({"type": "string", "maxLength": 0}, '"\\ud83d\\ude00"'),
+        pytest.param({"type": "integer"}, DEEP),
+        pytest.param({"enum": [1]}, DEEP),
+        pytest.param({"const": 1}, DEEP),
+        pytest.param({"uniqueItems": True}, f"[{DEEP}, {DEEP}]"),
+    ],
+)
+async def test_no_body_makes_the_validation_fail(respx_mock: Any, schema: dict[str, Any], body: str) -> None:
+    respx_mock.get(API + "items").respond(text=f'[{{"a": {body}}}, {{"id": 2}}]')
+    stream = declare(lambda self: {"properties": {"a": schema}}, validation="quarantine")
+
+    assert await stream.read() == [{"id": 2}]
+
+
+def test_a_record_as_deep_as_a_body_may_be_is_judged() -> None:
+    schema = RecordSchema({"type": "object", "properties": {"a": {"$ref": "#"}}})
+    record: dict[str, Any] = {}
+    for _ in range(900):
+        record = {"a": record}
+
+    assert (schema.fits_one(record), schema.fits([record])) == (True, True)
+
+
+# Hostile values.
+
+LINEAR = ["^(a+)+$", "^(a|a)*$", "^(([a-z])+.)+[A-Z]([a-z])+$", "(a*)*b", "^(?!x)(a+)+$", r"^(a|aa)+\1$"]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    LINEAR,
+)
+def test_a_hostile_value_cannot_hang_a_pattern(pattern: str) -> None:
+    schema = RecordSchema({"properties": {"a": {"pattern": pattern}}})
+    record = {"a": "a" * 30_000 + "!"}
+    began = time.perf_counter()
+
+    assert not schema.fits_one(record)
+
+    assert time.perf_counter() - began < 0.5
+
+
+# Whether it is asked for at all.
+
+
+@pytest.mark.parametrize("casts", [False, True])
+async def test_off_asks_for_no_schema_unless_a_transformer_needs_it(respx_mock: Any, casts: bool) -> None:
+    asked: list[int] = []
+    respx_mock.get(API + "items").respond(json=[{"id": "3"}])
+    transformer = TypeTransformer(TransformConfig.DefaultSchemaNormalization if casts else TransformConfig.NoTransform)
+    stream = declare(lambda self: asked.append(1) or GOOD, validation="off", transformer=transformer)
+
+    records = await stream.read()
+
+    assert (records, len(asked)) == (([{"id": 3}], 1) if casts else ([{"id": "3"}], 0))
+
+
+@pytest.mark.parametrize("mode", ["strict", "Report", None, True, ["fail"]])
+@pytest.mark.parametrize("on_instance", [False, True])
+async def test_another_validation_is_refused_with_those_that_there_are(mode: Any, on_instance: bool) -> None:
+    async def read() -> None:
+        stream = declare(lambda self: GOOD, **({} if on_instance else {"validation": mode}))
+        stream.validation = mode
+        await stream.read()
+
+    with pytest.raises(ConfigError) as caught:
+        await read()
+
+    assert all(f"'{word}'" in str(caught.value) for word in ("report", "quarantine", "fail", "off"))

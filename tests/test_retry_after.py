@@ -1,0 +1,210 @@
+"""How long does Retry-After make us wait, whatever a server writes there?"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from email.utils import format_datetime
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asyncstreams import Response
+from asyncstreams.rate_limits.retry_after import retry_after
+
+often = settings(max_examples=200, deadline=None)
+WALL = 1_767_225_600.0  # 2026-01-01T00:00:00Z
+moments = st.datetimes(datetime(1990, 1, 1), datetime(2090, 1, 1)).map(lambda m: m.replace(microsecond=0, tzinfo=UTC))  # noqa: DTZ001
+
+
+def waits(*values: str, date: str | None = None) -> float | None:
+    headers = [(b"Retry-After", value.encode("utf-8", "surrogatepass")) for value in values]
+    if date is not None:
+        headers.append((b"Date", date.encode()))
+    request = httpx.Request("GET", "https://api.example.com/")
+    return retry_after(Response(429, headers=headers, stream=httpx.ByteStream(b""), request=request), WALL)
+
+
+@often
+@given(seconds=st.integers(1, 9_999_999_999), space=st.sampled_from(["", " ", "\t"]))
+def test_whole_seconds_are_taken_as_they_are(seconds: int, space: str) -> None:
+    assert waits(f"{space}{seconds}{space}") == seconds
+
+
+@often
+@given(now=moments, seconds=st.integers(1, 10**7))
+def test_a_date_is_read_against_the_responses_own_date_and_not_our_clock(now: datetime, seconds: int) -> None:
+    then = datetime.fromtimestamp(now.timestamp() + seconds, UTC)
+
+    assert waits(format_datetime(then, usegmt=True), date=format_datetime(now, usegmt=True)) == seconds
+
+
+@often
+@given(now=moments, seconds=st.integers(0, 10**7))
+def test_a_date_that_has_passed_orders_nothing(now: datetime, seconds: int) -> None:
+    then = datetime.fromtimestamp(now.timestamp() - seconds, UTC)
+
+    assert waits(format_datetime(then, usegmt=True), date=format_datetime(now, usegmt=True)) is None
+
+
+@pytest.mark.parametrize("date", [None, "", "yesterday", "Wed, 99 Foo 2026 00:00:00 GMT"])
+def test_without_a_date_of_the_server_our_clock_counts(date: str | None) -> None:
+    assert waits("Thu, 01 Jan 2026 00:02:00 GMT", date=date) == 120
+
+
+@pytest.fixture(params=["UTC", "Asia/Tokyo", "America/New_York"])
+def _machine_zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", request.param)
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("_machine_zone")
+@pytest.mark.parametrize("date", ["Thu, 01 Jan 2026 00:02:00 GMT", "Thursday, 01-Jan-26 00:02:00 GMT"])
+def test_a_date_in_either_form_with_a_zone_is_gmt_on_any_machine(date: str) -> None:
+    assert waits(date, date="Thu, 01 Jan 2026 00:00:00 GMT") == 120
+
+
+@pytest.mark.parametrize(
+    "zone",
+    [
+        "UTC",
+        *(
+            pytest.param(
+                name,
+            )
+            for name in ("Asia/Tokyo", "America/New_York")
+        ),
+    ],
+)
+def test_the_obsolete_date_form_is_gmt_on_any_machine(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # RFC 9110, 5.6.7: a recipient must accept asctime's form, and take it for GMT.
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+
+    try:
+        assert waits("Thu Jan  1 00:02:00 2026", date="Thu, 01 Jan 2026 00:00:00 GMT") == 120
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        " ",
+        "0",
+        "00",
+        "0.0",
+        "-1",
+        "-120",
+        "+5",
+        "nan",
+        "NaN",
+        "inf",
+        "-inf",
+        "Infinity",
+        "1e309",
+        "1e3",
+        "1_0",
+        "0x10",
+    ]
+    + ["10s", "soon", "1.", ".5", "1;2", "Thu, 01 Jan 1970 00:00:00 GMT", "Thu, 01 Jan 2026 00:00:00 GMT", ",", ",,;"],
+)
+def test_what_is_zero_past_or_malformed_orders_nothing(value: str) -> None:
+    assert waits(value) is None
+
+
+def test_digits_of_other_scripts_order_nothing() -> None:
+    assert waits("\u0663\u0663") is None
+
+
+@pytest.mark.parametrize(
+    ("values", "seconds"),
+    [
+        (("5", "120"), 120),
+        (("120", "5"), 120),
+        (("5, 120",), 120),
+        (("120,5",), 120),
+        (("nonsense", "7"), 7),
+        (("nan, 7",), 7),
+        (("-5", "0", "7"), 7),
+        (("5", "Thu, 01 Jan 2026 00:02:00 GMT"), 120),
+        (("5, Thu, 01 Jan 2026 00:02:00 GMT",), 120),
+        (("500", "Thu, 01 Jan 2026 00:02:00 GMT"), 500),
+        (("nonsense", "nan"), None),
+    ],
+)
+def test_of_several_values_the_longest_valid_one_counts(values: tuple[str, ...], seconds: float | None) -> None:
+    assert waits(*values) == seconds
+
+
+def test_of_a_date_and_seconds_joined_by_a_comma_the_longest_counts() -> None:
+    assert waits("Thu, 01 Jan 2026 00:02:00 GMT, 500") == 500
+
+
+def test_without_the_header_nothing_is_ordered() -> None:
+    assert waits() is None
+
+
+@pytest.mark.parametrize(
+    "digits",
+    [
+        1_000_000,
+        9_999_999_999,
+        pytest.param(10**10),
+        pytest.param(10**15),
+    ],
+)
+def test_a_huge_wait_is_told_and_never_clamped_or_ignored(digits: int) -> None:
+    assert waits(str(digits)) == digits
+
+
+@often
+@given(
+    values=st.lists(
+        st.text(max_size=30)
+        | st.text(alphabet="0123456789.,-+eE naifGMT:WdJ", max_size=40)
+        | st.integers().map(str)
+        | st.floats().map(str)
+        | st.just("9" * 400),
+        max_size=3,
+    ),
+    date=st.none() | st.text(alphabet="0123456789 :,-+GMTJanThu", max_size=40),
+)
+def test_no_garbage_raises_or_gives_a_wait_that_is_negative_nan_or_infinite(
+    values: list[str], date: str | None
+) -> None:
+    seconds = waits(*values, date=date)
+
+    assert seconds is None or (0 < seconds < math.inf)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "Thu, 01 Jan 99999 00:00:00 GMT",
+        "Thu, 01 Jan 0000 00:00:00 GMT",
+        "Thu, 32 Jan 2026 00:00:00 GMT",
+        "Thu, 01 Jan 2026 25:61:61 GMT",
+        "Thu, 01 Jan 2026 00:00:00 +999999",
+        "Thu, 01 Jan 0001 00:00:00 +2359",
+        "Thu, 31 Dec 9999 23:59:59 -2359",
+        "1 Jan",
+        "(((",
+        "Thu, 01 Jan 2026 00:00",
+        "\x00",
+        "é",
+    ],
+)
+def test_an_odd_date_never_raises(value: str) -> None:
+    seconds = waits(value, date=value)
+
+    assert seconds is None or (0 < seconds < math.inf)
