@@ -1,4 +1,8 @@
-"""Extract whole HTTP APIs from async Python: declare a stream, and read all of it."""
+"""Extract whole HTTP APIs from async Python: declare a stream and read all of it."""
+
+from dataclasses import fields, is_dataclass
+from types import FunctionType
+from typing import get_type_hints
 
 from ._version import __version__
 from .auth.authenticators import (
@@ -195,3 +199,23 @@ __all__ = [
     "ndjson",
     "to_airbyte_state",
 ]
+
+
+def _set_public_module() -> None:
+    """Make tracebacks, reprs and pickles show `asyncstreams.HttpStream`, and not the module that defines the class.
+
+    `typing.get_type_hints` looks names up in the module of a class, so annotations are evaluated first.
+    """
+    for name in __all__:
+        public = globals()[name]
+        if isinstance(public, type):
+            hints = get_type_hints(public, include_extras=True)
+            public.__annotations__ = {field: hints[field] for field in vars(public).get("__annotations__", {})}
+            if is_dataclass(public):
+                parameters = {field.name: hints[field.name] for field in fields(public) if field.init}
+                public.__init__.__annotations__ = {**parameters, "return": None}
+        if isinstance(public, type | FunctionType):
+            public.__module__ = __name__
+
+
+_set_public_module()

@@ -1,4 +1,4 @@
-"""How is JSON read without losing anything: strictly, and with integers of any size exact."""
+"""Strict, lossless JSON: integers of any size stay exact, and values without a JSON form are rejected."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .errors import MalformedJSON
 
 _BOM = b"\xef\xbb\xbf"
 
-JSON_NAMES = {
+JSON_TYPE_NAMES = {
     "dict": "object",
     "list": "array",
     "str": "string",
@@ -23,122 +23,122 @@ JSON_NAMES = {
     "NoneType": "null",
 }
 
-# msgspec decodes as fast as orjson and keeps integers beyond 64 bits, which orjson turns into
-# floats without a word; orjson is asked only where a failure must be explained.
+# msgspec decodes as fast as orjson and keeps integers beyond 64 bits, which orjson silently turns
+# into floats. orjson only explains failures.
 _decoder = msgspec.json.Decoder()
 _encoder = msgspec.json.Encoder()
 _canonical_encoder = msgspec.json.Encoder(order="sorted")
 
 
 def decode(body: bytes) -> Any:
-    """The value of one JSON text; a byte order mark is skipped.
+    """Decode one JSON text (RFC 8259); a byte order mark is skipped.
 
-    Raises MalformedJSON, with the byte offset where known: also for NaN and Infinity, for
-    numbers beyond a double's range, lone surrogates and text that follows the value.
+    Raises MalformedJSON, with the byte offset if known. NaN, Infinity, numbers beyond the range of a double,
+    lone surrogates and trailing text are malformed.
     """
     text = body[len(_BOM) :] if body.startswith(_BOM) else body
     try:
         return _decoder.decode(text)
     except (msgspec.DecodeError, RecursionError, ValueError) as error:
-        failure = _explained(body, text, error)
+        failure = _parse_failure(body, text, error)
     # Raised outside the handler: a UnicodeDecodeError holds the whole body.
     raise failure
 
 
 def decode_lines(block: bytes) -> list[Any]:
-    """The values of newline-delimited JSON, one in each line; blank lines are skipped. Raises MalformedJSON."""
+    """Decode newline-delimited JSON, one value per line; blank lines are skipped. Raises MalformedJSON."""
     return [decode(line) for line in block.split(b"\n") if line.strip()]
 
 
 def encode(value: Any) -> bytes:
-    """Compact JSON; integers of any size stay exact. Dates, decimals and bytes become strings.
+    """Encode as compact JSON. Integers of any size stay exact; dates, decimals and bytes become strings.
 
-    Raises TypeError for NaN, for the infinities, and for objects that have no form in JSON.
+    Raises TypeError for NaN, for the infinities, and for objects without a JSON form.
     """
-    return _finite(_encoder.encode(value), value)
+    return _check_finite(_encoder.encode(value), value)
 
 
 def encode_lines(records: Sequence[Mapping[str, Any]]) -> bytes:
-    """The same for many objects, one in each line, each with its end."""
+    """Encode objects as newline-delimited JSON; the last line ends with a newline, too. Raises TypeError."""
     text = _encoder.encode_lines(records)
-    # Where there are as many nulls as the objects have Nones, none of them was a number.
-    if b"null" in text and text.count(b"null") != _nones(records):
-        _refuse_not_finite(records)
+    # msgspec encodes NaN and the infinities as null: as many nulls as Nones means that there were none.
+    if b"null" in text and text.count(b"null") != _count_nones(records):
+        _reject_non_finite(records)
     return text
 
 
-def _nones(records: Sequence[Mapping[str, Any]]) -> int:
-    """How many of the values are None; two loops, since `count` would compare each with it by value."""
-    found = 0
+def _count_nones(records: Sequence[Mapping[str, Any]]) -> int:
+    """Number of top-level values that are None. Two loops, since `count` would compare by value."""
+    nones = 0
     for record in records:
         for value in record.values():
             if value is None:
-                found += 1
-    return found
+                nones += 1
+    return nones
 
 
-def canonical(value: Any) -> bytes:
-    """JSON that is the same for equal values, whatever the order of their names."""
-    return _finite(_canonical_encoder.encode(value), value)
+def encode_canonical(value: Any) -> bytes:
+    """Encode with sorted names, so that equal values have equal JSON. Raises TypeError."""
+    return _check_finite(_canonical_encoder.encode(value), value)
 
 
 def as_object(value: Any) -> dict[str, Any] | None:
-    """The value, if it is a JSON object."""
-    found: Any = value  # which costs less than a cast
-    return found if isinstance(value, dict) else None
+    """The value if it is a JSON object, otherwise None."""
+    untyped: Any = value  # cheaper than a cast
+    return untyped if isinstance(value, dict) else None
 
 
 def as_array(value: Any) -> list[Any] | None:
-    """The value, if it is a JSON array."""
+    """The value if it is a JSON array, otherwise None."""
     return value if _is_array(value) else None
 
 
-def json_name(value: Any) -> str:
-    """What JSON calls a value of this kind; what is none of JSON's has Python's name."""
-    kind = type(value).__name__
-    return JSON_NAMES.get(kind, kind)
+def json_type_name(value: Any) -> str:
+    """The JSON name of the value's type; the Python name for a type without one."""
+    name = type(value).__name__
+    return JSON_TYPE_NAMES.get(name, name)
 
 
 def _is_array(value: Any) -> TypeGuard[list[Any]]:
     return isinstance(value, list)
 
 
-def _finite(text: bytes, value: Any) -> bytes:
-    """The text of a value, all of whose numbers have a form in JSON."""
+def _check_finite(text: bytes, value: Any) -> bytes:
+    """Return `text`, the JSON of `value`. Raises TypeError if a number in it is not finite."""
     if b"null" in text:
-        _refuse_not_finite((value,))
+        _reject_non_finite((value,))
     return text
 
 
-def _refuse_not_finite(values: Iterable[Any]) -> None:
-    """msgspec writes what JSON has no number for as null, and says nothing."""
+def _reject_non_finite(values: Iterable[Any]) -> None:
+    """Raise TypeError for NaN and the infinities, which msgspec silently encodes as null."""
     for value in values:
         if isinstance(value, float):
             if not math.isfinite(value):
                 raise TypeError(f"JSON has no number for {value}")
         elif (fields := as_object(value)) is not None:
-            _refuse_not_finite(fields.values())
+            _reject_non_finite(fields.values())
         elif isinstance(value, list | tuple):
-            _refuse_not_finite(cast(Sequence[Any], value))
+            _reject_non_finite(cast(Sequence[Any], value))
         elif value is not None and not isinstance(value, str | int):
             plain = msgspec.to_builtins(value)
             if type(plain) is not type(value):
-                _refuse_not_finite((plain,))
+                _reject_non_finite((plain,))
 
 
-def _explained(body: bytes, text: bytes, error: Exception) -> MalformedJSON:
-    """Why and where; the offset counts in `body`, `text` is what follows its byte order mark."""
+def _parse_failure(body: bytes, text: bytes, error: Exception) -> MalformedJSON:
+    """The error with reason and byte offset in `body`; `text` is the body without its byte order mark."""
     offset: int | None = None
     reason = str(error)
     try:
         text.decode()
         orjson.loads(text)
-    except UnicodeDecodeError as theirs:
-        offset, reason = theirs.start, f"not UTF-8 ({theirs.reason})"
-    except orjson.JSONDecodeError as theirs:
+    except UnicodeDecodeError as unicode_error:
+        offset, reason = unicode_error.start, f"not UTF-8 ({unicode_error.reason})"
+    except orjson.JSONDecodeError as json_error:
         # orjson counts characters.
-        offset = len(theirs.doc[: theirs.pos].encode("utf-8", "surrogatepass"))
-        reason = theirs.msg
+        offset = len(json_error.doc[: json_error.pos].encode("utf-8", "surrogatepass"))
+        reason = json_error.msg
     if offset is None:
         return MalformedJSON(f"sent JSON that is malformed: {reason}")
     offset += len(body) - len(text)

@@ -1,4 +1,4 @@
-"""What time is it, and who waits: the one source of time, so that tests can bring their own."""
+"""Source of time and sleep, replaceable in tests."""
 
 from __future__ import annotations
 
@@ -8,31 +8,34 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Time as the package sees it; `asyncstreams.testing.VirtualClock` is another."""
+    """A source of time: SystemClock by default, `asyncstreams.testing.VirtualClock` in tests."""
 
     def monotonic(self) -> float:
-        """Seconds that never go back, from an arbitrary start."""
+        """Seconds since an arbitrary start; never decreases."""
         ...
 
     def wall(self) -> float:
-        """Seconds since the epoch, UTC."""
+        """Seconds since the Unix epoch."""
         ...
 
     async def sleep(self, seconds: float) -> None:
-        """Wait, giving other tasks their turn."""
+        """Suspend the current task for `seconds`; 0 or less yields to other tasks once."""
         ...
 
 
 class SystemClock:
-    """The machine's own time."""
+    """The clock of the operating system and the event loop."""
 
     def monotonic(self) -> float:
+        """`time.monotonic()`."""
         return time.monotonic()
 
     def wall(self) -> float:
+        """`time.time()`."""
         return time.time()
 
     async def sleep(self, seconds: float) -> None:
+        """`asyncio.sleep(seconds)`."""
         await asyncio.sleep(seconds)
 
     def __repr__(self) -> str:

@@ -1,29 +1,29 @@
-"""What can go wrong, told by who must act.
+"""Exception hierarchy, grouped by who has to act.
 
 AsyncStreamsError                 every error raised on purpose
-  ConfigError                     the user's to mend; never tried again
-    AuthError                     a 401 that renewal did not cure, a refused token endpoint
-  RemoteError                     the API's side
+  ConfigError                     a wrong declaration, option or configuration; never retried
+    AuthError                     a credential that the API or its token endpoint rejects
+  RemoteError                     a failure on the API's side
     StreamUnavailable             a stream that this credential cannot read
-    HttpStatusError               a final status, or a retryable one that outlasted its tries
-    TruncatedBody                 the body ended before its announced end
-    DecodeError                   the body is not what its Content-Encoding says
+    HttpStatusError               a final status, or a retryable one after the last try
+    TruncatedBody                 a body that ended early
+    DecodeError                   a body that does not match its Content-Encoding
     ResponseTooLarge              a body beyond `body_limits`
-    UnexpectedContent             not what was declared: HTML for JSON, an object for an array
-      MalformedJSON               JSON that no strict parser accepts
-      SchemaError                 records that do not fit their schema
-    CrossOriginLink               a link to an origin that was not allowed
-    PaginationLoop                paging that does not come to an end
-    StallTimeout                  a server that answers too slowly, or stops in mid-body
-    RateLimitWaitTooLong          the server orders a wait beyond `max_server_wait`
-    HostUnavailable               no answer at all
-  LocalError                      this machine's side: a disk that does not give back what it was given
+    UnexpectedContent             a complete body of the wrong kind: HTML for JSON, an object for an array
+      MalformedJSON               a body that a strict JSON parser rejects
+      SchemaError                 records that do not match their schema
+    CrossOriginLink               a link to an origin that is not allowed
+    PaginationLoop                pagination that does not terminate
+    StallTimeout                  a response that exceeds one of the `timeouts`
+    RateLimitWaitTooLong          a server-ordered wait beyond `max_server_wait`
+    HostUnavailable               a host that cannot be reached or sends no response
+  LocalError                      a failure of the local machine: disk, lock or stored state
     OutputWriteError              a file that cannot be written: the disk is full, read-only or broken
-    OutputLocked                  another process writes to the same output
-    OutputMissing                 a file that was committed is not there any more
-    StateCorrupt                  a state that is not what was written
-    StateIncompatible             a state of another stream, configuration, credential or version
-  PartialFailure                  some slices failed, the others are whole
+    OutputLocked                  an output that another process is writing to
+    OutputMissing                 committed output that was removed or changed
+    StateCorrupt                  a stored state that cannot be read back
+    StateIncompatible             a stored state of another stream, configuration, credential or version
+  PartialFailure                  a run in which some slices failed and all others completed
 """
 
 from __future__ import annotations
@@ -35,10 +35,23 @@ _FIELDS = ("stream", "stream_slice", "page", "method", "url", "status", "tries",
 
 
 class AsyncStreamsError(Exception):
-    """What happened, and where.
+    """Base class of all errors that this package raises on purpose.
 
-    Attributes that are not known are None. `page` counts from 0 within its slice, `tries`
-    counts the requests, also those that came to no connection; `url` is without query and user information.
+    `str(error)` holds the message, the location and the hint, on up to three lines. It never contains
+    a query string, a request header or a request body, so it is safe to log.
+
+    Attributes that do not apply are None:
+
+    stream: name of the stream.
+    stream_slice: the slice that was read.
+    page: number of the page within its slice, from 0.
+    method, url: the request; `url` has neither query nor user information.
+    status: HTTP status of the response.
+    tries: number of attempts made, including those that never connected.
+    hint: how to fix the problem.
+
+    `retryable` says whether another attempt of the same request may succeed; retries have already been
+    spent when the error reaches the caller.
     """
 
     retryable = False
@@ -68,12 +81,12 @@ class AsyncStreamsError(Exception):
 
     @property
     def message(self) -> str:
-        """What happened, without where."""
+        """The problem alone, without stream, location and hint."""
         return str(self.args[0])
 
-    def locate(self, **known: Any) -> Self:
-        """Fill in what the raiser could not know; what it did know stays."""
-        for name, value in known.items():
+    def locate(self, **context: Any) -> Self:
+        """Set the attributes that are still None, and return the error. Raises TypeError for unknown names."""
+        for name, value in context.items():
             if name not in _FIELDS:
                 raise TypeError(f"an error has no field {name!r}")
             if getattr(self, name) is None:
@@ -82,67 +95,81 @@ class AsyncStreamsError(Exception):
 
     def __str__(self) -> str:
         request = f"{self.method} {self.url} " if self.method and self.url else ""
-        first = f"{self.stream}: " if self.stream else ""
-        lines = [f"{first}{request}{self.message}"]
-        if where := self._where():
-            lines.append(f"  at: {where}")
+        prefix = f"{self.stream}: " if self.stream else ""
+        lines = [f"{prefix}{request}{self.message}"]
+        if location := self._location():
+            lines.append(f"  at: {location}")
         if self.hint:
             lines.append(f"  hint: {self.hint}")
         return "\n".join(lines)
 
-    def _where(self) -> str:
+    def _location(self) -> str:
         parts: list[str] = []
         if self.stream_slice:
-            parts.append(f"slice {_short(dict(self.stream_slice))}")
+            parts.append(f"slice {_abbreviate(dict(self.stream_slice))}")
         if self.page is not None:
-            before = f" (pages 0 to {self.page - 1} were handed over)" if self.page > 1 else ""
-            before = " (page 0 was handed over)" if self.page == 1 else before
-            parts.append(f"page {self.page}{before}")
+            delivered = f" (pages 0 to {self.page - 1} were delivered)" if self.page > 1 else ""
+            delivered = " (page 0 was delivered)" if self.page == 1 else delivered
+            parts.append(f"page {self.page}{delivered}")
         if self.tries:
             parts.append(f"{self.tries} {'tries' if self.tries > 1 else 'try'}")
         return ", ".join(parts)
 
 
-def _short(value: object, most: int = 120) -> str:
+def _abbreviate(value: object, max_chars: int = 120) -> str:
     text = repr(value)
-    return text if len(text) <= most else f"{text[:most]}..."
+    return text if len(text) <= max_chars else f"{text[:max_chars]}..."
 
 
 class ConfigError(AsyncStreamsError):
-    """A declaration or a credential that the user must mend."""
+    """A declaration, option, configuration or schema is wrong. Fix it and start again; it is never retried.
+
+    Raised before the first request wherever possible.
+    """
 
 
 class AuthError(ConfigError):
-    """The API, or its token endpoint, does not accept the credential."""
+    """The API or its token endpoint rejects the credential.
+
+    Raised for a 401 that persists after a token renewal, for a refused token request, and for a login page
+    in place of data. Check the credential and its scopes, or authorize again.
+    """
 
 
 class RemoteError(AsyncStreamsError):
-    """The API did something that no declaration of ours can mend."""
+    """The API or the network failed. Run again later; the state keeps what was already committed."""
 
 
 class StreamUnavailable(RemoteError):
-    """A stream of which nothing can be read; `reason` says why, as its availability strategy tells it."""
+    """The stream cannot be read with this credential. A run of several streams skips it and reads the others.
+
+    `reason` is the explanation of the stream's availability strategy.
+    """
 
     def __init__(self, reason: str, *, status: int | None = None, hint: str | None = None) -> None:
-        # A reason with a status begins with what was answered.
+        # A reason with a status already starts with "answered <status>".
         super().__init__(reason if status else f"unavailable: {reason}", status=status, hint=hint)
         self.reason = reason
 
 
 class HttpStatusError(RemoteError):
-    """A status that is final, or that stayed after all tries. `of_page`: it answered the request of a page."""
+    """The response has an error status: a final one, or a retryable one after the last try.
 
-    of_page = True
+    `status` holds it. `from_page_request` is False if the failed request was not that of a page, for example
+    a detail request in `parse_response`.
+    """
+
+    from_page_request = True
 
 
 class TruncatedBody(RemoteError):
-    """Fewer bytes than announced, or a compressed body without its end."""
+    """The body ended before its Content-Length, its last chunk or the end of its compressed data. It is retried."""
 
     retryable = True
 
 
 class DecodeError(RemoteError):
-    """A body that cannot be decompressed; retried unless the coding is unknown."""
+    """The body cannot be decompressed. It is retried, unless its Content-Encoding is unknown."""
 
     def __init__(self, message: str, *, retryable: bool = True, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -150,15 +177,21 @@ class DecodeError(RemoteError):
 
 
 class ResponseTooLarge(RemoteError):
-    """More bytes than `body_limits` allows, on the wire or decoded."""
+    """The body exceeds `body_limits`, compressed or decompressed. Request smaller pages, or raise the limit."""
 
 
 class UnexpectedContent(RemoteError):
-    """A body that arrived whole, but is not what the stream declares."""
+    """The body is complete, but is not what the stream declares, such as HTML for JSON or an object for an array.
+
+    Fix `records_path`, `url_base` or `parse_response`.
+    """
 
 
 class MalformedJSON(UnexpectedContent):
-    """A body that is not JSON; `offset` is the byte where reading it failed, where known."""
+    """The body is not strict JSON (RFC 8259). It is retried once, since a truncated body looks the same.
+
+    `offset` is the position of the failure in bytes from the start of the body; None if unknown.
+    """
 
     def __init__(self, message: str, *, offset: int | None = None, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -166,9 +199,15 @@ class MalformedJSON(UnexpectedContent):
 
 
 class SchemaError(UnexpectedContent):
-    """A record that does not fit its schema: `key` is what identifies it, `pointer` and `keyword` say where.
+    """A record does not match the stream's schema, or more than `max_quarantined` records do not.
 
-    `pointer` is a JSON pointer into the record. Where too many were quarantined, the three are those of the last.
+    Fix the schema, or set `validation` to "quarantine" or "report".
+
+    key: value of the primary key; a mapping if the key has several fields, None if there is no primary key.
+    pointer: JSON pointer (RFC 6901) to the violation in the record.
+    keyword: schema keyword that is violated there.
+
+    If too many records were quarantined, the three describe the last one.
     """
 
     def __init__(self, message: str, *, key: Any, pointer: str, keyword: str, hint: str | None = None) -> None:
@@ -179,33 +218,36 @@ class SchemaError(UnexpectedContent):
 
 
 class CrossOriginLink(RemoteError):
-    """A link, redirect or path that leaves the allowed origins; nothing was sent there."""
+    """A link, redirect or path leads to an origin that is not allowed. No request was sent to it."""
 
 
 class PaginationLoop(RemoteError):
-    """A page token seen before in the slice, the same page again and again, or no end."""
+    """Pagination does not terminate: a page token or a page repeats, or too many pages are empty."""
 
 
 class StallTimeout(RemoteError):
-    """A limit of `timeouts` ran out."""
+    """A response exceeded one of the limits in `timeouts`. It is retried; raise the limit for a slow API."""
 
     retryable = True
 
 
 class RateLimitWaitTooLong(RemoteError):
-    """The wait that the server orders is longer than `max_server_wait`."""
+    """The server orders a wait longer than `max_server_wait`. Run again later, or raise the limit."""
 
 
 class LocalError(AsyncStreamsError):
-    """This machine's disk, lock or memory is at fault; it ends the run."""
+    """The disk, a lock or the stored state of this machine failed. It ends the run of all streams."""
 
 
 class OutputWriteError(LocalError):
-    """A file of the output could not be written; what was committed before is intact."""
+    """A file of the output cannot be written. Everything committed before is intact: fix the disk and run again."""
 
 
 class OutputLocked(LocalError):
-    """Somebody else writes to this output: `holder`, `since` a moment in ISO 8601; both as far as is known."""
+    """Another process is writing to this output. Wait for it to finish, or choose another output.
+
+    `holder` describes the process; `since` is its start as an ISO 8601 time, None if unknown.
+    """
 
     def __init__(self, message: str, *, holder: str, since: str | None, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -214,15 +256,18 @@ class OutputLocked(LocalError):
 
 
 class OutputMissing(LocalError):
-    """What was committed has been taken away or changed; nothing was read or written."""
+    """Committed output was removed or changed by another program. Nothing was read or written."""
 
 
 class StateCorrupt(LocalError):
-    """What is kept of earlier runs is not what was written; it is left as it is."""
+    """The stored state or journal cannot be read back. It is left unchanged: restore a backup, or start over."""
 
 
 class StateIncompatible(LocalError):
-    """What is kept is of something else: `field` says in what it differs."""
+    """The stored state belongs to another stream, configuration, credential or version.
+
+    `field` names the property that differs.
+    """
 
     def __init__(self, message: str, *, field: str, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -230,9 +275,10 @@ class StateIncompatible(LocalError):
 
 
 class PartialFailure(AsyncStreamsError):
-    """Some slices failed, the others were read to their end.
+    """Some slices failed; all other slices were read completely. The next run resumes the failed ones.
 
-    `errors` holds what each failed with, in that order; `report` what was read of each stream.
+    errors: the error of each failed slice, stream by stream, in order of failure.
+    report: the RunReport of all streams.
     """
 
     def __init__(self, message: str, errors: tuple[Exception, ...], report: Any, *, hint: str | None = None) -> None:
@@ -242,6 +288,9 @@ class PartialFailure(AsyncStreamsError):
 
 
 class HostUnavailable(RemoteError):
-    """No answer: refused, reset, unreachable. `was_sent`: the server may have seen the request."""
+    """The host sent no response: the connection was refused or reset, or the host is unreachable.
+
+    `was_sent` is False if the request certainly never reached the server, so that a repetition is safe.
+    """
 
     was_sent = True

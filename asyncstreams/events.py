@@ -1,4 +1,8 @@
-"""What happens while streams are read, as values that progress, logs and reports can listen to."""
+"""Events of a run, emitted to the listeners of streams and sources.
+
+For each stream: StreamStarted, then its slices, then StreamFinished. For each slice: SliceStarted, its pages, then
+SliceFinished; slices overlap unless `max_concurrency` is 1. Every event has the `stream` it belongs to.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +15,14 @@ from .models import Slice
 
 @dataclass(frozen=True, slots=True)
 class StreamStarted:
-    """The reading of a stream begins."""
+    """A stream starts to be read."""
 
     stream: str
 
 
 @dataclass(frozen=True, slots=True)
 class SliceStarted:
-    """A slice of a stream begins."""
+    """A slice starts to be read."""
 
     stream: str
     stream_slice: Slice
@@ -26,7 +30,7 @@ class SliceStarted:
 
 @dataclass(frozen=True, slots=True)
 class SliceFinished:
-    """A slice is over: whole where `error` is None."""
+    """A slice is finished: read completely if `error` is None, otherwise failed or cancelled with `error`."""
 
     stream: str
     stream_slice: Slice
@@ -35,7 +39,11 @@ class SliceFinished:
 
 @dataclass(frozen=True, slots=True)
 class PageRead:
-    """A page is ready to be handed over; `records` and `quarantined` are numbers of records."""
+    """A page was parsed and validated, and is about to be delivered.
+
+    `number` counts the pages of the slice from 0. `records` and `quarantined` are numbers of records;
+    the first does not include the second.
+    """
 
     stream: str
     stream_slice: Slice
@@ -46,7 +54,7 @@ class PageRead:
 
 @dataclass(frozen=True, slots=True)
 class ParentsDiscovered:
-    """So many parents of a substream are known: the last of them where `is_all`."""
+    """`count` parents of a substream have been discovered so far; `is_all` if there are no others."""
 
     stream: str
     count: int
@@ -55,7 +63,7 @@ class ParentsDiscovered:
 
 @dataclass(frozen=True, slots=True)
 class RetryScheduled:
-    """A request failed and is sent again in `delay` seconds; `attempt` counts the requests so far."""
+    """A request failed with `reason` and is sent again in `delay` seconds. `attempt`, from 1, is the failed attempt."""
 
     stream: str
     reason: str
@@ -65,7 +73,7 @@ class RetryScheduled:
 
 @dataclass(frozen=True, slots=True)
 class WaitStarted:
-    """Requests wait, for about `seconds`, because of a pause, a quota, a rate or an outage: `reason` says of which."""
+    """Requests of a stream wait for about `seconds`; `reason` names the quota, rate limit, pause or outage."""
 
     stream: str
     reason: str
@@ -74,7 +82,7 @@ class WaitStarted:
 
 @dataclass(frozen=True, slots=True)
 class StreamSkipped:
-    """A stream of several is unavailable; the others go on."""
+    """A stream is unavailable for `reason`; the other streams of the run continue."""
 
     stream: str
     reason: str
@@ -82,7 +90,7 @@ class StreamSkipped:
 
 @dataclass(frozen=True, slots=True)
 class StreamFinished:
-    """The reading of a stream is over: whole, or to its limit, where `error` is None; else as far as it came."""
+    """A stream is finished: read completely or up to its `limit` if `error` is None, otherwise stopped by `error`."""
 
     stream: str
     error: BaseException | None = None
@@ -99,23 +107,29 @@ Event: TypeAlias = (
     | StreamSkipped
     | StreamFinished
 )
+"""Any event; `match` on its class."""
+
 Listener: TypeAlias = Callable[[Event], None]
+"""A function that is called with each event, in the event loop. It must not block.
+
+An exception that it raises propagates into the run and ends it.
+"""
 
 
 class EventEmitter:
-    """Who listens to the readings of one stream: its own listeners, and those of its Source.
+    """Emits the events of one stream to its own listeners and to those of its Source.
 
-    The lists stay their owners', and may change. It is false when nobody listens.
+    The lists belong to the stream and the Source, and may change at any time. Falsy while all are empty.
     """
 
     def __init__(self, *listeners: Sequence[Listener]) -> None:
-        self._listeners = listeners
+        self._listener_lists = listeners
 
     def __bool__(self) -> bool:
-        return any(self._listeners)
+        return any(self._listener_lists)
 
     def emit(self, event: Event) -> None:
-        """Call everybody; what a listener raises leaves from where the event happened."""
-        for listeners in self._listeners:
+        """Call all listeners. An exception of a listener propagates to the caller."""
+        for listeners in self._listener_lists:
             for listener in tuple(listeners):
                 listener(event)

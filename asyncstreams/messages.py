@@ -1,6 +1,6 @@
-"""Request and Response: httpx's own types, whose costly parts are built on first touch.
+"""Request and Response: subclasses of httpx's types that build their costly parts on first access.
 
-Built eagerly, httpx's objects cost more than fetching the page that they stand for.
+Eagerly built httpx objects cost more than fetching a page.
 """
 
 from __future__ import annotations
@@ -17,18 +17,21 @@ from .models import RequestContext
 from .redaction import safe_url
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
-_UNREAD = object()
+_NOT_DECODED = object()
 
 
 class Headers(httpx.Headers):
-    """httpx.Headers whose repr names the headers and keeps their values to itself."""
+    """httpx.Headers whose repr shows the names only, since values may be secret."""
 
     def __repr__(self) -> str:
         return f"Headers({sorted(self.keys())})"
 
 
 class Request(httpx.Request):
-    """An httpx.Request; `url` and `headers` are parsed when somebody looks at them."""
+    """An httpx.Request whose `url` and `headers` are parsed on first access.
+
+    Its repr shows the URL without query and user information.
+    """
 
     def __init__(
         self,
@@ -39,19 +42,19 @@ class Request(httpx.Request):
         content: bytes = b"",
         extensions: dict[str, Any] | None = None,
     ) -> None:
-        # Not calling httpx.Request.__init__ is the point: it builds everything.
+        # httpx.Request.__init__ is deliberately not called: it builds everything.
         self.method = method
         self.extensions = {} if extensions is None else extensions
         self.stream = httpx.ByteStream(content)
         self._content = content
         self._url_text = url
         self._url: httpx.URL | None = None
-        self._pairs = headers
+        self._header_pairs = headers
         self._headers: Headers | None = None
 
     @property
     def url_text(self) -> str:
-        """The URL as it goes out, without parsing it."""
+        """The URL as text, exactly as it is sent. Setting it replaces `url`."""
         return self._url_text
 
     @url_text.setter
@@ -60,6 +63,7 @@ class Request(httpx.Request):
 
     @property
     def url(self) -> httpx.URL:
+        """The parsed URL."""
         if self._url is None:
             self._url = httpx.URL(self._url_text)
         return self._url
@@ -71,8 +75,9 @@ class Request(httpx.Request):
 
     @property
     def headers(self) -> httpx.Headers:
+        """The headers, which may be changed in place."""
         if self._headers is None:
-            self._headers = Headers(self._pairs)
+            self._headers = Headers(self._header_pairs)
         return self._headers
 
     @headers.setter
@@ -80,26 +85,26 @@ class Request(httpx.Request):
         self._headers = Headers(value)
 
     def header_pairs(self) -> list[tuple[str, str]]:
-        """Names and values as they go out."""
+        """Header names and values in the order in which they are sent."""
         if self._headers is None:
-            return self._pairs
+            return self._header_pairs
         return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self._headers.raw]
 
     def set_header(self, name: str, value: str) -> None:
-        """Set one header in place of any equal one, without building the others."""
+        """Set one header and remove others of the same name, without building `headers`."""
         if self._headers is not None:
             self._headers[name] = value
             return
         lowered = name.lower()
-        self._pairs = [pair for pair in self._pairs if pair[0].lower() != lowered]
-        self._pairs.append((name, value))
+        self._header_pairs = [pair for pair in self._header_pairs if pair[0].lower() != lowered]
+        self._header_pairs.append((name, value))
 
     def __repr__(self) -> str:
         return f"<Request({self.method!r}, {safe_url(self._url_text)!r})>"
 
 
 class Response(httpx.Response):
-    """An httpx.Response; `headers` and `text` are built on first touch, `json()` is decoded once."""
+    """An httpx.Response whose `headers` and `text` are built on first access; `json()` decodes the body once."""
 
     def __init__(
         self,
@@ -110,7 +115,7 @@ class Response(httpx.Response):
         request: httpx.Request,
         extensions: dict[str, Any] | None = None,
     ) -> None:
-        # As in Request: the fields of httpx.Response.__init__, without what it builds.
+        # As in Request: sets the fields of httpx.Response.__init__ without building headers and cookies.
         self.status_code = status_code
         self._request = request
         self.next_request = None
@@ -123,14 +128,15 @@ class Response(httpx.Response):
         self._num_bytes_downloaded = 0
         self._raw_headers = headers
         self._headers: Headers | None = None
-        self._json: Any = _UNREAD
-        self._known: tuple[Any, Collection[str]] = (None, ())
-        self._pieces: AsyncGenerator[bytes] | None = None
-        self._by_name: dict[bytes, bytes] | None = None
+        self._json: Any = _NOT_DECODED
+        self._partial_json: tuple[Any, Collection[str]] = (None, ())
+        self._chunks: AsyncGenerator[bytes] | None = None
+        self._headers_by_name: dict[bytes, bytes] | None = None
         self.bytes_read = 0
 
     @property
     def headers(self) -> httpx.Headers:
+        """The response headers."""
         if self._headers is None:
             self._headers = Headers(self._raw_headers)
         return self._headers
@@ -141,79 +147,86 @@ class Response(httpx.Response):
 
     @property
     def raw_headers(self) -> RawHeaders:
-        """Names and values as they came."""
+        """Header names and values as received, in order."""
         return self._raw_headers if self._headers is None else self._headers.raw
 
     def raw_header(self, name: bytes) -> bytes | None:
-        """A header by its lower-case name, several values joined by commas, without building the others."""
-        if self._by_name is None:
-            self._by_name = {}
+        """The value of a header, without building `headers`; None if absent.
+
+        `name` is in lower case. Repeated values are joined by ", ".
+        """
+        if self._headers_by_name is None:
+            self._headers_by_name = {}
             for key, value in self.raw_headers:
                 key = key.lower()
-                before = self._by_name.get(key)
-                self._by_name[key] = value if before is None else before + b", " + value
-        return self._by_name.get(name)
+                previous = self._headers_by_name.get(key)
+                self._headers_by_name[key] = value if previous is None else previous + b", " + value
+        return self._headers_by_name.get(name)
 
     def set_body(self, content: bytes) -> None:
-        """Attach the whole, decoded body."""
+        """Attach the complete, decoded body."""
         self._content = content
         self.is_stream_consumed = True
         self.is_closed = True
 
-    def set_pieces(self, pieces: AsyncGenerator[bytes]) -> None:
-        """Attach a decoded body that is still arriving."""
-        self._pieces = pieces
+    def set_chunks(self, chunks: AsyncGenerator[bytes]) -> None:
+        """Attach a decoded body that is still being received."""
+        self._chunks = chunks
 
     async def aiter_bytes(self, chunk_size: int | None = None) -> AsyncIterator[bytes]:
-        """The decoded body in pieces, as they arrive, or of `chunk_size` where all of it is here."""
-        if self.has_body or self._pieces is None:
-            async for piece in super().aiter_bytes(chunk_size):
-                yield piece
+        """Iterate over the decoded body.
+
+        A streamed body yields chunks as they arrive, and only once: then httpx.StreamConsumed is raised.
+        A complete body yields chunks of `chunk_size` bytes.
+        """
+        if self.has_body or self._chunks is None:
+            async for chunk in super().aiter_bytes(chunk_size):
+                yield chunk
             return
         if self.is_stream_consumed:
             raise httpx.StreamConsumed()
         self.is_stream_consumed = True
-        async for piece in self._pieces:
-            self.bytes_read += len(piece)
-            yield piece
+        async for chunk in self._chunks:
+            self.bytes_read += len(chunk)
+            yield chunk
 
     async def aclose(self) -> None:
-        """Let the connection go; a body that was read already stays."""
+        """Release the connection. A body that has been read remains available."""
         self.is_closed = True
-        if self._pieces is None:
+        if self._chunks is None:
             return
-        await self._pieces.aclose()
-        # A generator that was never begun closes nothing.
+        await self._chunks.aclose()
+        # Closing a generator that was never started does not run its `finally`.
         if not self.is_stream_consumed and isinstance(self.stream, httpx.AsyncByteStream):
             with anyio.CancelScope(shield=True):
                 await self.stream.aclose()
 
     @property
     def has_body(self) -> bool:
-        """Whether the whole body is here, and `content`, `text` and `json()` can be used."""
+        """Whether the complete body is available, so that `content`, `text` and `json()` can be used."""
         return hasattr(self, "_content")
 
     @property
     def decoded_json(self) -> Any:
-        """What `json()` has decoded, or None where nobody asked."""
-        return None if self._json is _UNREAD else self._json
+        """The result of `json()`, or None if it has not been called."""
+        return None if self._json is _NOT_DECODED else self._json
 
-    def know(self, part: Any, paths: Collection[str]) -> None:
-        """A part of the body's JSON value, which has all that there is at these paths."""
-        self._known = part, paths
+    def set_partial_json(self, value: Any, paths: Collection[str]) -> None:
+        """Attach a partial JSON value of the body that is complete at `paths`."""
+        self._partial_json = value, paths
 
     def json_at(self, path: str) -> Any:
-        """As much of `json()` as shows what lies at a path."""
-        part, paths = self._known
-        return part if path in paths else self.json()
+        """The value of `json()`, or a partial one that is complete at `path`."""
+        partial, paths = self._partial_json
+        return partial if path in paths else self.json()
 
     @property
     def context(self) -> RequestContext:
-        """The slice, token, state and attempt of the request that this answers."""
+        """The context of the request: slice, page token, state and attempt."""
         return cast(RequestContext, self.request.extensions["asyncstreams"].context)
 
     def raise_for_status(self) -> Response:
-        """As httpx has it; the message shows the URL without its query."""
+        """Raise httpx.HTTPStatusError for a status other than 2xx. The message shows the URL without its query."""
         if not self.is_success:
             url = safe_url(str(self.request.url))
             message = f"{self.status_code} {self.reason_phrase} for {url!r}"
@@ -221,20 +234,22 @@ class Response(httpx.Response):
         return self
 
     def json(self, **kwargs: Any) -> Any:
-        """The body as a JSON value, decoded once and then kept: do not change what you get.
+        """The body as a JSON value. It is decoded once and shared by all callers, so do not modify it.
 
-        Integers are exact at any size. Raises MalformedJSON with the byte offset. With keyword
-        arguments the standard library's `json.loads` reads it, as in httpx.
+        Integers of any size are exact. Keyword arguments are passed to the standard library's `json.loads`,
+        as in httpx; such a value is not cached.
+
+        Raises MalformedJSON with the byte offset, and ConfigError if the body is still being received.
         """
         if not self.has_body:
             raise ConfigError(
-                "the body is still arriving, and json() needs all of it",
-                hint="an async generator as parse_response reads it piece by piece: with ndjson(response), "
-                "csv_rows(response), json_items(response, path), or after `await response.aread()`",
+                "json(): the body is still being received",
+                hint="in an async parse_response, iterate over ndjson(response), csv_rows(response) or "
+                "json_items(response, path), or call `await response.aread()` first",
             )
         if kwargs:
             return super().json(**kwargs)
-        if self._json is _UNREAD:
+        if self._json is _NOT_DECODED:
             try:
                 self._json = _json.decode(self.content)
             except MalformedJSON as error:

@@ -1,4 +1,4 @@
-"""The words that every room shares: records, slices, pages, secrets, and options with a unit."""
+"""Shared value types: records, slices, pages, secrets and options."""
 
 from __future__ import annotations
 
@@ -13,20 +13,27 @@ from typing import Any, NamedTuple, NoReturn, Protocol, TypeAlias
 from .errors import ConfigError
 
 Record: TypeAlias = dict[str, Any]
+"""A JSON object, as decoded."""
 ParamsInput: TypeAlias = Mapping[str, Any]
+"""Query parameters by name. None leaves a parameter out, a sequence repeats it."""
 PrimaryKey: TypeAlias = str | list[str] | list[list[str]] | None
-"""A field, several fields, or several paths of fields, as in the Airbyte CDK."""
+"""A field, a list of fields or a list of field paths, as in the Airbyte CDK; None: no key."""
 CursorField: TypeAlias = str | Sequence[str] | None
-"""A field, or the path of one, that says when a record changed, or which one it is in an order."""
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
+"""A field, or the path of one, whose value orders records: a time of change or an ascending number."""
+_EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 class Slice(Mapping[str, Any]):
-    """A part of a stream that is read by itself: a mapping of its partition's names to values.
+    """A part of a stream that is read independently: an immutable mapping of partition names to values.
 
-    `interval` is half-open, in the cursor's own type; a bound that is None is none. `bounds` are what to ask the API
-    for so that it gives all of that: the same, unless its filter counts bounds in another way. `slice | {...}` gives a
-    new Slice with the same interval; two slices are equal when partition and interval are.
+    partition: the mapping, for example `{"account": 7}`; empty for a stream without partitions.
+    interval: half-open range `(start, end)` of cursor values, in the type of the cursor; a None bound is open,
+        None as a whole means no interval.
+    bounds: the values to request from the API so that it returns the whole interval. They equal `interval`,
+        unless the API's filter treats a bound as inclusive or exclusive in another way.
+
+    `slice_ | {...}` is a new Slice with additional partition values and the same interval. Slices are equal if
+    partition and interval are; a Slice without interval also equals a plain mapping. Slices are not hashable.
     """
 
     __slots__ = ("_partition", "bounds", "interval")
@@ -44,7 +51,7 @@ class Slice(Mapping[str, Any]):
 
     @property
     def partition(self) -> dict[str, Any]:
-        """A copy of the mapping, without the interval."""
+        """The partition as a new dict, without the interval."""
         return dict(self._partition)
 
     def __getitem__(self, key: str) -> Any:
@@ -57,8 +64,8 @@ class Slice(Mapping[str, Any]):
         return len(self._partition)
 
     def __or__(self, other: Mapping[str, Any]) -> Slice:
-        nearer = other if isinstance(other, Slice) and other.interval else self
-        return Slice({**self._partition, **other}, nearer.interval, bounds=nearer.bounds)
+        source = other if isinstance(other, Slice) and other.interval else self
+        return Slice({**self._partition, **other}, source.interval, bounds=source.bounds)
 
     def __ror__(self, other: Mapping[str, Any]) -> Slice:
         return Slice({**other, **self._partition}, self.interval, bounds=self.bounds)
@@ -77,10 +84,12 @@ class Slice(Mapping[str, Any]):
 
 @dataclass(frozen=True, slots=True)
 class RequestContext:
-    """What a hook may know about the request that it helps to build.
+    """Context of the request that a hook helps to build.
 
-    `attempt` counts the sends of this page from 1; hooks are called anew for each.
-    `next_page_token` is None for the first page. It is left out of the repr: it may be a signed URL.
+    stream_slice: the slice that is read; an empty Slice if the stream has none.
+    next_page_token: the paginator's token; None for the first page. The repr omits it, since it may be a signed URL.
+    stream_state: the state of the stream, or of the slice's partition if it has one; empty without a state.
+    attempt: number of the attempt for this page, from 1. The hooks run again for each attempt.
     """
 
     stream_slice: Slice = field(default_factory=Slice)
@@ -91,10 +100,11 @@ class RequestContext:
 
 @dataclass(frozen=True, slots=True)
 class SchemaViolation:
-    """One place where a record does not fit: never the value, which may be anybody's.
+    """One violation of the schema by a record. It never contains the value, which may be personal data.
 
-    `pointer` is a JSON pointer (RFC 6901) into the record, `keyword` that of the schema, and
-    `detail` says what the schema wants there.
+    pointer: JSON pointer (RFC 6901) into the record; empty for the record itself.
+    keyword: the violated keyword of the schema, such as "type" or "required".
+    detail: what the schema requires there, as text.
     """
 
     pointer: str
@@ -102,41 +112,48 @@ class SchemaViolation:
     detail: str
 
     def __str__(self) -> str:
-        return f"{shortened(self.pointer) or 'the record'}: {self.keyword}: {self.detail}"
+        return f"{shorten(self.pointer) or 'the record'}: {self.keyword}: {self.detail}"
 
 
-def shortened(text: str, most: int = 200) -> str:
-    """A text for a message, whatever its length."""
-    return text if len(text) <= most else f"{text[:most]}..."
+def shorten(text: str, max_chars: int = 200) -> str:
+    """The text for use in a message: beyond `max_chars` characters it is cut and ends in "..."."""
+    return text if len(text) <= max_chars else f"{text[:max_chars]}..."
 
 
 @dataclass(frozen=True, slots=True)
 class QuarantinedRecord:
-    """A record that was kept back since it does not fit its schema, and where it does not."""
+    """A record that was withheld because it does not match its schema.
+
+    `problems` holds at least one and at most 100 violations.
+    """
 
     record: Record = field(repr=False)
     problems: tuple[SchemaViolation, ...]
 
 
 class PageCheckpoint(Protocol):
-    """What is owed for the pages of a slice: that a state moves when they are safe."""
+    """The part of a slice's state that advances when its pages are acknowledged."""
 
     def ack(self, number: int) -> None:
-        """The page with this number is safe."""
+        """Acknowledge the page with this number."""
         ...
 
-    def cut(self) -> None:
-        """The page that was made last is handed over in part."""
+    def discard_last(self) -> None:
+        """Discard the checkpoint of the page registered last, because it is delivered incompletely."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """The records of one response, or of one part of a streamed body.
+    """The records of one response, or of one batch of a streamed response.
 
-    `number` counts from 0 within the slice. `is_last` says that the slice ended with this page;
-    a page that `limit=` cut short does not say so. `quarantined` are the records that
-    `validation = "quarantine"` kept back from `records`. `promise` is who waits for its `ack()`.
+    stream: name of the stream.
+    stream_slice: the slice that the page belongs to.
+    number: number of the page within the slice, from 0.
+    records: the records, in the order of the API.
+    is_last: True if the slice is complete with this page; False if `limit=` truncated the page.
+    quarantined: records withheld from `records` by `validation = "quarantine"`.
+    checkpoint: the state that `ack()` advances; None if no state is kept.
     """
 
     stream: str
@@ -145,24 +162,33 @@ class Page:
     records: list[Record] = field(repr=False)
     is_last: bool
     quarantined: tuple[QuarantinedRecord, ...] = field(default=(), repr=False)
-    promise: PageCheckpoint | None = field(default=None, repr=False, compare=False)
+    checkpoint: PageCheckpoint | None = field(default=None, repr=False, compare=False)
 
-    def cut(self, most: int) -> Page:
-        """The page with so many of its records at most: then it is not the last one, and promises nothing."""
-        if len(self.records) <= most:
+    def truncate(self, max_records: int) -> Page:
+        """The page with at most `max_records` records. A truncated page is never the last, and has no state to advance.
+
+        This discards the checkpoint of the page if it is truncated.
+        """
+        if len(self.records) <= max_records:
             return self
-        if self.promise is not None:
-            self.promise.cut()
-        return replace(self, records=self.records[:most], is_last=False)
+        if self.checkpoint is not None:
+            self.checkpoint.discard_last()
+        return replace(self, records=self.records[:max_records], is_last=False)
 
     def ack(self) -> None:
-        """Say that the page is safe: where a state is kept it moves past it, once all before it in its slice are."""
-        if self.promise is not None:
-            self.promise.ack(self.number)
+        """Confirm that the page is stored safely. The state advances past it once all earlier pages of the slice are.
+
+        Without a state this does nothing.
+        """
+        if self.checkpoint is not None:
+            self.checkpoint.ack(self.number)
 
 
 class Secret:
-    """A string that shows itself to nobody but `reveal()`; it compares in constant time."""
+    """A string that only `reveal()` returns: repr, str, format and pickle hide or refuse it.
+
+    Comparison takes constant time. Raises ConfigError for anything but a str or a Secret.
+    """
 
     __slots__ = ("_value",)
 
@@ -172,7 +198,7 @@ class Secret:
             raise ConfigError(f"a Secret holds a str, not {type(value).__name__}")
 
     def reveal(self) -> str:
-        """The string itself; the caller takes care of it."""
+        """The string itself. The caller must keep it out of logs and messages."""
         return self._value
 
     def __repr__(self) -> str:
@@ -190,7 +216,7 @@ class Secret:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Secret):
             return NotImplemented
-        return hmac.compare_digest(_octets(self._value), _octets(other._value))
+        return hmac.compare_digest(_to_bytes(self._value), _to_bytes(other._value))
 
     def __hash__(self) -> int:
         return hash(self._value)
@@ -202,48 +228,55 @@ class Secret:
         return self
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a Secret is not written anywhere: reveal() it on purpose, or read it again where it is needed")
+        raise TypeError("a Secret cannot be pickled: pass secret.reveal(), or load the secret where it is needed")
 
 
-def _octets(text: str) -> bytes:
-    # Values from the environment may hold octets that are no text.
+def _to_bytes(text: str) -> bytes:
+    # Values from the environment may contain bytes that are not valid UTF-8, as surrogates.
     return text.encode("utf-8", "surrogatepass")
 
 
 class ResponseAction(Enum):
-    """What `classify` decides about a response."""
+    """What to do with a response, as returned by `HttpStream.classify`."""
 
     SUCCESS = "success"
+    """Parse the response."""
     RETRY = "retry"
-    """The request is sent again after a backoff, and spends a try."""
+    """Send the request again after a backoff; this uses up one try."""
     THROTTLED = "throttled"
-    """Everything that shares the quota waits; no try is spent."""
+    """Pause all requests that share the quota, then send the request again; this uses up no try."""
     REFRESH_AUTH = "refresh_auth"
-    """The credential is renewed and the request sent again, once."""
+    """Renew the credential and send the request again, once."""
     RESET_PAGINATION = "reset_pagination"
-    """The slice is read from its first page again; what was handed over comes again."""
+    """Restart the slice at its first page; pages that were already delivered are delivered again."""
     IGNORE = "ignore"
-    """An empty page that ends the slice."""
+    """Treat the response as an empty page that ends the slice."""
     FAIL = "fail"
+    """Fail the slice with an HttpStatusError, or an AuthError for a 401."""
 
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Full jitter: after the n-th failure, 0 to min(cap, base * 2**(n-1)) seconds."""
+    """Exponential backoff with full jitter: uniform between 0 and min(cap, base * 2**(n-1)) seconds.
+
+    `n` is the number of the failed attempt, from 1. `base` and `cap` are in seconds, 0 <= base <= cap.
+    A Retry-After header (RFC 9110, 10.2.3) takes precedence over the computed delay.
+    """
 
     base: float = 0.25
     cap: float = 30.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.base <= self.cap:
-            raise ConfigError(f"Backoff(base={self.base}, cap={self.cap}): 0 <= base <= cap, in seconds")
+            raise ConfigError(f"Backoff(base={self.base}, cap={self.cap}): must satisfy 0 <= base <= cap, in seconds")
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """At most `n` units in any `per` seconds; a request is one unit, unless its stream says otherwise.
+    """At most `limit` units in any interval of `per` seconds, both above 0.
 
-    All of them may go at once; `smooth` spaces them evenly as well, for servers that refuse bursts.
+    A request costs one unit, unless its stream sets `rate_limit_cost`. All units may be used in one burst;
+    `smooth` also spaces them evenly, for servers that reject bursts.
     """
 
     limit: float
@@ -252,16 +285,18 @@ class RateLimit:
 
     def __post_init__(self) -> None:
         if not (0 < self.limit < math.inf and 0 < self.per < math.inf):
-            raise ConfigError(f"RateLimit({self.limit}, per={self.per}): a number above 0 in so many seconds, above 0")
+            raise ConfigError(f"RateLimit({self.limit}, per={self.per}): limit and per must be finite numbers above 0")
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Limits of one attempt, in seconds; `min_rate` in bytes per second.
+    """Timeouts of one attempt, in seconds above 0. StallTimeout is raised when one expires.
 
-    connect: until the connection stands. first_byte: from then to the headers. read: between two
-    pieces of the body. total: for the whole response, not for a streamed one. min_rate: a body
-    that arrives more slowly over 30 s is given up; 0 switches that off.
+    connect: to establish the connection.
+    first_byte: from then to the response headers.
+    read: between two chunks of the body.
+    total: for the complete response; does not apply to streamed responses.
+    min_rate: minimum bytes per second of the body, averaged over 30 s; 0 disables the check.
     """
 
     connect: float = 10.0
@@ -273,15 +308,18 @@ class Timeouts:
     def __post_init__(self) -> None:
         limits = (self.connect, self.first_byte, self.read, self.total)
         if not all(limit > 0 for limit in limits) or not self.min_rate >= 0:
-            raise ConfigError(f"{self}: seconds above 0, and a min_rate of 0 or more")
+            raise ConfigError(f"{self}: all timeouts must be above 0 seconds, and min_rate at least 0")
 
 
 @dataclass(frozen=True, slots=True)
 class BodyLimits:
-    """Bounds of one body, in bytes: as it comes, decoded, and decoded / wire after the first MiB.
+    """Limits of one response body. ResponseTooLarge is raised beyond them.
 
-    `require_length` refuses a body that neither Content-Length nor chunked coding delimits,
-    since nobody can tell whether such a body was cut.
+    wire: bytes received, before decompression; 256 MiB by default.
+    decoded: bytes after decompression; 512 MiB by default.
+    ratio: decoded bytes per received byte, checked after the first MiB of decoded data.
+    require_length: raise TruncatedBody for a body that neither Content-Length nor chunked transfer coding
+        delimits, because truncation of such a body cannot be detected.
     """
 
     wire: int = 256 * 2**20
@@ -291,21 +329,25 @@ class BodyLimits:
 
     def __post_init__(self) -> None:
         if min(self.wire, self.decoded, self.ratio) <= 0:
-            raise ConfigError(f"{self}: all bounds are above 0")
+            raise ConfigError(f"{self}: wire, decoded and ratio must be above 0")
 
 
 class PageRequest(NamedTuple):
-    """What a page token adds to a request. With a `url`, that is where it goes, as it is."""
+    """The parts of a request that depend on the page token.
 
-    params: ParamsInput = _NOTHING
-    headers: Mapping[str, str] = _NOTHING
-    json: Mapping[str, Any] = _NOTHING
-    data: Mapping[str, Any] = _NOTHING
+    `params`, `headers`, `json` and `data` are merged into those of the stream, and win over equal names.
+    A `url` replaces path and query entirely; a relative one is resolved against the URL of the previous page.
+    """
+
+    params: ParamsInput = _EMPTY
+    headers: Mapping[str, str] = _EMPTY
+    json: Mapping[str, Any] = _EMPTY
+    data: Mapping[str, Any] = _EMPTY
     url: str | None = None
 
 
 def key_paths(primary_key: PrimaryKey) -> list[list[str]]:
-    """A primary key in the form that names every field by its path."""
+    """A primary key as a list of field paths; empty for None."""
     if isinstance(primary_key, str):
         return [[primary_key]]
     return [[path] if isinstance(path, str) else list(path) for path in primary_key or ()]

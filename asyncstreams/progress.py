@@ -1,4 +1,4 @@
-"""How far is a reading, as a table that lives in the terminal?"""
+"""A live table of the progress of a run, for the terminal (extra `progress`)."""
 
 from __future__ import annotations
 
@@ -29,20 +29,22 @@ try:
     from rich.table import Table
     from rich.text import Text
 except ImportError as error:  # pragma: no cover  # an extra
-    raise ImportError('the progress table needs another package: pip install "asyncstreams[progress]"') from error
+    raise ImportError('the progress table requires rich: pip install "asyncstreams[progress]"') from error
 
 _FRAMES_PER_SECOND = 8
 
 
 class EventSource(Protocol):
-    """What tells of its readings: a stream, or a Source."""
+    """Anything that emits events of its runs: a stream or a Source."""
 
-    def subscribe(self, listener: Listener) -> Callable[[], None]: ...
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Send all events to the listener until the returned function is called."""
+        ...
 
 
 @dataclass(slots=True)
 class Row:
-    """What is known of one stream; times are on the monotonic clock, numbers since the first reading."""
+    """The progress of one stream; times are monotonic seconds, counters accumulate over all runs."""
 
     pages: int = 0
     records: int = 0
@@ -50,39 +52,44 @@ class Row:
     slices: int = 0
     parents: int | None = None
     retries: int = 0
-    began: float = 0.0
-    ended: float | None = None
+    started_at: float = 0.0
+    finished_at: float | None = None
     state: str = ""
     style: str = ""
-    waits_until: float = 0.0
-    waits_for: str = ""
+    waiting_until: float = 0.0
+    wait_reason: str = ""
 
     def seconds(self, now: float) -> float:
-        return (now if self.ended is None else self.ended) - self.began
+        """Seconds since the stream was first read, until it finished."""
+        return (now if self.finished_at is None else self.finished_at) - self.started_at
 
-    def told(self, now: float) -> tuple[str, str]:
-        """Its state in words, with their style."""
-        if self.ended is None and now < self.waits_until:
-            return f"waits {self.waits_until - now:.1f} s: {self.waits_for}", "yellow"
+    def status(self, now: float) -> tuple[str, str]:
+        """The status text and its style."""
+        if self.finished_at is None and now < self.waiting_until:
+            return f"waiting {self.waiting_until - now:.1f} s: {self.wait_reason}", "yellow"
         return self.state, self.style
 
 
 class Progress:
-    """A row for each stream of what is read inside the `with`: pages, records, pace, retries, why it waits.
+    """Shows one row per stream that is read inside the `with` block: pages, records, rate, retries, status.
 
-    On a terminal it moves; elsewhere it is printed once, at the end. It costs nothing in between:
-    frames are drawn by a thread. `with Progress(source): async with source.pages() as pages: ...`
+    On a terminal the table is updated 8 times a second by a thread; otherwise it is printed once, at the end.
+
+        with Progress(source):
+            await source.read()
+
+    `source` is a stream or a Source. `rows` maps stream names to rows. `console` is a rich Console (default: stdout).
     """
 
-    def __init__(self, told: EventSource, *, console: Console | None = None, clock: Clock | None = None) -> None:
-        self._told = told
+    def __init__(self, source: EventSource, *, console: Console | None = None, clock: Clock | None = None) -> None:
+        self._source = source
         self._clock = clock or SystemClock()
         self.rows: dict[str, Row] = {}
         self._live = Live(console=console, refresh_per_second=_FRAMES_PER_SECOND, get_renderable=self.table)
         self._unsubscribe: Callable[[], None] | None = None
 
     def __enter__(self) -> Self:
-        self._unsubscribe = self._told.subscribe(self)
+        self._unsubscribe = self._source.subscribe(self)
         self._live.start()
         return self
 
@@ -91,30 +98,30 @@ class Progress:
     ) -> None:
         self._live.stop()
         if not self._live.console.is_terminal:
-            self._live.console.line()  # rich ends the table without one there
+            self._live.console.line()  # without a terminal, rich omits the final newline
         if self._unsubscribe is not None:
             self._unsubscribe()
 
     def __call__(self, event: Event) -> None:
-        """Take note of an event."""
+        """Update the row of a stream from an event."""
         now = self._clock.monotonic()
         if event.stream not in self.rows:
-            # Copied, not changed: another thread may be drawing the rows.
-            self.rows = {**self.rows, event.stream: Row(began=now)}
+            # Copied rather than changed: another thread may be drawing the rows.
+            self.rows = {**self.rows, event.stream: Row(started_at=now)}
         row = self.rows[event.stream]
         match event:
             case StreamStarted():
-                row.ended, row.state, row.style = None, "reading", ""
+                row.finished_at, row.state, row.style = None, "reading", ""
             case PageRead(records=records, quarantined=quarantined):
                 row.pages += 1
                 row.records += records
                 row.quarantined += quarantined
-                row.waits_until = 0.0
+                row.waiting_until = 0.0
             case RetryScheduled(reason=reason, delay=delay):
                 row.retries += 1
-                row.waits_until, row.waits_for = now + delay, reason
+                row.waiting_until, row.wait_reason = now + delay, reason
             case WaitStarted(reason=reason, seconds=seconds):
-                row.waits_until, row.waits_for = now + seconds, reason
+                row.waiting_until, row.wait_reason = now + seconds, reason
             case SliceStarted():
                 pass
             case SliceFinished(error=slice_failure):
@@ -124,13 +131,13 @@ class Progress:
             case StreamSkipped(reason=reason):
                 row.state, row.style = f"skipped: {reason}", "yellow"
             case StreamFinished(error=failure):
-                row.ended = now
-                row.state, row.style = _end(failure)
+                row.finished_at = now
+                row.state, row.style = _describe_end(failure)
             case _:
                 assert_never(event)
 
     def table(self) -> Table:
-        """The rows as they are now."""
+        """The current rows as a rich Table."""
         now = self._clock.monotonic()
         table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0), expand=True)
         table.add_column("stream", no_wrap=True)
@@ -141,18 +148,18 @@ class Progress:
             table.add_column("quarantined", justify="right", no_wrap=True)
         parents = any(row.parents is not None for row in self.rows.values())
         if parents:
-            table.add_column("of parents", justify="right", no_wrap=True)
+            table.add_column("slices/parents", justify="right", no_wrap=True)
         table.add_column("", ratio=1)
         for name, row in self.rows.items():
-            pace = row.records / seconds if (seconds := row.seconds(now)) > 0 else 0.0
-            numbers = [f"{row.pages:,}", f"{row.records:,}", f"{pace:,.0f}", f"{row.retries:,}"]
-            kept = [f"{row.quarantined:,}"] if quarantined else []
-            of = ["" if row.parents is None else f"{row.slices:,}/{row.parents:,}"] if parents else []
-            table.add_row(Text(name), *numbers, *kept, *of, Text(*row.told(now)))
+            rate = row.records / seconds if (seconds := row.seconds(now)) > 0 else 0.0
+            numbers = [f"{row.pages:,}", f"{row.records:,}", f"{rate:,.0f}", f"{row.retries:,}"]
+            quarantined_cell = [f"{row.quarantined:,}"] if quarantined else []
+            parents_cell = ["" if row.parents is None else f"{row.slices:,}/{row.parents:,}"] if parents else []
+            table.add_row(Text(name), *numbers, *quarantined_cell, *parents_cell, Text(*row.status(now)))
         return table
 
 
-def _end(error: BaseException | None) -> tuple[str, str]:
+def _describe_end(error: BaseException | None) -> tuple[str, str]:
     match error:
         case None:
             return "done", "green"
@@ -163,4 +170,4 @@ def _end(error: BaseException | None) -> tuple[str, str]:
         case Exception():
             return f"failed: {type(error).__name__}", "red"
         case _:
-            return "left", ""
+            return "stopped early", ""

@@ -1,4 +1,4 @@
-"""The seams: what rooms know of each other, and what a user's own part must look like."""
+"""Protocols between the packages, and those that user code may implement."""
 
 from __future__ import annotations
 
@@ -32,113 +32,118 @@ from .models import (
 
 
 class Paginator(Protocol):
-    """A way of paging, as pure functions: the same arguments, the same answer.
+    """How one page leads to the next, as pure methods: equal arguments give equal results.
 
-    A token is a JSON value, so that it can be kept and compared.
+    A token is a JSON value, so that it can be stored and compared.
     """
 
     def first(self) -> Any:
-        """The token of the first page; None where the first request needs none."""
+        """The token of the first page, or None if the first request needs no token."""
         ...
 
     def next(self, token: Any, response: Response, count: int) -> Any:
-        """The token of the page after `response`, which held `count` records; None at the end."""
+        """The token of the page after `response`, which held `count` records; None after the last page."""
         ...
 
     def apply(self, token: Any) -> PageRequest:
-        """What the request of the page with this token needs; `token` may be None."""
+        """The URL, parameters, headers or body fields that request the page with this token, which may be None."""
         ...
 
 
 class CountedPaginator(Paginator, Protocol):
-    """One that can know the number of pages, so that they can be read side by side."""
+    """A paginator that can compute every page token from the first response, so that pages are read concurrently."""
 
     def page_count(self, response: Response, count: int) -> int | None:
-        """The number of pages of the slice, as its first response, of `count` records, tells; None if it does not."""
+        """The number of pages of the slice according to its first response, of `count` records; None if unknown."""
         ...
 
     def token_at(self, number: int, response: Response) -> Any:
-        """The token of page `number`, from 0, as the first response shows how to make it."""
+        """The token of page `number`, counted from 0, derived from the first response."""
         ...
 
 
 Send: TypeAlias = Callable[[httpx.Request], Awaitable[Response]]
+"""Sends a request through the rest of the client; the `send` argument of a Middleware."""
 
 
 class Middleware(Protocol):
-    """An extra link of the chain: sees a fresh request for each attempt, before it is signed."""
+    """A layer around each attempt: receives a fresh request before it is signed, and returns the response of `send`."""
 
     async def __call__(self, request: Request, send: Send, /) -> httpx.Response: ...
 
 
 @runtime_checkable
 class MockRouter(Protocol):
-    """A router that answers requests, as respx's does."""
+    """A router that answers requests in place of a transport, such as that of respx."""
 
     async def async_handler(self, request: httpx.Request) -> httpx.Response: ...
 
 
 ParsedRecords: TypeAlias = Iterable[Record] | Awaitable[Iterable[Record]] | AsyncIterator[Record]
+"""What `parse_response` may return: the records of a page, also as a coroutine or an async generator."""
 
-
-_SomeSlices: TypeAlias = Iterable[Slice] | Iterable[Mapping[str, Any]] | Iterable[None]
+_SliceIterable: TypeAlias = Iterable[Slice] | Iterable[Mapping[str, Any]] | Iterable[None]
 SliceInput: TypeAlias = (
-    _SomeSlices
+    _SliceIterable
     | Awaitable[Iterable[Slice]]
     | Awaitable[Iterable[Mapping[str, Any]]]
     | AsyncIterable[Slice]
     | AsyncIterable[Mapping[str, Any]]
 )
+"""What `stream_slices` may return, and `slices=` may be: slices or mappings, also as a coroutine or async iterable."""
 
 
 ValidationMode: TypeAlias = Literal["report", "quarantine", "fail", "off"]
 
 
 class Transformer(Protocol):
-    """What changes the records of a page, in place, by their schema."""
+    """Converts the records of a page, in place, according to their schema."""
 
     @property
     def is_active(self) -> bool:
-        """Whether it changes anything at all, so that a schema is needed."""
+        """Whether the transformer changes anything; if not, it needs no schema."""
         ...
 
-    def compiled(self, schema: Mapping[str, Any], /) -> Callable[[list[Record]], None] | None:
-        """What changes a page; None where there is nothing to do for this schema."""
+    def compile(self, schema: Mapping[str, Any], /) -> Callable[[list[Record]], None] | None:
+        """A function that converts the records of a page, or None if this schema needs no conversion."""
         ...
 
 
 class Windows(Protocol):
-    """What splits the line of a cursor; TimeWindows and NumberRanges do, and a class of your own may."""
+    """Divides the range of a cursor into intervals, as TimeWindows and NumberRanges do.
+
+    Points are numbers on the cursor's line; see `CursorFormat.point`.
+    """
 
     def intervals(self, cursor: CursorFormat, done: Intervals, now: float) -> Iterable[Interval]:
-        """The intervals to read, in order, where `done` has been read; `now` in seconds since 1970."""
+        """The intervals to read, in ascending order, given those already read; `now` in seconds since 1970."""
         ...
 
-    def ends_at(self, cursor: CursorFormat, now: float) -> Point:
-        """Where the line ends at this time: nothing from there on counts as read."""
+    def end_at(self, cursor: CursorFormat, now: float) -> Point:
+        """The exclusive end of the range at the time `now`; nothing from there on counts as read."""
         ...
 
     def lookback_of(self, cursor: CursorFormat) -> Point:
-        """How much of what was read last is read again, for rows that come late."""
+        """How far before the end the next run reads again, to find rows that arrive late."""
         ...
 
-    def asked(self, cursor: CursorFormat, interval: Interval) -> tuple[Point, Point]:
-        """What to ask the API for, so that it gives all of the interval."""
+    def query_bounds(self, cursor: CursorFormat, interval: Interval) -> tuple[Point, Point]:
+        """The bounds to send to the API, so that its response contains the whole interval."""
         ...
 
 
 class RequestSlot(Protocol):
-    """What a slice holds while it works, and gives back while it waits for anything but an answer."""
+    """The concurrency slot of a slice: held while requests are in flight, released during other waits."""
 
-    async def ensure(self) -> None: ...
+    async def ensure_acquired(self) -> None: ...
 
-    def sent(self) -> None: ...
+    def charge_request(self) -> None: ...
 
-    def away(self) -> AbstractAsyncContextManager[None]: ...
+    def released(self) -> AbstractAsyncContextManager[None]: ...
 
 
 class Stream(Protocol):
-    """A stream as `http/` and `run/` know it: its declaration, and its hooks."""
+    """The declaration and hooks of a stream, as the http and execution packages use them."""
 
     name: str
     url_base: str
@@ -187,35 +192,35 @@ class Stream(Protocol):
 
     @property
     def parents(self) -> Sequence[Stream]:
-        """The streams whose records are its slices."""
+        """The streams whose records become the slices of this stream."""
         ...
 
     @property
     def streams_body(self) -> bool:
-        """Whether `parse_response` wants the body while it is still arriving."""
+        """Whether `parse_response` reads the body while it arrives."""
         ...
 
     @property
     def uses_paginator(self) -> bool:
-        """Whether `paginator` pages the stream, and not a `next_page_token` of the author's."""
+        """Whether `paginator` selects the next page, because `next_page_token` is not overridden."""
         ...
 
     @property
     def uses_default_parser(self) -> bool:
-        """Whether the records are what the body holds at `records_path`, and no `parse_response` of the author's."""
+        """Whether the records are the array at `records_path`, because `parse_response` is not overridden."""
         ...
 
     @property
     def listeners(self) -> Sequence[Listener]:
-        """Who is told of its readings."""
+        """Functions that are called with each event of the stream."""
         ...
 
     async def probe(self) -> str | None:
-        """Why the stream is unavailable, before anything of it is read; None: nothing is known against it."""
+        """The reason why the stream is unavailable, found before it is read, or None."""
         ...
 
     def why_unavailable(self, error: HttpStatusError) -> str | None:
-        """Whether the error of a stream's first request means that it is unavailable, and why; None: it does not."""
+        """The reason why the stream is unavailable, given the error of its first request; otherwise None."""
         ...
 
     def path(self, context: RequestContext) -> str | tuple[str | int, ...]: ...

@@ -1,4 +1,4 @@
-"""What may be shown of a URL or a text that somebody else wrote?"""
+"""Removal of secrets from URLs and texts before they are shown."""
 
 from __future__ import annotations
 
@@ -10,44 +10,44 @@ from urllib.parse import parse_qsl, quote, quote_plus, urlsplit
 
 import httpx
 
-_HIDDEN = "***"
-_SHORTEST = 4
-_LARGEST_FORM = 16 * 1024
+_MASK = "***"
+_MIN_SECRET_CHARS = 4
+_MAX_FORM_BYTES = 16 * 1024
 _JSON_STRING = re.compile(r':\s*"((?:[^"\\]|\\.)*)"')
 _HARMLESS_HEADERS = frozenset(
     ("accept", "accept-encoding", "connection", "content-length", "content-type", "host", "user-agent")
 )
 _SECRET_NAME = r"[\w.-]*(?:token|secret|passw|api[-_]?key|authorization|credential|signature|session)[\w.-]*"
 _NAMED_SECRET = re.compile(rf"""(["']?{_SECRET_NAME}["']?\s*[:=]\s*)("(?:[^"\\]|\\.)*"?|'[^']*'?|[^\s,&;}}]+)""", re.I)
-# A word after "Token" is a credential when it looks like one: long, or with a digit or sign in it.
+# A word after "Token" counts as a credential if it is long, or contains a digit or punctuation.
 _BEARER = re.compile(r"\b(Bearer|Basic|Token)\s+(?=\S{16}|\S*[\d._~+/=-]\S)[\w.~+/=-]{6,}", re.I)
 _URL_QUERY = re.compile(r"(\bhttps?://[^\s\"'<>?#]*)[?#][^\s\"'<>]*", re.I)
 _USERINFO = re.compile(r"(\bhttps?://)[^\s/@\"'<>]+@", re.I)
 
 
 def safe_url(url: str) -> str:
-    """The URL without query, fragment and user information: any of them may hold a secret."""
+    """The URL without query, fragment and user information, each of which may contain a secret."""
     try:
         parts = urlsplit(url)
     except ValueError:
-        return _HIDDEN
+        return _MASK
     if "@" in parts.path:
-        return f"{parts.scheme}://{_HIDDEN}"  # a password with a slash in it ends where nobody expects
+        return f"{parts.scheme}://{_MASK}"  # the "@" may end a password that contains a slash
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if parts.netloc else parts.path
 
 
 def scrub(text: str, secrets: Iterable[str] = ()) -> str:
-    """The text without the given secrets, in any of their encodings, and without what looks like one."""
-    for secret in sorted({form for value in secrets for form in _forms(value)}, key=len, reverse=True):
-        text = text.replace(secret, _HIDDEN)
-    text = _USERINFO.sub(rf"\1{_HIDDEN}@", text)
-    text = _URL_QUERY.sub(rf"\1?{_HIDDEN}", text)
-    text = _NAMED_SECRET.sub(rf"\1{_HIDDEN}", text)
-    return _BEARER.sub(rf"\1 {_HIDDEN}", text)
+    """The text without the given secrets, in any of their encodings, and without parts that look like secrets."""
+    for secret in sorted({form for value in secrets for form in _encodings(value)}, key=len, reverse=True):
+        text = text.replace(secret, _MASK)
+    text = _USERINFO.sub(rf"\1{_MASK}@", text)
+    text = _URL_QUERY.sub(rf"\1?{_MASK}", text)
+    text = _NAMED_SECRET.sub(rf"\1{_MASK}", text)
+    return _BEARER.sub(rf"\1 {_MASK}", text)
 
 
 def sent_secrets(request: httpx.Request) -> set[str]:
-    """Every value of the request that may be a secret: an API may echo it in its answer."""
+    """Every value of the request that may be a secret, because an API may echo it in its response."""
     found: set[str] = set()
     for name, value in request.headers.multi_items():
         if name.lower() in _HARMLESS_HEADERS:
@@ -58,13 +58,13 @@ def sent_secrets(request: httpx.Request) -> set[str]:
         if re.fullmatch(rf"{_SECRET_NAME}|key|sig|auth|code", name, re.I):
             found.add(value)
     found.update(_body_values(request))
-    return {value for value in found if len(value) >= _SHORTEST}
+    return {value for value in found if len(value) >= _MIN_SECRET_CHARS}
 
 
 def _body_values(request: httpx.Request) -> Iterable[str]:
-    """The values of a form or of a flat JSON object: a token request carries its secrets there."""
+    """The values of a form or a flat JSON object: the secrets of a token request."""
     body: bytes = getattr(request, "_content", b"")
-    if not body or len(body) > _LARGEST_FORM:
+    if not body or len(body) > _MAX_FORM_BYTES:
         return []
     text = body.decode("utf-8", "replace")
     return [*(value for _, value in parse_qsl(text)), *_JSON_STRING.findall(text)]
@@ -83,8 +83,8 @@ def _credentials(value: str) -> Iterable[str]:
         yield from (part.strip().partition("=")[2] for part in value.split(";"))
 
 
-def _forms(secret: str) -> Iterable[str]:
-    if len(secret) >= _SHORTEST:
+def _encodings(secret: str) -> Iterable[str]:
+    if len(secret) >= _MIN_SECRET_CHARS:
         yield from (secret, quote(secret, safe=""), quote_plus(secret))
         octets = secret.encode("utf-8", "surrogatepass")
         for encoded in (base64.b64encode(octets), base64.urlsafe_b64encode(octets)):

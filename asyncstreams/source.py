@@ -1,4 +1,4 @@
-"""Several streams of one API: checked, described and read together, over the same connections."""
+"""Sources: several streams of one API that share connections, credentials and limits."""
 
 from __future__ import annotations
 
@@ -15,39 +15,40 @@ from typing import Any, ClassVar, Self, TypeAlias, Unpack, cast
 from weakref import WeakKeyDictionary
 
 from .clock import SystemClock
-from .declaration.catalog import CheckReport, StreamCheck, StreamDescription, named
-from .declaration.checks import check_options, check_reading, check_source
+from .declaration.catalog import CheckReport, StreamCheck, StreamDescription, find_named
+from .declaration.checks import check_options, check_read_arguments, check_source
 from .destinations.base import Destination
 from .destinations.sink import Sink
 from .errors import AsyncStreamsError, ConfigError
 from .events import Listener
-from .execution.acknowledgement import Ack, acknowledged
+from .execution.acknowledgement import Ack, open_pages
 from .execution.read_handle import ReadHandle
 from .execution.report import RunReport
 from .execution.scheduler import OnError, Scheduler
 from .extraction.extraction import Extraction
-from .extraction.sink_loop import check_destination, into_sink, unless_terminated
+from .extraction.sink_loop import check_destination, exit_on_sigterm, extract_to_sink
 from .http.session import Session, SessionPool
 from .models import Page, Record, key_paths
-from .records.record_validation import schema_of
+from .records.record_validation import load_schema
 from .schemas.config_spec import check_config
-from .state.state_file import State, select
-from .streams.http_stream import HttpStream, lease_of
+from .state.state_file import State, select_stream
+from .streams.http_stream import HttpStream, client_for
 from .streams.options import ListenerList, SessionOwner, StreamOptions
 
 PerStream: TypeAlias = Mapping[str, Any] | None
+"""An argument for each stream, by its name."""
 
 
 class Source:
-    """Streams that belong together. Made from streams, or subclassed with `spec` and `streams(config)`.
+    """A collection of streams of one API. Pass the streams, or subclass it with `spec` and `streams(config)`.
 
-    While it is open (`async with source:`), its connections, its tokens and what it has learnt of the
-    API live on from one reading to the next; a reading on a closed one opens and closes for itself.
-    A stream may be in several Sources, and be read by one of them at a time.
+    `async with source:` keeps connections, tokens and observed limits from one read to the next. Without it, each
+    read opens and closes a session of its own. A stream may belong to several Sources, but only one of them can read
+    it at a time.
     """
 
     spec: ClassVar[Mapping[str, Any] | None] = None
-    """The JSON schema of the configuration, of a subclass that takes one."""
+    """JSON schema of the configuration of a subclass; None: the configuration is not validated."""
 
     def __init__(
         self,
@@ -56,45 +57,45 @@ class Source:
         *more: HttpStream,
         **options: Unpack[StreamOptions],
     ) -> None:
-        owner = type(self).__name__
+        class_name = type(self).__name__
         if more:
-            raise ConfigError(f"{owner}: several streams are given one by one", hint="a list is needed: Source([a, b])")
+            raise ConfigError(f"{class_name}: expected a list of streams", hint="write Source([a, b])")
         check_source(type(self), Source, StreamOptions.__annotations__)
         check_options(type(self), options, StreamOptions.__annotations__)
-        self._streams = _by_name(owner, self._made_from(given))
+        self._streams = _streams_by_name(class_name, self._make_streams(given))
         own = {name: getattr(self, name) for name in StreamOptions.__annotations__ if hasattr(type(self), name)}
-        self._options = _agreed(owner, {**own, **options}, self._streams.values())
+        self._options = _resolve_run_options(class_name, {**own, **options}, self._streams.values())
         self._sessions = SessionPool(self._new_session)
         self._listeners = ListenerList()
-        self._readings = 0
+        self._active_reads = 0
         self._lock = threading.Lock()
-        self._undo: list[Callable[[], None]] = []
-        self._opened: WeakKeyDictionary[asyncio.AbstractEventLoop, list[AsyncExitStack]] = WeakKeyDictionary()
+        self._restore_callbacks: list[Callable[[], None]] = []
+        self._exit_stacks: WeakKeyDictionary[asyncio.AbstractEventLoop, list[AsyncExitStack]] = WeakKeyDictionary()
 
     def streams(self, config: Mapping[str, Any]) -> Iterable[HttpStream]:
-        """The streams for a configuration that fits `spec`; to be overridden."""
+        """Create the streams for a configuration that is valid for `spec`. Subclasses override it."""
         raise ConfigError(
             f"{type(self).__name__}.streams is missing",
-            hint="pass the streams themselves, Source([Orders(), Customers()]), or add `def streams(self, config)`",
+            hint="pass a list of streams, Source([Orders(), Customers()]), or add `def streams(self, config)`",
         )
 
     async def check(self, *names: str) -> CheckReport:
-        """Whether each stream, or those named, can be read and, if not, why: one request for each."""
-        chosen = self._chosen(names)
+        """Check the availability of all streams, or of the named ones, with one request each. Raises ConfigError."""
+        streams = self._select_streams(names)
         async with self._lease():
-            return CheckReport(tuple([await self._checked(stream) for stream in chosen]))
+            return CheckReport(tuple([await self._check_stream(stream) for stream in streams]))
 
     async def discover(self) -> dict[str, StreamDescription]:
-        """What each stream gives: its schema and its primary key. Raises ConfigError for a schema that is none."""
-        found: dict[str, StreamDescription] = {}
-        chosen = self._chosen(())
+        """The schema and primary key of each stream, by name. Raises ConfigError for an invalid schema."""
+        descriptions: dict[str, StreamDescription] = {}
+        streams = self._select_streams(())
         async with self._lease():
-            for stream in chosen:
-                schema = await schema_of(stream)
-                found[stream.name] = StreamDescription(
+            for stream in streams:
+                schema = await load_schema(stream)
+                descriptions[stream.name] = StreamDescription(
                     stream.name, None if schema is None else deepcopy(schema.json), key_paths(stream.primary_key)
                 )
-        return found
+        return descriptions
 
     def pages(
         self,
@@ -105,25 +106,31 @@ class Source:
         on_error: OnError = "continue",
         ack: Ack = "auto",
     ) -> ReadHandle[Page]:
-        """The pages of all streams, or of those named, side by side.
+        """The pages of all streams, or of the named ones, read concurrently.
 
-        `limit` bounds the records of each stream. `slices` and `state` map names of streams to what
-        `stream.pages` takes, or `state` is a State of all of them; `on_error` and `ack` are as there. A
-        stream that is unavailable is skipped with a warning, and named in the reading's `unavailable`;
-        StreamUnavailable is raised when there is no other.
+        `limit` bounds the number of records of each stream. `slices` and `state` map stream names to the arguments of
+        `HttpStream.pages`; `state` may also be a State. `on_error` and `ack` are those of `HttpStream.pages`.
+
+        A stream that is unavailable is skipped with a warning and listed in `unavailable` of the returned handle.
+        Raises StreamUnavailable if no stream is available, and the errors of `HttpStream.pages`.
         """
-        chosen = self._chosen(names)
-        most = self._options.get("max_concurrency", HttpStream.max_concurrency)
-        check_reading(type(self).__name__, limit, on_error, most)
+        streams = self._select_streams(names)
+        max_concurrency = self._options.get("max_concurrency", HttpStream.max_concurrency)
+        check_read_arguments(type(self).__name__, limit, on_error, max_concurrency)
         self._check_per_stream("slices", slices)
         if not isinstance(state, State):
             self._check_per_stream("state", state)
-        given, known = slices or {}, state or {}
-        selected = [
-            select(one, given.get(one.name), state if isinstance(state, State) else known.get(one.name), limit)
-            for one in chosen
+        slices_of, state_of = slices or {}, state or {}
+        selections = [
+            select_stream(
+                stream,
+                slices_of.get(stream.name),
+                state if isinstance(state, State) else state_of.get(stream.name),
+                limit,
+            )
+            for stream in streams
         ]
-        scheduler = Scheduler(selected, lease_of, most, stop_on_error=on_error == "stop")
+        scheduler = Scheduler(selections, client_for, max_concurrency, stop_on_error=on_error == "stop")
         return ReadHandle("pages", scheduler, partial(self._open_pages, state=state, ack=ack))
 
     async def read(
@@ -134,55 +141,55 @@ class Source:
         state: PerStream = None,
         on_error: OnError = "continue",
     ) -> dict[str, list[Record]]:
-        """All records of each stream, for small ones; streams that are unavailable are not in it. See `pages`."""
-        reading = self.pages(*names, limit=limit, slices=slices, state=state, on_error=on_error, ack="manual")
+        """The records of each stream as a list, by name, for small streams. Omits unavailable streams. See `pages`."""
+        handle = self.pages(*names, limit=limit, slices=slices, state=state, on_error=on_error, ack="manual")
         acks: list[Callable[[], None]] = []
-        found: dict[str, list[Record]] = {stream.name: [] for stream in self._chosen(names)}
-        async with reading as pages:
+        records: dict[str, list[Record]] = {stream.name: [] for stream in self._select_streams(names)}
+        async with handle as pages:
             async for page in pages:
-                found[page.stream] += page.records
+                records[page.stream] += page.records
                 acks.append(page.ack)
             for ack in acks:
                 ack()
-        return {name: records for name, records in found.items() if name not in reading.unavailable}
+        return {name: rows for name, rows in records.items() if name not in handle.unavailable}
 
     async def extract(
         self, *names: str, to: Destination | Sink, state: State | None = None, on_error: OnError = "continue"
     ) -> RunReport:
-        """All streams, or those named, into files, or into a destination of your own: `to=JsonLines("out/")`.
+        """Write all streams, or the named ones, to a destination, such as `to=JsonLines("out/")`, or to a Sink.
 
-        Into files each record is written exactly once, whatever ends the process: what is read and how far belong to
-        the same commits, and the next `extract` into the same folder goes on from the last one. Into a Sink each
-        page comes at least once, and `state` moves when it has been taken.
+        A destination stores each record exactly once, even if the process is killed: records and progress are
+        committed together, and the next `extract` to the same destination resumes after the last commit. A Sink
+        receives each page at least once, and `state` advances after the sink has accepted the page.
 
-        SIGTERM ends it in an orderly way, with exit code 143, unless somebody else looks after that signal. Raises
-        what `pages` raises; OutputLocked, OutputMissing, OutputWriteError, StateCorrupt and StateIncompatible.
+        SIGTERM ends the run in an orderly way, with exit code 143, unless the program handles that signal. Raises the
+        errors of `pages`, OutputLocked, OutputMissing, OutputWriteError, StateCorrupt and StateIncompatible.
         """
         check_destination(type(self).__name__, to, state)
         if not isinstance(to, Destination):
-            return await into_sink(to, self.pages(*names, state=state, on_error=on_error, ack="manual"))
-        chosen = self._chosen(names)
-        most = self._options.get("max_concurrency", HttpStream.max_concurrency)
-        check_reading(type(self).__name__, None, on_error, most)
+            return await extract_to_sink(to, self.pages(*names, state=state, on_error=on_error, ack="manual"))
+        streams = self._select_streams(names)
+        max_concurrency = self._options.get("max_concurrency", HttpStream.max_concurrency)
+        check_read_arguments(type(self).__name__, None, on_error, max_concurrency)
         async with self._lease():
-            extraction = Extraction(to, chosen, self._options.get("clock") or SystemClock())
-            work = partial(extraction.run, lease_of, most, stop_on_error=on_error == "stop")
-            return await unless_terminated(work)
+            extraction = Extraction(to, streams, self._options.get("clock") or SystemClock())
+            work = partial(extraction.run, client_for, max_concurrency, stop_on_error=on_error == "stop")
+            return await exit_on_sigterm(work)
 
     def clear_cache(self, *names: str) -> None:
-        """Forget what is kept of all streams with `use_cache` and of their parents, or of those named."""
-        chosen = self._chosen(names)
-        with self._at_home():
-            for stream in _with_parents(chosen):
+        """Delete the cached records of all streams with `use_cache`, or of the named ones, and of their parents."""
+        streams = self._select_streams(names)
+        with self._adopt_streams():
+            for stream in _with_parents(streams):
                 if stream.use_cache:
                     stream.clear_cache()
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """From now on `listener` is called with each event of the readings of all streams; returns what ends that."""
+        """Call `listener` with each event of all streams; returns a function that removes it."""
         return self._listeners.add(listener)
 
     def __getitem__(self, name: str) -> HttpStream:
-        return named(self._streams, name, type(self).__name__)
+        return find_named(self._streams, name, type(self).__name__)
 
     def __contains__(self, stream: object) -> bool:
         return stream in self._streams if isinstance(stream, str) else stream in self._streams.values()
@@ -196,48 +203,48 @@ class Source:
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._lease())
-            self._opened.setdefault(asyncio.get_running_loop(), []).append(stack.pop_all())
+            self._exit_stacks.setdefault(asyncio.get_running_loop(), []).append(stack.pop_all())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._opened[asyncio.get_running_loop()].pop().aclose()
+        await self._exit_stacks[asyncio.get_running_loop()].pop().aclose()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {', '.join(self._streams)}>"
 
-    def _made_from(self, given: Iterable[HttpStream] | Mapping[str, Any] | None) -> Iterable[HttpStream]:
-        owner = type(self).__name__
+    def _make_streams(self, given: Iterable[HttpStream] | Mapping[str, Any] | None) -> Iterable[HttpStream]:
+        class_name = type(self).__name__
         if type(self).streams is not Source.streams:
             if given is not None and not isinstance(given, Mapping):
                 raise ConfigError(
-                    f"{owner} takes its configuration, a mapping, and makes its streams itself",
-                    hint=f'such as {owner}({{"token": "..."}})',
+                    f"{class_name}: expected a configuration, since the class defines streams(config)",
+                    hint=f'pass a mapping such as {class_name}({{"token": "..."}})',
                 )
             config = cast(Mapping[str, Any], given or {})
-            check_config(owner, self.spec, config)
+            check_config(class_name, self.spec, config)
             return self.streams(config)
         if given is None or isinstance(given, Mapping):
             return self.streams({})
         return given
 
-    def _chosen(self, names: Iterable[str]) -> list[HttpStream]:
+    def _select_streams(self, names: Iterable[str]) -> list[HttpStream]:
         if not hasattr(self, "_streams"):
-            owner = type(self).__name__
             raise ConfigError(
-                f"{owner}.__init__ does not call its super()", hint="begin it with super().__init__(config, **options)"
+                f"{type(self).__name__}.__init__ does not call super().__init__",
+                hint="start it with super().__init__(config, **options)",
             )
-        chosen = [self[name] for name in names]
-        return list(dict.fromkeys(chosen)) or list(self)
+        streams = [self[name] for name in names]
+        return list(dict.fromkeys(streams)) or list(self)
 
-    async def _checked(self, stream: HttpStream) -> StreamCheck:
+    async def _check_stream(self, stream: HttpStream) -> StreamCheck:
         try:
             available, reason = await stream.check_availability(self)
-            schema = await schema_of(stream) if available else None
+            schema = await load_schema(stream) if available else None
         except AsyncStreamsError as error:
             return StreamCheck(stream.name, False, str(error), None, failed=True)
-        except Exception as error:  # a hook of this stream's; the others are looked at all the same
+        except Exception as error:  # from a hook of this stream; the other streams are still checked
             return StreamCheck(
                 stream.name, False, f"one of its hooks raised {type(error).__name__}: {error}", None, True
             )
@@ -249,133 +256,136 @@ class Source:
 
     @asynccontextmanager
     async def _lease(self) -> AsyncGenerator[None]:
-        """The running loop's session, shared by all streams, which are the Source's own meanwhile."""
-        with self._at_home():
+        """Hold the session of the running loop open for all streams, and the streams with this Source."""
+        with self._adopt_streams():
             async with self._sessions.lease():
                 yield
 
     @contextmanager
-    def _at_home(self) -> Generator[None]:
+    def _adopt_streams(self) -> Generator[None]:
         with self._lock:
-            if not self._readings:
-                self._take_in()
-            self._readings += 1
+            if not self._active_reads:
+                self._adopt_all()
+            self._active_reads += 1
         try:
             yield
         finally:
             with self._lock:
-                self._readings -= 1
-                if not self._readings:
-                    self._let_go()
+                self._active_reads -= 1
+                if not self._active_reads:
+                    self._release_streams()
 
-    def _take_in(self) -> None:
-        """Give every stream the Source's connections, and what it leaves to the Source; all of them, or none."""
+    def _adopt_all(self) -> None:
+        """Give all streams the Source's sessions and the options that they do not declare; on errors, none of them."""
         try:
             for stream in _with_parents(self):
-                if hasattr(stream, "home"):  # else leasing it says what is wrong
-                    self._take(stream)
+                if hasattr(stream, "session_owner"):  # without it, `lease` raises a ConfigError
+                    self._adopt(stream)
         except BaseException:
-            self._let_go()
+            self._release_streams()
             raise
 
-    def _take(self, stream: HttpStream) -> None:
-        home = stream.home
-        if home.source is not None or home.sessions.is_open:
-            reader = "by itself" if home.source is None else "by another Source"
+    def _adopt(self, stream: HttpStream) -> None:
+        owner = stream.session_owner
+        if owner.source is not None or owner.sessions.is_open:
+            reader = "on its own" if owner.source is None else "by another Source"
             raise ConfigError(
-                f"stream {stream.name!r} is being read {reader} at this moment",
-                hint="make another instance of it for this Source",
+                f"stream {stream.name!r}: already being read {reader}", hint="create another instance for this Source"
             )
-        lent = {name: value for name, value in self._options.items() if not _declares(stream, name)}
-        self._undo.append(partial(setattr, stream, "home", home))
-        stream.home = SessionOwner(self._sessions, self, self._at_home, frozenset(lent))
-        for name, value in lent.items():
+        inherited = {name: value for name, value in self._options.items() if not _declares(stream, name)}
+        self._restore_callbacks.append(partial(setattr, stream, "session_owner", owner))
+        stream.session_owner = SessionOwner(self._sessions, self, self._adopt_streams, frozenset(inherited))
+        for name, value in inherited.items():
             setattr(stream, name, value)
-            self._undo.append(partial(_take_back, stream, name, value))
+            self._restore_callbacks.append(partial(_restore_option, stream, name, value))
 
-    def _let_go(self) -> None:
-        while self._undo:
-            self._undo.pop()()
+    def _release_streams(self) -> None:
+        while self._restore_callbacks:
+            self._restore_callbacks.pop()()
 
-    def _check_per_stream(self, argument: str, told: object) -> None:
-        if told is not None and not isinstance(told, Mapping):
-            owner, kind = type(self).__name__, type(told).__name__
+    def _check_per_stream(self, argument: str, value: object) -> None:
+        if value is not None and not isinstance(value, Mapping):
             raise ConfigError(
-                f"{owner}: {argument} is a {kind}: a mapping from names of streams is needed",
+                f"{type(self).__name__}: {argument} is of type {type(value).__name__}, not a mapping of stream names",
                 hint=f'such as {argument}={{"{next(iter(self._streams))}": ...}}',
             )
-        for name in cast(Mapping[str, Any], told or {}):
-            self[name]  # raises for a name that is no stream's
+        for name in cast(Mapping[str, Any], value or {}):
+            self[name]  # raises for unknown names
 
     @asynccontextmanager
     async def _open_pages(
         self, scheduler: Scheduler, *, state: PerStream, ack: Ack
     ) -> AsyncGenerator[AsyncIterator[Page]]:
         clock = self._options.get("clock") or SystemClock()
-        async with self._lease(), acknowledged(scheduler, state, ack, clock) as pages:
+        async with self._lease(), open_pages(scheduler, state, ack, clock) as pages:
             yield pages
 
 
 def _with_parents(streams: Iterable[HttpStream]) -> list[HttpStream]:
-    """The streams, their parents, and theirs, each once."""
+    """The streams and all their ancestors, each once."""
     found: dict[int, HttpStream] = {}
-    rest = list(streams)
-    while rest:
-        stream = rest.pop(0)
+    pending = list(streams)
+    while pending:
+        stream = pending.pop(0)
         if id(stream) not in found:
             found[id(stream)] = stream
-            rest += stream.parents
+            pending += stream.parents
     return list(found.values())
 
 
-def _take_back(stream: HttpStream, option: str, value: object) -> None:
-    """Unless somebody has set it to something else meanwhile: then it stays."""
+def _restore_option(stream: HttpStream, option: str, value: object) -> None:
+    """Remove an inherited option, unless the program has replaced it in the meantime."""
     if vars(stream).get(option) is value:
         delattr(stream, option)
 
 
-def _by_name(owner: str, streams: object) -> dict[str, HttpStream]:
-    """Raises ConfigError for what is no stream, for two of one name, and for none at all."""
+def _streams_by_name(class_name: str, streams: object) -> dict[str, HttpStream]:
+    """The streams by name. Raises ConfigError for other objects, for duplicate names, and if there are no streams."""
     found: dict[str, HttpStream] = {}
-    hint = "a list of streams is needed: Source([Orders(), Customers()]), or streams(config) that returns one"
+    hint = "pass a list of streams, Source([Orders(), Customers()]), or return one from streams(config)"
     if inspect.iscoroutine(streams):
         streams.close()
         raise ConfigError(
-            f"{owner}.streams is async: it is a plain method, which does no I/O",
-            hint="what must be asked for, an async stream_slices or get_json_schema of a stream can ask",
+            f"{class_name}.streams is async: expected a plain method, which does no I/O",
+            hint="send requests from an async stream_slices or get_json_schema of a stream",
         )
     if not isinstance(streams, Iterable) or isinstance(streams, type):
         kind = streams.__name__ if isinstance(streams, type) else type(streams).__name__
-        raise ConfigError(f"{owner}: {kind} is no list of streams", hint=hint)
+        raise ConfigError(f"{class_name}: {kind} is not a list of streams", hint=hint)
     for stream in cast(Iterable[object], streams):
         if not isinstance(stream, HttpStream):
             kind = stream.__name__ if isinstance(stream, type) else type(stream).__name__
-            called = f"{kind}(...)" if isinstance(stream, type) else "Source([Orders(), Customers()])"
-            raise ConfigError(f"{owner}: {kind} is no stream", hint=f"write {called}")
+            example = f"{kind}(...)" if isinstance(stream, type) else "Source([Orders(), Customers()])"
+            raise ConfigError(f"{class_name}: {kind} is not a stream", hint=f"write {example}")
         if stream.name in found:
             raise ConfigError(
-                f"{owner} has two streams named {stream.name!r}", hint="give one of them a `name` of its own"
+                f"{class_name} has two streams named {stream.name!r}", hint="set the `name` of one of them"
             )
         found[stream.name] = stream
     if not found:
-        raise ConfigError(f"{owner} has no streams", hint=hint)
+        raise ConfigError(f"{class_name} has no streams", hint=hint)
     return found
 
 
 def _declares(stream: HttpStream, option: str) -> bool:
-    """Whether a stream, or a class of its author's, says something about an option."""
-    kinds = type(stream).__mro__[: type(stream).__mro__.index(HttpStream)]
-    own = option in vars(stream) and not (hasattr(stream, "home") and option in stream.home.lent)
-    return own or any(option in vars(kind) for kind in kinds)
+    """Whether a stream, or one of the author's classes, sets an option."""
+    classes = type(stream).__mro__[: type(stream).__mro__.index(HttpStream)]
+    own = option in vars(stream) and not (
+        hasattr(stream, "session_owner") and option in stream.session_owner.inherited_options
+    )
+    return own or any(option in vars(class_) for class_ in classes)
 
 
-def _agreed(owner: str, options: dict[str, Any], streams: Iterable[HttpStream]) -> dict[str, Any]:
-    """The options with the one clock and the one seed of a run, which its streams may bring."""
+def _resolve_run_options(class_name: str, options: dict[str, Any], streams: Iterable[HttpStream]) -> dict[str, Any]:
+    """The options of a run, with the clock and the seed that its streams may declare. Raises ConfigError."""
     for name in ("clock", "seed"):
-        told = [getattr(stream, name) for stream in streams if _declares(stream, name)]
-        told = [options[name], *told] if name in options else told
-        if any(value is not told[0] and value != told[0] for value in told):
-            raise ConfigError(f"{owner}: its streams differ in their {name}, and a run has one: give it to the Source")
-        if told:
-            options[name] = told[0]
+        values = [getattr(stream, name) for stream in streams if _declares(stream, name)]
+        values = [options[name], *values] if name in options else values
+        if any(value is not values[0] and value != values[0] for value in values):
+            raise ConfigError(
+                f"{class_name}: the streams declare different values of {name}, but a run has only one",
+                hint=f"pass {name} to the Source, and remove it from the streams",
+            )
+        if values:
+            options[name] = values[0]
     return options

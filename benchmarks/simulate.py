@@ -1,6 +1,6 @@
-"""Does the governor find each kind of server's limit: simulated servers and workers, in virtual time?
+"""Simulation of the governor against servers of each kind, in virtual time.
 
-Prints a table: what each case came to over all seeds, beside its aim. Exits with 1 where one is missed.
+Prints a table with the figures of each case over all seeds and their targets. Exits with 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -16,41 +16,41 @@ from cases import CASES, Figure
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("cases", nargs="*", metavar="case", help=f"of {', '.join(CASES)}; all of them by default")
+    parser.add_argument("cases", nargs="*", metavar="case", help=f"one of {', '.join(CASES)}; by default all of them")
     parser.add_argument("--seeds", type=int, default=20, help="runs of each case (20)")
     arguments = parser.parse_args()
     if unknown := set(arguments.cases) - set(CASES):
-        parser.error(f"there is no case {', '.join(sorted(unknown))}: known are {', '.join(CASES)}")
+        parser.error(f"unknown case {', '.join(sorted(unknown))}: choose from {', '.join(CASES)}")
     if arguments.seeds < 1:
-        parser.error("--seeds: one at least")
+        parser.error("--seeds: must be at least 1")
     missed = 0
     print(f"Median and range of {arguments.seeds} seeds.\n")
-    print("| server | figure | median | range | aim | |\n|---|---|---|---|---|---|")
+    print("| server | figure | median | range | target | |\n|---|---|---|---|---|---|")
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         for name in arguments.cases or CASES:
             runs = list(pool.map(run, [name] * arguments.seeds, range(arguments.seeds)))
             for row, figures in enumerate(zip(*runs, strict=True)):
                 missed += not all(figure.is_reached for figure in figures)
-                print(line(CASES[name][1] if not row else "", figures), flush=True)
+                print(table_row(CASES[name][1] if not row else "", figures), flush=True)
     if missed:
-        print(f"\n{missed} missed by one seed at least")
+        print(f"\n{missed} missed with at least one seed")
     return 1 if missed else 0
 
 
 def run(name: str, seed: int) -> list[Figure]:
-    """What a case comes to with this seed."""
+    """The figures of a case with one seed."""
     return CASES[name][0](seed, 1.0)
 
 
-def line(server: str, figures: tuple[Figure, ...]) -> str:
+def table_row(server: str, figures: tuple[Figure, ...]) -> str:
     values = [figure.value for figure in figures]
-    middle = statistics.median(values)
+    median = statistics.median(values)
     verdict = "reached" if all(figure.is_reached for figure in figures) else "**missed**"
-    spread = f"{shown(min(values))} to {shown(max(values))}"
-    return f"| {server} | {figures[0].name} | {shown(middle)} | {spread} | {figures[0].aim} | {verdict} |"
+    spread = f"{formatted(min(values))} to {formatted(max(values))}"
+    return f"| {server} | {figures[0].name} | {formatted(median)} | {spread} | {figures[0].target} | {verdict} |"
 
 
-def shown(value: float) -> str:
+def formatted(value: float) -> str:
     return (
         f"{value:.0f}"
         if value == int(value) or abs(value) >= 100

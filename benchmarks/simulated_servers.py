@@ -1,4 +1,4 @@
-"""Servers that refuse, queue, fail and recover, and workers that ask them through a Governor, in virtual time."""
+"""Simulated servers that refuse, queue, fail and recover, with workers behind a Governor, in virtual time."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from typing import Protocol
 import httpx
 
 from asyncstreams import RateLimit, Response
-from asyncstreams.rate_limits.circuit_breaker import RETRY
+from asyncstreams.rate_limits.circuit_breaker import RETRY_COST
 from asyncstreams.rate_limits.governor import Governor, HostState, Permit, QuotaClient
 from asyncstreams.rate_limits.loop_lag import LoopLag
-from asyncstreams.rate_limits.quota_headers import told_quotas
-from asyncstreams.rate_limits.wait_reason import DOWN, LONG
+from asyncstreams.rate_limits.quota_headers import reported_quotas
+from asyncstreams.rate_limits.wait_reason import LONG_WAIT_S, WaitReason
 from asyncstreams.testing import VirtualClock
 
 _REQUEST = httpx.Request("GET", "https://api.test/")
-LATENCY = 0.05
-WALL = 1.8e9
-_LOOK, _EARLY = 1.0, 0.5
+LATENCY = 0.05  # seconds
+WALL = 1.8e9  # seconds since 1970 at the start
+_PROBE_INTERVAL_S, _WAKE_EARLY_S = 1.0, 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a server does with a request: its status after so many seconds, and what it says besides."""
+    """A server's response: status, seconds until it arrives, and headers that order a wait or report a quota."""
 
     status: int
     after: float
@@ -39,53 +39,53 @@ class Reply:
 
 
 class Server(Protocol):
-    """Is asked at a moment, in seconds from the beginning; keeps its own books."""
+    """A server that responds to a request sent at `now`, in seconds since the start."""
 
-    def ask(self, now: float) -> Reply: ...
+    def respond(self, now: float) -> Reply: ...
 
 
-class Refusing:
-    """A token bucket: beyond it 429, with a Retry-After or without. `rate` may change."""
+class TokenBucketServer:
+    """A token bucket that answers 429 when it is empty, with or without a Retry-After. `rate` may change."""
 
     def __init__(self, random: Random, rate: float, burst: float, retry_after: float | None = 1.0) -> None:
         self._random, self.rate, self.burst, self._retry_after = random, rate, burst, retry_after
-        self._tokens, self._seen = burst, 0.0
+        self._tokens, self._updated_at = burst, 0.0
 
-    def ask(self, now: float) -> Reply:
-        self._tokens = min(self.burst, self._tokens + (now - self._seen) * self.rate)
-        self._seen = now
+    def respond(self, now: float) -> Reply:
+        self._tokens = min(self.burst, self._tokens + (now - self._updated_at) * self.rate)
+        self._updated_at = now
         if self._tokens < 1:
             return Reply(429, jittered(self._random, LATENCY / 2), self._retry_after)
         self._tokens -= 1
         return Reply(200, jittered(self._random, LATENCY))
 
 
-class Queueing:
-    """One queue of so many places, served at `rate`; 503 where it is full. Between `cut` the rate is a quarter."""
+class QueueingServer:
+    """One queue of `capacity` requests, served at `rate`; 503 when it is full. During `cut` the rate is a quarter."""
 
     def __init__(
-        self, random: Random, rate: float, places: int = 60, cut: tuple[float, float] = (math.inf, math.inf)
+        self, random: Random, rate: float, capacity: int = 60, cut: tuple[float, float] = (math.inf, math.inf)
     ) -> None:
-        self._random, self._rate, self._places, self._cut = random, rate, places, cut
+        self._random, self._rate, self._capacity, self._cut = random, rate, capacity, cut
         self._free_at = 0.0
 
     def rate(self, now: float) -> float:
         return self._rate / 4 if self._cut[0] <= now < self._cut[1] else self._rate
 
-    def ask(self, now: float) -> Reply:
-        each = 1 / self.rate(now)
+    def respond(self, now: float) -> Reply:
+        service_time = 1 / self.rate(now)
         waiting = max(0.0, self._free_at - now)
-        if waiting / each > self._places:
+        if waiting / service_time > self._capacity:
             return Reply(503, jittered(self._random, LATENCY))
-        self._free_at = max(now, self._free_at) + each
+        self._free_at = max(now, self._free_at) + service_time
         return Reply(200, waiting + jittered(self._random, LATENCY))
 
 
-class Windowed:
-    """So many in fixed windows, told in headers whose reset is in whole seconds: from now, or since 1970.
+class FixedWindowServer:
+    """A quota in fixed windows, reported in headers whose reset is in whole seconds, from now or since 1970.
 
-    `foreign` requests a second come besides, the clock is wrong by `skew` seconds, and of `moves` windows
-    each one ends later by a random part than it was told.
+    Another client sends `foreign` requests a second. With `skew` the reset is a timestamp of a clock
+    that is wrong by as many seconds. A share `moves` of the windows ends later than first reported.
     """
 
     def __init__(
@@ -100,222 +100,236 @@ class Windowed:
     ) -> None:
         self._random, self._limit, self._per = random, limit, per
         self._foreign, self._skew, self._moves = foreign, skew, moves
-        self._ends, self._left, self._seen = -math.inf, 0.0, 0.0
-        self._moved = True
+        self._ends_at, self._remaining, self._updated_at = -math.inf, 0.0, 0.0
+        self._has_moved = True
 
-    def ask(self, now: float) -> Reply:
-        if now >= self._ends:
-            # Where the reset is a moment, windows begin with whole seconds.
-            begins = now if self._skew is None else math.floor(now)
-            self._ends, self._left, self._seen = begins + self._per, self._limit, now
-            self._moved = self._random.random() >= self._moves
-        elif not self._moved and self._left < self._limit / 2:
-            self._ends, self._moved = self._ends + self._random.uniform(0.0, self._per / 2), True
-        self._left -= min(self._left, self._foreign * (now - self._seen))
-        self._seen = now
+    def respond(self, now: float) -> Reply:
+        if now >= self._ends_at:
+            # If the reset is a timestamp, windows begin at whole seconds.
+            starts_at = now if self._skew is None else math.floor(now)
+            self._ends_at, self._remaining, self._updated_at = starts_at + self._per, self._limit, now
+            self._has_moved = self._random.random() >= self._moves
+        elif not self._has_moved and self._remaining < self._limit / 2:
+            self._ends_at, self._has_moved = self._ends_at + self._random.uniform(0.0, self._per / 2), True
+        self._remaining -= min(self._remaining, self._foreign * (now - self._updated_at))
+        self._updated_at = now
         latency = jittered(self._random, LATENCY)
-        admitted = self._left >= 1
-        self._left -= admitted
-        if admitted:
-            return Reply(200, latency, headers=self._told(now + latency / 2))
-        return Reply(429, latency, max(1.0, math.ceil(self._ends - now)), self._told(now + latency / 2))
+        is_admitted = self._remaining >= 1
+        self._remaining -= is_admitted
+        if is_admitted:
+            return Reply(200, latency, headers=self._headers(now + latency / 2))
+        return Reply(429, latency, max(1.0, math.ceil(self._ends_at - now)), self._headers(now + latency / 2))
 
-    def _told(self, now: float) -> Response:
+    def _headers(self, now: float) -> Response:
         headers = {
             "RateLimit-Policy": f'"q";q={self._limit};w={self._per:.0f}',
-            "RateLimit": f'"q";r={math.floor(self._left)};t={max(0, math.ceil(self._ends - now))}',
+            "RateLimit": f'"q";r={math.floor(self._remaining)};t={max(0, math.ceil(self._ends_at - now))}',
         }
         if self._skew is not None:
             headers = {
                 "Date": format_datetime(datetime.fromtimestamp(WALL + now + self._skew, UTC), usegmt=True),
                 "X-RateLimit-Limit": str(self._limit),
-                "X-RateLimit-Remaining": str(math.floor(self._left)),
-                "X-RateLimit-Reset": str(math.ceil(WALL + self._ends + self._skew)),
+                "X-RateLimit-Remaining": str(math.floor(self._remaining)),
+                "X-RateLimit-Reset": str(math.ceil(WALL + self._ends_at + self._skew)),
             }
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
         return Response(200, headers=raw, stream=httpx.ByteStream(b""), request=_REQUEST)
 
 
-class Ordering:
-    """Refuses by chance, and orders a pause of anything from a second to a quarter of an hour, as often as not long."""
+class PausingServer:
+    """Refuses a random share of requests with a pause of 1 s to 15 minutes, log-uniformly distributed."""
 
     def __init__(self, random: Random, share: float) -> None:
         self._random, self._share = random, share
 
-    def ask(self, now: float) -> Reply:
+    def respond(self, now: float) -> Reply:
         latency = jittered(self._random, LATENCY)
         if self._random.random() < self._share:
             return Reply(429, latency, float(round(10 ** self._random.uniform(0.0, 2.95))))
         return Reply(200, latency)
 
 
-class Failing:
-    """Fails a share of requests by chance, and all of them between `down`."""
+class FailingServer:
+    """Fails a random share of requests, and all of them during the periods `down`."""
 
     def __init__(
         self, random: Random, share: float = 0.0, down: Sequence[tuple[float, float]] = (), latency: float = LATENCY
     ) -> None:
         self._random, self._share, self._down, self._latency = random, share, down, latency
 
-    def ask(self, now: float) -> Reply:
+    def respond(self, now: float) -> Reply:
         is_down = any(begin <= now < end for begin, end in self._down)
         failed = is_down or self._random.random() < self._share
         return Reply(500 if failed else 200, jittered(self._random, self._latency))
 
 
 def jittered(random: Random, seconds: float) -> float:
-    """Give or take a tenth."""
+    """A random value within a tenth of `seconds`."""
     return seconds * random.uniform(0.9, 1.1)
 
 
 @dataclass(slots=True)
-class Sent:
-    """One request: whose it was, when it went and when its answer came, and the pause that this ordered."""
+class SentRequest:
+    """One request: its stream, when it was sent and answered, its try and the pause that the response ordered."""
 
     stream: str
-    at: float
+    sent_at: float
     status: int
-    done: float
-    tried: int
-    ordered: float | None
+    done_at: float
+    attempt: int
+    ordered_pause: float | None
 
 
 @dataclass
-class World:
-    """Workers of some streams, each asking for page after page, of a server through one governor."""
+class SimulatedRun:
+    """A run of workers that fetch pages from a simulated server through one governor."""
 
     seed: int
-    make: Callable[[Random], Server]
+    make_server: Callable[[Random], Server]
     requests: int
     workers: int
     limits: tuple[RateLimit, ...] = ()
     adaptive: bool = True
     until: float = math.inf
     streams: tuple[tuple[str, float, int], ...] = ()
-    """Names, weights and workers of several, in place of one."""
-    sent: list[Sent] = field(default_factory=list)
-    failed: int = 0
+    """Names, weights and workers of several streams, instead of `workers` of one."""
+    sent: list[SentRequest] = field(default_factory=list)
+    failed_pages: int = 0
 
-    def run(self) -> World:
+    def run(self) -> SimulatedRun:
         asyncio.run(self._run())
         return self
 
     @property
-    def admitted(self) -> list[Sent]:
-        return [one for one in self.sent if one.status == 200]
+    def accepted(self) -> list[SentRequest]:
+        """Requests with status 200."""
+        return [request for request in self.sent if request.status == 200]
 
     def rate(self, begin: float, end: float) -> float:
-        """Answers a second between two moments."""
-        return sum(begin <= one.done < end for one in self.admitted) / (end - begin)
+        """Accepted requests a second from `begin` to `end`."""
+        return sum(begin <= request.done_at < end for request in self.accepted) / (end - begin)
 
-    def refused(self, begin: float = 0.0, end: float = math.inf) -> float:
-        """The share of requests sent between two moments that were refused."""
-        sent = [one for one in self.sent if begin <= one.at < end]
-        return sum(one.status != 200 for one in sent) / max(1, len(sent))
+    def refused_share(self, begin: float = 0.0, end: float = math.inf) -> float:
+        """Share of the requests sent from `begin` to `end` that were not accepted."""
+        sent = [request for request in self.sent if begin <= request.sent_at < end]
+        return sum(request.status != 200 for request in sent) / max(1, len(sent))
 
     @property
     def seconds(self) -> float:
-        return max(one.done for one in self.admitted)
+        return max(request.done_at for request in self.accepted)
 
     async def _run(self) -> None:
         random = Random(self.seed)
         self._clock = VirtualClock()
-        self._zero = self._clock.monotonic()
+        self._started_at = self._clock.monotonic()
         self._random = random
-        self.server = self.make(random)
-        self.governor = Watched(self._clock, random, LoopLag(), HostState(random))
-        self._left = self.requests
+        self.server = self.make_server(random)
+        self.governor = CheckedGovernor(self._clock, random, LoopLag(), HostState(random))
+        self._remaining = self.requests
         streams = self.streams or (("stream", 1.0, self.workers),)
         async with asyncio.TaskGroup() as tasks:
             for name, weight, workers in streams:
-                client = self.governor.client(name, weight, self.limits, adaptive=self.adaptive, patient=False)
+                client = self.governor.add_client(
+                    name, weight, self.limits, adaptive=self.adaptive, accept_long_waits=False
+                )
                 for _ in range(workers):
                     tasks.create_task(self._worker(client))
-        assert self.governor.in_flight == self.governor.host.in_flight == 0, "a ticket did not come back"
+        assert self.governor.in_flight == self.governor.host.in_flight == 0, "a permit was not released"
 
-    def end(self) -> None:
-        """Begin no page more."""
-        self._left = 0
+    def stop(self) -> None:
+        """Start no further page."""
+        self._remaining = 0
 
     def now(self) -> float:
-        return self._clock.monotonic() - self._zero
+        return self._clock.monotonic() - self._started_at
 
     async def _worker(self, client: QuotaClient) -> None:
-        while self._left > 0 and self.now() < self.until:
-            self._left -= 1
-            await self._page(client)
+        while self._remaining > 0 and self.now() < self.until:
+            self._remaining -= 1
+            await self._fetch_page(client)
 
-    async def _page(self, client: QuotaClient) -> None:
-        tried, spent, paid = 0, 0, 0.0
+    async def _fetch_page(self, client: QuotaClient) -> None:
+        attempt, failures, cost = 0, 0, 0.0
         governor = self.governor
         while True:
-            ticket = await self._ticket(client)
-            tried += 1
-            at = self.now()
-            reply = self.server.ask(at)
+            permit = await self._wait_for_permit(client)
+            attempt += 1
+            sent_at = self.now()
+            reply = self.server.respond(sent_at)
             await asyncio.sleep(reply.after)
-            self.sent.append(Sent(client.name, at, reply.status, self.now(), tried, reply.retry_after))
-            told = told_quotas(reply.headers, WALL + self.now(), governor.host.time) if reply.headers else ()
-            governor.first_byte(ticket, told)
-            governor.release(ticket)
-            governor.look()
+            self.sent.append(SentRequest(client.name, sent_at, reply.status, self.now(), attempt, reply.retry_after))
+            quotas = (
+                reported_quotas(reply.headers, WALL + self.now(), governor.host.server_clock) if reply.headers else ()
+            )
+            governor.record_first_byte(permit, quotas)
+            governor.release(permit)
+            governor.check_invariants()
             if reply.status == 200:
-                governor.succeeded(ticket, paid)
+                governor.record_success(permit, cost)
                 return
             if reply.status == 429 or reply.retry_after is not None:
-                governor.refused(ticket, is_ordered=reply.retry_after is not None)
+                governor.record_refusal(permit, has_retry_after=reply.retry_after is not None)
                 wait = reply.retry_after
-                governor.close_for(max(0.5, self._random.uniform(0.0, 1.0)) if wait is None else wait)
+                governor.pause_for(max(0.5, self._random.uniform(0.0, 1.0)) if wait is None else wait)
                 continue
-            paid += RETRY
-            if spent < 4 and governor.failed(ticket, is_overload=reply.status == 503):
+            cost += RETRY_COST
+            if failures < 4 and governor.record_failure(permit, is_overload=reply.status == 503):
                 continue
-            spent += 1
-            if spent >= 5:
-                self.failed += 1
+            failures += 1
+            if failures >= 5:
+                self.failed_pages += 1
                 return
-            await asyncio.sleep(self._random.uniform(0.0, min(30.0, 0.25 * 2 ** (spent - 1))))
+            await asyncio.sleep(self._random.uniform(0.0, min(30.0, 0.25 * 2 ** (failures - 1))))
 
-    async def _ticket(self, client: QuotaClient) -> Permit:
-        """As the wire does it."""
+    async def _wait_for_permit(self, client: QuotaClient) -> Permit:
+        """Wait for a permit as RequestSender does."""
         governor = self.governor
-        while (ticket := governor.acquire_nowait(client)) is None:
-            wait = governor.wait(client)
-            if wait is None or (wait.reason is not DOWN and (wait.seconds < LONG or wait.seconds == math.inf)):
-                if (ticket := await governor.acquire(client)) is not None:
-                    return ticket
+        while (permit := governor.acquire_nowait(client)) is None:
+            wait = governor.current_wait(client)
+            if wait is None or (
+                wait.reason is not WaitReason.HOST_DOWN and (wait.seconds < LONG_WAIT_S or wait.seconds == math.inf)
+            ):
+                if (permit := await governor.acquire(client)) is not None:
+                    return permit
                 continue
             assert wait.reason, "a wait without a reason"
-            await asyncio.sleep((_LOOK if wait.reason is DOWN else min(wait.seconds, wait.soonest + LONG)) - _EARLY)
-            governor.look()
-        return ticket
+            await asyncio.sleep(
+                (
+                    _PROBE_INTERVAL_S
+                    if wait.reason is WaitReason.HOST_DOWN
+                    else min(wait.seconds, wait.min_seconds + LONG_WAIT_S)
+                )
+                - _WAKE_EARLY_S
+            )
+            governor.check_invariants()
+        return permit
 
 
-class Watched(Governor):
-    """Holds what must hold whenever a request passes, and after each event."""
+class CheckedGovernor(Governor):
+    """A Governor that checks its invariants whenever it issues a permit, and after each event."""
 
-    def look(self) -> None:
-        """Nobody waits for nothing: an answer will come, or a timer is set."""
+    def check_invariants(self) -> None:
+        """Check that every wait ends: a response will come, or a timer is set."""
         assert not self._queue or self.host.in_flight or self._timer is not None, "a wait that nothing ends"
         assert 0 <= self.in_flight <= self.host.in_flight
-        assert 0 <= self.host.health.budget <= 500
+        assert 0 <= self.host.circuit_breaker.budget <= 500
 
-    def _let_go(self, client: QuotaClient, now: float) -> Permit:
-        assert not self.closed_for, "sent while the gate was closed"
-        bound = math.inf if self.host.health.is_down or not client.is_adaptive else self.host.concurrency.limit
-        assert self.host.in_flight < max(1.0, bound), "beyond the limit"
-        assert not self.host.health.is_down or self.host.health.probe_at <= now, "a second probe"
-        assert self.windows.free_at(self.in_flight, now) <= now, "beyond what the API tells"
-        assert all(log.free_at(client.cost, now) <= now for log in client.logs), "beyond what is declared"
-        return super()._let_go(client, now)
+    def _issue_permit(self, client: QuotaClient, now: float) -> Permit:
+        assert not self.paused_for, "sent during a pause"
+        limit = math.inf if self.host.circuit_breaker.is_down or not client.is_adaptive else self.host.concurrency.limit
+        assert self.host.in_flight < max(1.0, limit), "beyond the concurrency limit"
+        assert not self.host.circuit_breaker.is_down or self.host.circuit_breaker.probe_at <= now, "a second probe"
+        assert self.quota_windows.available_at(self.in_flight, now) <= now, "beyond a reported quota"
+        assert all(log.available_at(client.cost, now) <= now for log in client.window_logs), "beyond a declared limit"
+        return super()._issue_permit(client, now)
 
 
-def most_in_a_window(times: Sequence[float], per: float) -> int:
-    """The largest number of moments in any half-open span of `per` seconds."""
-    most, window = 0, deque[float]()
+def max_in_window(times: Sequence[float], per: float) -> int:
+    """The largest number of times in any half-open span of `per` seconds."""
+    largest, window = 0, deque[float]()
     for time in sorted(times):
         window.append(time)
         while window[0] <= time - per:
             window.popleft()
-        most = max(most, len(window))
-    return most
+        largest = max(largest, len(window))
+    return largest

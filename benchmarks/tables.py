@@ -69,22 +69,22 @@ def pieces(lines: Path) -> Iterator[list[Chunk]]:
 
 
 def ours(to: Destination, lines: Path) -> None:
-    output = to.output()
+    output = to.new_writer()
     output.open(0)
-    output.begin({"op": "begin", "names": ["rows"], "streams": {"rows": {"identity": {}, "mode": "replace"}}})
-    output.describe("rows", StreamSchema(["id"]))
+    output.begin_run({"op": "begin", "names": ["rows"], "streams": {"rows": {"identity": {}, "mode": "replace"}}})
+    output.describe_stream("rows", StreamSchema(["id"]))
     owner, size = object(), 0
     for chunks in pieces(lines):
         size += sum(len(chunk.lines) for chunk in chunks)
-        if size < to.commit_size:
+        if size < to.commit_bytes:
             output.write("rows", owner, chunks)
         else:
             output.ledger.apply(output.commit({"rows": CommitPayload({}, {owner: chunks})}))
             owner, size = object(), 0
     output.ledger.apply(output.commit({"rows": CommitPayload({}, {owner: []})}))
-    output.finish("rows", {})
-    output.end()
-    output.tidy(is_end=True)
+    output.finish_stream("rows", {})
+    output.end_run()
+    output.maintain(is_end=True)
     output.close()
 
 

@@ -1,4 +1,4 @@
-"""A shop in a SQLite database, and three questions that it answers. No network is needed, nor anything but Python.
+"""Parents and children from a mock API into SQLite, then three SQL queries. It needs no network.
 
 python examples/analyse.py
 """
@@ -15,15 +15,15 @@ from pathlib import Path
 from asyncstreams import HttpStream, HttpSubStream, PageNumber, RequestContext, Source, SQLite
 from asyncstreams.testing import MockApi, Resource
 
-QUESTIONS = {
-    "Which countries do most customers live in?": """
+QUERIES = {
+    "Countries with the most customers": """
         SELECT json_extract(city, '$.country') AS country, count(*) AS customers
         FROM customers GROUP BY country ORDER BY customers DESC, country LIMIT 3""",
-    "How many customers of each plan have ordered, and how much?": """
+    "Customers with orders, orders and revenue by plan": """
         SELECT customers.plan, count(DISTINCT customer_id) AS customers, count(*) AS orders,
             CAST(sum(orders.total) AS INTEGER) AS total
         FROM customers JOIN orders ON customer_id = customers.id GROUP BY customers.plan ORDER BY 4 DESC""",
-    "Who has never ordered anything?": """
+    "Customers without orders": """
         SELECT count(*) AS customers, min(name) AS first
         FROM customers WHERE id NOT IN (SELECT customer_id FROM orders)""",
 }
@@ -65,13 +65,13 @@ async def extract(url: str, database: Path) -> None:
         print(f"{stream.stream}: {stream.records:,} rows")
 
 
-def ask(database: Path) -> None:
+def run_queries(database: Path) -> None:
     with closing(sqlite3.connect(database)) as shop:
-        for question, query in QUESTIONS.items():
-            found = shop.execute(query)
-            print(f"\n{question}")
-            print("  " + "  ".join(f"{column[0]:>10}" for column in found.description))
-            for row in found:
+        for title, query in QUERIES.items():
+            rows = shop.execute(query)
+            print(f"\n{title}")
+            print("  " + "  ".join(f"{column[0]:>10}" for column in rows.description))
+            for row in rows:
                 print("  " + "  ".join(f"{value!s:>10}" for value in row))
 
 
@@ -80,7 +80,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, MockApi(Resource("customers", 300), orders, process=True) as api:
         database = Path(folder) / "shop.sqlite"
         asyncio.run(extract(api.url, database))
-        ask(database)
+        run_queries(database)
     return 0
 
 

@@ -1,8 +1,8 @@
-"""Which repositories has an organisation on GitHub? Pages that follow the Link header, with a token.
+"""The repositories of a GitHub organisation: pagination by Link header, and a bearer token.
 
 python examples/github_repos.py                           # the real API, 60 requests an hour
 GITHUB_TOKEN=ghp_... python examples/github_repos.py      # the real API, 5,000 requests an hour
-python examples/github_repos.py http://127.0.0.1:8000/    # a server of your own, such as a test's
+python examples/github_repos.py http://127.0.0.1:8000/    # another server, such as that of a test
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ async def main(url: str = GITHUB) -> None:
     token = os.environ.get("GITHUB_TOKEN")
     repos = Repos("encode", url, authenticator=TokenAuthenticator(token) if token else None)
 
-    found = await repos.read()
+    records = await repos.read()
 
-    stars = sum(repo["stargazers_count"] for repo in found)
-    print(f"{len(found)} repositories of {repos.org}, {stars:,} stars")
-    for repo in sorted(found, key=lambda repo: repo["stargazers_count"], reverse=True)[:3]:
+    stars = sum(repo["stargazers_count"] for repo in records)
+    print(f"{len(records)} repositories of {repos.org}, {stars:,} stars")
+    for repo in sorted(records, key=lambda repo: repo["stargazers_count"], reverse=True)[:3]:
         print(f"{repo['stargazers_count']:>8,}  {repo['name']}")
 
 

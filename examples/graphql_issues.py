@@ -1,4 +1,4 @@
-"""Which issues has a repository? GraphQL: POST, a cursor in the variables, errors inside a 200.
+"""The issues of a GitHub repository by GraphQL: POST, a cursor in the variables, errors in a 200 response.
 
 GITHUB_TOKEN=ghp_... python examples/graphql_issues.py                          # the real API
 GITHUB_TOKEN=ghp_... python examples/graphql_issues.py http://127.0.0.1:8000/   # another server
@@ -23,7 +23,7 @@ ACTIONS = {"RATE_LIMITED": ResponseAction.THROTTLED, None: ResponseAction.RETRY}
 
 
 class Issues(HttpStream):
-    """Every issue of a repository, the oldest first."""
+    """All issues of a repository, oldest first."""
 
     http_method = "POST"
     primary_key = "number"
@@ -44,17 +44,17 @@ class Issues(HttpStream):
         action = super().classify(response, context)
         if action is not ResponseAction.SUCCESS or not (errors := response.json().get("errors")):
             return action
-        # An error without a type is GitHub's own, such as a query that ran out of time.
+        # Errors without a type are internal errors of GitHub, such as a query timeout.
         return ACTIONS.get(errors[0].get("type"), ResponseAction.FAIL)
 
 
 async def main(url: str = GITHUB) -> None:
     issues = Issues("pallets", "click", url, authenticator=TokenAuthenticator(os.environ["GITHUB_TOKEN"]))
 
-    found = await issues.read()
+    records = await issues.read()
 
-    states = Counter(issue["state"].lower() for issue in found)
-    print(f"{len(found)} issues of {issues.owner}/{issues.repo}: {states['open']} open, {states['closed']} closed")
+    states = Counter(issue["state"].lower() for issue in records)
+    print(f"{len(records)} issues of {issues.owner}/{issues.repo}: {states['open']} open, {states['closed']} closed")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""How did a player's games end? An export of any length, read line by line while it arrives.
+"""The results of a player's games on Lichess: an NDJSON export of any length, parsed while it arrives.
 
 python examples/ndjson_export.py                           # the real API
-python examples/ndjson_export.py http://127.0.0.1:8000/    # a server of your own
+python examples/ndjson_export.py http://127.0.0.1:8000/    # another server
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LICHESS = "https://lichess.org/"
 
 
 class Games(HttpStream):
-    """The games of a player on Lichess, the newest first."""
+    """The games of a player on Lichess, newest first."""
 
     primary_key = "id"
 
@@ -35,7 +35,7 @@ class Games(HttpStream):
     def request_headers(self, context: RequestContext) -> dict[str, str]:
         return {"Accept": "application/x-ndjson"}
 
-    # An async generator is given the body while it arrives: no more than a part of it is ever held.
+    # An async generator gets the response while it arrives, so memory use does not depend on its length.
     async def parse_response(self, response: Response, context: RequestContext) -> AsyncIterator[Record]:
         async for game in ndjson(response):
             yield game
@@ -43,15 +43,15 @@ class Games(HttpStream):
 
 async def main(url: str = LICHESS) -> None:
     games = Games("DrNykterstein", url)
-    endings = Counter[str]()
+    results = Counter[str]()
 
     async with games.records() as records:
         async for game in records:
-            endings[game["status"]] += 1
+            results[game["status"]] += 1
 
-    print(f"{endings.total()} games of {games.player}")
-    for ending, count in endings.most_common(3):
-        print(f"{count:>8,}  {ending}")
+    print(f"{results.total()} games of {games.player}")
+    for result, count in results.most_common(3):
+        print(f"{count:>8,}  {result}")
 
 
 if __name__ == "__main__":

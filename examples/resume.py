@@ -1,4 +1,4 @@
-"""An extraction that is killed twice on purpose, and resumed: the files hold each record once. No network is needed.
+"""An extraction that is killed twice and resumed: the files hold each record once. It needs no network.
 
 python examples/resume.py
 """
@@ -21,7 +21,7 @@ CUSTOMERS = 60
 
 
 class Orders(HttpStream):
-    """The orders of each customer: a slice each, so that what is done need not be asked for again."""
+    """The orders of each customer. Each customer is a slice, so finished ones are not requested again."""
 
     records_path = "data"
     primary_key = "id"
@@ -44,7 +44,7 @@ def extract(url: str, out: str) -> None:
 
 
 def ids(out: Path) -> list[int]:
-    """What is in the files that anybody can see."""
+    """The ids in the committed files."""
     lines = [line for part in out.glob("orders/part-*.jsonl") for line in part.read_bytes().splitlines()]
     return [json.loads(line)["id"] for line in lines]
 
@@ -58,22 +58,19 @@ def main() -> int:
     ):
         out = Path(folder) / "out"
         for run in (1, 2, 3):
-            asked, known = api.counts.requests, len(ids(out))
+            requests_before, orders_before = api.counts.requests, len(ids(out))
             process = processes.Process(target=extract, args=(api.url, str(out)))
             process.start()
-            while process.is_alive() and (run == 3 or len(ids(out)) <= known):
+            while process.is_alive() and (run == 3 or len(ids(out)) <= orders_before):
                 time.sleep(0.01)
             process.kill()
             process.join()
-            ended = "came to its end" if run == 3 else "killed"
-            print(
-                f"run {run}: {api.counts.requests - asked:3} requests, {len(ids(out)):5,} orders in the files; {ended}"
-            )
-        found, expected = sorted(ids(out)), sorted(api.ids("orders"))
-    print(
-        f"{len(expected):,} orders in the shop: {'all there, each once' if found == expected else 'NOT what is there'}"
-    )
-    return 0 if found == expected else 1
+            requests, end = api.counts.requests - requests_before, "finished" if run == 3 else "killed"
+            print(f"run {run}: {requests:3} requests, {len(ids(out)):5,} orders in the files; {end}")
+        written, expected = sorted(ids(out)), sorted(api.ids("orders"))
+    verdict = "each is in the files once" if written == expected else "the files DIFFER from the API"
+    print(f"{len(expected):,} orders in the API: {verdict}")
+    return 0 if written == expected else 1
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What was charged, in each currency? A cursor that is the last record's id, with a key as user name.
+"""Stripe charges by currency: the last record's id as the cursor, and an API key as the user name.
 
 STRIPE_API_KEY=sk_test_... python examples/stripe_charges.py                          # the real API
 STRIPE_API_KEY=sk_test_... python examples/stripe_charges.py http://127.0.0.1:8000/   # another server
@@ -18,14 +18,14 @@ STRIPE = "https://api.stripe.com/"
 
 
 class Charges(HttpStream):
-    """Every charge of the account, the newest first."""
+    """All charges of the account, newest first."""
 
     primary_key = "id"
     records_path = "data"
     paginator = Cursor("data[-1].id", param="starting_after", more="has_more")
 
     def __init__(self, key: str, url_base: str = STRIPE, **options: Unpack[StreamOptions]) -> None:
-        # Stripe wants the key as the user name, and no password.
+        # Stripe expects the key as the user name and an empty password.
         options.setdefault("authenticator", BasicHttpAuthenticator(key))
         super().__init__(**options)
         self.url_base = url_base

@@ -1,6 +1,6 @@
-"""What was said about each issue of each project? Three levels of streams, each of which is read once.
+"""Projects, issues and comments: three levels of substreams, each parent read once. It needs no network.
 
-python examples/tree.py    # from an issue tracker that it starts on this machine
+python examples/tree.py
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from asyncstreams.testing import MockApi, Resource
 
 
 class Projects(HttpStream):
-    """The top of the tree."""
+    """The root of the tree."""
 
     primary_key = "id"
     records_path = "data"
@@ -24,8 +24,8 @@ class Projects(HttpStream):
         return "projects"
 
 
-class OfProject(HttpSubStream):
-    """What lies below each project: a slice for each of them, of which path() needs the id."""
+class ProjectChild(HttpSubStream):
+    """Base class of the children of projects: one slice for each project, whose id path() uses."""
 
     primary_key = "id"
     records_path = "data"
@@ -36,16 +36,16 @@ class OfProject(HttpSubStream):
         return ("projects", context.stream_slice["parent"]["id"], self.name)
 
 
-class Releases(OfProject):
-    """One child of Projects."""
+class Releases(ProjectChild):
+    """The releases of each project."""
 
 
-class Issues(OfProject):
-    """The other one, and itself the parent of Comments."""
+class Issues(ProjectChild):
+    """The issues of each project, and the parent of the comments."""
 
 
 class Comments(HttpSubStream):
-    """What lies below each issue, which says itself in which project it is."""
+    """The comments of each issue, whose record contains the id of its project."""
 
     records_path = "data"
     parent_fields = ("id", "project_id")
@@ -55,8 +55,8 @@ class Comments(HttpSubStream):
         return ("projects", issue["project_id"], "issues", issue["id"], "comments")
 
 
-def comment(number: int, chance: Random) -> Record:
-    return {"id": number, "author": chance.choice(("Ada", "Femi", "Lena", "Noor"))}
+def comment(number: int, rng: Random) -> Record:
+    return {"id": number, "author": rng.choice(("Ada", "Femi", "Lena", "Noor"))}
 
 
 TRACKER = MockApi(
@@ -72,23 +72,23 @@ async def main() -> None:
     projects = Projects()
     issues = Issues(parent=projects)
     streams = [projects, issues, Releases(parent=projects), Comments(parent=issues)]
-    read, authors = Counter[str](), Counter[str]()
+    record_counts, authors = Counter[str](), Counter[str]()
 
     async with TRACKER as api:
         for stream in streams:
             stream.url_base = api.url
         async with Source(streams).pages() as pages:
             async for page in pages:
-                read[page.stream] += len(page.records)
+                record_counts[page.stream] += len(page.records)
                 if page.stream == "comments":
                     authors.update(record["author"] for record in page.records)
 
-    asked = TRACKER.counts.by_resource
+    requests = TRACKER.counts.by_resource
     for stream in streams:
-        print(f"{read[stream.name]:>4} {stream.name:<9} in {asked[stream.name]:>3} requests")
+        print(f"{record_counts[stream.name]:>4} {stream.name:<9} in {requests[stream.name]:>3} requests")
     author, count = authors.most_common(1)[0]
-    print(f"{author} wrote most: {count} comments")
-    print(f"requests for projects, whose children are two streams: {asked['projects']}")
+    print(f"most comments: {author}, with {count}")
+    print(f"requests for projects, the parent of two streams: {requests['projects']}")
 
 
 if __name__ == "__main__":

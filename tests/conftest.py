@@ -1,4 +1,4 @@
-"""How do the tests run: the same examples each time; `pytest --hypothesis-profile=random` looks for new ones."""
+"""Test configuration. Hypothesis repeats the same examples; `--hypothesis-profile=random` tries new ones."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import signal
 
 from hypothesis import settings
 
-# What is forked has imported these already.
+# Forked processes start with these modules imported.
 multiprocessing.set_forkserver_preload(["pytest", "respx", "asyncstreams", "asyncstreams.testing"])
 
-# Whoever starts this in the background may have it ignore Ctrl-C, which tests press.
+# A shell that starts pytest in the background lets it ignore SIGINT, which some tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# No deadlines: how long an example takes is the machine's affair.
+# No deadlines: the duration of an example depends on the machine.
 settings.register_profile("steady", derandomize=True, database=None, deadline=None)
 settings.register_profile("random", derandomize=False, deadline=None)
 settings.load_profile("steady")

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fake_api import Api, declared, slices, taken
+from fake_api import Api, subclass, slices, collect_pages
 from rich.console import Console
 
 from asyncstreams import (
@@ -27,7 +27,7 @@ from asyncstreams import (
 from asyncstreams.progress import Progress
 from asyncstreams.testing import Quota, VirtualClock
 
-DOWN, PACED, PAUSE = "the host to answer again", "the pace that refusals have taught", "the API's pause to end"
+DOWN, PACED, PAUSE = "the host to respond again", "the rate learned from refusals", "the API's pause to end"
 Fault = Callable[[httpx.Request], httpx.Response]
 
 
@@ -50,11 +50,11 @@ class Refusing(Api):
     def __init__(
         self, clock: VirtualClock, quota: Quota, retry_after: str | None = None, seconds: float = 0.05
     ) -> None:
-        meter, self.refused = quota.meter(), 0
+        meter, self.refused = quota.new_meter(), 0
         headers = {} if retry_after is None else {"Retry-After": retry_after}
 
         def answer(request: httpx.Request) -> httpx.Response:
-            if meter.take(clock.monotonic()).allowed:
+            if meter.admit(clock.monotonic()).allowed:
                 return well(request)
             self.refused += 1
             return httpx.Response(429, headers=headers)
@@ -164,12 +164,12 @@ async def test_whoever_knows_better_presses_it_at_once(virtual_clock: VirtualClo
 
     await stream.read(slices=slices(range(6000)))
 
-    assert api.most == 200
+    assert api.peak_in_flight == 200
     assert median(api.waits) > 0.8
 
 
 def sent_until(api: Api, seconds: float) -> int:
-    return sum(time - api.times[0] < seconds for time in api.times)
+    return sum(time - api.request_times[0] < seconds for time in api.request_times)
 
 
 async def test_it_begins_with_few_requests_and_finds_out_how_many_are_borne(virtual_clock: VirtualClock) -> None:
@@ -179,14 +179,14 @@ async def test_it_begins_with_few_requests_and_finds_out_how_many_are_borne(virt
 
     assert sent_until(api, 0.9) == 1
     assert 2 <= sent_until(api, 1.9) - 1 <= 5
-    assert api.most == 64
+    assert api.peak_in_flight == 64
     assert virtual_clock.monotonic() < 1000 / 64 + 8
 
 
 @pytest.mark.parametrize("where", ["class", "stream", "source"])
 async def test_without_adaptive_all_go_at_once(virtual_clock: VirtualClock, where: str) -> None:
     api = Api(well, seconds=1)
-    kind = declared(Records, adaptive=False) if where == "class" else Records
+    kind = subclass(Records, adaptive=False) if where == "class" else Records
     stream = kind(transport=api, clock=virtual_clock, **{"adaptive": False} if where == "stream" else {})
     given = slices(range(100))
 
@@ -230,14 +230,14 @@ async def test_an_outage_beyond_the_patience_ends_it_and_says_how_long_it_was(
     virtual_clock: VirtualClock, fault: Fault
 ) -> None:
     api = Outage(virtual_clock, 5, math.inf, fault)
-    stream = declared(Records, outage_timeout=120)(transport=api, clock=virtual_clock, seed=1)
+    stream = subclass(Records, outage_timeout=120)(transport=api, clock=virtual_clock, seed=1)
 
     with pytest.raises(HostUnavailable, match=r"for 1[23]\d s") as caught:
         await stream.read(slices=slices(range(4000)))
 
     assert "outage_timeout" in str(caught.value.hint)
     assert 125 < virtual_clock.monotonic() < 150
-    assert len(api.times) - sent_until(api, 5) <= 200
+    assert len(api.request_times) - sent_until(api, 5) <= 200
 
 
 async def down(source: Source, name: str, clock: VirtualClock) -> asyncio.Task[Any]:
@@ -261,7 +261,7 @@ async def test_whoever_leaves_in_an_outage_leaves_a_source_that_serves_later(
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reading
-        assert (api.open, virtual_clock.monotonic() < 60) == (0, True)
+        assert (api.in_flight, virtual_clock.monotonic() < 60) == (0, True)
         await asyncio.sleep(61 - virtual_clock.monotonic())
         async with asyncio.timeout(60):
             found = await source.read(slices={"records": slices(range(40))})
@@ -276,7 +276,7 @@ async def test_whoever_leaves_while_others_wait_does_not_take_the_probe_with_him
         leaving = await down(source, "records", virtual_clock)
         staying = asyncio.create_task(source.read(slices={"records": slices(range(40))}))
         await asyncio.sleep(2.5)
-        assert api.open == 1
+        assert api.in_flight == 1
         leaving.cancel()
         found = await staying
 
@@ -294,15 +294,15 @@ async def test_whoever_leaves_in_a_pause_leaves_a_source_that_serves_after_it(vi
         found = await source.read(slices={"records": slices(range(40))})
 
     assert len(found["records"]) == 40
-    assert api.times[1] - api.times[0] >= 30
+    assert api.request_times[1] - api.request_times[0] >= 30
     assert virtual_clock.monotonic() < 40
 
 
 async def test_the_outage_of_one_origin_does_not_hold_back_a_stream_of_another(virtual_clock: VirtualClock) -> None:
     api, other = Outage(virtual_clock, 2, 300, unreachable), Api(well, seconds=0.2)
     streams = [
-        declared(Records, name="ill")(transport=api),
-        declared(Records, name="well", url_base="https://other.test/")(transport=other),
+        subclass(Records, name="ill")(transport=api),
+        subclass(Records, name="well", url_base="https://other.test/")(transport=other),
     ]
 
     found = await Source(streams, clock=virtual_clock, seed=1).read(
@@ -322,7 +322,7 @@ async def test_one_refusal_at_first_does_not_slow_it_down_for_long(
 
     await Records(transport=api, clock=virtual_clock, seed=1).read(slices=slices(range(5000)))
 
-    assert len(api.times) == 5001
+    assert len(api.request_times) == 5001
     assert virtual_clock.monotonic() < 5000 * 0.05 / 32 + 15
 
 
@@ -371,7 +371,7 @@ async def test_a_wait_in_an_outage_is_told_in_seconds(virtual_clock: VirtualCloc
     stream = Records(transport=Outage(virtual_clock, 0.5, 30), clock=virtual_clock, seed=1)
     stream.subscribe(heard.append)
 
-    await taken(stream.pages(slices=slices(range(80))))
+    await collect_pages(stream.pages(slices=slices(range(80))))
 
     waits = [event.seconds for event in heard if isinstance(event, WaitStarted) and event.reason == DOWN]
     assert waits
@@ -385,7 +385,7 @@ async def test_a_page_that_is_broken_fails_in_time_though_it_is_the_last(
     api = Api(lambda request: httpx.Response(status) if request.url.path.endswith("/9") else well(request))
     reading = Records(transport=api, clock=virtual_clock, seed=1).pages(slices=slices(range(10)))
 
-    found, error = await taken(reading, PartialFailure)
+    found, error = await collect_pages(reading, PartialFailure)
 
     assert (len(found), [one.status for one in error.errors]) == (9, [status])
     assert virtual_clock.monotonic() < seconds

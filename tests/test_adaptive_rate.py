@@ -29,7 +29,7 @@ class Bucket:
     def ask_until(self, end: float, at_once: int = 32) -> None:
         """Ask as fast as the pace allows, with no more than so many on the wire."""
         while True:
-            soonest = max(self.now, self._opens, self.pace.free_at(self.now))
+            soonest = max(self.now, self._opens, self.pace.available_at(self.now))
             is_full = len(self._answers) >= at_once
             if self._answers and (is_full or self._answers[0][0] <= soonest):
                 self._answer()
@@ -44,7 +44,7 @@ class Bucket:
         self._filled = self.now
         is_admitted = self._tokens >= 1
         self._tokens -= is_admitted
-        number = self.pace.passed(self.now)
+        number = self.pace.record_request(self.now)
         self.sent += 1
         heapq.heappush(self._answers, (self.now + LATENCY, number, self.now, is_admitted))
 
@@ -52,19 +52,19 @@ class Bucket:
         self.now, number, sent_at, is_admitted = heapq.heappop(self._answers)
         if is_admitted:
             self.admitted += 1
-            self.pace.succeeded(self.now, is_bound=self.pace.free_at(self.now) > self.now)
+            self.pace.record_success(self.now, is_limiting=self.pace.available_at(self.now) > self.now)
         else:
             self.refused += 1
-            self.pace.refused(sent_at, number)
+            self.pace.record_refusal(sent_at, number)
             self._opens = max(self._opens, self.now + self.pause)
 
 
 def segment(pace: AdaptiveRate, begins: float, seconds: float, admitted: int) -> int:
     """So many that were admitted, and after so many seconds one that was refused; its number."""
     for _ in range(admitted):
-        pace.passed(begins)
-    number = pace.passed(begins + seconds)
-    pace.refused(begins + seconds, number)
+        pace.record_request(begins)
+    number = pace.record_request(begins + seconds)
+    pace.record_refusal(begins + seconds, number)
     return number
 
 
@@ -78,7 +78,7 @@ def learnt(*segments: tuple[float, int], pause: float = 100.0) -> AdaptiveRate:
     for seconds, admitted in segments:
         segment(pace, now, seconds, admitted)
         now += seconds + pause
-    pace.passed(now)
+    pace.record_request(now)
     return pace
 
 
@@ -89,9 +89,9 @@ def test_without_a_refusal_nobody_waits(gaps: list[float]) -> None:
 
     for gap in gaps:
         now += gap
-        assert pace.free_at(now) == now
-        pace.passed(now)
-        pace.succeeded(now, is_bound=True)
+        assert pace.available_at(now) == now
+        pace.record_request(now)
+        pace.record_success(now, is_limiting=True)
 
     assert pace.rate is None
 
@@ -156,9 +156,9 @@ def test_answers_that_take_longer_than_the_pause_are_counted_too() -> None:
     pace = AdaptiveRate()
     segment(pace, 0.0, 0.1, 9)
 
-    pace.passed(0.5)
+    pace.record_request(0.5)
     for _ in range(9):
-        pace.succeeded(1.0, is_bound=False)
+        pace.record_success(1.0, is_limiting=False)
 
     assert pace.rate is None or pace.rate > 9
 
@@ -170,12 +170,12 @@ def test_where_a_rate_is_known_requests_keep_their_distance_and_a_late_one_is_ha
 ) -> None:
     pace = AdaptiveRate()
     pace.rate = rate
-    pace.passed(100.0)
-    assert pace.free_at(100.0) == pytest.approx(100 + 1 / rate, abs=0.021)
+    pace.record_request(100.0)
+    assert pace.available_at(100.0) == pytest.approx(100 + 1 / rate, abs=0.021)
 
     now, passed = 100 + 1 / rate + late, 0
-    while pace.free_at(now) <= now:
-        pace.passed(now)
+    while pace.available_at(now) <= now:
+        pace.record_request(now)
         passed += 1
 
     assert passed <= 2 + 0.02 * rate
@@ -187,8 +187,8 @@ def test_a_storm_of_refusals_counts_as_one() -> None:
         number = segment(pace, 0.0, 2.0, 40)
         for begins in (3.0, 4.0):
             for _ in range(refusals):
-                pace.refused(2.0, number)
-            pace.passed(begins)
+                pace.record_refusal(2.0, number)
+            pace.record_request(begins)
 
     assert storm.rate == one.rate is not None
 
@@ -197,10 +197,10 @@ def test_a_segment_ends_with_the_first_request_that_was_refused_whichever_is_ans
     in_order, crossed = AdaptiveRate(), AdaptiveRate()
     for pace, order in ((in_order, 1), (crossed, -1)):
         for _ in range(40):
-            pace.passed(0.0)
-        for sent_at, number in [(at, pace.passed(at)) for at in (2.0, 2.5)][::order]:
-            pace.refused(sent_at, number)
-        pace.passed(10.0)
+            pace.record_request(0.0)
+        for sent_at, number in [(at, pace.record_request(at)) for at in (2.0, 2.5)][::order]:
+            pace.record_refusal(sent_at, number)
+        pace.record_request(10.0)
 
     assert in_order.rate == crossed.rate is not None
 
@@ -208,13 +208,13 @@ def test_a_segment_ends_with_the_first_request_that_was_refused_whichever_is_ans
 def test_refused_from_the_first_request_on_halves_the_rate_and_once_for_a_storm() -> None:
     pace = AdaptiveRate()
     segment(pace, 0.0, 2.0, 40)
-    number = pace.passed(102.0)
+    number = pace.record_request(102.0)
     before = rate_of(pace)
 
     for begins in (201.0, 202.0):
         for _ in range(30):
-            pace.refused(102.0, number)
-        pace.passed(begins)
+            pace.record_refusal(102.0, number)
+        pace.record_request(begins)
 
     assert pace.rate == max(2.0, before / 2)
 
@@ -240,7 +240,7 @@ def raises(pace: AdaptiveRate, begins: float, seconds: int, *, is_bound: bool) -
     factors: list[float] = []
     for second in range(seconds):
         before = rate_of(pace)
-        pace.succeeded(begins + second, is_bound=is_bound)
+        pace.record_success(begins + second, is_limiting=is_bound)
         if pace.rate != before:
             factors.append(rate_of(pace) / before)
     return factors
@@ -265,14 +265,14 @@ def test_a_refusal_makes_the_steps_small_again() -> None:
     raises(pace, MEASURED, 60, is_bound=True)
 
     segment(pace, MEASURED, 60.0, 620)
-    pace.passed(MEASURED + 61)
+    pace.record_request(MEASURED + 61)
 
     assert raises(pace, MEASURED + 61, 21, is_bound=True) == pytest.approx([1.01, 1.02])
 
 
 def test_between_a_refusal_and_the_next_request_nothing_is_raised() -> None:
     pace = measured()
-    pace.refused(MEASURED + 3, pace.passed(MEASURED + 3))
+    pace.record_refusal(MEASURED + 3, pace.record_request(MEASURED + 3))
 
     assert raises(pace, MEASURED + 4, 60, is_bound=True) == []
 

@@ -77,7 +77,7 @@ def test_failures_of_what_was_sent_together_raise_the_exponent_once(sent: float,
     backoff = StreamBackoff()
 
     for now in sorted(sent + seconds for seconds in lasted):
-        backoff.failed(sent, now)
+        backoff.record_failure(sent, now)
 
     assert backoff.failures == 1
 
@@ -86,7 +86,7 @@ def test_32_failures_at_the_moment_they_were_sent_raise_the_exponent_once() -> N
     backoff = StreamBackoff()
 
     for _ in range(32):
-        backoff.failed(5.0, 5.0)
+        backoff.record_failure(5.0, 5.0)
 
     assert backoff.failures == 1
 
@@ -98,7 +98,7 @@ def test_failures_one_after_the_other_raise_the_exponent_each_time(count: int, p
     now = 0.0
 
     for _ in range(count):
-        backoff.failed(now, now + lasted)
+        backoff.record_failure(now, now + lasted)
         now += lasted + pause
 
     assert backoff.failures == count
@@ -106,23 +106,23 @@ def test_failures_one_after_the_other_raise_the_exponent_each_time(count: int, p
 
 def test_a_success_makes_the_endpoint_well_again() -> None:
     backoff = StreamBackoff()
-    backoff.failed(0, 1)
-    backoff.failed(2, 3)
+    backoff.record_failure(0, 1)
+    backoff.record_failure(2, 3)
 
-    backoff.succeeded()
+    backoff.record_success()
     assert backoff.failures == 0
 
-    backoff.failed(4, 5)
+    backoff.record_failure(4, 5)
     assert backoff.failures == 1
 
 
 def test_a_late_failure_of_what_was_sent_before_the_last_raise_is_no_news() -> None:
     backoff = StreamBackoff()
-    backoff.failed(0, 10)
-    backoff.failed(11, 12)
+    backoff.record_failure(0, 10)
+    backoff.record_failure(11, 12)
 
-    backoff.failed(9, 30)
-    backoff.failed(11.5, 31)
+    backoff.record_failure(9, 30)
+    backoff.record_failure(11.5, 31)
 
     assert backoff.failures == 2
     assert "2 failures" in repr(backoff)

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fake_api import Api, Items, Named, slices, taken, told, within
+from fake_api import Api, Items, NamedItems, slices, collect_pages, paged_api, real_timeout
 from loopback import Received, Wire, answer, serve
 
 from asyncstreams import AuthError, HttpStream, Offset, PageNumber, RequestContext, Source
@@ -25,7 +25,7 @@ class Left(Exception):
 
 @pytest.fixture(autouse=True)
 def nothing_is_left_over() -> Iterator[None]:
-    with within(90), warnings.catch_warnings(record=True) as seen:
+    with real_timeout(90), warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         yield
         gc.collect()
@@ -93,7 +93,7 @@ async def test_a_run_can_be_cancelled_at_each_of_its_steps(virtual_clock, kind, 
             with suppress(asyncio.CancelledError):
                 await reading
 
-        assert api.open == 0, f"at step {step}"
+        assert api.in_flight == 0, f"at step {step}"
         assert done or reading.cancelled(), f"at step {step} the cancellation was lost"
         if done:
             break
@@ -139,10 +139,10 @@ async def test_after_each_page_everything_ends_at_once(virtual_clock, way, kind)
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([left])
             raised = asyncio.CancelledError if left.cancelled() else left.exception() and type(left.exception())
-        asked = len(api.asked)
+        asked = len(api.requested)
         await asyncio.sleep(1000)
 
-        assert (raised, api.open, len(api.asked)) == (LEAVES[way], 0, asked)
+        assert (raised, api.in_flight, len(api.requested)) == (LEAVES[way], 0, asked)
 
 
 @pytest.mark.parametrize("seconds", [0.5, 1.5, 2.2, 4.0, 5.5])
@@ -157,14 +157,14 @@ async def test_a_timeout_around_a_consumer_that_waits_ends_it_then(virtual_clock
                 await stream.read(slices=slices("abcbcbcbcbcbc" * 3))
 
     assert virtual_clock.monotonic() - begun == pytest.approx(seconds, abs=0.01)
-    assert api.open == 0
+    assert api.in_flight == 0
 
 
 @pytest.mark.parametrize("status", [503, 429])
 async def test_leaving_while_all_slices_wait_for_a_better_time_is_at_once(virtual_clock, status):
     def waiting(request: httpx.Request) -> httpx.Response:
         well = request.url.path == "/a"
-        return told(1)(request) if well else httpx.Response(status, headers={"Retry-After": "500"})
+        return paged_api(1)(request) if well else httpx.Response(status, headers={"Retry-After": "500"})
 
     api = Api(waiting)
     stream = type("Items", (Items,), {"max_tries": 9})(api, virtual_clock)
@@ -172,7 +172,7 @@ async def test_leaving_while_all_slices_wait_for_a_better_time_is_at_once(virtua
     async with no_task_more(), stream.pages(slices=slices("abcdef")) as pages:
         await anext(pages)
         await asyncio.sleep(20)
-        assert api.open == 0
+        assert api.in_flight == 0
         before = virtual_clock.monotonic()
 
     assert virtual_clock.monotonic() == before
@@ -181,7 +181,7 @@ async def test_leaving_while_all_slices_wait_for_a_better_time_is_at_once(virtua
 async def test_a_page_is_not_lost_to_a_consumer_that_was_too_impatient(virtual_clock):
     found = []
 
-    async with Items(Api(told(6), seconds=3), virtual_clock).pages(slices=slices("ab")) as pages:
+    async with Items(Api(paged_api(6), seconds=3), virtual_clock).pages(slices=slices("ab")) as pages:
         while True:
             try:
                 found.append(await asyncio.wait_for(anext(pages), 0.7))
@@ -210,7 +210,7 @@ BODIES = [
 @pytest.mark.parametrize("of", ["pages", "records", "source"])
 @pytest.mark.parametrize("error", BODIES, ids=lambda error: type(error).__name__)
 async def test_what_the_body_raises_leaves_as_the_same_object(virtual_clock, of, error):
-    api = Api(told(5))
+    api = Api(paged_api(5))
     stream = Items(api, virtual_clock)
     reading = {"pages": stream.pages, "records": stream.records, "source": Source([stream]).pages}[of]()
     cause = LookupError("before")
@@ -225,11 +225,11 @@ async def test_what_the_body_raises_leaves_as_the_same_object(virtual_clock, of,
 
     assert caught.value is error
     assert error.__context__ is cause
-    assert api.open == 0
+    assert api.in_flight == 0
 
 
 async def test_what_the_body_raises_wins_over_what_failed_meanwhile(virtual_clock):
-    api = Api(told(5, a_2=401))
+    api = Api(paged_api(5, a_2=401))
     error = Left()
 
     with pytest.raises(Left) as caught:  # noqa: PT012  # where it is raised matters
@@ -244,7 +244,7 @@ async def test_what_the_body_raises_wins_over_what_failed_meanwhile(virtual_cloc
 
 async def test_what_a_slice_raised_is_the_same_inside_the_body_and_outside(virtual_clock):
     error = AuthError("no")
-    api = Api(told(5, a_2=error))
+    api = Api(paged_api(5, a_2=error))
     inside: list[BaseException] = []
 
     with pytest.raises(AuthError) as caught:  # noqa: PT012  # where it is raised matters
@@ -261,7 +261,7 @@ async def test_what_a_slice_raised_is_the_same_inside_the_body_and_outside(virtu
 
 
 async def test_the_iterator_of_a_run_that_failed_stays_ended(virtual_clock):
-    async with Items(Api(told(1, items_0=401)), virtual_clock).pages() as pages:
+    async with Items(Api(paged_api(1, items_0=401)), virtual_clock).pages() as pages:
         with pytest.raises(AuthError):
             await anext(pages)
         with pytest.raises(StopAsyncIteration):
@@ -269,7 +269,7 @@ async def test_the_iterator_of_a_run_that_failed_stays_ended(virtual_clock):
 
 
 async def test_leaving_while_an_error_waits_behind_pages_raises_nothing(virtual_clock):
-    async with Items(Api(told(5, a_2=401)), virtual_clock).pages(slices=slices("ab")) as pages:
+    async with Items(Api(paged_api(5, a_2=401)), virtual_clock).pages(slices=slices("ab")) as pages:
         async for _ in pages:
             await asyncio.sleep(100)
             break
@@ -286,7 +286,7 @@ async def test_stream_slices_is_closed_when_the_reading_is_left(virtual_clock):
             finally:
                 ended.append("closed")
 
-    async with Endless(Api(told(2)), virtual_clock).pages() as pages:
+    async with Endless(Api(paged_api(2)), virtual_clock).pages() as pages:
         await anext(pages)
 
     assert ended == ["closed"]
@@ -364,8 +364,8 @@ async def test_a_source_still_serves_after_a_storm_of_cancelled_requests():
 
 
 async def test_a_storm_of_cancelled_readings_leaves_a_source_that_serves(virtual_clock):
-    api = Api(told(5), seconds=lambda request: 0.1 + len(request.url.path) % 7 / 10)
-    source = Source([Named(name, api, virtual_clock) for name in ("a", "bb", "ccc")], max_concurrency=8)
+    api = Api(paged_api(5), seconds=lambda request: 0.1 + len(request.url.path) % 7 / 10)
+    source = Source([NamedItems(name, api, virtual_clock) for name in ("a", "bb", "ccc")], max_concurrency=8)
     given = {name: slices(range(20)) for name in ("a", "bb", "ccc")}
 
     async with source:
@@ -373,8 +373,8 @@ async def test_a_storm_of_cancelled_readings_leaves_a_source_that_serves(virtual
             with suppress(TimeoutError):
                 async with asyncio.timeout(0.013 * n):
                     await source.read(slices=given)
-            assert api.open == 0
-        pages, _ = await taken(source.pages(slices=given))
+            assert api.in_flight == 0
+        pages, _ = await collect_pages(source.pages(slices=given))
 
     assert len(pages) == 300
-    assert len(api.asked) > 2000
+    assert len(api.requested) > 2000

@@ -23,9 +23,9 @@ class Promise:
 
     def __init__(self, *checkpoints: int, stream: str = "rows") -> None:
         self.checkpoints, self.stream = checkpoints, stream
-        self.is_over = False
+        self.is_abandoned = False
 
-    def due(self, number: int) -> Sequence[Any]:
+    def pop_due(self, number: int) -> Sequence[Any]:
         return [number] if number in self.checkpoints else []
 
     def page(self, number: int, *, is_last: bool = False) -> Page:
@@ -49,7 +49,7 @@ class Files:
         self.given: dict[Hashable, list[Chunk]] = {}
 
     def take_from(self, grouping: CommitBatcher) -> None:
-        while (large := grouping.too_large()) is not None:
+        while (large := grouping.next_spill()) is not None:
             _, owner, chunks = large
             self.given.setdefault(owner, []).extend(chunks)
 
@@ -57,83 +57,91 @@ class Files:
         """The pages whose lines are part of the commit."""
         return [
             page
-            for owner, held in gathered.held.items()
+            for owner, held in gathered.buffers.items()
             for page in pages_of([*self.given.get(owner, ()), *held.chunks])
         ]
 
 
-def test_lines_after_a_checkpoint_wait_for_the_next_one() -> None:
-    grouping, promise = CommitBatcher(0.0, 8 * MIB, is_eager=False), Promise(1, 3)
+def test_lines_after_checkpoint_wait_for_next_checkpoint() -> None:
+    grouping, promise = CommitBatcher(0.0, 8 * MIB, commit_each_slice=False), Promise(1, 3)
 
     for number, now in ((0, 0.1), (1, 0.2), (2, 5.0), (3, 5.1)):
-        grouping.take(promise.page(number), [line(number)], now)
-        assert (grouping.due_in(9) is not None) == (number == 3)
+        grouping.add_page(promise.page(number), [line(number)], now)
+        assert (grouping.seconds_until_commit(9) is not None) == (number == 3)
 
-    gathered = grouping.taken(9)["rows"]
+    gathered = grouping.pop_batches(9)["rows"]
     assert gathered.deltas == [1, 3]
     assert Files().committed(gathered) == [0, 1, 2, 3]
 
 
-def test_what_is_known_when_a_reading_is_cut_off_is_gathered_with_its_lines_and_no_others() -> None:
-    grouping, promise, other = CommitBatcher(0.0, 8 * MIB, is_eager=False), Promise(1), Promise(stream="others")
+def test_interrupted_slice_batches_only_covered_lines() -> None:
+    grouping, promise, other = (
+        CommitBatcher(0.0, 8 * MIB, commit_each_slice=False),
+        Promise(1),
+        Promise(stream="others"),
+    )
     for number in range(4):
-        grouping.take(promise.page(number), [line(number)], 0.1)
-    grouping.take(other.page(0), [line(0)], 0.1)
+        grouping.add_page(promise.page(number), [line(number)], 0.1)
+    grouping.add_page(other.page(0), [line(0)], 0.1)
 
-    grouping.cut()
+    grouping.close_open_slices()
 
-    [(name, gathered)] = grouping.taken(1).items()
+    [(name, gathered)] = grouping.pop_batches(1).items()
     assert (name, gathered.deltas, Files().committed(gathered)) == ("rows", [1], [0, 1])
 
 
-def test_of_a_slice_that_failed_what_is_known_is_gathered() -> None:
-    grouping, known, unknown = CommitBatcher(0.0, 8 * MIB, is_eager=False), Promise(0), Promise(stream="others")
+def test_abandoned_slice_batches_covered_lines() -> None:
+    grouping, known, unknown = (
+        CommitBatcher(0.0, 8 * MIB, commit_each_slice=False),
+        Promise(0),
+        Promise(stream="others"),
+    )
     for promise in (known, unknown):
         for number in (0, 1):
-            grouping.take(promise.page(number), [line(number)], 0.1)
-        promise.is_over = True
+            grouping.add_page(promise.page(number), [line(number)], 0.1)
+        promise.is_abandoned = True
 
-    assert grouping.over() == []
+    assert grouping.pop_abandoned() == []
 
-    [(name, gathered)] = grouping.taken(1).items()
+    [(name, gathered)] = grouping.pop_batches(1).items()
     assert (name, gathered.deltas, Files().committed(gathered)) == ("rows", [0], [0])
 
 
-def test_a_file_with_lines_that_no_checkpoint_covers_is_not_wanted_where_its_slice_failed() -> None:
-    grouping, promise, files = CommitBatcher(0.0, 8 * MIB, is_eager=False), Promise(0), Files()
+def test_spilled_lines_beyond_checkpoint_are_discarded() -> None:
+    grouping, promise, files = CommitBatcher(0.0, 8 * MIB, commit_each_slice=False), Promise(0), Files()
     for number in (0, 1):
-        grouping.take(promise.page(number), [line(number, 9 * MIB)], 0.1)
+        grouping.add_page(promise.page(number), [line(number, 9 * MIB)], 0.1)
     files.take_from(grouping)
-    promise.is_over = True
+    promise.is_abandoned = True
 
-    assert grouping.over() == list(files.given)
-    assert grouping.taken(1) == {}
+    assert grouping.pop_abandoned() == list(files.given)
+    assert grouping.pop_batches(1) == {}
 
 
-def test_lines_that_are_ready_are_given_away_before_their_commit_into_one_file() -> None:
-    grouping, files = CommitBatcher(0.0, 64 * MIB, is_eager=False), Files()
+def test_ready_lines_are_spilled_to_one_file_before_commit() -> None:
+    grouping, files = CommitBatcher(0.0, 64 * MIB, commit_each_slice=False), Files()
     most = 0
     for number in range(40):
-        grouping.take(Promise(0).page(0, is_last=True), [line(number, MIB)], 0.5)
+        grouping.add_page(Promise(0).page(0, is_last=True), [line(number, MIB)], 0.5)
         files.take_from(grouping)
         held = number + 1 - sum(map(len, files.given.values()))
         most = max(most, held)
 
-    gathered = grouping.taken(1)["rows"]
+    gathered = grouping.pop_batches(1)["rows"]
     assert most < 9
-    assert len(gathered.held) == 1
+    assert len(gathered.buffers) == 1
     assert sorted(files.committed(gathered)) == list(range(40))
 
 
 @pytest.mark.parametrize(("enough", "count"), [(8 * MIB, 8), (64 * MIB, 64)])
-def test_a_commit_is_due_at_once_where_there_is_enough(enough: int, count: int) -> None:
-    grouping = CommitBatcher(0.0, enough, is_eager=False)
+def test_commit_is_due_at_once_at_target_bytes(enough: int, count: int) -> None:
+    grouping = CommitBatcher(0.0, enough, commit_each_slice=False)
     for number in range(count):
-        assert grouping.due_in(0.5) != 0
-        grouping.take(Promise(0).page(0, is_last=True), [line(number, MIB)], 0.5)
+        assert grouping.seconds_until_commit(0.5) != 0
+        grouping.add_page(Promise(0).page(0, is_last=True), [line(number, MIB)], 0.5)
         Files().take_from(grouping)
 
-    assert grouping.due_in(0.5) == 0
+    assert grouping.seconds_until_commit(0.5) == 0
 
 
 @given(
@@ -148,14 +156,14 @@ def test_a_commit_is_due_at_once_where_there_is_enough(enough: int, count: int) 
         max_size=30,
     )
 )
-def test_property_no_commit_has_a_line_that_its_checkpoints_do_not_cover(steps: list[Any]) -> None:
-    grouping, files, now = CommitBatcher(0.0, 64 * MIB, is_eager=False), Files(), 0.0
+def test_property_commits_hold_only_covered_lines(steps: list[Any]) -> None:
+    grouping, files, now = CommitBatcher(0.0, 64 * MIB, commit_each_slice=False), Files(), 0.0
     promises = [Promise(stream=str(number)) for number in range(3)]
     made, safe = [0] * 3, [-1] * 3
     seen: list[list[int]] = [[], [], []]
 
     def commit() -> None:
-        for name, gathered in grouping.taken(now).items():
+        for name, gathered in grouping.pop_batches(now).items():
             of = int(name)
             safe[of] = max([safe[of], *map(int, map(str, gathered.deltas))])
             seen[of] += files.committed(gathered)
@@ -166,10 +174,10 @@ def test_property_no_commit_has_a_line_that_its_checkpoints_do_not_cover(steps: 
         number, made[of] = made[of], made[of] + 1
         if has_checkpoint:
             promises[of].checkpoints += (number,)
-        grouping.take(promises[of].page(number), [line(number, size)], now)
-        if then == "give" or grouping.due_in(now) == 0:
+        grouping.add_page(promises[of].page(number), [line(number, size)], now)
+        if then == "give" or grouping.seconds_until_commit(now) == 0:
             files.take_from(grouping)
         if then == "commit":
             commit()
-    grouping.cut()
+    grouping.close_open_slices()
     commit()

@@ -16,17 +16,23 @@ from typing import Any
 
 import crash_process
 import pytest
-from asyncstreams.sinks import journal
-from crash_harness import BrokenFs, Killed, PoweredFs, World, break_each
-from table_harness import TableWorld
+from crash_harness import (
+    IS_LONG,
+    CrashHarness,
+    FaultyFileSystem,
+    PowerLossFileSystem,
+    ProcessKilled,
+    break_each_operation,
+)
+from table_harness import TableHarness
 
 from asyncstreams import Parquet
+from asyncstreams.destinations import journal
 from asyncstreams.destinations.journal import Journal
 from asyncstreams.destinations.output_folder import OutputFolder
 from asyncstreams.destinations.part_files import PartFile
 from asyncstreams.testing import MockApi
 
-IS_LONG = "CRASHES" in os.environ
 WAYS = ("before", "after", "torn", "ENOSPC", "EIO", "short")
 KILLS = int(os.environ.get("CRASHES") or 1)
 LOSSES = 500 if IS_LONG else 30
@@ -39,13 +45,13 @@ CASES = [
 
 @pytest.fixture
 def snapshots(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    return lambda records: monkeypatch.setattr(journal, "_MOST_RECORDS", records)
+    return lambda records: monkeypatch.setattr(journal, "_SNAPSHOT_AFTER_RECORDS", records)
 
 
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("options", "records"), CASES)
-async def test_any_operation_may_break_and_recovery_too(
+async def test_records_survive_fault_at_any_operation(
     options: dict[str, Any],
     records: int,
     way: str,
@@ -56,9 +62,9 @@ async def test_any_operation_may_break_and_recovery_too(
     snapshots(records)
     chance = random.Random(f"{way}{version}{records}")
 
-    at, spared = await break_each(
-        lambda number: World(tmp_path / str(number), options=options),
-        BrokenFs,
+    at, spared = await break_each_operation(
+        lambda number: CrashHarness(tmp_path / str(number), options=options),
+        FaultyFileSystem,
         way,
         version,
         chance,
@@ -71,24 +77,24 @@ async def test_any_operation_may_break_and_recovery_too(
     assert spared > 0
 
 
-async def lose_power(seed: int, out: Path, disk: type[PoweredFs] = PoweredFs) -> None:
+async def lose_power(seed: int, out: Path, disk: type[PowerLossFileSystem] = PowerLossFileSystem) -> None:
     """A life with a loss of power or two; raises where what is left at its end is not what it must be."""
     chance = random.Random(seed)
-    world = World(out, options={"fsync": chance.choice(("full", "commit"))})
+    world = CrashHarness(out, options={"fsync": chance.choice(("full", "commit"))})
     if chance.random() < 0.5:
         await world.extract()
         world.api.version = 2
     for _ in range(3):
-        fs = disk.of(world.out, chance.randint(1, 110), chance.getrandbits(32))
-        with suppress(Killed):
+        fs = disk.holding(world.out, chance.randint(1, 110), chance.getrandbits(32))
+        with suppress(ProcessKilled):
             await world.extract(fs)
             break
         fs.lose_power(world.out)
     await world.extract()
-    world.check_end()
+    world.check_complete()
 
 
-async def test_the_power_may_be_lost_at_any_moment(tmp_path: Path, snapshots: Callable[[int], None]):
+async def test_records_survive_power_loss_at_any_moment(tmp_path: Path, snapshots: Callable[[int], None]):
     snapshots(3)
     for seed in range(LOSSES):
         await lose_power(seed, tmp_path / str(seed))
@@ -108,24 +114,24 @@ def never_synced(monkeypatch: pytest.MonkeyPatch, cls: type, name: str) -> None:
     monkeypatch.setattr(cls, name, unsynced)
 
 
-def no_sync_of_parts(monkeypatch: pytest.MonkeyPatch) -> type[PoweredFs]:
+def no_sync_of_parts(monkeypatch: pytest.MonkeyPatch) -> type[PowerLossFileSystem]:
     original = PartFile.seal
     monkeypatch.setattr(PartFile, "seal", lambda self, *, synced: original(self, synced=False))
-    return PoweredFs
+    return PowerLossFileSystem
 
 
-def no_sync_of_records(monkeypatch: pytest.MonkeyPatch) -> type[PoweredFs]:
+def no_sync_of_records(monkeypatch: pytest.MonkeyPatch) -> type[PowerLossFileSystem]:
     never_synced(monkeypatch, Journal, "append")
-    return PoweredFs
+    return PowerLossFileSystem
 
 
-def no_sync_of_snapshots(monkeypatch: pytest.MonkeyPatch) -> type[PoweredFs]:
-    never_synced(monkeypatch, Journal, "snapshot")
-    return PoweredFs
+def no_sync_of_snapshots(monkeypatch: pytest.MonkeyPatch) -> type[PowerLossFileSystem]:
+    never_synced(monkeypatch, Journal, "write_snapshot")
+    return PowerLossFileSystem
 
 
-def no_sync_of_names(*folders: str) -> Callable[[pytest.MonkeyPatch], type[PoweredFs]]:
-    class Forgetful(PoweredFs):
+def no_sync_of_names(*folders: str) -> Callable[[pytest.MonkeyPatch], type[PowerLossFileSystem]]:
+    class Forgetful(PowerLossFileSystem):
         def sync_folder(self, path: Path) -> None:
             if path.name not in folders:
                 super().sync_folder(path)
@@ -133,19 +139,19 @@ def no_sync_of_names(*folders: str) -> Callable[[pytest.MonkeyPatch], type[Power
     return lambda monkeypatch: Forgetful
 
 
-def names_before_records(monkeypatch: pytest.MonkeyPatch) -> type[PoweredFs]:
+def names_before_records(monkeypatch: pytest.MonkeyPatch) -> type[PowerLossFileSystem]:
     original = OutputFolder.commit
 
     def commit(self: Any, streams: Any) -> Any:
         for name, one in streams.items():
             if self.ledger.streams[name].hidden is None:
-                self._show(name, self._named(name, one.sealed))
+                self._publish(name, self._name_parts(name, one.parts))
         with monkeypatch.context() as patched:
-            patched.setattr(self, "_show", lambda *_: None)
+            patched.setattr(self, "_publish", lambda *_: None)
             return original(self, streams)
 
     monkeypatch.setattr(OutputFolder, "commit", commit)
-    return PoweredFs
+    return PowerLossFileSystem
 
 
 @pytest.mark.parametrize(
@@ -160,8 +166,8 @@ def names_before_records(monkeypatch: pytest.MonkeyPatch) -> type[PoweredFs]:
         names_before_records,
     ],
 )
-async def test_these_proofs_find_what_is_left_out(
-    mutant: Callable[[pytest.MonkeyPatch], type[PoweredFs]],
+async def test_power_loss_test_detects_missing_syncs(
+    mutant: Callable[[pytest.MonkeyPatch], type[PowerLossFileSystem]],
     tmp_path: Path,
     snapshots: Callable[[int], None],
     monkeypatch: pytest.MonkeyPatch,
@@ -178,7 +184,7 @@ async def test_these_proofs_find_what_is_left_out(
 
 
 @pytest.mark.parametrize("kind", ["lines", "parquet", ".sqlite", ".duckdb"])
-def test_the_process_may_be_killed_at_any_moment(kind: str, tmp_path: Path):
+def test_records_survive_kill_at_any_moment(kind: str, tmp_path: Path):
     """Once for each kill that is asked for: real processes, a real server, SIGKILL."""
     processes = multiprocessing.get_context("forkserver")
     chance, kills, runs = random.Random(kind), 0, 0
@@ -199,8 +205,8 @@ def test_the_process_may_be_killed_at_any_moment(kind: str, tmp_path: Path):
                 process.kill()
                 process.join()
                 kills += 1
-            made = TableWorld if kind.startswith(".") else World
+            made = TableHarness if kind.startswith(".") else CrashHarness
             world = made(out, names=("customers", "events", "orders"))
-            world.check_now()
+            world.check_invariants()
             for name in world.names:
-                assert Counter(world.visible(name)) == Counter(api.ids(name))
+                assert Counter(world.visible_ids(name)) == Counter(api.ids(name))

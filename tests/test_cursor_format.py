@@ -17,7 +17,7 @@ moments = st.integers(315_532_800, 3_786_912_000).map(lambda seconds: datetime.f
 
 
 def at(cursor: CursorFormat, moment: datetime) -> float:
-    return cursor.bound(cursor.point(moment))
+    return cursor.floor(cursor.point(moment))
 
 
 @given(moments)
@@ -84,7 +84,7 @@ def test_property_a_bound_means_one_moment_only_and_is_never_later(zone, pattern
 @given(moments)
 def test_property_dates_without_a_zone_end_when_the_day_is_over_everywhere(moment):
     cursor = CursorFormat("date")
-    end = date.fromisoformat(cursor.value(cursor.at(moment.timestamp())))
+    end = date.fromisoformat(cursor.value(cursor.point_at(moment.timestamp())))
 
     assert datetime(end.year, end.month, end.day, tzinfo=UTC) + timedelta(hours=12) <= moment
 
@@ -92,7 +92,7 @@ def test_property_dates_without_a_zone_end_when_the_day_is_over_everywhere(momen
 def test_a_date_with_a_zone_ends_with_its_own_day():
     cursor = CursorFormat("date", "Asia/Tokyo")
 
-    assert cursor.value(cursor.at(datetime(2026, 5, 1, 15, 30, tzinfo=UTC).timestamp())) == "2026-05-02"
+    assert cursor.value(cursor.point_at(datetime(2026, 5, 1, 15, 30, tzinfo=UTC).timestamp())) == "2026-05-02"
 
 
 @pytest.mark.parametrize(("form", "value"), [("epoch", 1_770_000_000), ("epoch_ms", 1_770_000_000_000), ("number", 7)])
@@ -108,7 +108,7 @@ def test_a_pattern_is_read_and_written():
     point = cursor.point("03.02.2026 10:15")
 
     assert cursor.value(point) == "03.02.2026 10:15"
-    assert cursor.bound(point + 59_000_000) == point
+    assert cursor.floor(point + 59_000_000) == point
 
 
 @pytest.mark.parametrize("value", [None, 7, True, "", "yesterday", {"at": 1}, ["2026-01-01T00:00:00Z"]])

@@ -51,10 +51,10 @@ async def test_a_limit_that_moves_on_is_held_from_where_it_was_moved_to(virtual_
     alarm = Deadlines()
 
     with pytest.raises(StallTimeout), AttemptTimeout(limits(10), alarm) as watch:  # noqa: PT012  # pieces come, and then none
-        watch.body_begins()
+        watch.start_body()
         for _ in range(8):
             await asyncio.sleep(9)
-            watch.received(1_000_000)
+            watch.add_bytes(1_000_000)
         await asyncio.sleep(500)
 
     assert virtual_clock.monotonic() - began == pytest.approx(82, abs=0.01)

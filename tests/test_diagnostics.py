@@ -206,13 +206,13 @@ def one_page(body: Any, **headers: str) -> httpx.MockTransport:
 
 ONE = [{"id": 1}]
 THERE_IS_MORE = [
-    (None, {"data": ONE, "meta": {"next": "abc"}}, {}, "no paginator, but there is 'meta.next'"),
-    (None, {"data": ONE, "has_more": True}, {}, "there is 'has_more'"),
-    (None, {"data": ONE}, {"Link": '<https://api.test/items?page=2>; rel="next"'}, "there is the header Link"),
-    (Cursor("next"), {"data": ONE, "meta": {"next": "abc"}}, {}, "does not look there, but there is 'meta.next'"),
-    (Cursor(Header("X-Nxt")), {"data": ONE, "next_page_token": "abc"}, {}, "there is 'next_page_token'"),
-    (NextUrl("next"), {"data": ONE, "links": {"next": "/items?page=2"}}, {}, "there is 'links.next'"),
-    (LinkHeader(), {"data": ONE, "nextPageToken": "abc"}, {}, "there is 'nextPageToken'"),
+    (None, {"data": ONE, "meta": {"next": "abc"}}, {}, "has 'meta.next', but the stream has no paginator"),
+    (None, {"data": ONE, "has_more": True}, {}, "the response has 'has_more'"),
+    (None, {"data": ONE}, {"Link": '<https://api.test/items?page=2>; rel="next"'}, "the response has the header Link"),
+    (Cursor("next"), {"data": ONE, "meta": {"next": "abc"}}, {}, "does not read it"),
+    (Cursor(Header("X-Nxt")), {"data": ONE, "next_page_token": "abc"}, {}, "the response has 'next_page_token'"),
+    (NextUrl("next"), {"data": ONE, "links": {"next": "/items?page=2"}}, {}, "the response has 'links.next'"),
+    (LinkHeader(), {"data": ONE, "nextPageToken": "abc"}, {}, "the response has 'nextPageToken'"),
     (Cursor("meta.nxt"), {"data": ONE, "meta": {"next": "abc"}}, {}, "is it 'meta.next'?"),
 ]
 
@@ -233,7 +233,7 @@ async def test_a_first_page_that_looks_like_the_first_of_several_is_warned_of_on
 
     await stream.read(slices=[{"n": 1}, {"n": 2}])
 
-    warnings = [record.getMessage() for record in caplog.records if "taken for the only one" in record.getMessage()]
+    warnings = [record.getMessage() for record in caplog.records if "treated as the only one" in record.getMessage()]
     assert len(warnings) == 1
     assert told in warnings[0]
 
@@ -275,15 +275,15 @@ async def test_a_reading_that_has_ended_says_so(what):
     async with getattr(Items(transport=one_page(ONE)), what)() as items:
         pass
 
-    with pytest.raises(RuntimeError, match="has ended with its block"):
+    with pytest.raises(RuntimeError, match="the read is closed"):
         _ = [item async for item in items]
-    with pytest.raises(RuntimeError, match="has ended with its block"):
+    with pytest.raises(RuntimeError, match="the read is closed"):
         await anext(items)
 
 
 @pytest.mark.parametrize("declared", ["state", "get_updated_state"])
 def test_words_that_keep_a_state_by_hand_are_refused(declared):
-    with pytest.raises(ConfigError, match=rf"Items\.{declared} has no meaning here\n.*remove it: .* kept for you"):
+    with pytest.raises(ConfigError, match=rf"Items\.{declared} is not supported\n.*remove it: .* kept automatically"):
         type("Items", (HttpStream,), {"path": lambda self, context: "items", declared: "updated_at"})()
 
 

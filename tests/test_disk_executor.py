@@ -16,7 +16,7 @@ def nothing() -> None:
     """A job that has nothing to do."""
 
 
-async def test_jobs_are_done_in_their_order_in_one_thread_and_told_of_on_the_loop():
+async def test_jobs_run_in_order_in_one_thread():
     done: list[tuple[int, bool]] = []
     threads: set[int] = set()
     disk = DiskExecutor(pytest.fail)
@@ -31,7 +31,7 @@ async def test_jobs_are_done_in_their_order_in_one_thread_and_told_of_on_the_loo
             lambda number=number: job(number),
             lambda result: done.append((result, threading.get_ident() == loop_thread)),
         )
-    await disk.idle()
+    await disk.join()
     await disk.close(nothing)
 
     assert done == [(number, True) for number in range(20)]
@@ -39,7 +39,7 @@ async def test_jobs_are_done_in_their_order_in_one_thread_and_told_of_on_the_loo
     assert loop_thread not in threads
 
 
-async def test_after_a_failure_no_other_job_begins_but_those_that_must():
+async def test_no_submitted_job_starts_after_a_failure():
     told: list[str] = []
     began: list[str] = []
     disk = DiskExecutor(lambda: told.append("failed"))
@@ -49,7 +49,7 @@ async def test_after_a_failure_no_other_job_begins_but_those_that_must():
 
     disk.submit(breaks)
     disk.submit(lambda: began.append("after"))
-    await disk.idle()
+    await disk.join()
     disk.submit(lambda: began.append("later"))
     last = await disk.close(lambda: began.append("last"))
 
@@ -57,15 +57,15 @@ async def test_after_a_failure_no_other_job_begins_but_those_that_must():
     assert isinstance(disk.failure, OSError)
 
 
-async def test_whoever_submits_waits_while_jobs_hold_too_much():
+async def test_wait_for_capacity_blocks_while_jobs_hold_too_much():
     gate = threading.Event()
     disk = DiskExecutor(pytest.fail)
     disk.submit(gate.wait, size=10 * MIB)
     async with asyncio.timeout(5):
-        await disk.room()
+        await disk.wait_for_capacity()
     disk.submit(nothing, size=10 * MIB)
 
-    waiting = asyncio.create_task(disk.room())
+    waiting = asyncio.create_task(disk.wait_for_capacity())
     await asyncio.sleep(0.02)
     assert not waiting.done()
     gate.set()
@@ -74,11 +74,11 @@ async def test_whoever_submits_waits_while_jobs_hold_too_much():
         await disk.close(nothing)
 
 
-async def test_a_job_whose_waiter_is_cancelled_is_done_all_the_same():
+async def test_job_of_cancelled_waiter_still_runs():
     gate, done = threading.Event(), threading.Event()
     disk = DiskExecutor(pytest.fail)
     disk.submit(gate.wait)
-    waiting = asyncio.create_task(disk.wait(done.set))
+    waiting = asyncio.create_task(disk.run(done.set))
     await asyncio.sleep(0.02)
 
     waiting.cancel()
@@ -91,7 +91,7 @@ async def test_a_job_whose_waiter_is_cancelled_is_done_all_the_same():
     assert done.is_set()
 
 
-async def test_jobs_that_a_closing_loop_cancels_do_not_end_the_thread():
+async def test_jobs_cancelled_by_closing_loop_do_not_end_thread():
     gate = threading.Event()
     began: list[int] = []
     disk = DiskExecutor(nothing)

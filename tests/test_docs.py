@@ -1,10 +1,12 @@
-"""Does every piece of Python in the README and under docs/ run, and print what stands below it?
+"""The Python snippets of README.md and docs/: each one runs, and prints the text below it.
 
-- A fence that defines a test is a module of its own; pytest runs them all.
-- Any other is a script: run by itself, without a network. `<!-- test: NAME -->` before it names a
-  setup of `doc_setups`, which runs first, such as one that mocks an API.
-- `<!-- test: skip REASON -->` before it: it is only compiled; it may use `await` outside a function.
-- A text fence right after a script is what it prints.
+- A fence that defines a test is a test module. One pytest process runs all of these modules.
+- Any other Python fence is a script. It runs in its own process, which reaches servers of this machine only.
+- `<!-- test: NAME -->` before a script names a setup in `doc_setups` that runs first, such as a mocked API.
+- `<!-- test: notebook -->` before a fence: it is a cell. The cells of a document run in order in one process, and
+  may use `await` outside a function.
+- `<!-- test: skip REASON -->` before a fence: the fence is only compiled, and may use `await` outside a function.
+- A `text` fence right after a script is the output that the script must print.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import doc_process
 import pytest
@@ -25,34 +27,43 @@ from doc_setups import SETUPS
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
-OPENING = re.compile(r"(?P<indent> *)(?P<ticks>`{3,})\s*(?P<language>[\w+-]*)[^`]*")
+FENCE_START = re.compile(r"(?P<indent> *)(?P<ticks>`{3,})\s*(?P<language>[\w+-]*)[^`]*")
 MARK = re.compile(r"\s*<!--\s*test:\s*(.*?)\s*-->\s*")
+Kind: TypeAlias = Literal["skipped", "cell", "test", "script"]
 
 
 @dataclass(frozen=True)
 class Fence:
-    """A piece of Python; `line` is where its fence opens, from 1. Raises ValueError where it makes no sense."""
+    """A Python snippet of a document.
+
+    `line` is the line of the opening fence, from 1. `mark` is the text of the test comment, `expected` the text of
+    the output fence. Raises ValueError for a combination that has no meaning.
+    """
 
     document: str
     line: int
     source: str
     mark: str | None = None
-    printed: str | None = None
+    expected: str | None = None
 
     def __post_init__(self) -> None:
         if self.mark == "skip":
-            raise ValueError(f"{self}: a skip tells its reason: <!-- test: skip REASON -->")
+            raise ValueError(f"{self}: a skip needs a reason: <!-- test: skip REASON -->")
         if self.kind == "test" and self.mark is not None:
-            raise ValueError(f"{self}: a test takes no setup; its mocks are its own")
-        if self.kind == "test" and self.printed is not None:
-            raise ValueError(f"{self}: a test prints nothing that could be compared")
+            raise ValueError(f"{self}: a test cannot have a setup: it defines its own mocks")
+        if self.kind == "test" and self.expected is not None:
+            raise ValueError(f"{self}: a test cannot have expected output")
+        if self.kind == "cell" and self.expected is not None:
+            raise ValueError(f"{self}: a cell cannot have expected output")
         if self.kind == "script" and self.mark not in (None, *SETUPS):
-            raise ValueError(f"{self}: no setup {self.mark!r} in doc_setups.py; known are {', '.join(SETUPS)}")
+            raise ValueError(f"{self}: doc_setups.py has no setup {self.mark!r}; known are {', '.join(SETUPS)}")
 
     @property
-    def kind(self) -> Literal["skipped", "test", "script"]:
+    def kind(self) -> Kind:
         if self.mark is not None and self.mark.startswith("skip"):
             return "skipped"
+        if self.mark == "notebook":
+            return "cell"
         return "test" if "def test_" in self.source else "script"
 
     @property
@@ -63,66 +74,76 @@ class Fence:
         return f"{self.document}:{self.line}"
 
 
-def fences(document: str, text: str) -> list[Fence]:
-    """All Python of a document. Raises ValueError for a fence without end, and a comment without fence."""
+def find_fences(document: str, text: str) -> list[Fence]:
+    """All Python fences of a document, in order.
+
+    Raises ValueError for a fence that is not closed, and for a test comment without a fence.
+    """
     found: list[Fence] = []
     mark: str | None = None
-    after_python = False
+    follows_python = False
     lines = enumerate(text.splitlines(), 1)
     for number, line in lines:
         if not line.strip():
             continue
-        opening = OPENING.fullmatch(line)
+        opening = FENCE_START.fullmatch(line)
         language = opening["language"] if opening else None
         if mark is not None and language not in ("python", "py"):
-            raise ValueError(f"{document}:{number}: <!-- test: {mark} --> has no Python right after it")
+            raise ValueError(f"{document}:{number}: <!-- test: {mark} --> is not followed by a Python fence")
         if opening is not None:
-            body = body_of(opening, lines, f"{document}:{number}")
+            body = read_body(opening, lines, f"{document}:{number}")
             if language in ("python", "py"):
                 found.append(Fence(document, number, body, mark))
-            elif language == "text" and after_python:
-                found[-1] = replace(found[-1], printed=body)
-        after_python = language in ("python", "py")
-        told = MARK.fullmatch(line)
-        mark = told[1] if told else None
+            elif language == "text" and follows_python:
+                found[-1] = replace(found[-1], expected=body)
+        follows_python = language in ("python", "py")
+        comment = MARK.fullmatch(line)
+        mark = comment[1] if comment else None
     if mark is not None:
-        raise ValueError(f"{document}: <!-- test: {mark} --> has no Python right after it")
+        raise ValueError(f"{document}: <!-- test: {mark} --> is not followed by a Python fence")
     return found
 
 
-def body_of(opening: re.Match[str], lines: Iterator[tuple[int, str]], where: str) -> str:
-    """The lines up to the closing fence, which are taken from `lines`, without the fence's indent."""
+def read_body(opening: re.Match[str], lines: Iterator[tuple[int, str]], location: str) -> str:
+    """Consume `lines` up to the closing fence; return them without the indent of the opening fence.
+
+    Raises ValueError when the fence is not closed.
+    """
     body: list[str] = []
     for _, line in lines:
         if re.fullmatch(rf" *`{{{len(opening['ticks'])},}}\s*", line):
             return "".join(body)
         body.append(re.sub(rf"^ {{0,{len(opening['indent'])}}}", "", line) + "\n")
-    raise ValueError(f"{where}: this fence has no end")
+    raise ValueError(f"{location}: the fence is not closed")
 
 
 def run_script(fence: Fence, directory: Path) -> None:
-    """Raises AssertionError when it fails, warns, or prints something else than it should."""
+    """Run a script, or the cells of a notebook, in its own process.
+
+    Raises AssertionError when it fails, warns or prints unexpected text.
+    """
     setup, script = directory / "setup.py", directory / fence.file_name
-    setup.write_text(SETUPS[fence.mark] if fence.mark else "", encoding="utf-8")
+    setup.write_text("" if fence.mark in (None, "notebook") else SETUPS[fence.mark], encoding="utf-8")
     script.write_text(fence.source, encoding="utf-8")
     processes = multiprocessing.get_context("forkserver")
-    out, err = directory / "what it prints", directory / "what it complains of"
-    process = processes.Process(target=doc_process.run, args=(setup, script, out, err))
+    out, err = directory / "stdout.txt", directory / "stderr.txt"
+    run = doc_process.run_notebook if fence.kind == "cell" else doc_process.run_script
+    process = processes.Process(target=run, args=(setup, script, out, err))
     process.start()
     process.join(120)
-    printed, told = out.read_text("utf-8"), err.read_text("utf-8")
-    assert process.exitcode == 0, f"{fence} fails:\n{printed}{told}"
-    if fence.printed is not None:
-        assert trimmed(printed) == trimmed(fence.printed), f"{fence} prints something else"
+    printed, errors = out.read_text("utf-8"), err.read_text("utf-8")
+    assert process.exitcode == 0, f"{fence} failed:\n{printed}{errors}"
+    if fence.expected is not None:
+        assert strip_lines(printed) == strip_lines(fence.expected), f"{fence}: unexpected output"
 
 
 def run_tests(tests: Sequence[Fence], directory: Path) -> None:
-    """Raises AssertionError with what pytest says when one fails, or has no test that runs."""
+    """Run test modules in one pytest process. Raises AssertionError, with pytest's output, unless all pass."""
     names = [fence.file_name for fence in tests]
     for fence in tests:
         (directory / fence.file_name).write_text(fence.source, encoding="utf-8")
     asyncio_mode = ("--asyncio-mode=auto", "-o", "asyncio_default_fixture_loop_scope=function")
-    # The plugin of hypothesis takes a second to load.
+    # Loading the hypothesis plugin takes a second.
     options = ("-q", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-W", "error", *asyncio_mode)
     done = run_python("-m", "pytest", *options, str(directory), directory=directory)
     assert done.returncode == 0, f"{', '.join(names)}:\n{done.stdout}{done.stderr}"
@@ -138,33 +159,43 @@ def check_syntax(fence: Fence) -> None:
     compile(fence.source, str(fence), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
 
 
-def trimmed(text: str) -> list[str]:
+def strip_lines(text: str) -> list[str]:
+    """The lines of a text, without trailing white space and trailing empty lines."""
     return [line.rstrip() for line in text.rstrip().splitlines()]
 
 
 FENCES = [
-    fence for path in DOCUMENTS for fence in fences(path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8"))
+    fence
+    for path in DOCUMENTS
+    for fence in find_fences(path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8"))
 ]
 
 
-def of_kind(kind: Literal["skipped", "test", "script"]) -> list[Fence]:
+def fences_of_kind(kind: Kind) -> list[Fence]:
     return [fence for fence in FENCES if fence.kind == kind]
 
 
-@pytest.mark.parametrize("fence", of_kind("script"), ids=str)
-def test_a_script_of_the_documents_runs_and_prints_what_it_says(fence: Fence, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fence", fences_of_kind("script"), ids=str)
+def test_doc_script_prints_expected_output(fence: Fence, tmp_path: Path) -> None:
     run_script(fence, tmp_path)
 
 
-def test_the_tests_of_the_documents_pass(tmp_path: Path) -> None:
-    tests = of_kind("test")
+@pytest.mark.parametrize("document", sorted({fence.document for fence in fences_of_kind("cell")}))
+def test_doc_notebook_runs(document: str, tmp_path: Path) -> None:
+    cells = [fence for fence in fences_of_kind("cell") if fence.document == document]
+
+    run_script(replace(cells[0], source="\n".join(cell.source for cell in cells)), tmp_path)
+
+
+def test_doc_test_modules_pass(tmp_path: Path) -> None:
+    tests = fences_of_kind("test")
 
     assert any(fence.document == "docs/testing.md" for fence in tests)
     run_tests(tests, tmp_path)
 
 
-def test_python_that_is_not_run_can_be_compiled() -> None:
-    for fence in of_kind("skipped"):
+def test_skipped_snippets_compile() -> None:
+    for fence in fences_of_kind("skipped"):
         check_syntax(fence)
 
 
@@ -182,7 +213,7 @@ print(1)
 ```
 
 ```text
-not what is printed
+not the output
 ```
 
 1. In a list:
@@ -194,7 +225,7 @@ not what is printed
 
 ````markdown
 ```python
-not Python of this document
+not a snippet of this document
 ```
 ````
 
@@ -208,8 +239,8 @@ def test_it(): ...
 """
 
 
-def test_every_piece_of_python_is_found_with_what_belongs_to_it() -> None:
-    found = fences("a.md", DOCUMENT)
+def test_all_python_fences_are_found_with_mark_and_output() -> None:
+    found = find_fences("a.md", DOCUMENT)
 
     assert found == [
         Fence("a.md", 6, "print(1)\n", "github", "1\n"),
@@ -221,50 +252,51 @@ def test_every_piece_of_python_is_found_with_what_belongs_to_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "message"),
     [
-        ("```python\nx = 1\n", "a.md:1: this fence has no end"),
-        ("<!-- test: github -->\ntext\n```python\n```\n", "a.md:2: .* has no Python right after it"),
-        ("<!-- test: github -->\n```text\n```\n", "a.md:2: .* has no Python right after it"),
-        ("<!-- test: github -->\n", "has no Python right after it"),
+        ("```python\nx = 1\n", "a.md:1: the fence is not closed"),
+        ("<!-- test: github -->\ntext\n```python\n```\n", "a.md:2: .* is not followed by a Python fence"),
+        ("<!-- test: github -->\n```text\n```\n", "a.md:2: .* is not followed by a Python fence"),
+        ("<!-- test: github -->\n", "is not followed by a Python fence"),
         ("<!-- test: gitlab -->\n```python\n```\n", "no setup 'gitlab'"),
-        ("<!-- test: skip -->\n```python\n```\n", "tells its reason"),
-        ("<!-- test: github -->\n```python\ndef test_x(): ...\n```\n", "takes no setup"),
-        ("```python\ndef test_x(): ...\n```\n```text\n.\n```\n", "prints nothing"),
+        ("<!-- test: skip -->\n```python\n```\n", "needs a reason"),
+        ("<!-- test: github -->\n```python\ndef test_x(): ...\n```\n", "cannot have a setup"),
+        ("```python\ndef test_x(): ...\n```\n```text\n.\n```\n", "cannot have expected output"),
+        ("<!-- test: notebook -->\n```python\n1\n```\n```text\n.\n```\n", "cannot have expected output"),
     ],
 )
-def test_what_would_silently_not_be_tested_is_refused(text: str, complaint: str) -> None:
-    with pytest.raises(ValueError, match=complaint):
-        fences("a.md", text)
+def test_malformed_document_is_rejected(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        find_fences("a.md", text)
 
 
 @pytest.mark.parametrize(
-    ("source", "complaint"),
+    ("source", "message"),
     [
         ("import warnings\nwarnings.warn('old', DeprecationWarning)", "DeprecationWarning: old"),
-        ("import httpx\nhttpx.get('https://api.example.com/')", "a.md:7 fails:[^$]*not mocked"),
-        ("print('one')\nprint('three')", "prints something else"),
+        ("import httpx\nhttpx.get('https://api.example.com/')", "a.md:7 failed:[^$]*not mocked"),
+        ("print('one')\nprint('three')", "a.md:7: unexpected output"),
     ],
 )
-def test_a_script_that_is_not_right_fails(source: str, complaint: str, tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match=complaint):
-        run_script(Fence("a.md", 7, source, printed="one\ntwo\n"), tmp_path)
+def test_incorrect_script_fails(source: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match=message):
+        run_script(Fence("a.md", 7, source, expected="one\ntwo\n"), tmp_path)
 
 
-def test_a_setup_runs_before_its_script_and_white_space_at_the_ends_does_not_count(tmp_path: Path) -> None:
+def test_setup_runs_first_and_trailing_space_is_ignored(tmp_path: Path) -> None:
     source = "from __future__ import annotations\nprint(len(repos), ' ')\nprint(__name__)\nprint()"
 
     run_script(Fence("a.md", 1, source, "github", "150\n__main__\n"), tmp_path)
 
 
-def test_a_test_that_fails_is_named_by_its_document_and_line(tmp_path: Path) -> None:
-    well, sick = "async def test_it(virtual_clock): ...", "async def test_it():\n    assert 1 == 2"
+def test_failing_doc_test_is_named_by_document_and_line(tmp_path: Path) -> None:
+    passing, failing = "async def test_it(virtual_clock): ...", "async def test_it():\n    assert 1 == 2"
 
     with pytest.raises(AssertionError, match=r"test_docs_a_md_line_9\.py::test_it[^$]*1 failed, 1 passed"):
-        run_tests([Fence("README.md", 1, well), Fence("docs/a.md", 9, sick)], tmp_path)
+        run_tests([Fence("README.md", 1, passing), Fence("docs/a.md", 9, failing)], tmp_path)
 
 
-def test_python_that_cannot_be_compiled_fails_although_it_is_skipped() -> None:
+def test_skipped_snippet_with_syntax_error_fails() -> None:
     check_syntax(Fence("a.md", 1, "async with stream.pages() as pages: ...", "skip a fragment"))
 
     with pytest.raises(SyntaxError):

@@ -341,8 +341,8 @@ async def test_the_text_of_a_401_on_a_later_page_of_a_slice(respx_mock):
 
     assert str(error) == (
         'tagged: GET https://api.example.com/v1/users answered 401 Unauthorized: "Please sign in"\n'
-        "  at: slice {'tag': 'b'}, page 1 (page 0 was handed over), 1 try\n"
-        "  hint: the API does not accept the credential: is it complete, still valid, and for this API?"
+        "  at: slice {'tag': 'b'}, page 1 (page 0 was delivered), 1 try\n"
+        "  hint: the API rejects the credential: check that it is complete, still valid, and meant for this API"
     )
 
 
@@ -354,7 +354,7 @@ async def test_the_text_of_a_500_that_stayed(respx_mock, virtual_clock):
     assert str(error) == (
         "users: GET https://api.example.com/v1/users answered 500 Internal Server Error\n"
         "  at: page 0, 5 tries\n"
-        "  hint: the API's side is at fault: try again later, or raise max_tries"
+        "  hint: the API is failing: start again later, or raise max_tries"
     )
 
 

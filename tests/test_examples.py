@@ -1,4 +1,4 @@
-"""Do the examples read everything that their APIs have, and print what they say?"""
+"""The examples: complete results from fake APIs, and their exact output."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ usd      3,062.50
 customers: 300 rows
 orders: 600 rows
 
-Which countries do most customers live in?
+Countries with the most customers
      country   customers
           NG          65
           JP          51
           PE          49
 
-How many customers of each plan have ordered, and how much?
+Customers with orders, orders and revenue by plan
         plan   customers      orders       total
         team          87         207      102678
         free          78         195       96778
          pro          71         198       95159
 
-Who has never ordered anything?
+Customers without orders
    customers       first
           64    Ada Park
 """,
@@ -65,8 +65,8 @@ Who has never ordered anything?
  178 issues    in  25 requests
   38 releases  in  25 requests
  460 comments  in 178 requests
-Lena wrote most: 125 comments
-requests for projects, whose children are two streams: 3
+most comments: Lena, with 125
+requests for projects, the parent of two streams: 3
 """,
 }
 
@@ -240,4 +240,4 @@ def test_an_extraction_that_is_killed_twice_has_each_order_once() -> None:
     killed = re.findall(r"run \d: +(\d+) requests, +([\d,]+) orders in the files; killed", done.stdout)
     assert len(killed) == 2
     assert all(0 < int(orders.replace(",", "")) < 1800 for _, orders in killed)
-    assert done.stdout.endswith("1,800 orders in the shop: all there, each once\n")
+    assert done.stdout.endswith("1,800 orders in the API: each is in the files once\n")

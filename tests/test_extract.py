@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
-from crash_harness import Api, BrokenFs, Killed, World, lines_of
+from crash_harness import CrashHarness, FaultyFileSystem, ProcessKilled, RegionsApi, lines_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -109,12 +109,12 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-async def test_each_stream_has_a_folder_of_parts_with_a_manifest_of_them(out: Path):
-    world = World(out)
+async def test_each_stream_gets_folder_with_parts_and_manifest(out: Path):
+    world = CrashHarness(out)
 
     report = await world.extract()
 
-    world.check_end()
+    world.check_complete()
     told = {one.stream: one.written for one in report.streams}
     assert {name: (one.rows, one.path) for name, one in told.items()} == {
         "customers": (24, out / "customers"),
@@ -126,7 +126,7 @@ async def test_each_stream_has_a_folder_of_parts_with_a_manifest_of_them(out: Pa
     assert f"24 rows in {parts} {'part' if parts == 1 else 'parts'}, " in str(report)
 
 
-async def test_streams_whose_names_differ_in_capitals_do_not_share_a_folder(out: Path):
+async def test_stream_names_that_differ_only_in_case_are_refused(out: Path):
     answers = Answers()
     await Regions(answers).extract(to=JsonLines(out))
 
@@ -140,14 +140,14 @@ async def test_streams_whose_names_differ_in_capitals_do_not_share_a_folder(out:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes are posix's")
-async def test_files_and_what_is_kept_with_them_are_their_owner_s_alone(out: Path):
-    await World(out).extract()
+async def test_files_are_readable_by_their_owner_only(out: Path):
+    await CrashHarness(out).extract()
 
     assert {mode_of(path) for path in files(out, "**/*") if path.is_file()} == {0o600}
     assert mode_of(out / ".asyncstreams") == 0o700
 
 
-async def test_a_full_refresh_takes_the_place_of_the_one_before_when_it_is_whole(out: Path):
+async def test_full_refresh_replaces_old_parts_once_complete(out: Path):
     answers = Answers()
     await Regions(answers).extract(to=JsonLines(out))
     answers.records = {region: [{"id": f"new-{region}"}] for region in range(4)}
@@ -165,7 +165,7 @@ async def test_a_full_refresh_takes_the_place_of_the_one_before_when_it_is_whole
     assert (manifest["generation"], manifest["complete"], manifest["rows"]) == (2, True, 4)
 
 
-async def test_a_first_extraction_shows_what_it_has_though_some_of_it_failed(out: Path):
+async def test_first_extraction_publishes_parts_despite_failures(out: Path):
     with pytest.raises(PartialFailure) as failure:
         await Regions(Answers(1)).extract(to=JsonLines(out))
 
@@ -175,7 +175,7 @@ async def test_a_first_extraction_shows_what_it_has_though_some_of_it_failed(out
     assert (told.failed, told.written.rows) == (1, 6)
 
 
-async def test_what_failed_is_all_that_the_next_run_asks_for(out: Path):
+async def test_next_run_requests_only_failed_slices(out: Path):
     answers = Answers(1, 2)
     with pytest.raises(PartialFailure):
         await Regions(answers).extract(to=JsonLines(out))
@@ -189,7 +189,7 @@ async def test_what_failed_is_all_that_the_next_run_asks_for(out: Path):
 
 @settings(max_examples=40, deadline=None)
 @given(st.permutations(range(5)), st.sets(st.integers(0, 4)))
-async def test_whatever_finishes_in_whatever_order_the_next_run_asks_for_the_rest(
+async def test_next_run_requests_the_rest_in_any_finish_order(
     tmp_path_factory: pytest.TempPathFactory, order: list[int], failing: set[int]
 ):
     out = tmp_path_factory.mktemp("out")
@@ -213,32 +213,32 @@ async def test_whatever_finishes_in_whatever_order_the_next_run_asks_for_the_res
     assert ids(out) == all_of(*range(5))
 
 
-async def test_streams_that_were_read_in_a_run_that_did_not_come_to_its_end_are_not_asked_again(out: Path):
-    api = Api()
+async def test_resumed_run_skips_streams_already_read(out: Path):
+    api = RegionsApi()
 
-    class Dying(BrokenFs):
+    class Dying(FaultyFileSystem):
         """Lives until a stream has been finished."""
 
         def rename(self, path: Path, to: Path) -> None:
             super().rename(path, to)
             self.is_dead = to.name == "manifest.json"
 
-    with pytest.raises(Killed):
-        await World(out, api).extract(Dying())
-    ledger = World(out, api).known()
+    with pytest.raises(ProcessKilled):
+        await CrashHarness(out, api).extract(Dying())
+    ledger = CrashHarness(out, api).read_ledger()
     read = {name for name, one in ledger.streams.items() if one.is_read}
-    api.asked.clear()
+    api.requests.clear()
 
-    report = await World(out, api).extract()
+    report = await CrashHarness(out, api).extract()
 
     assert read
-    assert not {asked.split()[0] for asked in api.asked} & read
-    World(out, api).check_end()
+    assert not {asked.split()[0] for asked in api.requests} & read
+    CrashHarness(out, api).check_complete()
     assert {one.stream for one in report.streams if one.written.was_read} == read
-    assert "read before" in str(report)
+    assert "already complete" in str(report)
 
 
-async def test_after_a_run_that_came_to_its_end_all_is_read_anew(out: Path):
+async def test_finished_run_is_followed_by_a_full_read(out: Path):
     answers = Answers()
     for _ in range(2):
         await Regions(answers).extract(to=JsonLines(out))
@@ -247,50 +247,50 @@ async def test_after_a_run_that_came_to_its_end_all_is_read_anew(out: Path):
     assert ids(out) == all_of(0, 1, 2, 3)
 
 
-async def test_an_incremental_stream_appends_what_is_new(out: Path):
-    world = World(out)
+async def test_incremental_stream_appends_new_records(out: Path):
+    world = CrashHarness(out)
     await world.extract()
     before = sorted(path.name for path in files(out, "events/part-*"))
     world.api.version = 2
-    world.api.asked.clear()
+    world.api.requests.clear()
 
     await world.extract()
 
-    assert {asked for asked in world.api.asked if asked.startswith("events")} == {
+    assert {asked for asked in world.api.requests if asked.startswith("events")} == {
         f"events {since}" for since in range(24, 48, 6)
     }
     assert sorted(path.name for path in files(out, "events/part-*"))[: len(before)] == before
-    world.check_end()
+    world.check_complete()
 
 
-async def test_with_append_a_second_run_adds_to_the_first(out: Path):
+async def test_append_mode_adds_to_earlier_run(out: Path):
     for _ in range(2):
         await Regions(Answers()).extract(to=JsonLines(out, mode="append"))
 
     assert ids(out) == sorted(all_of(0, 1, 2, 3) * 2)
 
 
-async def test_with_fail_a_second_run_is_refused_and_an_unfinished_one_is_not(out: Path):
+async def test_fail_mode_refuses_existing_but_resumes_unfinished(out: Path):
     answers = Answers(1)
     with pytest.raises(PartialFailure):
         await Regions(answers).extract(to=JsonLines(out, mode="fail"))
     answers.broken = set()
     await Regions(answers).extract(to=JsonLines(out, mode="fail"))
 
-    with pytest.raises(ConfigError, match=r"is in .*out already"):
+    with pytest.raises(ConfigError, match=r"out already contains stream"):
         await Regions(answers).extract(to=JsonLines(out, mode="fail"))
     assert ids(out) == all_of(0, 1, 2, 3)
 
 
-async def test_a_replacement_that_was_not_finished_cannot_become_an_addition(out: Path):
+async def test_append_to_unfinished_replacement_is_refused(out: Path):
     with pytest.raises(PartialFailure):
         await Regions(Answers(1)).extract(to=JsonLines(out))
 
-    with pytest.raises(ConfigError, match="did not come to its end"):
+    with pytest.raises(ConfigError, match="has not finished stream"):
         await Regions(Answers()).extract(to=JsonLines(out, mode="append"))
 
 
-async def test_without_resume_what_was_not_finished_begins_anew(out: Path):
+async def test_resume_false_starts_unfinished_run_over(out: Path):
     answers = Answers(1)
     with pytest.raises(PartialFailure):
         await Regions(answers).extract(to=JsonLines(out))
@@ -302,7 +302,7 @@ async def test_without_resume_what_was_not_finished_begins_anew(out: Path):
     assert ids(out) == all_of(0, 1, 2, 3)
 
 
-async def test_what_has_ended_is_committed_though_no_other_page_comes(out: Path):
+async def test_ended_slices_are_committed_without_further_pages(out: Path):
     may_end = asyncio.Event()
 
     async def answer(request: httpx.Request) -> httpx.Response:
@@ -320,12 +320,12 @@ async def test_what_has_ended_is_committed_though_no_other_page_comes(out: Path)
     assert ids(out) == all_of(0, 1, 2, 3)
 
 
-async def test_a_run_ends_when_its_files_are_written_however_slow_the_disk(out: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_slow_disk_delays_end_of_run_until_files_written(out: Path, monkeypatch: pytest.MonkeyPatch):
     class Slow(FileSystem):
         def sync(self, file: int) -> None:
             time.sleep(0.1)
 
-    monkeypatch.setattr("asyncstreams.extraction.extraction._TO_LEAVE", 0.01)
+    monkeypatch.setattr("asyncstreams.extraction.extraction._SHUTDOWN_GRACE_S", 0.01)
     answers = Answers()
 
     await Regions(answers).extract(to=JsonLines(out, fsync="full", fs=Slow()))
@@ -337,7 +337,7 @@ async def test_a_run_ends_when_its_files_are_written_however_slow_the_disk(out: 
     assert len(answers.asked) == 2 * asked  # it had come to its end, and so the second read all anew
 
 
-async def test_a_run_that_is_ended_while_the_disk_is_slow_leaves_in_time_and_loses_nothing(
+async def test_cancelled_run_with_stuck_disk_ends_within_grace(
     out: Path, monkeypatch: pytest.MonkeyPatch
 ):
     may_write = threading.Event()
@@ -352,7 +352,7 @@ async def test_a_run_that_is_ended_while_the_disk_is_slow_leaves_in_time_and_los
                 self.is_stuck = True
                 may_write.wait(10)
 
-    monkeypatch.setattr("asyncstreams.extraction.extraction._TO_LEAVE", 0.01)
+    monkeypatch.setattr("asyncstreams.extraction.extraction._SHUTDOWN_GRACE_S", 0.01)
     fs = Stuck()
     failed: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: failed.append(context))
@@ -371,7 +371,7 @@ async def test_a_run_that_is_ended_while_the_disk_is_slow_leaves_in_time_and_los
     assert failed == []
 
 
-async def test_a_long_slice_that_is_cut_off_is_gone_on_with_from_its_last_checkpoint(out: Path):
+async def test_interrupted_slice_resumes_from_last_checkpoint(out: Path):
     asked: list[int] = []
     is_open = asyncio.Event()
 
@@ -403,7 +403,7 @@ async def test_a_long_slice_that_is_cut_off_is_gone_on_with_from_its_last_checkp
 
 
 @pytest.mark.parametrize("compression", ["gzip", "zstd"])
-async def test_parts_are_compressed_and_rolled_by_size(out: Path, compression: Any):
+async def test_parts_are_compressed_and_split_by_size(out: Path, compression: Any):
     answers = Answers()
     text = os.urandom(300_000).hex()
     answers.records = {region: [{"id": f"{region}-{n}", "text": text} for n in range(2)] for region in range(4)}
@@ -417,7 +417,7 @@ async def test_parts_are_compressed_and_rolled_by_size(out: Path, compression: A
     assert ids(out) == all_of(0, 1, 2, 3)
 
 
-async def test_large_slices_have_files_of_their_own_and_those_of_slices_that_fail_are_left_out(out: Path):
+async def test_large_failed_slices_leave_no_records(out: Path):
     class Large(Regions):
         def next_page_token(self, response: Any, context: Any) -> Any:
             page = (context.next_page_token or {"page": 0})["page"] + 1
@@ -441,7 +441,7 @@ async def test_large_slices_have_files_of_their_own_and_those_of_slices_that_fai
     assert len(files(out, "large/part-*")) >= 3
 
 
-async def test_records_that_do_not_fit_their_schema_are_kept_beside_the_others(out: Path):
+async def test_invalid_records_are_written_to_quarantine_files(out: Path):
     class Checked(Regions):
         name = "regions"
         validation = "quarantine"
@@ -466,7 +466,7 @@ async def test_records_that_do_not_fit_their_schema_are_kept_beside_the_others(o
     assert report.streams[0].written.quarantined == 1
 
 
-async def test_numbers_and_text_come_out_as_they_came_in(out: Path):
+async def test_numbers_and_text_are_written_unchanged(out: Path):
     answers = Answers()
     record = {"id": "0", "big": 2**64 + 1, "small": 1e-300, "text": 'é\n"\u2028\\', "none": None, "deep": [[{}]]}
     answers.records = {0: [record]}
@@ -477,7 +477,7 @@ async def test_numbers_and_text_come_out_as_they_came_in(out: Path):
     assert json.loads(path.read_bytes()) == record
 
 
-async def test_a_record_without_a_form_in_json_is_told_with_its_place(out: Path):
+async def test_unencodable_record_error_names_stream_and_page(out: Path):
     class Odd(Regions):
         def parse_response(self, response: Any, context: Any) -> Any:
             return [{"id": float("nan")}]
@@ -488,7 +488,7 @@ async def test_a_record_without_a_form_in_json_is_told_with_its_place(out: Path)
     assert error.value.page == 0
 
 
-async def test_a_record_that_is_kept_back_needs_a_form_in_json_too_and_the_run_is_gone_on_with(out: Path):
+async def test_unencodable_quarantined_record_fails_and_run_resumes(out: Path):
     class Odd(Regions):
         name = "regions"
         validation = "quarantine"
@@ -512,7 +512,7 @@ async def test_a_record_that_is_kept_back_needs_a_form_in_json_too_and_the_run_i
     assert ids(out) == all_of(0, 1, 2, 3)
 
 
-async def test_a_second_writer_is_told_who_the_first_is(out: Path):
+async def test_second_writer_gets_holder_of_lock(out: Path):
     may_end = asyncio.Event()
 
     async def answer(request: httpx.Request) -> httpx.Response:
@@ -531,7 +531,7 @@ async def test_a_second_writer_is_told_who_the_first_is(out: Path):
     assert ids(out) == all_of(0, 1, 2, 3)
 
 
-async def test_a_part_that_was_taken_away_is_missed_before_anything_is_asked_for(out: Path):
+async def test_missing_part_is_reported_before_any_request(out: Path):
     answers = Answers()
     await Regions(answers).extract(to=JsonLines(out))
     (part,) = files(out, "regions/part-*")
@@ -547,23 +547,23 @@ async def test_a_part_that_was_taken_away_is_missed_before_anything_is_asked_for
     assert ids(out) == all_of(0, 1, 2, 3)
 
 
-async def test_a_full_disk_is_told_with_path_and_bytes_and_the_next_run_completes(out: Path):
-    world = World(out)
+async def test_full_disk_error_names_path_and_next_run_completes(out: Path):
+    world = CrashHarness(out)
     await world.extract()
     world.api.version = 2
 
     with pytest.raises(OutputWriteError, match=r"No space left on device") as error:
-        await world.extract(BrokenFs(25, "ENOSPC"))
-    world.check_now()
+        await world.extract(FaultyFileSystem(25, "ENOSPC"))
+    world.check_invariants()
     await world.extract()
 
     assert str(out) in str(error.value)
     assert re.search(r"[\d,]+ bytes were to be written", str(error.value))
-    world.check_end()
+    world.check_complete()
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="the superuser may write anywhere")
-def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path):
+def test_unwritable_folder_raises_output_write_error(tmp_path: Path):
     tmp_path.chmod(0o500)
     try:
         with pytest.raises(OutputWriteError, match="Permission denied"):
@@ -572,14 +572,14 @@ def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path):
         tmp_path.chmod(0o700)
 
 
-async def test_a_path_that_is_a_file_is_told(tmp_path: Path):
+async def test_path_that_is_a_file_raises_output_write_error(tmp_path: Path):
     (tmp_path / "out").write_text("")
 
     with pytest.raises(OutputWriteError, match="out"):
         await Regions(Answers()).extract(to=JsonLines(tmp_path / "out"))
 
 
-async def test_an_addition_to_files_of_another_stream_or_account_is_refused(out: Path):
+async def test_append_with_other_url_or_credential_is_refused(out: Path):
     def stream(token: str, base: str = "https://api.test/") -> HttpStream:
         made = Regions(Answers(), authenticator=TokenAuthenticator(token))
         made.url_base = base
@@ -600,50 +600,50 @@ async def test_an_addition_to_files_of_another_stream_or_account_is_refused(out:
     assert not any(b"secret-" in path.read_bytes() for path in files(out, "**/*") if path.is_file())
 
 
-async def test_what_takes_another_account_s_place_is_not_refused(out: Path):
+async def test_replacement_with_other_credential_is_accepted(out: Path):
     for token in ("one", "two"):
         await Regions(Answers(), authenticator=TokenAuthenticator(token)).extract(to=JsonLines(out))
 
     assert ids(out) == all_of(0, 1, 2, 3)
 
 
-async def test_a_damaged_journal_is_told_left_as_it_is_and_nothing_is_asked_for(out: Path):
-    world = World(out)
+async def test_damaged_journal_is_left_unchanged_without_requests(out: Path):
+    world = CrashHarness(out)
     await world.extract()
     (path,) = (out / ".asyncstreams").glob("journal-*")
     content = path.read_bytes()
     path.write_bytes(content[:200] + bytes([content[200] ^ 1]) + content[201:])
     damaged = path.read_bytes()
-    world.api.asked.clear()
+    world.api.requests.clear()
 
     with pytest.raises(StateCorrupt, match=r"the last good snapshot is .*snapshot-1"):
         await world.extract()
 
     assert path.read_bytes() == damaged
-    assert world.api.asked == []
+    assert world.api.requests == []
 
 
-async def test_a_damaged_snapshot_is_told_with_the_last_good_one(out: Path):
-    world = World(out)
+async def test_damaged_snapshot_error_names_last_good_one(out: Path):
+    world = CrashHarness(out)
     for _ in range(2):
         await world.extract()
     path = out / ".asyncstreams" / "snapshot-2"
     path.write_bytes(path.read_bytes()[:-1])
 
-    with pytest.raises(StateCorrupt, match=r"snapshot-2 is not .*the last good snapshot is .*snapshot-1"):
+    with pytest.raises(StateCorrupt, match=r"snapshot-2 is corrupt: .*the last good snapshot is .*snapshot-1"):
         await world.extract()
 
 
-async def test_a_journal_that_lost_what_it_said_last_is_noticed_by_the_parts_that_it_does_not_know(out: Path):
+async def test_truncated_journal_is_detected_by_unknown_parts(out: Path):
     await Regions(Answers()).extract(to=JsonLines(out))
     (journal,) = (out / ".asyncstreams").glob("journal-*")
     journal.write_bytes(journal.read_bytes()[:60])
 
-    with pytest.raises(StateCorrupt, match="has lost what it said last"):
+    with pytest.raises(StateCorrupt, match="has lost its last records"):
         await Regions(Answers()).extract(to=JsonLines(out))
 
 
-async def test_an_output_of_a_newer_version_is_refused(out: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_output_of_newer_format_is_refused(out: Path, monkeypatch: pytest.MonkeyPatch):
     with monkeypatch.context() as patched:
         patched.setattr("asyncstreams.destinations.journal._FORMAT", 3)
         await Regions(Answers()).extract(to=JsonLines(out))
@@ -653,7 +653,7 @@ async def test_an_output_of_a_newer_version_is_refused(out: Path, monkeypatch: p
     assert error.value.field == "format"
 
 
-async def test_files_that_are_not_ours_stay_where_they_are(out: Path):
+async def test_foreign_files_are_left_in_place(out: Path):
     (out / "regions").mkdir(parents=True)
     (out / "regions" / "notes.txt").write_text("mine")
     for _ in range(2):
@@ -666,7 +666,7 @@ async def test_files_that_are_not_ours_stay_where_they_are(out: Path):
     ("name", "folder"),
     [("a/b", "a%2Fb"), ("..", "%2E."), (".asyncstreams", "%2Easyncstreams"), ("Ünï", "%C3%9Cn%C3%AF"), ("a b", "a b")],
 )
-async def test_a_stream_s_name_is_no_path(out: Path, name: str, folder: str):
+async def test_stream_name_is_escaped_in_folder_name(out: Path, name: str, folder: str):
     stream = Regions(Answers())
     stream.name = name
 
@@ -676,7 +676,7 @@ async def test_a_stream_s_name_is_no_path(out: Path, name: str, folder: str):
     assert ids(out, folder) == all_of(0, 1, 2, 3)
 
 
-async def test_an_unavailable_stream_is_skipped_and_told(out: Path):
+async def test_unavailable_stream_is_skipped_and_reported(out: Path):
     class Secret(Regions):
         pass
 
@@ -692,17 +692,17 @@ async def test_an_unavailable_stream_is_skipped_and_told(out: Path):
     [
         ("out/", r"JsonLines\('out/'\)"),
         (Path("out"), r"JsonLines\('out'\)"),
-        (JsonLines, "JsonLines is no destination"),
-        (None, "NoneType is no destination"),
+        (JsonLines, "JsonLines is not a destination"),
+        (None, "NoneType is not a destination"),
     ],
 )
-async def test_what_is_no_destination_is_told_with_one_that_is(to: Any, told: str):
+async def test_invalid_destination_error_suggests_a_valid_one(to: Any, told: str):
     with pytest.raises(ConfigError, match=told):
         await Regions(Answers()).extract(to=to)
 
 
-async def test_files_keep_their_state_themselves(out: Path):
-    with pytest.raises(ConfigError, match="keeps its state"):
+async def test_state_argument_with_files_is_refused(out: Path):
+    with pytest.raises(ConfigError, match="keeps its own state"):
         await Source([Regions(Answers())]).extract(to=JsonLines(out), state={})  # type: ignore[arg-type]
 
 
@@ -710,6 +710,6 @@ async def test_files_keep_their_state_themselves(out: Path):
     "options",
     [{"mode": "overwrite"}, {"compression": "bz2"}, {"fsync": True}, {"part_size": 10}, {"part_size": "1 MB"}],
 )
-def test_an_option_that_means_nothing_is_told(options: Any):
+def test_invalid_jsonlines_option_raises_config_error(options: Any):
     with pytest.raises(ConfigError, match=next(iter(options))):
         JsonLines("out", **options)

@@ -15,7 +15,7 @@ import anyio
 import pytest
 from crash_harness import lines_of
 
-from asyncstreams.extraction.signals import until_terminated
+from asyncstreams.extraction.signals import cancel_on_sigterm
 from asyncstreams.testing import MockApi, Resource
 
 pytestmark = [pytest.mark.skipif(os.name != "posix", reason="signals are posix's"), pytest.mark.alone]
@@ -24,9 +24,9 @@ PROGRAM = """
     import asyncio, signal, sys, time
     import asyncstreams.extraction.extraction as extraction
     from asyncstreams import HttpStream, JsonLines, PageNumber
-    from asyncstreams.storage.filesystem import Fs
+    from asyncstreams.storage.filesystem import FileSystem
 
-    class Hanging(Fs):
+    class Hanging(FileSystem):
         def sync(self, file):
             print("hangs", flush=True)
             time.sleep(60)
@@ -52,12 +52,12 @@ PROGRAM = """
         stream.url_base = sys.argv[1]
         print("begun", flush=True)
         try:
-            await stream.extract(to=JsonLines(sys.argv[2], fs=Hanging() if "hang" in sys.argv else Fs()))
+            await stream.extract(to=JsonLines(sys.argv[2], fs=Hanging() if "hang" in sys.argv else FileSystem()))
         finally:
             print("left", flush=True)
 
     if "hang" in sys.argv:
-        extraction._TO_LEAVE = 2.0  # it is ten seconds, and one waits for no more than all of them
+        extraction._SHUTDOWN_GRACE_S = 2.0  # it is ten seconds, and one waits for no more than all of them
     signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background ignore it
     asyncio.run(main())
 """
@@ -89,7 +89,7 @@ def wait_for_files(process: subprocess.Popen[str], out: Path) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_process_that_is_told_to_end_keeps_what_it_has_and_the_next_one_reads_the_rest(
+def test_signalled_process_commits_and_next_run_resumes(
     number: signal.Signals, code: int, tmp_path: Path
 ):
     out = tmp_path / "out"
@@ -117,7 +117,7 @@ def test_a_process_that_is_told_to_end_keeps_what_it_has_and_the_next_one_reads_
     assert (error == "") or number is signal.SIGINT
 
 
-def test_a_second_signal_ends_it_at_once(tmp_path: Path):
+def test_second_sigterm_ends_process_at_once(tmp_path: Path):
     with MockApi(Resource("customers", 400, page_size=10), process=True) as api:
         process = hanging(api, tmp_path / "out")
         process.send_signal(signal.SIGTERM)
@@ -131,7 +131,7 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path):
     assert code == -signal.SIGTERM
 
 
-def test_a_disk_that_is_stuck_for_good_keeps_no_process(tmp_path: Path):
+def test_stuck_disk_does_not_keep_process_alive(tmp_path: Path):
     with MockApi(Resource("customers", 400, page_size=10), process=True) as api:
         process = hanging(api, tmp_path / "out")
         process.send_signal(signal.SIGTERM)
@@ -144,12 +144,12 @@ def test_a_disk_that_is_stuck_for_good_keeps_no_process(tmp_path: Path):
     assert error == ""
 
 
-async def test_a_handler_of_the_application_s_own_stays():
+async def test_existing_sigterm_handler_is_kept():
     def mine(*_: object) -> None: ...
 
     before = signal.signal(signal.SIGTERM, mine)
     try:
-        with until_terminated(anyio.CancelScope()):
+        with cancel_on_sigterm(anyio.CancelScope()):
             assert signal.getsignal(signal.SIGTERM) is mine
         assert signal.getsignal(signal.SIGTERM) is mine
     finally:

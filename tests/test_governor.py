@@ -1,4 +1,4 @@
-"""Does everybody who asks the governor get a ticket in the end, whatever happens to the others?"""
+"""Admission of requests by the Governor, including cancellation and pauses."""
 
 from __future__ import annotations
 
@@ -8,38 +8,25 @@ from contextlib import suppress
 from random import Random
 
 import pytest
-from simulated_servers import Watched
+from simulated_servers import CheckedGovernor
 
 from asyncstreams import RateLimit
-from asyncstreams.rate_limits.governor import (
-    BUSY,
-    DECLARED,
-    DOWN,
-    PACED,
-    PAUSE,
-    SHARED,
-    TOLD,
-    Governor,
-    HostState,
-    Permit,
-    QuotaClient,
-)
+from asyncstreams.rate_limits.governor import Governor, HostState, Permit, QuotaClient
 from asyncstreams.rate_limits.loop_lag import LoopLag
 from asyncstreams.rate_limits.quota_headers import ReportedQuota
+from asyncstreams.rate_limits.wait_reason import LONG_WAIT_S, WaitReason
 from asyncstreams.testing import VirtualClock
 
-LONG = 1.0
 
-
-def governor_of(clock: VirtualClock, host: HostState | None = None) -> Governor:
+def make_governor(clock: VirtualClock, host: HostState | None = None) -> Governor:
     random = Random(1)
     return Governor(clock, random, LoopLag(), host or HostState(random))
 
 
-def taken(governor: Governor, client: QuotaClient) -> Permit:
-    ticket = governor.acquire_nowait(client)
-    assert ticket is not None
-    return ticket
+def acquire(governor: Governor, client: QuotaClient) -> Permit:
+    permit = governor.acquire_nowait(client)
+    assert permit is not None
+    return permit
 
 
 def quota(remaining: float, resets_in: float) -> list[ReportedQuota]:
@@ -47,52 +34,57 @@ def quota(remaining: float, resets_in: float) -> list[ReportedQuota]:
 
 
 class Chaos:
-    """Workers of several streams whose requests end in every way, some of them cancelled at any moment."""
+    """Workers of several streams whose requests end in every way; some are cancelled at random times."""
 
     def __init__(self, seed: int) -> None:
         self.random = random = Random(seed)
         self.clock = VirtualClock()
         self.clock.monotonic()
         host = HostState(random)
-        self.governors = [Watched(self.clock, random, LoopLag(), host) for _ in range(2)]
+        self.governors = [CheckedGovernor(self.clock, random, LoopLag(), host) for _ in range(2)]
         limits = ((), (RateLimit(50, per=2),), (RateLimit(30, per=1, smooth=True), RateLimit(400, per=60)))
         self.clients = [
-            (governor, governor.client(f"{number}", random.uniform(0.5, 4), limits[number % 3], adaptive=number != 3))
+            (
+                governor,
+                governor.add_client(f"{number}", random.uniform(0.5, 4), limits[number % 3], adaptive=number != 3),
+            )
             for governor in self.governors
             for number in range(4)
         ]
-        self.ended = 0
+        self.finished = 0
 
-    async def worker(self, governor: Watched, client: QuotaClient) -> None:
-        ticket = await self.ticket(governor, client)
+    async def worker(self, governor: CheckedGovernor, client: QuotaClient) -> None:
+        permit = await self.wait_for_permit(governor, client)
         try:
             await asyncio.sleep(self.random.expovariate(20))
             if self.random.random() < 0.3:
-                governor.first_byte(ticket, quota(self.random.randrange(20), self.random.uniform(0, 5)))
+                governor.record_first_byte(permit, quota(self.random.randrange(20), self.random.uniform(0, 5)))
         finally:
-            governor.release(ticket)
-            governor.look()
-        verdict = self.random.random()
-        if verdict < 0.6:
-            governor.succeeded(ticket)
-        elif verdict < 0.75:
-            governor.failed(ticket, is_overload=verdict < 0.65)
-        elif verdict < 0.9:
-            governor.refused(ticket, is_ordered=verdict < 0.8)
-            governor.close_for(self.random.expovariate(1))
-        self.ended += 1
+            governor.release(permit)
+            governor.check_invariants()
+        outcome = self.random.random()
+        if outcome < 0.6:
+            governor.record_success(permit)
+        elif outcome < 0.75:
+            governor.record_failure(permit, is_overload=outcome < 0.65)
+        elif outcome < 0.9:
+            governor.record_refusal(permit, has_retry_after=outcome < 0.8)
+            governor.pause_for(self.random.expovariate(1))
+        self.finished += 1
 
-    async def ticket(self, governor: Watched, client: QuotaClient) -> Permit:
-        while (ticket := governor.acquire_nowait(client)) is None:
-            wait = governor.wait(client)
-            if wait is None or (wait.reason is not DOWN and (wait.seconds < LONG or wait.seconds == math.inf)):
+    async def wait_for_permit(self, governor: CheckedGovernor, client: QuotaClient) -> Permit:
+        while (permit := governor.acquire_nowait(client)) is None:
+            wait = governor.current_wait(client)
+            if wait is None or (
+                wait.reason is not WaitReason.HOST_DOWN and (wait.seconds < LONG_WAIT_S or wait.seconds == math.inf)
+            ):
                 return await governor.acquire(client)
-            await asyncio.sleep(LONG if wait.reason is DOWN else wait.seconds - LONG / 2)
-            governor.look()
-        return ticket
+            await asyncio.sleep(LONG_WAIT_S if wait.reason is WaitReason.HOST_DOWN else wait.seconds - LONG_WAIT_S / 2)
+            governor.check_invariants()
+        return permit
 
     async def run(self) -> int:
-        """How many workers were cancelled."""
+        """Run all workers. Returns the number of cancelled ones."""
         workers = []
         for number in range(400):
             await asyncio.sleep(self.random.expovariate(100))
@@ -108,11 +100,11 @@ class Chaos:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_whatever_happens_nobody_waits_for_ever_and_every_ticket_comes_back(seed: int) -> None:
+def test_every_request_gets_a_permit_and_releases_it(seed: int) -> None:
     async def run() -> Chaos:
         chaos = Chaos(seed)
         cancelled = await chaos.run()
-        assert cancelled + chaos.ended == 400
+        assert cancelled + chaos.finished == 400
         return chaos
 
     chaos = asyncio.run(run())
@@ -122,86 +114,92 @@ def test_whatever_happens_nobody_waits_for_ever_and_every_ticket_comes_back(seed
     assert all(client.in_flight == 0 and not client.waiting for _, client in chaos.clients)
 
 
-async def test_a_wait_says_what_keeps_a_request_and_for_how_long(virtual_clock: VirtualClock) -> None:
-    told, declared, paused, busy, down = (governor_of(virtual_clock) for _ in range(5))
-    clients = [governor.client("a", adaptive=True) for governor in (told, paused, busy, down)]
-    strict = declared.client("a", limits=[RateLimit(1, per=7)], adaptive=True)
-    first = taken(told, clients[0])
-    told.first_byte(first, quota(0, 5.0))
-    told.release(first)
-    taken(declared, strict)
-    paused.close_for(20.0)
+async def test_current_wait_gives_reason_and_seconds(virtual_clock: VirtualClock) -> None:
+    reported, declared, paused, busy, down = (make_governor(virtual_clock) for _ in range(5))
+    clients = [governor.add_client("a", adaptive=True) for governor in (reported, paused, busy, down)]
+    limited_client = declared.add_client("a", limits=[RateLimit(1, per=7)], adaptive=True)
+    first = acquire(reported, clients[0])
+    reported.record_first_byte(first, quota(0, 5.0))
+    reported.release(first)
+    acquire(declared, limited_client)
+    paused.pause_for(20.0)
     for _ in range(4):
-        taken(busy, clients[2])
-    while not down.host.health.is_down:
-        down.failed(Permit(down, clients[3], 0.0, 0), is_overload=False)
+        acquire(busy, clients[2])
+    while not down.host.circuit_breaker.is_down:
+        down.record_failure(Permit(down, clients[3], 0.0, 0), is_overload=False)
 
     waits = [
-        governor.wait(client)
+        governor.current_wait(client)
         for governor, client in (
-            (told, clients[0]),
-            (declared, strict),
+            (reported, clients[0]),
+            (declared, limited_client),
             (paused, clients[1]),
             (busy, clients[2]),
             (down, clients[3]),
         )
     ]
 
-    assert [wait and wait.reason for wait in waits] == [TOLD, DECLARED, PAUSE, BUSY, DOWN]
+    assert [wait and wait.reason for wait in waits] == [
+        WaitReason.QUOTA,
+        WaitReason.DECLARED_LIMIT,
+        WaitReason.PAUSED,
+        WaitReason.CONCURRENCY,
+        WaitReason.HOST_DOWN,
+    ]
     seconds = [wait.seconds for wait in waits if wait]
     assert seconds == [pytest.approx(5.0), pytest.approx(7.05), pytest.approx(20.5, abs=0.5), math.inf, 1.0]
 
 
-async def test_after_a_refusal_a_request_waits_for_the_pace(virtual_clock: VirtualClock) -> None:
-    governor = governor_of(virtual_clock)
-    client = governor.client("a", adaptive=False)
+async def test_request_after_refusal_waits_for_adaptive_rate(virtual_clock: VirtualClock) -> None:
+    governor = make_governor(virtual_clock)
+    client = governor.add_client("a", adaptive=False)
     for _ in range(40):
-        governor.release(taken(governor, client))
-    refused = taken(governor, client)
+        governor.release(acquire(governor, client))
+    refused = acquire(governor, client)
     governor.release(refused)
-    governor.refused(refused, is_ordered=True)
-    governor.close_for(1.0)
+    governor.record_refusal(refused, has_retry_after=True)
+    governor.pause_for(1.0)
     await virtual_clock.sleep(1.1)
 
     for _ in range(10):
-        if ticket := governor.acquire_nowait(client):
-            governor.release(ticket)
-    wait = governor.wait(client)
+        if permit := governor.acquire_nowait(client):
+            governor.release(permit)
+    wait = governor.current_wait(client)
 
     assert wait is not None
-    assert wait.reason == PACED
-    assert "requests a second" in governor.limits(client)
+    assert wait.reason == WaitReason.ADAPTIVE_RATE
+    assert "requests a second" in governor.describe_limits(client)
 
 
-async def test_a_stream_that_had_more_of_a_window_gives_way_in_its_first_half(virtual_clock: VirtualClock) -> None:
-    governor = governor_of(virtual_clock)
-    few, many = (governor.client(name, adaptive=False) for name in ("few", "many"))
-    first = taken(governor, many)
-    governor.first_byte(first, quota(50, 10.0))
+async def test_stream_ahead_yields_in_first_half_of_window(virtual_clock: VirtualClock) -> None:
+    governor = make_governor(virtual_clock)
+    less_used, more_used = (governor.add_client(name, adaptive=False) for name in ("less_used", "more_used"))
+    first = acquire(governor, more_used)
+    governor.record_first_byte(first, quota(50, 10.0))
     governor.release(first)
-    taken(governor, few)
+    acquire(governor, less_used)
     for _ in range(3):
-        taken(governor, many)
+        acquire(governor, more_used)
 
-    assert governor.acquire_nowait(many) is None
-    wait = governor.wait(many)
+    assert governor.acquire_nowait(more_used) is None
+    wait = governor.current_wait(more_used)
     assert wait is not None
-    assert wait.reason == SHARED
-    assert governor.acquire_nowait(few) is not None
+    assert wait.reason == WaitReason.FAIR_SHARE
+    assert governor.acquire_nowait(less_used) is not None
 
     await virtual_clock.sleep(5.1)
-    assert governor.acquire_nowait(many) is not None
+    assert governor.acquire_nowait(more_used) is not None
 
 
-async def test_requests_that_are_kept_by_what_is_on_the_wire_go_at_the_reset_though_no_answer_comes(
+async def test_waiting_requests_go_at_reset_without_a_response(
     virtual_clock: VirtualClock,
 ) -> None:
-    governor = governor_of(virtual_clock)
-    client = governor.client("a", adaptive=False)
-    first = taken(governor, client)
-    governor.first_byte(first, quota(1, 4.0))
+    governor = make_governor(virtual_clock)
+    client = governor.add_client("a", adaptive=False)
+    first = acquire(governor, client)
+    governor.record_first_byte(first, quota(1, 4.0))
     governor.release(first)
-    taken(governor, client)
+    acquire(governor, client)
     began = virtual_clock.monotonic()
 
     async with asyncio.timeout(60):
@@ -210,28 +208,28 @@ async def test_requests_that_are_kept_by_what_is_on_the_wire_go_at_the_reset_tho
     assert virtual_clock.monotonic() - began == pytest.approx(4.0, abs=0.1)
 
 
-async def test_quotas_of_one_host_share_what_it_bears(virtual_clock: VirtualClock) -> None:
+async def test_quotas_of_one_host_share_the_concurrency_limit(virtual_clock: VirtualClock) -> None:
     host = HostState(Random(1))
-    search, lists = governor_of(virtual_clock, host), governor_of(virtual_clock, host)
-    searching, listing = search.client("search", adaptive=True), lists.client("lists", adaptive=True)
-    tickets = [taken(search, searching) for _ in range(4)]
+    search, lists = make_governor(virtual_clock, host), make_governor(virtual_clock, host)
+    searching, listing = search.add_client("search", adaptive=True), lists.add_client("lists", adaptive=True)
+    permits = [acquire(search, searching) for _ in range(4)]
 
     waiting = asyncio.create_task(lists.acquire(listing))
     await asyncio.sleep(0)
     assert not waiting.done()
 
-    search.release(tickets[0])
+    search.release(permits[0])
     await asyncio.wait_for(waiting, 1)
 
 
-async def test_who_is_cancelled_in_the_moment_of_its_turn_gives_it_back(virtual_clock: VirtualClock) -> None:
-    governor = governor_of(virtual_clock)
-    client = governor.client("a", adaptive=True)
-    tickets = [taken(governor, client) for _ in range(4)]
+async def test_permit_of_a_waiter_cancelled_at_its_turn_is_returned(virtual_clock: VirtualClock) -> None:
+    governor = make_governor(virtual_clock)
+    client = governor.add_client("a", adaptive=True)
+    permits = [acquire(governor, client) for _ in range(4)]
     waiting = [asyncio.create_task(governor.acquire(client)) for _ in range(2)]
     await asyncio.sleep(0)
 
-    governor.release(tickets[0])
+    governor.release(permits[0])
     waiting[0].cancel()
     with suppress(asyncio.CancelledError):
         await waiting[0]
@@ -240,136 +238,137 @@ async def test_who_is_cancelled_in_the_moment_of_its_turn_gives_it_back(virtual_
     assert governor.in_flight == 4
 
 
-async def test_a_turn_that_was_given_before_the_gate_closed_waits_for_it(virtual_clock: VirtualClock) -> None:
-    governor = governor_of(virtual_clock)
-    client = governor.client("a", adaptive=True)
-    tickets = [taken(governor, client) for _ in range(4)]
+async def test_permit_issued_before_a_pause_waits_for_its_end(virtual_clock: VirtualClock) -> None:
+    governor = make_governor(virtual_clock)
+    client = governor.add_client("a", adaptive=True)
+    permits = [acquire(governor, client) for _ in range(4)]
     waiting = asyncio.create_task(governor.acquire(client))
     await asyncio.sleep(0)
 
-    governor.release(tickets[0])
-    governor.close_for(10.0)
+    governor.release(permits[0])
+    governor.pause_for(10.0)
     began = virtual_clock.monotonic()
     await waiting
 
     assert 10 <= virtual_clock.monotonic() - began <= 11
 
 
-async def test_those_who_waited_at_a_gate_pass_it_one_after_the_other(virtual_clock: VirtualClock) -> None:
-    governor = governor_of(virtual_clock)
-    client = governor.client("a", adaptive=False)
+async def test_requests_after_a_pause_are_spread(virtual_clock: VirtualClock) -> None:
+    governor = make_governor(virtual_clock)
+    client = governor.add_client("a", adaptive=False)
     began = virtual_clock.monotonic()
-    governor.close_for(10.0)
-    passed: list[float] = []
+    governor.pause_for(10.0)
+    admitted_at: list[float] = []
 
-    async def pass_by() -> None:
+    async def wait_and_record() -> None:
         await governor.acquire(client)
-        passed.append(virtual_clock.monotonic() - began)
+        admitted_at.append(virtual_clock.monotonic() - began)
 
-    await asyncio.gather(*[pass_by() for _ in range(100)])
+    await asyncio.gather(*[wait_and_record() for _ in range(100)])
 
-    assert 10 <= min(passed) < 10.6
-    assert max(passed) <= 11.2
-    assert len({round(moment, 3) for moment in passed}) > 50
-
-
-async def test_a_shorter_pause_does_not_cut_a_longer_one(virtual_clock: VirtualClock) -> None:
-    governor = governor_of(virtual_clock)
-    governor.close_for(30.0)
-
-    governor.close_for(2.0)
-
-    assert governor.closed_for >= 30.0
+    assert 10 <= min(admitted_at) < 10.6
+    assert max(admitted_at) <= 11.2
+    assert len({round(time, 3) for time in admitted_at}) > 50
 
 
-@pytest.mark.parametrize("patient", [True, False])
-async def test_who_is_not_patient_is_sent_away_when_an_answer_tells_of_a_long_wait(
-    virtual_clock: VirtualClock, patient: bool
+async def test_shorter_pause_does_not_end_a_longer_one(virtual_clock: VirtualClock) -> None:
+    governor = make_governor(virtual_clock)
+    governor.pause_for(30.0)
+
+    governor.pause_for(2.0)
+
+    assert governor.paused_for >= 30.0
+
+
+@pytest.mark.parametrize("accepts_long_waits", [True, False])
+async def test_long_wait_dismisses_clients_that_do_not_accept_it(
+    virtual_clock: VirtualClock, accepts_long_waits: bool
 ) -> None:
-    governor = governor_of(virtual_clock)
-    client = governor.client("a", adaptive=True, patient=patient)
-    tickets = [taken(governor, client) for _ in range(4)]
+    governor = make_governor(virtual_clock)
+    client = governor.add_client("a", adaptive=True, accept_long_waits=accepts_long_waits)
+    permits = [acquire(governor, client) for _ in range(4)]
     waiting = [asyncio.create_task(governor.acquire(client)) for _ in range(3)]
     await asyncio.sleep(0)
 
-    governor.first_byte(tickets[0], quota(0, 7200.0))
-    for ticket in tickets:
-        governor.release(ticket)
+    governor.record_first_byte(permits[0], quota(0, 7200.0))
+    for permit in permits:
+        governor.release(permit)
     await asyncio.sleep(1)
 
-    assert [task.done() for task in waiting] == [not patient] * 3
-    assert patient or [task.result() for task in waiting] == [None] * 3
-    wait = governor.wait(client)
+    assert [task.done() for task in waiting] == [not accepts_long_waits] * 3
+    assert accepts_long_waits or [task.result() for task in waiting] == [None] * 3
+    wait = governor.current_wait(client)
     assert wait is not None
     assert wait.seconds > 7190
     for task in waiting:
         task.cancel()
 
 
-async def test_how_long_a_request_waits_tells_of_those_before_it(virtual_clock: VirtualClock) -> None:
-    governor = governor_of(virtual_clock)
+async def test_current_wait_includes_requests_ahead(virtual_clock: VirtualClock) -> None:
+    governor = make_governor(virtual_clock)
     light, heavy = (
-        governor.client(name, weight, [RateLimit(4, per=10)], adaptive=False) for name, weight in (("a", 1), ("b", 3))
+        governor.add_client(name, weight, [RateLimit(4, per=10)], adaptive=False)
+        for name, weight in (("a", 1), ("b", 3))
     )
     for _ in range(4):
-        taken(governor, light)
+        acquire(governor, light)
     waiting = [asyncio.create_task(governor.acquire(client)) for client in (light, heavy, heavy)]
     await asyncio.sleep(0)
 
-    found = [governor.wait(client) for client in (light, heavy)]
+    waits = [governor.current_wait(client) for client in (light, heavy)]
 
-    # The next window holds one of the light one's and three of the heavy one's.
-    assert [wait and round(wait.seconds) for wait in found] == [20, 10]
+    # The next window admits one request of the light client and three of the heavy one.
+    assert [wait and round(wait.seconds) for wait in waits] == [20, 10]
     for task in waiting:
         task.cancel()
 
 
-class Late(LoopLag):
-    """A loop that is late by so much as it is told to be."""
+class FixedLag(LoopLag):
+    """A loop lag that tests set."""
 
-    def ask(self) -> float:
+    def sample(self) -> float:
         return self.seconds
 
 
-def answered(governor: Governor, client: QuotaClient, clock: VirtualClock, seconds: float) -> None:
-    ticket = taken(governor, client)
+def send_and_answer(governor: Governor, client: QuotaClient, clock: VirtualClock, seconds: float) -> None:
+    permit = acquire(governor, client)
     clock.advance(seconds)
-    governor.first_byte(ticket, [])
-    governor.release(ticket)
-    governor.succeeded(ticket)
+    governor.record_first_byte(permit, [])
+    governor.release(permit)
+    governor.record_success(permit)
 
 
-async def test_a_pause_of_our_own_does_not_hide_that_answers_take_longer(virtual_clock: VirtualClock) -> None:
-    random, lag = Random(1), Late()
+async def test_loop_lag_does_not_hide_rising_latency(virtual_clock: VirtualClock) -> None:
+    random, lag = Random(1), FixedLag()
     governor = Governor(virtual_clock, random, lag, HostState(random))
-    client = governor.client("orders", adaptive=True)
-    answered(governor, client, virtual_clock, 0.03)
+    client = governor.add_client("orders", adaptive=True)
+    send_and_answer(governor, client, virtual_clock, 0.03)
     lag.seconds = 0.13
     for _ in range(12):
-        answered(governor, client, virtual_clock, 0.04)
+        send_and_answer(governor, client, virtual_clock, 0.04)
     lag.seconds = 0.0
     for _ in range(5):
-        answered(governor, client, virtual_clock, 0.03)
+        send_and_answer(governor, client, virtual_clock, 0.03)
     before = governor.host.concurrency.limit
 
     for _ in range(20):
-        answered(governor, client, virtual_clock, 0.2)
+        send_and_answer(governor, client, virtual_clock, 0.2)
 
     assert governor.host.concurrency.limit < before
 
 
-async def test_answers_that_take_longer_are_seen_through_a_loop_that_is_always_late(
+async def test_rising_latency_is_seen_with_constant_loop_lag(
     virtual_clock: VirtualClock,
 ) -> None:
-    random, lag = Random(1), Late()
+    random, lag = Random(1), FixedLag()
     governor = Governor(virtual_clock, random, lag, HostState(random))
-    client = governor.client("orders", adaptive=True)
+    client = governor.add_client("orders", adaptive=True)
     lag.seconds = 0.02
     for _ in range(10):
-        answered(governor, client, virtual_clock, 0.05)
+        send_and_answer(governor, client, virtual_clock, 0.05)
     before = governor.host.concurrency.limit
 
     for _ in range(20):
-        answered(governor, client, virtual_clock, 0.3)
+        send_and_answer(governor, client, virtual_clock, 0.3)
 
     assert governor.host.concurrency.limit < before

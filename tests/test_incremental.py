@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from incremental_api import BEGIN, WallClock, timestamp
 
 from asyncstreams import (
     AsyncStreamsError,
@@ -37,27 +38,20 @@ from asyncstreams import (
     TokenAuthenticator,
     to_airbyte_state,
 )
-from asyncstreams.testing import VirtualClock
-
-BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-def text(seconds: float) -> str:
-    return (BEGIN + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class Api:
     """Rows with a time of change, in seconds since BEGIN; it filters by both bounds, which it counts in."""
 
     def __init__(self, *rows: tuple[int, float]) -> None:
-        self.rows = [{"id": number, "updated_at": text(at)} for number, at in rows]
+        self.rows = [{"id": number, "updated_at": timestamp(at)} for number, at in rows]
         self.asked: list[dict[str, str]] = []
         self.broken: Callable[[dict[str, str]], bool] = lambda params: False
         self.filters = True
         self.date: float | None = None
 
     def add(self, number: int, at: float) -> None:
-        self.rows.append({"id": number, "updated_at": text(at)})
+        self.rows.append({"id": number, "updated_at": timestamp(at)})
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         params = dict(request.url.params)
@@ -74,18 +68,7 @@ class Api:
         return httpx.Response(200, json=rows[(page - 1) * size : page * size], headers=headers)
 
 
-class Now(VirtualClock):
-    """A clock whose wall shows a time after BEGIN."""
-
-    def __init__(self, seconds: float = 0) -> None:
-        super().__init__()
-        self.at = seconds
-
-    def wall(self) -> float:
-        return BEGIN.timestamp() + self.at
-
-
-def events(api: Api, clock: Now, **attributes: Any) -> HttpStream:
+def events(api: Api, clock: WallClock, **attributes: Any) -> HttpStream:
     def params(self: HttpStream, context: Any) -> dict[str, Any]:
         since, until = context.stream_slice.bounds
         return {"since": since, "until": until}
@@ -118,44 +101,44 @@ async def cut_short(stream: HttpStream | Source, state: State) -> tuple[list[Any
 
 
 async def test_a_second_reading_gives_what_is_new():
-    api, clock, state = Api((1, 10), (2, 20)), Now(100), State()
+    api, clock, state = Api((1, 10), (2, 20)), WallClock(100), State()
     stream = events(api, clock)
 
     first = await ids(stream, state)
     api.add(3, 130)
-    clock.at = 200
+    clock.seconds = 200
     second = await ids(stream, state)
 
     assert (first, second) == ([1, 2], [3])
-    assert api.asked[0] == {"until": text(40)}
-    assert api.asked[1] == {"since": text(40), "until": text(140)}
-    assert dict(state["events"]) == {"updated_at": text(140)}
+    assert api.asked[0] == {"until": timestamp(40)}
+    assert api.asked[1] == {"since": timestamp(40), "until": timestamp(140)}
+    assert dict(state["events"]) == {"updated_at": timestamp(140)}
 
 
 async def test_without_a_state_all_up_to_now_is_read():
     api = Api((1, 10), (2, 99))
 
-    assert await ids(events(api, Now(100)), None) == [1, 2]
+    assert await ids(events(api, WallClock(100)), None) == [1, 2]
 
 
 async def test_rows_of_the_last_minute_wait_for_the_next_reading():
-    api, clock, state = Api((1, 10), (2, 70)), Now(100), State()
+    api, clock, state = Api((1, 10), (2, 70)), WallClock(100), State()
     api.filters = False
     stream = events(api, clock)
 
     first = await ids(stream, state)
-    clock.at = 200
+    clock.seconds = 200
     second = await ids(stream, state)
 
     assert (first, second) == ([1], [2])
 
 
 async def test_hundreds_of_rows_with_the_second_of_the_bound_come_once():
-    api, clock, state = Api(*((n, 40) for n in range(300))), Now(100), State()
+    api, clock, state = Api(*((n, 40) for n in range(300))), WallClock(100), State()
     stream = events(api, clock)
 
     first = await ids(stream, state)
-    clock.at = 200
+    clock.seconds = 200
     second = await ids(stream, state)
 
     assert first == []
@@ -163,14 +146,14 @@ async def test_hundreds_of_rows_with_the_second_of_the_bound_come_once():
 
 
 async def test_a_row_dated_2099_comes_once_and_stops_nothing():
-    api, clock, state = Api((1, 10), (2, 3_000_000_000)), Now(100), State()
+    api, clock, state = Api((1, 10), (2, 3_000_000_000)), WallClock(100), State()
     api.filters = False
     stream = events(api, clock)
 
     found = [await ids(stream, state)]
     for number in (3, 4):
-        clock.at += 100
-        api.add(number, clock.at - 70)
+        clock.seconds += 100
+        api.add(number, clock.seconds - 70)
         found.append(await ids(stream, state))
 
     assert found == [[1, 2], [3], [4]]
@@ -180,54 +163,54 @@ async def test_a_row_dated_2099_comes_once_and_stops_nothing():
 async def test_windows_of_an_api_that_does_not_filter_give_each_row_once(state: State | None):
     api = Api(*((n, n * 100) for n in range(10)), (10, 3_000_000_000))
     api.filters = False
-    stream = events(api, Now(1060), windows=TimeWindows(start=BEGIN, step=250))
+    stream = events(api, WallClock(1060), windows=TimeWindows(start=BEGIN, step=250))
 
     assert await ids(stream, state) == list(range(11))
     assert len(api.asked) > 3
 
 
 async def test_rows_that_come_late_are_found_by_the_lookback_and_others_do_not_come_again():
-    api, clock, state = Api((1, 10), (2, 35)), Now(100), State()
+    api, clock, state = Api((1, 10), (2, 35)), WallClock(100), State()
     stream = events(api, clock, windows=TimeWindows(lookback=30))
 
     first = await ids(stream, state)
     api.add(3, 20)
-    clock.at = 200
+    clock.seconds = 200
     second = await ids(stream, state)
-    clock.at = 300
+    clock.seconds = 300
     third = await ids(stream, state)
 
     assert (first, second, third) == ([1, 2], [3], [])
 
 
 async def test_a_row_that_changed_within_the_lookback_comes_again():
-    api, clock, state = Api((1, 30)), Now(100), State()
+    api, clock, state = Api((1, 30)), WallClock(100), State()
     stream = events(api, clock, windows=TimeWindows(lookback=30))
 
     await ids(stream, state)
-    api.rows[0]["updated_at"] = text(35)
-    clock.at = 200
+    api.rows[0]["updated_at"] = timestamp(35)
+    clock.seconds = 200
 
     assert await ids(stream, state) == [1]
 
 
 async def test_a_clock_that_is_an_hour_ahead_of_the_server_loses_nothing():
-    api, clock, state = Api((1, 10)), Now(3700), State()
+    api, clock, state = Api((1, 10)), WallClock(3700), State()
     api.date = 100
     stream = events(api, clock)
 
     first = await ids(stream, state)
     api.add(2, 130)
-    clock.at, api.date = 3800, 200
+    clock.seconds, api.date = 3800, 200
     second = await ids(stream, state)
 
     assert (first, second) == ([1], [2])
 
 
 async def test_a_window_that_failed_is_the_only_one_that_is_read_again():
-    api, clock, state = Api(*((n, n * 100) for n in range(10))), Now(1060), State()
+    api, clock, state = Api(*((n, n * 100) for n in range(10))), WallClock(1060), State()
     stream = events(api, clock, windows=TimeWindows(start=BEGIN, step=250))
-    api.broken = lambda params: params["since"] == text(250)
+    api.broken = lambda params: params["since"] == timestamp(250)
 
     found, error = await cut_short(stream, state)
     assert isinstance(error, PartialFailure)
@@ -236,13 +219,13 @@ async def test_a_window_that_failed_is_the_only_one_that_is_read_again():
 
     assert sorted(found) == [0, 1, 2, 5, 6, 7, 8, 9]
     assert again == [3, 4]
-    assert [params["since"] for params in api.asked] == [text(250)]
+    assert [params["since"] for params in api.asked] == [timestamp(250)]
 
 
 async def test_read_leaves_the_state_where_it_was_when_it_fails():
-    api, clock, state = Api(*((n, n * 100) for n in range(10))), Now(1060), State()
+    api, clock, state = Api(*((n, n * 100) for n in range(10))), WallClock(1060), State()
     stream = events(api, clock, windows=TimeWindows(start=BEGIN, step=250))
-    api.broken = lambda params: params["since"] == text(250)
+    api.broken = lambda params: params["since"] == timestamp(250)
 
     with pytest.raises(PartialFailure):
         await stream.read(state=state)
@@ -252,7 +235,7 @@ async def test_read_leaves_the_state_where_it_was_when_it_fails():
 
 
 async def test_a_page_that_was_not_followed_by_another_is_not_acknowledged():
-    api, clock, state = Api((1, 10)), Now(100), State()
+    api, clock, state = Api((1, 10)), WallClock(100), State()
     stream = events(api, clock)
 
     async with stream.pages(state=state) as pages:
@@ -264,7 +247,7 @@ async def test_a_page_that_was_not_followed_by_another_is_not_acknowledged():
 
 
 async def test_with_manual_acks_the_state_waits_for_the_first_page_too():
-    api, clock, state = Api(*((n, n) for n in range(6))), Now(100), State()
+    api, clock, state = Api(*((n, n) for n in range(6))), WallClock(100), State()
     stream = events(api, clock, paginator=PageNumber(size=2))
 
     async with stream.pages(state=state, ack="manual") as pages:
@@ -275,11 +258,11 @@ async def test_with_manual_acks_the_state_waits_for_the_first_page_too():
         found[0].ack()
 
     assert not before
-    assert state["events"].frontier == text(40)
+    assert state["events"].frontier == timestamp(40)
 
 
 async def test_a_limit_moves_no_state():
-    api, clock, state = Api((1, 10), (2, 20)), Now(100), State()
+    api, clock, state = Api((1, 10), (2, 20)), WallClock(100), State()
     stream = events(api, clock)
 
     found = await stream.read(limit=1, state=state)
@@ -289,7 +272,7 @@ async def test_a_limit_moves_no_state():
 
 
 async def test_ascending_pages_move_the_state_within_a_slice():
-    api, clock, state = Api(*((n, n // 3) for n in range(30))), Now(100), State()
+    api, clock, state = Api(*((n, n // 3) for n in range(30))), WallClock(100), State()
     stream = events(api, clock, paginator=PageNumber(size=4), parallel_pages=False, state_checkpoint_interval=1)
     api.broken = lambda params: params.get("page") == "5"
 
@@ -300,11 +283,11 @@ async def test_ascending_pages_move_the_state_within_a_slice():
 
     assert found == list(range(16))
     assert again == list(range(16, 30))
-    assert api.asked[0]["since"] == text(5)
+    assert api.asked[0]["since"] == timestamp(5)
 
 
 async def test_pages_that_do_not_ascend_are_told_and_move_nothing(caplog):
-    api, clock, state = Api(*((n, 30 - n) for n in range(30))), Now(100), State()
+    api, clock, state = Api(*((n, 30 - n) for n in range(30))), WallClock(100), State()
     api_call = api.__call__
 
     def reversed_rows(request: httpx.Request) -> httpx.Response:
@@ -327,7 +310,7 @@ async def test_page_tokens_are_resumed_where_the_author_says_that_they_may_be():
     api, state = Api(*((n, n) for n in range(10))), State()
     stream = events(
         api,
-        Now(100),
+        WallClock(100),
         cursor_field=None,
         request_params=lambda self, context: None,
         paginator=PageNumber(size=2),
@@ -350,7 +333,7 @@ async def test_slices_that_are_done_are_not_read_again():
     slices = [{"project": "a"}, {"project": "b"}, {"project": "c"}]
     stream = events(
         api,
-        Now(100),
+        WallClock(100),
         cursor_field=None,
         stream_slices=lambda self, state: slices,
         request_params=lambda self, context: {"project": context.stream_slice["project"]},
@@ -374,7 +357,7 @@ async def test_a_reading_of_less_than_all_does_not_begin_anew(narrowed: dict[str
     slices = [{"project": "a"}, {"project": "b"}]
     stream = events(
         api,
-        Now(100),
+        WallClock(100),
         cursor_field=None,
         stream_slices=lambda self, state: slices,
         request_params=lambda self, context: {"project": context.stream_slice["project"]},
@@ -393,7 +376,7 @@ async def test_a_reading_of_less_than_all_does_not_begin_anew(narrowed: dict[str
 async def test_a_state_that_is_not_acknowledged_to_the_end_does_not_begin_anew():
     api, state = Api((1, 10)), State()
     slices = [{"project": "a"}, {"project": "b"}]
-    stream = events(api, Now(100), cursor_field=None, stream_slices=lambda self, state: slices)
+    stream = events(api, WallClock(100), cursor_field=None, stream_slices=lambda self, state: slices)
     stream.request_params = lambda context: {"project": context.stream_slice["project"]}  # type: ignore[method-assign]
 
     async with stream.pages(state=state, ack="manual") as pages:
@@ -407,7 +390,7 @@ async def test_a_state_that_is_not_acknowledged_to_the_end_does_not_begin_anew()
 
 
 async def test_partitions_have_frontiers_of_their_own():
-    api, clock, state = Api((1, 10)), Now(100), State()
+    api, clock, state = Api((1, 10)), WallClock(100), State()
     slices = [{"project": "a"}, {"project": "b"}]
     seen: dict[str, Any] = {}
 
@@ -420,12 +403,12 @@ async def test_partitions_have_frontiers_of_their_own():
     _, error = await cut_short(stream, state)
     assert isinstance(error, PartialFailure)
     api.broken = lambda params: False
-    clock.at = 200
+    clock.seconds = 200
     await stream.read(state=state)
 
-    assert seen == {"a": {"updated_at": text(40)}, "b": {}}
-    assert state["events"].frontier == text(140)
-    assert state["events"].of({"project": "a"}).done == [(None, text(140))]
+    assert seen == {"a": {"updated_at": timestamp(40)}, "b": {}}
+    assert state["events"].frontier == timestamp(140)
+    assert state["events"].of({"project": "a"}).done == [(None, timestamp(140))]
 
 
 async def test_children_of_parents_that_are_done_are_not_asked_again():
@@ -545,7 +528,7 @@ class Visits(HttpSubStream):
 
 
 async def test_each_parent_has_a_frontier_of_its_own_though_it_changes():
-    api, clock, state = Api((1, 10)), Now(100), State()
+    api, clock, state = Api((1, 10)), WallClock(100), State()
     versions = iter(range(100))
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -562,19 +545,22 @@ async def test_each_parent_has_a_frontier_of_its_own_though_it_changes():
     visits = Visits(customers, transport=transport, clock=clock)
 
     await visits.read(state=state)
-    clock.at = 200
+    clock.seconds = 200
     api.asked.clear()
     await visits.read(state=state)
 
-    assert sorted((params["of"], params["since"]) for params in api.asked) == [("1", text(40)), ("2", text(40))]
+    assert sorted((params["of"], params["since"]) for params in api.asked) == [
+        ("1", timestamp(40)),
+        ("2", timestamp(40)),
+    ]
 
 
 async def test_batches_of_parents_with_a_cursor_and_a_state_are_refused():
     transport = httpx.MockTransport(lambda request: httpx.Response(200, json=[{"id": 1}, {"id": 2}]))
-    customers = events(Api(), Now(100), cursor_field=None, request_params=lambda self, context: None)
+    customers = events(Api(), WallClock(100), cursor_field=None, request_params=lambda self, context: None)
     customers.transport = transport
-    visits = Visits(customers, transport=transport, clock=Now(100))
-    visits.parent_batch_size = visits._fits = 2
+    visits = Visits(customers, transport=transport, clock=WallClock(100))
+    visits.parent_batch_size = visits._batch_size = 2
 
     assert len(await visits.read()) == 2
     with pytest.raises(ConfigError, match="several parents at once"):
@@ -608,7 +594,7 @@ async def test_ranges_of_numbers_are_read_up_to_their_end():
     asked: list[Any] = []
     stream = events(
         Api(),
-        Now(100),
+        WallClock(100),
         cursor_field="id",
         cursor_format="number",
         windows=NumberRanges(step=10, end=25),
@@ -623,19 +609,19 @@ async def test_ranges_of_numbers_are_read_up_to_their_end():
 
 
 async def test_a_slice_of_ones_own_is_read_as_far_as_it_is_new():
-    api, clock, state = Api((1, 10), (2, 60)), Now(500), State()
+    api, clock, state = Api((1, 10), (2, 60)), WallClock(500), State()
     stream = events(api, clock)
-    await stream.read(state=state, slices=[Slice({}, (text(0), text(50)))])
+    await stream.read(state=state, slices=[Slice({}, (timestamp(0), timestamp(50)))])
     api.asked.clear()
 
-    found = await stream.read(state=state, slices=[Slice({}, (text(0), text(100)))])
+    found = await stream.read(state=state, slices=[Slice({}, (timestamp(0), timestamp(100)))])
 
     assert [record["id"] for record in found] == [2]
-    assert api.asked == [{"since": text(50), "until": text(100)}]
+    assert api.asked == [{"since": timestamp(50), "until": timestamp(100)}]
 
 
 async def test_records_without_a_cursor_are_handed_over_and_told(caplog):
-    api, clock, state = Api((1, 10)), Now(100), State()
+    api, clock, state = Api((1, 10)), WallClock(100), State()
     api.rows.append({"id": 2, "updated_at": None})
     api.rows.append({"id": 3})
     api.rows.append({"id": 4, "updated_at": "soon"})
@@ -650,45 +636,45 @@ async def test_records_without_a_cursor_are_handed_over_and_told(caplog):
 
 
 async def test_a_cursor_may_lie_deep_in_a_record():
-    rows = [{"id": 1, "meta": {"at": text(10)}}, {"id": 2, "meta": {"at": text(70)}}]
-    stream = events(Api(), Now(100), cursor_field=["meta", "at"])
+    rows = [{"id": 1, "meta": {"at": timestamp(10)}}, {"id": 2, "meta": {"at": timestamp(70)}}]
+    stream = events(Api(), WallClock(100), cursor_field=["meta", "at"])
     stream.transport = httpx.MockTransport(lambda request: httpx.Response(200, json=rows))
     state = State()
 
     assert await ids(stream, state) == [1]
-    assert dict(state["events"]) == {"meta.at": text(40)}
+    assert dict(state["events"]) == {"meta.at": timestamp(40)}
 
 
 async def test_a_state_of_the_airbyte_cdk_is_taken():
     api = Api((1, 10), (2, 20), (3, 30))
 
-    assert await ids(events(api, Now(100)), {"updated_at": text(20)}) == [2, 3]
-    assert api.asked == [{"since": text(20), "until": text(100)}]
+    assert await ids(events(api, WallClock(100)), {"updated_at": timestamp(20)}) == [2, 3]
+    assert api.asked == [{"since": timestamp(20), "until": timestamp(100)}]
 
 
 async def test_states_are_told_in_the_forms_of_the_airbyte_cdk():
     told = {
         "states": [
-            {"partition": {"project": "a"}, "cursor": {"at": text(20)}},
-            {"partition": {"project": "b"}, "cursor": {"at": text(10)}},
+            {"partition": {"project": "a"}, "cursor": {"at": timestamp(20)}},
+            {"partition": {"project": "b"}, "cursor": {"at": timestamp(10)}},
         ]
     }
     seen: list[StreamState] = []
-    stream = events(Api(), Now(), cursor_field="at", stream_slices=lambda self, state: seen.append(state) or [])
+    stream = events(Api(), WallClock(), cursor_field="at", stream_slices=lambda self, state: seen.append(state) or [])
 
     await stream.read(state=told)
 
     assert to_airbyte_state(seen[0], "per-partition") == told
-    assert to_airbyte_state(seen[0]) == {"at": text(10)}
-    assert to_airbyte_state(seen[0], "concurrent")["slices"] == [{"start": None, "end": text(20)}]
+    assert to_airbyte_state(seen[0]) == {"at": timestamp(10)}
+    assert to_airbyte_state(seen[0], "concurrent")["slices"] == [{"start": None, "end": timestamp(20)}]
 
 
 async def test_a_list_of_slices_of_the_airbyte_cdk_is_taken_with_its_gaps():
-    slices = [{"start": text(0), "end": text(20)}, {"start": text(50), "end": text(70)}]
+    slices = [{"start": timestamp(0), "end": timestamp(20)}, {"start": timestamp(50), "end": timestamp(70)}]
     api = Api((1, 10), (2, 30), (3, 60), (4, 80))
 
     found = await ids(
-        events(api, Now(100), windows=TimeWindows(start=BEGIN, settle=0)),
+        events(api, WallClock(100), windows=TimeWindows(start=BEGIN, settle=0)),
         {"state_type": "date-range", "slices": slices},
     )
 
@@ -697,11 +683,11 @@ async def test_a_list_of_slices_of_the_airbyte_cdk_is_taken_with_its_gaps():
 
 async def test_a_state_that_tells_of_something_else_is_refused():
     with pytest.raises(ConfigError, match="tells of 'updatedAt', and not of 'updated_at'"):
-        await events(Api(), Now(100)).read(state={"updatedAt": text(20)})
+        await events(Api(), WallClock(100)).read(state={"updatedAt": timestamp(20)})
 
 
 async def test_children_that_need_all_of_a_parent_have_it_beside_what_is_new():
-    api, clock, state = Api((1, 10)), Now(100), State()
+    api, clock, state = Api((1, 10)), WallClock(100), State()
     parent = events(api, clock)
 
     class Details(HttpSubStream):
@@ -714,7 +700,7 @@ async def test_children_that_need_all_of_a_parent_have_it_beside_what_is_new():
 
     first = await Source([parent, details]).read(state=state)
     api.add(2, 80)
-    clock.at = 200
+    clock.seconds = 200
     second = await Source([parent, details]).read(state=state)
 
     assert [len(first["events"]), len(second["events"])] == [1, 1]
@@ -723,11 +709,11 @@ async def test_children_that_need_all_of_a_parent_have_it_beside_what_is_new():
 
 async def test_a_state_is_kept_in_a_file_that_only_its_owner_reads(tmp_path: Path):
     path = tmp_path / "deep" / "state.json"
-    api, clock = Api((1, 10)), Now(100)
+    api, clock = Api((1, 10)), WallClock(100)
 
     await events(api, clock).read(state=State.load(path))
     api.add(2, 130)
-    clock.at = 200
+    clock.seconds = 200
     found = await ids(events(api, clock), State.load(path))
 
     assert found == [2]
@@ -736,10 +722,10 @@ async def test_a_state_is_kept_in_a_file_that_only_its_owner_reads(tmp_path: Pat
 
 
 async def test_a_state_that_is_damaged_is_kept_and_the_one_before_it_named(tmp_path: Path):
-    path, clock = tmp_path / "state.json", Now(100)
+    path, clock = tmp_path / "state.json", WallClock(100)
     for _ in range(2):
         await events(Api((1, 10)), clock).read(state=State.load(path))
-        clock.at += 100
+        clock.seconds += 100
     damaged = path.read_bytes().replace(b"2026-01-01T00:02", b"2026-01-01T00:09")
     path.write_bytes(damaged)
 
@@ -764,16 +750,16 @@ def test_what_is_no_state_is_never_taken_for_an_empty_one(tmp_path: Path, text: 
 )
 async def test_the_state_of_another_declaration_is_refused(tmp_path: Path, field: str, other: str):
     path = tmp_path / "state.json"
-    await events(Api((1, 10)), Now(100)).read(state=State.load(path))
+    await events(Api((1, 10)), WallClock(100)).read(state=State.load(path))
 
     with pytest.raises(StateIncompatible) as told:
-        await events(Api(), Now(200), **{field: other}).read(state=State.load(path))
+        await events(Api(), WallClock(200), **{field: other}).read(state=State.load(path))
 
     assert told.value.field == field
 
 
 async def test_the_state_of_another_credential_is_refused_unless_it_is_let(tmp_path: Path):
-    path, clock = tmp_path / "state.json", Now(100)
+    path, clock = tmp_path / "state.json", WallClock(100)
     one, other = (TokenAuthenticator(token) for token in ("first-token", "second-token"))
     await events(Api((1, 10)), clock, authenticator=one).read(state=State.load(path))
 
@@ -788,7 +774,7 @@ async def test_the_state_of_another_credential_is_refused_unless_it_is_let(tmp_p
 async def test_a_state_of_a_newer_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "state.json"
     monkeypatch.setattr("asyncstreams.state.state_file._FORMAT", 3)
-    await events(Api((1, 10)), Now(100)).read(state=State.load(path))
+    await events(Api((1, 10)), WallClock(100)).read(state=State.load(path))
     monkeypatch.undo()
 
     with pytest.raises(StateIncompatible) as told:
@@ -803,7 +789,7 @@ async def test_a_state_that_cannot_be_written_says_what_is_safe(tmp_path: Path):
     state._path = tmp_path / "file" / "state.json"
 
     with pytest.raises(OutputWriteError, match="intact"):
-        await events(Api((1, 10)), Now(100)).read(state=state)
+        await events(Api((1, 10)), WallClock(100)).read(state=state)
 
 
 async def test_what_the_body_raises_leaves_though_the_state_cannot_be_written(
@@ -812,7 +798,7 @@ async def test_what_the_body_raises_leaves_though_the_state_cannot_be_written(
     (tmp_path / "file").write_text("")
     state = State()
     state._path = tmp_path / "file" / "state.json"
-    stream = events(Api((1, 10)), Now(100))
+    stream = events(Api((1, 10)), WallClock(100))
 
     async def consume() -> None:
         async with stream.pages(state=state, ack="manual") as pages:
@@ -841,7 +827,7 @@ async def test_what_the_body_raises_leaves_though_the_state_cannot_be_written(
 )
 async def test_what_is_declared_wrongly_about_a_cursor_is_refused(attributes: dict[str, Any]):
     with pytest.raises(ConfigError):
-        await events(Api(), Now(100), **attributes).read()
+        await events(Api(), WallClock(100), **attributes).read()
 
 
 @settings(max_examples=80, deadline=None)
@@ -850,7 +836,7 @@ def test_property_runs_that_are_cut_short_anywhere_lose_nothing_and_double_only_
     data: st.DataObject,
 ) -> None:
     times = data.draw(st.lists(st.integers(0, 400), max_size=30))
-    api, clock, state = Api(), Now(), State()
+    api, clock, state = Api(), WallClock(), State()
     api.filters = data.draw(st.booleans())
     attributes: dict[str, Any] = {"paginator": PageNumber(size=3), "parallel_pages": False}
     if data.draw(st.booleans()):
@@ -875,22 +861,22 @@ def test_property_runs_that_are_cut_short_anywhere_lose_nothing_and_double_only_
                         break
         known = state["events"]
         for record in came:
-            after = text((datetime.fromisoformat(record["updated_at"]) - BEGIN).total_seconds() + 1)
+            after = timestamp((datetime.fromisoformat(record["updated_at"]) - BEGIN).total_seconds() + 1)
             is_safe = not known.gaps(record["updated_at"], after)
             (safe if is_safe else doubtful).append(record["id"])
 
     async def main() -> None:
         rows = list(enumerate(times))
         for _ in range(data.draw(st.integers(1, 4))):
-            clock.at += data.draw(st.integers(0, 200))
+            clock.seconds += data.draw(st.integers(0, 200))
             # A row is there for good when its second is over.
-            for number, at in [row for row in rows if row[1] < clock.at]:
+            for number, at in [row for row in rows if row[1] < clock.seconds]:
                 api.add(number, at)
                 rows.remove((number, at))
             await run(data.draw(st.none() | st.integers(0, 6)), data.draw(st.none() | st.integers(1, 5)))
         for number, at in rows:
             api.add(number, at)
-        clock.at = 1000
+        clock.seconds = 1000
         await run(None, None)
         await run(None, None)
 

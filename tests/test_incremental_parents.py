@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from test_incremental import Now, text
+from incremental_api import WallClock, timestamp
 
 from asyncstreams import (
     AuthError,
@@ -53,7 +53,7 @@ class Tree:
             case _:
                 return httpx.Response(200, json=[{"id": path}])
         since, until = request.url.params.get("since", "0"), request.url.params.get("until", "9")
-        rows = [{"id": number, "updated_at": text(at)} for number, at in found.items()]
+        rows = [{"id": number, "updated_at": timestamp(at)} for number, at in found.items()]
         return httpx.Response(200, json=[row for row in rows if since <= row["updated_at"] <= until])
 
     def taken(self) -> Counter[str]:
@@ -105,13 +105,13 @@ class Lines(Below):
     pass
 
 
-def made(kind: type[Any], api: Tree, clock: Now, *above: Any, **options: Any) -> Any:
+def made(kind: type[Any], api: Tree, clock: WallClock, *above: Any, **options: Any) -> Any:
     return kind(*above, transport=httpx.MockTransport(api), clock=clock, **options)
 
 
-def world(*kinds: type[Any]) -> tuple[Tree, Now, Source]:
+def world(*kinds: type[Any]) -> tuple[Tree, WallClock, Source]:
     """Three customers of old, and the streams of this kind below them, in one Source."""
-    api, clock = Tree((1, 10), (2, 20), (3, 30)), Now(1000)
+    api, clock = Tree((1, 10), (2, 20), (3, 30)), WallClock(1000)
     customers = made(Customers, api, clock)
     return api, clock, Source([customers, *(made(kind, api, clock, customers) for kind in kinds)])
 
@@ -134,13 +134,13 @@ async def test_the_second_reading_asks_for_children_of_new_and_changed_parents_o
     assert api.taken() == ALL
     assert [len(first["customers"]), len(first["orders"])] == [3, 6]
 
-    clock.at, api.customers[2], api.customers[4] = 2000, 1500, 1600
+    clock.seconds, api.customers[2], api.customers[4] = 2000, 1500, 1600
     second = await source.read(state=state)
     assert api.taken() == Counter(["customers", "customers/2/orders", "customers/4/orders"])
     assert sorted(record["id"] for record in second["customers"]) == [2, 4]
     assert sorted(record["id"] for record in second["orders"]) == [20, 21, 40, 41]
 
-    clock.at = 3000
+    clock.seconds = 3000
     assert await source.read(state=state) == {"customers": [], "orders": []}
     assert api.taken() == Counter(["customers"])
 
@@ -150,7 +150,7 @@ async def test_a_parent_that_is_not_selected_is_remembered_with_its_child(tmp_pa
     path = tmp_path / "state.json"
 
     await source.read("orders", state=State.load(path))
-    clock.at, api.customers[1] = 2000, 1500
+    clock.seconds, api.customers[1] = 2000, 1500
     api.taken()
     found = await source.read("orders", state=State.load(path))
 
@@ -172,7 +172,7 @@ async def test_what_is_known_of_parents_moves_when_all_of_their_children_are_don
     api, clock, source = world(Orders)
     state = State()
     await source.read(state=state)
-    clock.at, api.customers[1], api.customers[2] = 2000, 1500, 1600
+    clock.seconds, api.customers[1], api.customers[2] = 2000, 1500, 1600
     api.status = lambda path: 404 if path == "customers/2/orders" else 200
     api.taken()
 
@@ -181,14 +181,14 @@ async def test_what_is_known_of_parents_moves_when_all_of_their_children_are_don
     assert api.taken() == Counter(["customers", "customers/1/orders", "customers/2/orders"])
 
     api.status = lambda path: 200
-    clock.at = 3000
+    clock.seconds = 3000
     again = await source.read(state=state)
     # The customers were acknowledged, so they are read of a later time for themselves than for their orders.
     assert again["customers"] == []
     assert sorted(record["id"] for record in again["orders"]) == [20, 21]
     assert api.taken() == Counter({"customers": 2, "customers/2/orders": 1})
 
-    clock.at = 4000
+    clock.seconds = 4000
     await source.read(state=state)
     assert api.taken() == Counter(["customers"])
 
@@ -198,16 +198,16 @@ async def test_children_that_have_come_equally_far_share_one_reading_of_their_pa
     state = State()
     await source.read("orders", "invoices", state=state)
     assert api.taken()["customers"] == 1
-    clock.at, api.customers[1] = 2000, 1500
+    clock.seconds, api.customers[1] = 2000, 1500
     await source.read("orders", state=state)
     api.taken()
 
-    clock.at = 2500
+    clock.seconds = 2500
     found = await source.read("orders", "invoices", state=state)
 
     assert [len(found["orders"]), len(found["invoices"])] == [0, 1]
     assert api.taken() == Counter({"customers": 2, "customers/1/invoices": 1})
-    clock.at = 3000
+    clock.seconds = 3000
     await source.read("orders", "invoices", state=state)
     # They end at the same time now, though what is known of one was learnt in two steps.
     assert api.taken() == Counter(["customers"])
@@ -225,7 +225,7 @@ async def test_a_child_that_needs_all_parents_has_them_in_the_same_reading():
     api, clock, source = world(Orders, AllOrders)
     state = State()
     await source.read(state=state)
-    clock.at, api.customers[1] = 2000, 1500
+    clock.seconds, api.customers[1] = 2000, 1500
     api.taken()
 
     found = await source.read(state=state)
@@ -238,7 +238,7 @@ async def test_a_child_with_a_cursor_reads_what_is_new_of_parents_that_changed()
     api, clock, source = world(OrdersWithCursor)
     state = State()
     await source.read(state=state)
-    clock.at, api.customers[2] = 2000, 1500
+    clock.seconds, api.customers[2] = 2000, 1500
     api.orders = {20: 1400, 30: 1400}
     api.taken()
 
@@ -250,18 +250,18 @@ async def test_a_child_with_a_cursor_reads_what_is_new_of_parents_that_changed()
 
 
 async def test_levels_carry_what_is_known_of_all_above_them():
-    api, clock = Tree((1, 10), (2, 20)), Now(1000)
+    api, clock = Tree((1, 10), (2, 20)), WallClock(1000)
     customers = made(Customers, api, clock)
     orders = made(OrdersWithCursor, api, clock, customers)
     lines = made(Lines, api, clock, orders)
     state = State()
 
     assert len(await lines.read(state=state)) == 4
-    clock.at, api.customers[1], api.orders[11] = 2000, 1500, 1400
+    clock.seconds, api.customers[1], api.orders[11] = 2000, 1500, 1400
     api.taken()
     assert [record["id"] for record in await lines.read(state=state)] == ["11-line"]
     assert api.taken() == Counter(["customers", "customers/1/orders", "orders/11/lines"])
-    clock.at = 3000
+    clock.seconds = 3000
     assert await lines.read(state=state) == []
     assert api.taken() == Counter(["customers"])
 
@@ -270,16 +270,16 @@ async def test_a_run_that_was_ended_is_gone_on_with(tmp_path: Path):
     api, clock, source = world(Orders)
     to = JsonLines(tmp_path / "out", fsync="none")
     await source.extract(to=to)
-    clock.at, api.customers[1], api.customers[2] = 2000, 1500, 1600
+    clock.seconds, api.customers[1], api.customers[2] = 2000, 1500, 1600
     api.status = lambda path: 401 if path == "customers/2/orders" else 200
     api.taken()
     with pytest.raises(AuthError):
         await source.extract(to=to)
     api.status = lambda path: 200
 
-    clock.at = 2100
+    clock.seconds = 2100
     await source.extract(to=to)
-    clock.at = 3000
+    clock.seconds = 3000
     api.taken()
     await source.extract(to=to)
 
@@ -301,7 +301,7 @@ async def test_a_parent_that_changes_before_a_run_is_gone_on_with_is_read_again(
     api.status = lambda path: 200
     api.taken()
 
-    clock.at, api.customers[1] = 2000, 1500
+    clock.seconds, api.customers[1] = 2000, 1500
     found = await source.read("orders", state=state)
 
     assert sorted(record["id"] for record in found["orders"]) == [10, 11, 20, 21]
@@ -324,16 +324,16 @@ async def test_the_airbyte_shape_has_the_state_of_parents_beside_it():
     await source.read(state=state)
 
     told = to_airbyte_state(state["orders"], "per-partition")
-    assert told["parent_state"] == {"customers": {"updated_at": text(940)}}
+    assert told["parent_state"] == {"customers": {"updated_at": timestamp(940)}}
 
-    clock.at, api.customers[2], api.orders[20] = 2000, 1500, 1400
+    clock.seconds, api.customers[2], api.orders[20] = 2000, 1500, 1400
     api.taken()
     assert [record["id"] for record in await source["orders"].read(state=told)] == [20]
     assert api.taken() == Counter(["customers", "customers/2/orders"])
 
 
 async def test_the_state_of_another_accounts_parents_is_refused():
-    api, clock = Tree((1, 10)), Now(1000)
+    api, clock = Tree((1, 10)), WallClock(1000)
     state = State()
     customers = made(Customers, api, clock, authenticator=TokenAuthenticator("one"))
     await made(Orders, api, clock, customers).read(state=state)
@@ -346,7 +346,7 @@ async def test_the_state_of_another_accounts_parents_is_refused():
 
 
 async def test_a_setting_that_was_added_later_reads_all_parents_once():
-    api, clock = Tree((1, 10)), Now(1000)
+    api, clock = Tree((1, 10)), WallClock(1000)
     customers = made(Customers, api, clock)
     before = type("Orders", (Orders,), {"incremental_dependency": False})
     state = State()
@@ -354,22 +354,22 @@ async def test_a_setting_that_was_added_later_reads_all_parents_once():
     again = State()
     again._salt, again._unbound = state._salt, json.loads(json.dumps(state.to_json()))["streams"]
 
-    clock.at = 2000
+    clock.seconds = 2000
     assert len(await made(Orders, api, clock, customers).read(state=again)) == 2
-    clock.at = 3000
+    clock.seconds = 3000
     assert await made(Orders, api, clock, customers).read(state=again) == []
 
 
 def test_a_parent_without_a_cursor_has_no_changes():
-    api, clock = Tree(), Now()
+    api, clock = Tree(), WallClock()
     plain = type("Plain", (Customers,), {"cursor_field": None})
 
-    with pytest.raises(ConfigError, match="its parent plain has no cursor_field"):
+    with pytest.raises(ConfigError, match="parent .plain. has no cursor_field"):
         made(Orders, api, clock, made(plain, api, clock))
 
 
 def test_what_slices_hold_of_parents_says_when_they_changed():
-    api, clock = Tree(), Now()
+    api, clock = Tree(), WallClock()
     narrow = type("Narrow", (Orders,), {"parent_fields": ("id",)})
 
     with pytest.raises(ConfigError, match="'updated_at' is missing"):
@@ -381,8 +381,8 @@ async def test_a_parent_that_comes_twice_in_a_run_has_its_children_once():
         name = "customers"
         paginator = PageNumber(size=1)
 
-    answers = iter([[{"id": 1, "updated_at": text(10)}], [{"id": 1, "updated_at": text(20)}], []])
-    api, clock = Tree(), Now(1000)
+    answers = iter([[{"id": 1, "updated_at": timestamp(10)}], [{"id": 1, "updated_at": timestamp(20)}], []])
+    api, clock = Tree(), WallClock(1000)
 
     def answer(request: httpx.Request) -> httpx.Response:
         return httpx.Response(200, json=next(answers)) if request.url.path == "/customers" else api(request)

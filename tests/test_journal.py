@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from asyncstreams.sinks import journal
 
+from asyncstreams.destinations import journal
 from asyncstreams.destinations.journal import Journal
 from asyncstreams.destinations.ledger import Ledger
 from asyncstreams.storage.filesystem import FileSystem
@@ -18,26 +18,26 @@ def records_before_a_snapshot(folder: Path, salt: str) -> int:
     ledger = Ledger()
     ledger.salt = salt
     one = Journal(FileSystem(), folder, synced=False)
-    one.snapshot(ledger)
+    one.write_snapshot(ledger)
     count = 0
-    while not one.is_due:
+    while not one.needs_snapshot:
         one.append({"op": "end"})
         count += 1
-    one.snapshot(ledger)
-    assert not one.is_due
+    one.write_snapshot(ledger)
+    assert not one.needs_snapshot
     one.close()
     return count
 
 
-def test_a_small_one_is_written_after_a_thousand_records(tmp_path: Path) -> None:
+def test_small_snapshot_is_due_after_1000_records(tmp_path: Path) -> None:
     assert records_before_a_snapshot(tmp_path / "one", "x") == 1000
 
 
-def test_a_large_one_is_written_again_when_as_much_has_come_after_it(
+def test_large_snapshot_is_due_after_equal_bytes_of_records(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal, "_SMALL", 2_000)
-    monkeypatch.setattr(journal, "_MOST_RECORDS", 10)
+    monkeypatch.setattr(journal, "_LARGE_SNAPSHOT_BYTES", 2_000)
+    monkeypatch.setattr(journal, "_SNAPSHOT_AFTER_RECORDS", 10)
 
     small = records_before_a_snapshot(tmp_path / "small", "x" * 1_000)
     large = records_before_a_snapshot(tmp_path / "large", "x" * 100_000)

@@ -1,15 +1,21 @@
-"""Do imports go one way only, down the floors?"""
+"""Layout of the package and language of its texts."""
 
 from __future__ import annotations
 
 import ast
+import io
+import re
+import token
+import tokenize
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "asyncstreams"
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "asyncstreams"
 
 # From the top; a module may import from its own floor and from those below.
 FLOORS = [
@@ -32,6 +38,24 @@ FLOORS = [
     ("errors", "clock", "_version"),
 ]
 MODULES = sorted(PACKAGE.rglob("*.py"))
+PYTHON = sorted(
+    path
+    for folder in ("asyncstreams", "benchmarks", "examples", "scripts", "tests")
+    for path in (ROOT / folder).rglob("*.py")
+)
+PROSE = [
+    path
+    for path in sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("*/**/*.md"))
+    if not {"build", ".venv", ".bench"} & set(path.parts)
+]
+# Words of a private dialect. This file is exempt, since it lists them.
+DIALECT = re.compile(
+    r"\b(told|whoever|somebody|nobody|anew|gone on with|heard out|let go|let on|as ever|mend(s|ed|ing)?)\b",
+    re.IGNORECASE,
+)
+DIALECT_NAMES = {"told", "whoever", "somebody", "nobody", "anew", "mend"}
+TEXTS = {token.STRING, token.COMMENT, getattr(token, "FSTRING_MIDDLE", token.STRING)}
+MAX_TEST_NAME = 60
 
 
 @cache
@@ -115,7 +139,6 @@ def test_no_function_imports_our_own_package(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=dotted)
 def test_module_has_a_docstring(path: Path) -> None:
-
     assert ast.get_docstring(parsed(path)) or path.name == "__init__.py"
 
 
@@ -139,3 +162,67 @@ def test_time_and_chance_come_only_from_the_clock_and_the_session(path: Path) ->
 
     # `self._random.uniform` is the session's; a bare `random.uniform` would be the module's.
     assert used == []
+
+
+def test_no_two_modules_have_the_same_name() -> None:
+    names = Counter(path.stem for path in MODULES if not path.stem.startswith("__"))
+
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_no_two_classes_have_the_same_name() -> None:
+    names = Counter(node.name for path in MODULES for node in nodes(path) if isinstance(node, ast.ClassDef))
+
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_module_docstring_is_no_question(path: Path) -> None:
+    first_line = (ast.get_docstring(parsed(path)) or "").partition("\n")[0]
+
+    assert "?" not in first_line
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_python_is_in_plain_english(path: Path) -> None:
+    found = [
+        f"{path.name}:{piece.start[0]}: {word[0]}"
+        for piece in tokenize.generate_tokens(io.StringIO(path.read_text("utf-8")).readline)
+        if path != Path(__file__)
+        for word in (DIALECT.finditer(piece.string) if piece.type in TEXTS else dialect_names(piece))
+    ]
+
+    assert found == []
+
+
+def dialect_names(piece: tokenize.TokenInfo) -> list[list[str]]:
+    """Parts of an identifier that are words of the dialect."""
+    if piece.type != token.NAME:
+        return []
+    return [[part] for part in piece.string.lower().split("_") if part in DIALECT_NAMES]
+
+
+@pytest.mark.parametrize("path", PROSE, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_prose_is_in_plain_english(path: Path) -> None:
+    lines = path.read_text("utf-8").splitlines()
+
+    assert [f"{path.name}:{number}: {line}" for number, line in enumerate(lines, 1) if DIALECT.search(line)] == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("test_*.py")), ids=lambda path: path.name)
+def test_names_of_tests_are_short(path: Path) -> None:
+    functions = (node.name for node in nodes(path) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+    assert [name for name in functions if name.startswith("test_") and len(name) > MAX_TEST_NAME] == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=lambda path: path.name)
+def test_tests_do_not_import_from_tests(path: Path) -> None:
+    imported = {
+        name
+        for node in nodes(path)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
+    }
+
+    assert [name for name in imported if name.rpartition(".")[2].startswith("test_")] == []

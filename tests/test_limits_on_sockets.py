@@ -17,7 +17,7 @@ from asyncstreams.testing import Fault, MockApi, Quota, Resource
 
 pytestmark = pytest.mark.alone
 
-DOWN = "the host to answer again"
+DOWN = "the host to respond again"
 
 
 @pytest.fixture(autouse=True)

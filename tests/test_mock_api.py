@@ -1,4 +1,4 @@
-"""Does the mock API have the records that it says, and does every way of paging lead to all of them?"""
+"""MockApi: records, paging, children, errors and declarations."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ STYLES = ["page", "offset", "cursor", "link", "next_url", "continue", "none"]
 
 
 def stream_for(api: MockApi, name: str) -> HttpStream:
-    """The stream that the API itself advises."""
-    names: dict[str, Any] = {}
-    exec(api.stream_source(name), names)
-    stream: HttpStream = names[name]
+    """The stream that `stream_source` declares."""
+    namespace: dict[str, Any] = {}
+    exec(api.stream_source(name), namespace)
+    stream: HttpStream = namespace[name]
     return stream
 
 
@@ -30,7 +30,7 @@ def get(api: MockApi, path: str, **params: Any) -> httpx.Response:
 @pytest.mark.parametrize("total", [False, True])
 @pytest.mark.parametrize("count", [0, 1, 100, 250])
 @pytest.mark.parametrize("paging", STYLES)
-async def test_every_paging_is_read_completely_and_in_order(paging: Any, count: int, total: bool) -> None:
+async def test_every_paging_returns_all_records_in_order(paging: Any, count: int, total: bool) -> None:
     async with MockApi(Resource("users", count, paging=paging, total=total)) as api:
         records = await stream_for(api, "users").read()
 
@@ -39,7 +39,7 @@ async def test_every_paging_is_read_completely_and_in_order(paging: Any, count: 
 
 
 @pytest.mark.parametrize("paging", ["page", "offset", "cursor", "link", "none"])
-async def test_a_bare_array_tells_the_rest_in_headers(paging: Any) -> None:
+async def test_bare_array_pages_by_headers(paging: Any) -> None:
     async with MockApi(Resource("users", 250, paging=paging, records_at=None, total=True)) as api:
         records = await stream_for(api, "users").read()
 
@@ -48,7 +48,7 @@ async def test_a_bare_array_tells_the_rest_in_headers(paging: Any) -> None:
 
 @pytest.mark.parametrize("format_", ["ndjson", "csv"])
 @pytest.mark.parametrize("count", [0, 3, 5_001])
-async def test_an_export_has_all_records(format_: Any, count: int) -> None:
+async def test_export_contains_all_records(format_: Any, count: int) -> None:
     async with MockApi(Resource("events", count, format=format_)) as api:
         records = await stream_for(api, "events").read()
 
@@ -57,7 +57,7 @@ async def test_an_export_has_all_records(format_: Any, count: int) -> None:
 
 
 @pytest.mark.parametrize("format_", ["ndjson", "csv"])
-async def test_lines_can_be_paged_too(format_: Any) -> None:
+async def test_ndjson_and_csv_can_be_paged(format_: Any) -> None:
     resource = Resource("events", 250, format=format_, paging="cursor")
 
     async with MockApi(resource) as api:
@@ -67,14 +67,14 @@ async def test_lines_can_be_paged_too(format_: Any) -> None:
     assert api.counts.requests == 3
 
 
-async def test_a_long_json_array_is_sent_in_pieces_and_arrives_whole() -> None:
+async def test_long_json_array_is_streamed_completely() -> None:
     async with MockApi(Resource("users", 4_321, paging="none", total=True), gzip=True) as api:
         records = await stream_for(api, "users").read()
 
     assert records == list(api.records("users"))
 
 
-async def test_names_and_places_are_as_declared() -> None:
+async def test_declared_parameter_names_and_paths_are_used() -> None:
     resource = Resource(
         "users",
         25,
@@ -95,7 +95,7 @@ async def test_names_and_places_are_as_declared() -> None:
     assert api.counts.requests == 3
 
 
-async def test_a_cursor_and_a_total_may_lie_in_headers() -> None:
+async def test_cursor_and_total_in_headers() -> None:
     resource = Resource("users", 25, page_size=10, paging="cursor", next_at=Header("X-Next"), total=Header("X-All"))
 
     async with MockApi(resource) as api:
@@ -104,7 +104,7 @@ async def test_a_cursor_and_a_total_may_lie_in_headers() -> None:
     assert len(records) == 25
 
 
-def test_the_shape_of_a_page(mock_api: MockApi) -> None:
+def test_page_body_and_links(mock_api: MockApi) -> None:
     mock_api.add(Resource("users", 25, page_size=10, total=True))
     mock_api.add(Resource("bare", 25, page_size=10, total=True, records_at=None, paging="link"))
 
@@ -123,14 +123,14 @@ def test_the_shape_of_a_page(mock_api: MockApi) -> None:
     }
 
 
-def test_a_server_caps_the_page_size(mock_api: MockApi) -> None:
+def test_page_size_is_capped(mock_api: MockApi) -> None:
     mock_api.add(Resource("users", 500, max_page_size=200))
 
     assert len(get(mock_api, "users", per_page=50).json()["data"]) == 50
     assert len(get(mock_api, "users", per_page=10_000).json()["data"]) == 200
 
 
-def test_a_link_repeats_what_was_asked_for(mock_api: MockApi) -> None:
+def test_next_link_repeats_page_size_and_since(mock_api: MockApi) -> None:
     mock_api.add(Resource("users", 500, paging="next_url"))
 
     first = get(mock_api, "users", limit=7, since="2026-01-01T01:00:00Z")
@@ -139,7 +139,7 @@ def test_a_link_repeats_what_was_asked_for(mock_api: MockApi) -> None:
     assert [record["id"] for record in second.json()["data"]] == list(range(68, 75))
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_one_others() -> None:
+def test_equal_seeds_give_equal_bytes() -> None:
     def body(seed: int) -> bytes:
         with MockApi(Resource("users", 300, paging="cursor"), seed=seed) as api:
             return get(api, "users", limit=300).content
@@ -148,15 +148,15 @@ def test_the_same_seed_gives_the_same_bytes_and_another_one_others() -> None:
     assert body(1) != body(2)
 
 
-def test_a_record_is_the_same_by_itself_and_on_its_page(mock_api: MockApi) -> None:
+def test_single_record_equals_record_on_page(mock_api: MockApi) -> None:
     mock_api.add(Resource("users", 300))
 
-    one, page = get(mock_api, "users/150"), get(mock_api, "users", page=2)
+    single, page = get(mock_api, "users/150"), get(mock_api, "users", page=2)
 
-    assert one.json() == page.json()["data"][49] == list(mock_api.records("users"))[149]
+    assert single.json() == page.json()["data"][49] == list(mock_api.records("users"))[149]
 
 
-def test_a_default_record_has_the_usual_kinds_of_values(mock_api: MockApi) -> None:
+def test_default_record_has_all_json_types(mock_api: MockApi) -> None:
     mock_api.add(Resource("users", 1_000))
 
     records = list(mock_api.records("users"))
@@ -175,12 +175,12 @@ def test_a_default_record_has_the_usual_kinds_of_values(mock_api: MockApi) -> No
     assert 20_000 < len(get(mock_api, "users").content) < 26_000
 
 
-def numbered(n: int, random: random.Random) -> dict[str, Any]:
+def numbered_record(n: int, random: random.Random) -> dict[str, Any]:
     return {"key": f"user/{n}", "level": n // 10, "luck": random.randrange(1_000)}
 
 
-def test_records_of_ones_own_are_deterministic_and_found_by_their_id(mock_api: MockApi) -> None:
-    mock_api.add(Resource("users", 25, record=numbered, id_field="key", cursor_field="level"))
+def test_custom_records_are_deterministic_and_sliceable(mock_api: MockApi) -> None:
+    mock_api.add(Resource("users", 25, record=numbered_record, id_field="key", cursor_field="level"))
 
     assert mock_api.ids("users")[:2] == ["user/1", "user/2"]
     assert list(mock_api.records("users")) == list(mock_api.records("users"))
@@ -190,17 +190,17 @@ def test_records_of_ones_own_are_deterministic_and_found_by_their_id(mock_api: M
     ]
 
 
-def broken(n: int, random: random.Random) -> dict[str, Any]:
+def failing_record(n: int, random: random.Random) -> dict[str, Any]:
     raise KeyError("price")
 
 
-def test_what_a_function_of_the_users_raises_is_told_in_the_answer(mock_api: MockApi) -> None:
-    mock_api.add(Resource("users", 25, record=broken))
+def test_exception_in_record_function_is_in_the_response(mock_api: MockApi) -> None:
+    mock_api.add(Resource("users", 25, record=failing_record))
 
-    answer = get(mock_api, "users")
+    response = get(mock_api, "users")
 
-    assert answer.status_code == 500
-    assert "KeyError in a function of yours: 'price'" in answer.json()["error"]["message"]
+    assert response.status_code == 500
+    assert "record= or when= raised KeyError: 'price'" in response.json()["error"]["message"]
     assert get(mock_api, "").status_code == 200
 
 
@@ -227,7 +227,7 @@ def test_since_is_inclusive_and_until_exclusive(
     assert [record["id"] for record in page.json()["data"]] == ids
 
 
-def test_children_lie_below_their_parents(mock_api: MockApi) -> None:
+def test_children_have_paths_below_their_parents(mock_api: MockApi) -> None:
     mock_api.add(Resource("customers", 3))
     mock_api.add(Resource("orders", 4, parent="customers"))
     mock_api.add(Resource("lines", 2, parent="orders"))
@@ -243,7 +243,7 @@ def test_children_lie_below_their_parents(mock_api: MockApi) -> None:
     assert get(mock_api, "customers/4/orders").status_code == 404
 
 
-async def test_parents_may_have_different_numbers_of_children() -> None:
+async def test_number_of_children_varies_within_range() -> None:
     class Orders(HttpStream):
         records_path = "data"
 
@@ -263,21 +263,21 @@ async def test_parents_may_have_different_numbers_of_children() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "params", "status", "told"),
+    ("path", "params", "status", "message"),
     [
         ("userz", {}, 404, "/users"),
         ("users/501", {}, 404, "has no record '501'"),
         ("users/x", {}, 404, "has no record 'x'"),
-        ("users", {"page": "0"}, 400, "page=0: a whole number from 1 is needed"),
+        ("users", {"page": "0"}, 400, "page=0: the value must be a whole number from 1"),
         ("users", {"page": "two"}, 400, "page=two"),
         ("users", {"per_page": "0"}, 400, "per_page=0"),
         ("users", {"since": "yesterday"}, 400, "since or until"),
-        ("items", {"cursor": "abc"}, 400, "no cursor that this resource has given"),
+        ("items", {"cursor": "abc"}, 400, "not a cursor of this resource"),
         ("secret", {}, 403, "may not read secret"),
     ],
 )
-def test_what_cannot_be_answered_is_told_in_json(
-    mock_api: MockApi, path: str, params: dict[str, str], status: int, told: str
+def test_invalid_request_gets_json_error(
+    mock_api: MockApi, path: str, params: dict[str, str], status: int, message: str
 ) -> None:
     mock_api.add(Resource("users", 500))
     mock_api.add(Resource("items", 500, paging="cursor"))
@@ -286,10 +286,10 @@ def test_what_cannot_be_answered_is_told_in_json(
     response = get(mock_api, path, **params)
 
     assert response.status_code == response.json()["error"]["status"] == status
-    assert told in response.text
+    assert message in response.text
 
 
-def test_the_root_describes_the_api(mock_api: MockApi) -> None:
+def test_root_describes_the_api(mock_api: MockApi) -> None:
     mock_api.add(Resource("users", 500, total=True))
 
     (users,) = get(mock_api, "").json()["resources"]
@@ -300,7 +300,7 @@ def test_the_root_describes_the_api(mock_api: MockApi) -> None:
     assert set(users["parameters"]) == {"page", "per_page", "since", "until"}
 
 
-def test_a_post_asks_with_its_body(mock_api: MockApi) -> None:
+def test_post_body_contains_the_parameters(mock_api: MockApi) -> None:
     mock_api.add(Resource("users", 500))
 
     as_json = httpx.post(mock_api.url + "users", json={"page": 2, "per_page": 3})
@@ -312,58 +312,58 @@ def test_a_post_asks_with_its_body(mock_api: MockApi) -> None:
 
 
 @pytest.mark.parametrize(
-    ("declare", "complaint"),
+    ("declare", "message"),
     [
-        (lambda: Resource("a/b"), "one path segment"),
-        (lambda: Resource("_mock"), "does not begin with _"),
+        (lambda: Resource("a/b"), "must be one path segment"),
+        (lambda: Resource("_mock"), "must not start with _"),
         (lambda: Resource("a", -1), "0 or more"),
-        (lambda: Resource("a", (1, 3)), "give it a parent"),
-        (lambda: Resource("a", page_size=0), "at least one record"),
-        (lambda: Resource("a", paging="pages"), "one of 'page', 'offset'"),  # type: ignore[arg-type]
-        (lambda: Resource("a", paging="next_url", records_at=None), "nothing in the body can hold it"),
-        (lambda: Resource("a", latency=(2, 1)), "neither seconds nor"),
-        (lambda: MockApi(Resource("a"), Resource("a")), "two of this name"),
-        (lambda: MockApi(Resource("a", parent="b")), "no such resource before it"),
-        (lambda: MockApi(Resource("a"), Resource("b", parent="a", path="b")), "needs {id} 1 times"),
-        (lambda: MockApi(latency=-1), "neither seconds nor"),
-        (lambda: MockApi(uvloop=True), "needs process=True"),
-        (lambda: MockApi(Resource("a")).ids("b"), "no resource 'b'; known are a"),
+        (lambda: Resource("a", (1, 3)), "only a resource with a parent"),
+        (lambda: Resource("a", page_size=0), "page_size must be at least 1"),
+        (lambda: Resource("a", paging="pages"), "paging must be one of 'page', 'offset'"),  # type: ignore[arg-type]
+        (lambda: Resource("a", paging="next_url", records_at=None), "the body has no field for the next page"),
+        (lambda: Resource("a", latency=(2, 1)), "latency must be seconds"),
+        (lambda: MockApi(Resource("a"), Resource("a")), "another resource has the same name"),
+        (lambda: MockApi(Resource("a", parent="b")), "no resource of this name is declared before it"),
+        (lambda: MockApi(Resource("a"), Resource("b", parent="a", path="b")), "must contain {id} 1 times"),
+        (lambda: MockApi(latency=-1), "latency must be seconds"),
+        (lambda: MockApi(uvloop=True), "uvloop requires process=True"),
+        (lambda: MockApi(Resource("a")).ids("b"), "no resource 'b'"),
         (lambda: MockApi().url, "not running"),
     ],
 )
-def test_a_wrong_declaration_is_refused_with_its_reason(declare: Any, complaint: str) -> None:
-    with pytest.raises(ConfigError, match=complaint):
+def test_invalid_declaration_is_rejected_with_reason(declare: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         declare()
 
 
 @pytest.mark.parametrize("id_", ["a/b", "x y", "100%2F", "a?b#c", "\u0142\u00f3d\u017a", "a\r\nSet-Cookie: x=1"])
-def test_children_lie_below_any_id_and_links_lead_through_them(mock_api: MockApi, id_: str) -> None:
+def test_children_and_links_work_with_any_parent_id(mock_api: MockApi, id_: str) -> None:
     mock_api.add(Resource("projects", 1, record=lambda n, random: {"id": id_}))
     mock_api.add(Resource("tickets", 25, parent="projects", paging="link", page_size=10))
-    place = f"{mock_api.url}projects/{quote(id_, safe='')}"
+    url = f"{mock_api.url}projects/{quote(id_, safe='')}"
 
-    project, page = httpx.get(place), httpx.get(f"{place}/tickets")
+    project, page = httpx.get(url), httpx.get(f"{url}/tickets")
     pages = [page]
     while "next" in page.links:
         page = httpx.get(page.links["next"]["url"])
         pages.append(page)
 
     assert project.json() == {"id": id_}
-    assert [record["id"] for one in pages for record in one.json()["data"]] == mock_api.ids("tickets", id_)
-    assert pages[0].links["next"]["url"] == f"{place}/tickets?page=2"
+    assert [record["id"] for page in pages for record in page.json()["data"]] == mock_api.ids("tickets", id_)
+    assert pages[0].links["next"]["url"] == f"{url}/tickets?page=2"
     assert "Set-Cookie" not in pages[0].headers
 
 
-def test_a_header_with_a_control_character_is_refused(mock_api: MockApi) -> None:
+def test_control_character_in_header_is_rejected(mock_api: MockApi) -> None:
     mock_api.add(Resource("users", 250, paging="cursor", next_at=Header("X-Next: x\r\nSet-Cookie")))
 
-    answer = get(mock_api, "users")
+    response = get(mock_api, "users")
 
-    assert "Set-Cookie" not in answer.headers
-    assert (answer.status_code, "a control character in the header" in answer.text) == (500, True)
+    assert "Set-Cookie" not in response.headers
+    assert (response.status_code, "control character in the header" in response.text) == (500, True)
 
 
-def test_an_id_of_thousands_of_digits_is_not_found(mock_api: MockApi) -> None:
+def test_id_with_thousands_of_digits_is_not_found(mock_api: MockApi) -> None:
     mock_api.add(Resource("users", 5))
 
     assert get(mock_api, f"users/{'9' * 5_000}").status_code == 404

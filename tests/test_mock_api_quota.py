@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from asyncstreams import ConfigError, HttpStream, PageNumber, RequestContext
 from asyncstreams.testing import BearerAuth, MockApi, Quota, Resource
-from asyncstreams.testing.mock_api.quota import quota_lines
+from asyncstreams.testing.mock_api.quota import quota_header_lines
 
 pytestmark = pytest.mark.alone
 
@@ -33,9 +33,9 @@ class Users(HttpStream):
 
 
 def test_a_window_begins_with_its_first_request_and_is_full_at_its_limit() -> None:
-    meter = Quota(2, per=10).meter()
+    meter = Quota(2, per=10).new_meter()
 
-    told = [meter.take(now) for now in (100, 103, 105, 109.9, 110)]
+    told = [meter.admit(now) for now in (100, 103, 105, 109.9, 110)]
 
     assert [one.allowed for one in told] == [True, True, False, False, True]
     assert [one.remaining for one in told] == [1, 0, 0, 0, 1]
@@ -43,18 +43,18 @@ def test_a_window_begins_with_its_first_request_and_is_full_at_its_limit() -> No
 
 
 def test_a_bucket_holds_its_burst_and_fills_at_its_rate() -> None:
-    meter = Quota(2, per=1, burst=3).meter()
+    meter = Quota(2, per=1, burst=3).new_meter()
 
-    told = [meter.take(now) for now in (0, 0, 0, 0, 0.5, 0.5)]
+    told = [meter.admit(now) for now in (0, 0, 0, 0, 0.5, 0.5)]
 
     assert [one.allowed for one in told] == [True, True, True, False, True, False]
     assert told[3].wait == pytest.approx(0.5)
 
 
 def test_a_queue_lets_everything_through_ever_later() -> None:
-    meter = Quota(10, per=1, mode="queue").meter()
+    meter = Quota(10, per=1, mode="queue").new_meter()
 
-    told = [meter.take(0.0) for _ in range(4)] + [meter.take(10.0)]
+    told = [meter.admit(0.0) for _ in range(4)] + [meter.admit(10.0)]
 
     assert all(one.allowed for one in told)
     assert [round(one.wait, 6) for one in told] == [0, 0.1, 0.2, 0.3, 0]
@@ -68,15 +68,15 @@ def test_a_queue_lets_everything_through_ever_later() -> None:
 def test_whoever_waits_as_long_as_told_is_let_in_and_nobody_beyond_the_limit(
     limit: int, burst: int | None, steps: list[float]
 ) -> None:
-    meter, now, allowed = Quota(limit, per=2, burst=burst).meter(), 0.0, 0
+    meter, now, allowed = Quota(limit, per=2, burst=burst).new_meter(), 0.0, 0
 
     for step in steps:
         now += step
-        told = meter.take(now)
+        told = meter.admit(now)
         allowed += told.allowed
         if not told.allowed:
             now += told.wait
-            assert meter.take(now).allowed
+            assert meter.admit(now).allowed
             allowed += 1
 
     most = (now / 2 + 1) * limit if burst is None else burst + now / 2 * limit + 1e-6
@@ -131,12 +131,12 @@ def test_whoever_waits_as_long_as_told_is_let_in_and_nobody_beyond_the_limit(
 def test_a_quota_is_told_in_its_dialect(
     quota: Quota, told: dict[str, str | None], refused: dict[str, str | None]
 ) -> None:
-    meter = quota.meter()
+    meter = quota.new_meter()
 
-    first = headers(quota_lines(quota, meter.take(0.0), WALL))
+    first = headers(quota_header_lines(quota, meter.admit(0.0), WALL))
     for _ in range(2):
-        meter.take(5.0)
-    last = headers(quota_lines(quota, meter.take(10.0), WALL + 10))
+        meter.admit(5.0)
+    last = headers(quota_header_lines(quota, meter.admit(10.0), WALL + 10))
 
     assert {name: first.get(name) for name in told} == told
     assert {name: last.get(name) for name in refused} == refused

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncstreams.testing import MockApi, Quota, Resource
-from asyncstreams.testing.mock_api.seeding import draw, share
+from asyncstreams.testing.mock_api.seeding import draw_bits, draw_fraction
 
 USERS = Resource("users", 250)
 
@@ -266,8 +266,8 @@ def test_gzip_is_for_those_who_accept_it_and_always_the_same() -> None:
 
 @given(st.integers(0, 2**64 - 1))
 def test_a_share_of_draws_is_about_that_share(key: int) -> None:
-    draws = [share(key, number) for number in range(1_000)]
+    draws = [draw_fraction(key, number) for number in range(1_000)]
 
     assert all(0 <= one < 1 for one in draws)
     assert 380 < sum(one < 0.45 for one in draws) < 520
-    assert len({draw(key, number) for number in range(1_000)}) == 1_000
+    assert len({draw_bits(key, number) for number in range(1_000)}) == 1_000

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fake_api import Api, declared, taken, within
+from fake_api import Api, subclass, collect_pages, real_timeout
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tree_api import Customers, Orders, Shops, ids, tree
@@ -21,7 +21,7 @@ from asyncstreams.testing import VirtualClock
 
 @pytest.fixture(autouse=True)
 def not_for_ever() -> Iterator[None]:
-    with within(60):
+    with real_timeout(60):
         yield
 
 
@@ -60,13 +60,13 @@ class Bank:
 
 def balances(bank: Bank, clock: VirtualClock, parent: Any = None, **attributes: Any) -> Any:
     api = Api(bank)
-    return declared(Balances, **attributes)(api, clock, parent or Customers(api, clock))  # type: ignore[arg-type]
+    return subclass(Balances, **attributes)(api, clock, parent or Customers(api, clock))  # type: ignore[arg-type]
 
 
 async def test_batches_are_filled_over_pages_and_the_last_one_is_short(virtual_clock: VirtualClock) -> None:
     bank = Bank(pages=5, size=3)
 
-    pages, _ = await taken(balances(bank, virtual_clock).pages())
+    pages, _ = await collect_pages(balances(bank, virtual_clock).pages())
 
     assert sorted(bank.taken) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14]]
     assert [page.stream_slice["parents"] for page in sorted(pages, key=lambda page: page.records[0]["id"])][-1] == [
@@ -88,7 +88,7 @@ async def test_a_batch_holds_the_records_of_one_parent(virtual_clock: VirtualClo
     api = Api(bank)
     parents = [Customers(api, virtual_clock), Shops(api, virtual_clock)]
 
-    pages, _ = await taken(Balances(api, virtual_clock, parents).pages())
+    pages, _ = await collect_pages(Balances(api, virtual_clock, parents).pages())
 
     held = Counter((page.stream_slice["parent_stream"], len(page.stream_slice["parents"])) for page in pages)
     assert held == {(name, size): 1 for name in ("customers", "shops") for size in (4, 2)}
@@ -118,7 +118,7 @@ async def test_a_batch_that_is_too_large_is_read_in_halves_and_later_ones_are_ma
     source = Source([balances(bank, virtual_clock, parent_batch_size=16, max_concurrency=1)])
     reading = source.pages()
 
-    pages, _ = await taken(reading)
+    pages, _ = await collect_pages(reading)
 
     assert sorted(one for part in bank.taken for one in part) == list(range(160))
     assert sorted(map(len, bank.refused), reverse=True)[:3] == [16, 8, 8]
@@ -138,7 +138,7 @@ async def test_a_single_parent_that_is_refused_is_a_failure_of_its_own(virtual_c
 
     api = Api(answer)
 
-    pages, failure = await taken(Balances(api, virtual_clock, Customers(api, virtual_clock)).pages(), PartialFailure)
+    pages, failure = await collect_pages(Balances(api, virtual_clock, Customers(api, virtual_clock)).pages(), PartialFailure)
 
     assert ids(record for page in pages for record in page.records) == [0, 1, 2, 3, 4, 6, 7]
     assert [(error.status, error.stream_slice["parents"]) for error in failure.errors] == [(413, [{"id": 5}])]
@@ -167,11 +167,11 @@ async def test_what_was_handed_over_of_a_batch_is_not_asked_for_again(virtual_cl
 
     api = Api(answer)
 
-    pages, failure = await taken(Balances(api, virtual_clock, Customers(api, virtual_clock)).pages(), PartialFailure)
+    pages, failure = await collect_pages(Balances(api, virtual_clock, Customers(api, virtual_clock)).pages(), PartialFailure)
 
     assert [page.records for page in pages] == [[{"id": 0}]]
     assert [(error.status, error.page) for error in failure.errors] == [(413, 1)]
-    assert api.asked == ["customers/0", "balances/0", "balances/1"]
+    assert api.requested == ["customers/0", "balances/0", "balances/1"]
 
 
 @settings(max_examples=60, deadline=None)
@@ -193,7 +193,7 @@ def test_property_each_parent_is_asked_about_once_with_success_whatever_the_api_
         clock.monotonic()  # from here on it is this loop's
         turns = iter(range(10**9))
         api = Api(bank, seconds=lambda _: seconds[next(turns) % len(seconds)])
-        kind: Any = declared(Balances, parent_batch_size=batch)  # type: ignore[arg-type]
+        kind: Any = subclass(Balances, parent_batch_size=batch)  # type: ignore[arg-type]
         stream = kind(api, clock, Customers(api, clock))
         async with asyncio.timeout(1e6):
             return (await Source([stream], max_concurrency=at_once).read())["balances"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fake_api import Api, declared, taken, within
+from fake_api import Api, subclass, collect_pages, real_timeout
 from tree_api import Customers, Invoices, Orders, asked_of, ids, tree
 
 from asyncstreams import RequestContext, Source, TokenAuthenticator
@@ -25,7 +25,7 @@ POSIX = pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
 
 @pytest.fixture(autouse=True)
 def not_for_ever() -> Iterator[None]:
-    with within(60):
+    with real_timeout(60):
         yield
 
 
@@ -54,8 +54,8 @@ class World:
     def asked(self) -> int:
         """Requests for customers since this was asked last."""
         count = len(asked_of(self.api, "customers"))
-        self.api.asked.clear()
-        self.api.times.clear()
+        self.api.requested.clear()
+        self.api.request_times.clear()
         return count
 
 
@@ -83,7 +83,7 @@ async def test_what_one_child_has_read_serves_another(world: World) -> None:
 
 
 async def test_without_use_cache_nothing_is_kept(world: World) -> None:
-    plain = declared(Customers)(world.api, world.clock, cache_dir=world.folder)
+    plain = subclass(Customers)(world.api, world.clock, cache_dir=world.folder)
 
     assert ids(await Orders(world.api, world.clock, plain).read()) == ALL
     assert ids(await Orders(world.api, world.clock, plain).read()) == ALL
@@ -111,7 +111,7 @@ async def test_a_stream_that_is_read_for_itself_is_fetched_and_what_is_kept_rene
 async def test_it_holds_for_cache_ttl_from_when_it_was_asked_for(
     world: World, virtual_clock: VirtualClock, ttl: float, seconds: float, asked: int
 ) -> None:
-    kind = declared(Kept, cache_ttl=ttl)
+    kind = subclass(Kept, cache_ttl=ttl)
     begin = virtual_clock.monotonic()
     await world.customers(kind).read()
     assert world.asked == 3
@@ -144,7 +144,7 @@ class _Ahead:
 
 @pytest.mark.parametrize("of", ["stream", "source"])
 async def test_clear_cache_removes_it_and_nothing_else(world: World, of: str) -> None:
-    other = declared(Kept, name="others", path=lambda self, context: "customers")
+    other = subclass(Kept, name="others", path=lambda self, context: "customers")
     await world.customers().read()
     await world.customers(other).read()
     assert (world.asked, len(world.files)) == (6, 2)
@@ -168,8 +168,8 @@ def other_region(self: Any, context: RequestContext) -> dict[str, Any]:
 
 OTHERS: dict[str, Callable[[World], Orders]] = {
     "token": lambda world: world.orders(authenticator=TokenAuthenticator("b")),
-    "hook": lambda world: world.orders(declared(Kept, request_params=other_region)),
-    "fields": lambda world: world.orders(declared(Kept, records_path="data.items")),
+    "hook": lambda world: world.orders(subclass(Kept, request_params=other_region)),
+    "fields": lambda world: world.orders(subclass(Kept, records_path="data.items")),
     "attribute": lambda world: _with(world, "region", "us"),
     "host": lambda world: _with(world, "url_base", "https://other.test/"),
 }
@@ -186,7 +186,7 @@ async def test_another_tenant_parameter_or_version_gets_none_of_it(world: World,
     await world.customers().read()
     assert world.asked == 3
 
-    await taken(other(world).pages(), anything=True)
+    await collect_pages(other(world).pages(), anything=True)
     assert world.asked > 0
     await world.orders().read()
     assert world.asked == 0
@@ -249,7 +249,7 @@ async def test_a_folder_that_others_can_reach_is_refused(world: World, tmp_path:
         world.folder.mkdir()
         world.folder.chmod(0o777)
 
-    _, error = await taken(world.orders().pages(), anything=True)
+    _, error = await collect_pages(world.orders().pages(), anything=True)
 
     assert "cache_dir" in str(error)
     assert "chmod go-w" in str(error)
@@ -296,7 +296,7 @@ async def test_what_is_not_whole_is_not_kept(world: World, by: str) -> None:
                 break
     else:
         world.api = Api(lambda request: httpx.Response(410) if "page=1" in str(request.url) else tree()(request))
-        await taken(world.orders().pages(), PartialFailure)
+        await collect_pages(world.orders().pages(), PartialFailure)
 
     assert world.files == []
 
@@ -356,7 +356,7 @@ async def test_a_disk_that_fails_costs_the_file_and_nothing_else(
     assert [path for path in world.files if path.suffix == ".parents"] == []
     (warning,) = [record.getMessage() for record in caplog.records]
     assert os.strerror(number) in warning
-    assert "the run goes on without" in warning
+    assert "the run continues without" in warning
 
 
 @POSIX
@@ -380,7 +380,7 @@ async def test_a_file_in_place_of_the_folder_costs_the_file_and_nothing_else(
 
     assert world.asked == 3
     (warning,) = [record.getMessage() for record in caplog.records]
-    assert "the run goes on without" in warning
+    assert "the run continues without" in warning
 
 
 async def test_what_nobody_can_tell_apart_is_not_kept_and_a_warning_says_so(
@@ -393,7 +393,7 @@ async def test_what_nobody_can_tell_apart_is_not_kept_and_a_warning_says_so(
 
     assert (world.asked, world.files) == (6, [])
     assert len(caplog.records) == 2
-    assert "customers is not kept" in caplog.records[0].getMessage()
+    assert "customers is not cached" in caplog.records[0].getMessage()
     assert "region" in caplog.records[0].getMessage()
 
 
@@ -401,7 +401,7 @@ async def test_the_environment_and_cache_filename_say_where_it_is_kept(
     virtual_clock: VirtualClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REQUEST_CACHE_PATH", str(tmp_path / "told"))
-    kind = declared(Kept, cache_filename="everyone")
+    kind = subclass(Kept, cache_filename="everyone")
 
     await kind(Api(tree()), virtual_clock).read()
 

@@ -14,7 +14,7 @@ import pytest
 
 from asyncstreams.testing import MockApi, Resource
 
-PROGRAM = Path(__file__).parent / "cached_tree.py"
+PROGRAM = Path(__file__).parent / "support" / "cached_tree.py"
 CUSTOMERS, PAGES = 200, 10
 
 

@@ -196,7 +196,7 @@ async def test_what_was_kept_is_read_again_by_many(tmp_path: Path, pages: int) -
 
     log = ParentLog.kept(file, start, counts)
 
-    assert (begin.at, counts) == (5.0, LogFooter(pages, pages))
+    assert (begin.started_at, counts) == (5.0, LogFooter(pages, pages))
     assert await asyncio.gather(read(log, []), read(log, [3])) == [list(range(pages))] * 2
     log.close()
 

@@ -15,12 +15,12 @@ import pytest
 from crash_harness import lines_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from table_harness import KEYS, VALUES, Changing, Rows, as_column, from_column
-from test_incremental import Now, text
+from incremental_api import WallClock, timestamp
+from table_harness import KEYS, VALUES, ChangingStream, RowsStream, expected_value, stored_value
 
 from asyncstreams import ConfigError, JsonLines, OutputWriteError, Parquet
 from asyncstreams.destinations.arrow_columns import Columns
-from asyncstreams.destinations.column_types import declared, joined, type_of
+from asyncstreams.destinations.column_types import declared_types, join_types, type_of
 
 
 def read(out: Path, name: str = "rows") -> list[dict[str, Any]]:
@@ -33,7 +33,7 @@ def schemas(out: Path, name: str = "rows") -> list[Any]:
 
 
 async def extract(rows: Any, out: Path, schema: Any = None, **options: Any) -> None:
-    stream = Rows(rows)
+    stream = RowsStream(rows)
     if schema is not None:
         stream.get_json_schema = lambda: {"properties": schema}
         stream.validation = "off"
@@ -44,7 +44,7 @@ def columns_of(out: Path) -> dict[str, str]:
     return {field.name: str(field.type) for field in schemas(out)[0]}
 
 
-async def test_types_are_what_the_records_show(tmp_path: Path):
+async def test_types_are_inferred_from_records(tmp_path: Path):
     row = {"i": 1, "f": 1.5, "s": "x", "b": True, "n": None, "o": {"a": 1, "l": ["x"]}, "l": [{"k": 1}], "e": {}}
 
     await extract([row], tmp_path)
@@ -62,7 +62,7 @@ async def test_types_are_what_the_records_show(tmp_path: Path):
     assert read(tmp_path) == [row | {"e": "{}"}]
 
 
-async def test_types_are_those_of_the_schema_where_there_is_one(tmp_path: Path):
+async def test_types_follow_schema(tmp_path: Path):
     schema = {
         "id": {"type": "integer"},
         "price": {"type": ["null", "number"]},
@@ -101,7 +101,7 @@ async def test_types_are_those_of_the_schema_where_there_is_one(tmp_path: Path):
 @pytest.mark.parametrize(
     "moment", ["2026-01-01T00:00:00", "2026-13-01T00:00:00Z", "2026-01-01T00:00:00.1234567Z", "soon", ""]
 )
-async def test_what_is_no_moment_makes_its_column_text(tmp_path: Path, moment: str):
+async def test_invalid_timestamp_makes_column_text(tmp_path: Path, moment: str):
     schema = {
         "at": {"type": "string", "format": "date-time"},
         "o": {"properties": {"at": {"type": "string", "format": "date-time"}}},
@@ -133,14 +133,14 @@ LADDER = [
 
 
 @pytest.mark.parametrize(("first", "then", "kind", "values"), LADDER)
-async def test_a_column_becomes_as_wide_as_it_must_be_and_all_parts_have_it(
+async def test_widened_column_is_the_same_in_all_parts(
     tmp_path: Path, first: list[Any], then: list[Any], kind: str, values: list[Any]
 ):
-    clock = Now(1000)
-    stream = Changing([{"id": 1, "updated_at": text(10), "v": one} for one in first], clock=clock)
+    clock = WallClock(1000)
+    stream = ChangingStream([{"id": 1, "updated_at": timestamp(10), "v": one} for one in first], clock=clock)
     await stream.extract(to=Parquet(tmp_path))
-    clock.at = 2000
-    stream.rows = [{"id": 2, "updated_at": text(1500), "v": one} for one in then]
+    clock.seconds = 2000
+    stream.rows = [{"id": 2, "updated_at": timestamp(1500), "v": one} for one in then]
     await stream.extract(to=Parquet(tmp_path))
 
     assert len(schemas(tmp_path)) == 2
@@ -153,8 +153,8 @@ async def test_a_column_becomes_as_wide_as_it_must_be_and_all_parts_have_it(
     )
 
 
-async def test_a_column_that_becomes_wider_in_one_run_is_the_same_in_all_parts(tmp_path: Path, monkeypatch: Any):
-    monkeypatch.setattr("asyncstreams.destinations.parquet._LARGE", 1)
+async def test_column_widened_within_a_run_is_the_same_in_all_parts(tmp_path: Path, monkeypatch: Any):
+    monkeypatch.setattr("asyncstreams.destinations.parquet._MAX_ROW_GROUP_BYTES", 1)
 
     await extract([{"id": n, "v": n if n < 2_000 else "x"} for n in range(2_100)], tmp_path, fsync="full")
 
@@ -164,7 +164,7 @@ async def test_a_column_that_becomes_wider_in_one_run_is_the_same_in_all_parts(t
     assert len({str(schema) for schema in schemas(tmp_path)}) == 1
 
 
-def test_duckdb_polars_and_arrow_agree_about_what_is_there(tmp_path: Path):
+def test_duckdb_polars_and_arrow_read_the_same_rows(tmp_path: Path):
     rows = [{"id": n, "name": f"name {n}", "price": n / 4, "o": {"tags": ["a", None], "n": n}} for n in range(5_000)]
     asyncio.run(extract(rows, tmp_path, part_size=2**20, row_group_size=1_000))
 
@@ -179,14 +179,14 @@ def test_duckdb_polars_and_arrow_agree_about_what_is_there(tmp_path: Path):
     }
 
 
-async def test_nested_json_keeps_objects_and_lists_as_text(tmp_path: Path):
+async def test_nested_json_stores_objects_and_lists_as_text(tmp_path: Path):
     await extract([{"o": {"a": [1.50]}, "l": [1], "s": "x"}], tmp_path, nested="json")
 
     assert read(tmp_path) == [{"o": '{"a":[1.5]}', "l": "[1]", "s": "x"}]
 
 
 @pytest.mark.parametrize("compression", ["zstd", "snappy", "gzip", None])
-def test_compression_is_what_was_asked_for(tmp_path: Path, compression: Any):
+def test_compression_option_sets_codec(tmp_path: Path, compression: Any):
     asyncio.run(extract([{"id": 1}], tmp_path, compression=compression))
 
     [path] = (tmp_path / "rows").glob("*.parquet")
@@ -194,12 +194,12 @@ def test_compression_is_what_was_asked_for(tmp_path: Path, compression: Any):
     assert told == {"zstd": "ZSTD", "snappy": "SNAPPY", "gzip": "GZIP", None: "UNCOMPRESSED"}[compression]
 
 
-async def test_ten_thousand_columns_are_refused_with_advice(tmp_path: Path):
-    with pytest.raises(OutputWriteError, match=r"10,000 different fields.*\n.*as an object"):
+async def test_too_many_columns_are_refused_with_hint(tmp_path: Path):
+    with pytest.raises(OutputWriteError, match=r"10,000 different fields.*\n.*into one object field"):
         await extract([{f"f{n}": n for n in range(10_000)}], tmp_path)
 
 
-async def test_objects_that_are_maps_do_not_make_a_column_for_each_of_their_keys(tmp_path: Path):
+async def test_object_with_many_keys_is_stored_as_text(tmp_path: Path):
     await extract([{"by_day": {f"d{n}": n for n in range(300)}}], tmp_path)
 
     assert columns_of(tmp_path) == {"by_day": "string"}
@@ -208,12 +208,12 @@ async def test_objects_that_are_maps_do_not_make_a_column_for_each_of_their_keys
 @pytest.mark.parametrize(
     "options", [{"nested": "text"}, {"row_group_size": 0}, {"compression": "lz5"}, {"part_size": 7}, {"mode": "upsert"}]
 )
-def test_an_option_that_means_nothing_is_told(options: Any):
+def test_invalid_parquet_option_raises_config_error(options: Any):
     with pytest.raises(ConfigError, match=rf"Parquet\({next(iter(options))}="):
         Parquet("out/", **options)
 
 
-def test_without_pyarrow_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):
+def test_missing_pyarrow_error_names_the_extra(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(ConfigError, match=r"pip install 'asyncstreams\[parquet\]'"):
         Parquet("out/")
@@ -221,7 +221,7 @@ def test_without_pyarrow_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(st.dictionaries(KEYS, VALUES, max_size=4), min_size=1, max_size=4), min_size=1, max_size=4))
-def test_property_tables_hold_what_the_lines_hold_however_they_come(batches: list[list[Any]]):
+def test_property_tables_equal_lines_for_any_batches(batches: list[list[Any]]):
     columns = Columns({}, nested=True)
     tables = []
     for batch in batches:
@@ -232,17 +232,17 @@ def test_property_tables_hold_what_the_lines_hold_however_they_come(batches: lis
     rows = [row for batch in batches for row in batch]
     for row, got in zip(rows, found, strict=True):
         for name, kind in columns.types.items():
-            assert from_column(got[name], kind) == as_column(row.get(name), kind)
+            assert stored_value(got[name], kind) == expected_value(row.get(name), kind)
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.dictionaries(KEYS, VALUES, max_size=4), max_size=5))
-def test_property_files_hold_what_the_lines_hold(tmp_path_factory: pytest.TempPathFactory, rows: list[Any]):
+def test_property_parquet_files_equal_json_lines(tmp_path_factory: pytest.TempPathFactory, rows: list[Any]):
     folder = tmp_path_factory.mktemp("both")
 
     async def both() -> None:
-        await Rows(rows).extract(to=JsonLines(folder / "lines"))
-        await Rows(rows).extract(to=Parquet(folder / "parquet"))
+        await RowsStream(rows).extract(to=JsonLines(folder / "lines"))
+        await RowsStream(rows).extract(to=Parquet(folder / "parquet"))
 
     asyncio.run(both())
     lines = [row for path in sorted((folder / "lines" / "rows").glob("part-*")) for row in lines_of(path)]
@@ -251,20 +251,20 @@ def test_property_files_hold_what_the_lines_hold(tmp_path_factory: pytest.TempPa
     kinds = json.loads(pyarrow.parquet.read_schema(parts[0]).metadata[b"asyncstreams"]) if parts else {}
     for line, got in zip(lines, found, strict=True):
         for name, kind in kinds.items():
-            assert from_column(got[name], kind) == as_column(line.get(name), kind)
+            assert stored_value(got[name], kind) == expected_value(line.get(name), kind)
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(VALUES, max_size=4), st.lists(VALUES, max_size=4), st.lists(VALUES, max_size=4))
-def test_property_the_order_in_which_values_come_makes_no_difference(a: Any, b: Any, c: Any):
+def test_property_join_types_is_order_independent(a: Any, b: Any, c: Any):
     one, two, three = type_of(a), type_of(b), type_of(c)
 
-    assert joined(one, two) == joined(two, one)
-    assert joined(joined(one, two), three) == joined(one, joined(two, three))
-    assert joined(one, one) == one
+    assert join_types(one, two) == join_types(two, one)
+    assert join_types(join_types(one, two), three) == join_types(one, join_types(two, three))
+    assert join_types(one, one) == one
 
 
-def test_a_schema_says_what_it_can():
+def test_declared_types_of_schema_keywords():
     schema = {
         "properties": {
             "any": {},
@@ -279,7 +279,7 @@ def test_a_schema_says_what_it_can():
         },
         "$defs": {"money": {"properties": {"amount": {"type": "number"}}}},
     }
-    found = declared(schema)
+    found = declared_types(schema)
 
     assert found.pop("self")["ref"] == {"amount": "number"}
     assert found == {
@@ -294,14 +294,14 @@ def test_a_schema_says_what_it_can():
     }
 
 
-def test_lines_that_are_as_before_are_not_decoded(monkeypatch: pytest.MonkeyPatch):
+def test_lines_that_match_columns_are_not_decoded(monkeypatch: pytest.MonkeyPatch):
     columns = Columns({}, nested=True)
     first = columns.table(b'{"id":1,"o":{"a":[1.5]},"s":"x","n":null}\n')
 
     def never(lines: bytes) -> Any:
         raise AssertionError("decoded")
 
-    monkeypatch.setattr("asyncstreams.destinations.arrow_columns.records_of", never)
+    monkeypatch.setattr("asyncstreams.destinations.arrow_columns.decode_records", never)
     again = columns.table(b'{"id":2,"s":"y","o":null}\n{"o":{"a":[]}}\n')
 
     assert first.schema == again.schema

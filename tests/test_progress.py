@@ -88,7 +88,7 @@ def test_a_row_says_why_it_waits_and_for_how_much_longer(progress, clock):
     progress(WaitStarted("orders", "the API asked for a pause", 10))
     clock.advance(4)
 
-    assert lines(progress)["orders"].endswith("waits 6.0 s: the API asked for a pause")
+    assert lines(progress)["orders"].endswith("waiting 6.0 s: the API asked for a pause")
 
     clock.advance(6)
     assert lines(progress)["orders"].endswith("reading")
@@ -109,7 +109,7 @@ def test_a_wait_is_over_when_a_page_comes(progress):
         (StreamUnavailable("answered 403 Forbidden", status=403), "unavailable: answered 403 Forbidden"),
         (HttpStatusError("answered 404 Not Found"), "failed: answered 404 Not Found"),
         (KeyError("name"), "failed: KeyError"),
-        (GeneratorExit(), "left"),
+        (GeneratorExit(), "stopped early"),
     ],
 )
 def test_a_row_says_how_its_stream_ended_and_its_pace_stands_still(progress, clock, error, told):

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncstreams import Response
-from asyncstreams.rate_limits.quota_headers import ReportedQuota, says_exhausted, told_quotas
-from asyncstreams.rate_limits.retry_after import asked_to_back_off, retry_after, should_retry
+from asyncstreams.rate_limits.quota_headers import ReportedQuota, asks_to_wait, reported_quotas
+from asyncstreams.rate_limits.retry_after import backoff_seconds, retry_after, should_retry
 
 often = settings(max_examples=300, deadline=None)
 WALL = 1_767_225_600.0  # 2026-01-01T00:00:00Z
@@ -32,7 +32,7 @@ def answer(*lines: str, status: int = 200) -> Response:
 
 
 def told(*lines: str, wall: float = WALL) -> tuple[ReportedQuota, ...]:
-    return told_quotas(answer(*lines), wall)
+    return reported_quotas(answer(*lines), wall)
 
 
 def numbers(*lines: str, wall: float = WALL) -> list[Numbers]:
@@ -166,7 +166,7 @@ def test_the_quotas_of_real_apis_are_read_and_named_apart(lines: list[str], expe
 @pytest.mark.parametrize(("lines", "expected"), cases(SPECIAL))
 def test_special_cases_are_read(lines: list[str], expected: list[Numbers]) -> None:
     assert numbers(*lines) == expected
-    assert says_exhausted(answer(*lines), WALL) is False
+    assert asks_to_wait(answer(*lines), WALL) is False
 
 
 @pytest.mark.parametrize(
@@ -333,14 +333,14 @@ def test_no_garbage_raises_or_gives_impossible_numbers(headers: list[tuple[bytes
     request = httpx.Request("GET", "https://api.example.com/")
     response = Response(200, headers=headers, stream=httpx.ByteStream(b""), request=request)
 
-    quotas = told_quotas(response, wall)
+    quotas = reported_quotas(response, wall)
 
     for quota in quotas:
         assert 0 <= quota.remaining < math.inf
         assert all(n is None or 0 <= n < math.inf for n in (quota.resets_in, quota.limit, quota.window))
         assert 0 < len(quota.name) <= 100
     used_up = any(quota.remaining == 0 for quota in quotas)
-    assert says_exhausted(response, wall) is (used_up or retry_after(response, wall) is not None)
+    assert asks_to_wait(response, wall) is (used_up or retry_after(response, wall) is not None)
     assert should_retry(response) is None
 
 
@@ -363,7 +363,7 @@ NOT_EXHAUSTED += ["X-RateLimit-Remaining: 0 | Age: 17", "X-RateLimit-Remaining: 
 @pytest.mark.parametrize("status", [200, 403, 429, 503])
 @pytest.mark.parametrize("headers", EXHAUSTED + NOT_EXHAUSTED)
 def test_a_wait_or_a_quota_used_up_says_exhausted(headers: str, status: int) -> None:
-    assert says_exhausted(answer(*headers.split(" | "), status=status), WALL) is (headers in EXHAUSTED)
+    assert asks_to_wait(answer(*headers.split(" | "), status=status), WALL) is (headers in EXHAUSTED)
 
 
 @pytest.mark.parametrize(("value", "said"), [("true", True), ("false", False), ("", None), ("maybe", None)])
@@ -373,5 +373,5 @@ def test_stripe_says_whether_to_try_again(value: str, said: bool | None) -> None
 
 @pytest.mark.parametrize("value", ["", "-5", "nan", "inf", "1e3", "soon", "\u0663", "x" * 10_000])
 def test_kinto_asks_for_a_pause_in_seconds(value: str) -> None:
-    assert asked_to_back_off(answer("Backoff: 30")) == 30
-    assert asked_to_back_off(answer(f"Backoff: {value}")) is None
+    assert backoff_seconds(answer("Backoff: 30")) == 30
+    assert backoff_seconds(answer(f"Backoff: {value}")) is None

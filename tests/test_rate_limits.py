@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fake_api import Answer, Api, Items, Named, at, declared, slices, taken, told
+from fake_api import Responder, Api, Items, NamedItems, page_key, subclass, slices, collect_pages, paged_api
 
 from asyncstreams import (
     ConfigError,
@@ -42,46 +42,46 @@ def span(times: list[float]) -> float:
     return times[-1] - times[0]
 
 
-def failing_at_first(answer: Answer, every: int) -> Answer:
+def failing_at_first(answer: Responder, every: int) -> Responder:
     """The same, but each so manieth page is a 500 when it is asked for at first."""
     tries: Counter[str] = Counter()
 
     def sometimes(request: httpx.Request) -> httpx.Response:
-        tries[at(request)] += 1
-        is_sick = tries[at(request)] == 1 and len(tries) % every == 0
+        tries[page_key(request)] += 1
+        is_sick = tries[page_key(request)] == 1 and len(tries) % every == 0
         return httpx.Response(500) if is_sick else answer(request)
 
     return sometimes
 
 
-def numbered(count: int) -> Answer:
+def numbered(count: int) -> Responder:
     """So many pages, and each tells how many there are: they are asked for side by side."""
 
     def answer(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, json={"items": [{"id": at(request)}], "pages": count})
+        return httpx.Response(200, json={"items": [{"id": page_key(request)}], "pages": count})
 
     return answer
 
 
 def of_stream(name: str, api: Api) -> list[float]:
-    return [time for asked, time in zip(api.asked, api.times, strict=True) if asked.startswith(f"{name}/")]
+    return [time for asked, time in zip(api.requested, api.request_times, strict=True) if asked.startswith(f"{name}/")]
 
 
 async def test_no_minute_has_more_requests_than_declared_though_some_are_retries(virtual_clock: VirtualClock) -> None:
-    api = Api(failing_at_first(told(1), every=5), seconds=0.2)
-    stream = declared(Items, rate_limit=RateLimit(100, per=60), max_tries=5)(api, virtual_clock)
+    api = Api(failing_at_first(paged_api(1), every=5), seconds=0.2)
+    stream = subclass(Items, rate_limit=RateLimit(100, per=60), max_tries=5)(api, virtual_clock)
 
     found = await stream.read(slices=slices(range(250)))
 
     assert len(found) == 250
-    assert len(api.times) == 300
-    assert most_within(60, api.times) == 100
-    assert 120 <= span(api.times) < 120 * 1.01 + 1
+    assert len(api.request_times) == 300
+    assert most_within(60, api.request_times) == 100
+    assert 120 <= span(api.request_times) < 120 * 1.01 + 1
 
 
 async def test_pages_that_are_fetched_side_by_side_keep_the_limit(virtual_clock: VirtualClock) -> None:
     api = Api(failing_at_first(numbered(90), every=9), seconds=0.5)
-    stream = declared(
+    stream = subclass(
         Items,
         paginator=PageNumber(start=0, total_pages="pages"),
         rate_limit=RateLimit(20, per=10),
@@ -91,19 +91,19 @@ async def test_pages_that_are_fetched_side_by_side_keep_the_limit(virtual_clock:
     found = await stream.read(slices=slices("a"))
 
     assert len(found) == 90
-    assert api.most > 10
-    assert most_within(10, api.times) == 20
+    assert api.peak_in_flight > 10
+    assert most_within(10, api.request_times) == 20
 
 
 async def test_several_limits_hold_together(virtual_clock: VirtualClock) -> None:
-    api = Api(told(1), seconds=0.05)
-    stream = declared(Items, rate_limit=[RateLimit(10, per=1), RateLimit(50, per=60)])(api, virtual_clock)
+    api = Api(paged_api(1), seconds=0.05)
+    stream = subclass(Items, rate_limit=[RateLimit(10, per=1), RateLimit(50, per=60)])(api, virtual_clock)
 
     await stream.read(slices=slices(range(120)))
 
-    assert most_within(1, api.times) == 10
-    assert most_within(60, api.times) == 50
-    assert 120 <= span(api.times) < 124
+    assert most_within(1, api.request_times) == 10
+    assert most_within(60, api.request_times) == 50
+    assert 120 <= span(api.request_times) < 124
 
 
 @pytest.mark.parametrize("smooth", [False, True])
@@ -114,8 +114,8 @@ async def test_a_limit_keeps_step_with_a_virtual_clock_on_a_machine_that_has_bee
     loop.time = lambda: 1e7
 
     for rate in (7, 30):
-        api = Api(told(1), seconds=0.3)
-        stream = declared(Items, rate_limit=RateLimit(10 * rate, per=10, smooth=smooth))(api, virtual_clock)
+        api = Api(paged_api(1), seconds=0.3)
+        stream = subclass(Items, rate_limit=RateLimit(10 * rate, per=10, smooth=smooth))(api, virtual_clock)
         reading = asyncio.create_task(stream.read(slices=slices(range(20 * rate + 1))))
         loop.add_signal_handler(signal.SIGALRM, reading.cancel)
         signal.alarm(5)
@@ -123,7 +123,7 @@ async def test_a_limit_keeps_step_with_a_virtual_clock_on_a_machine_that_has_bee
         signal.alarm(0)
 
         assert not reading.cancelled(), "it spun for 5 s"
-        assert 20 <= span(api.times) < 22
+        assert 20 <= span(api.request_times) < 22
 
 
 @pytest.mark.parametrize(
@@ -134,39 +134,39 @@ async def test_a_limit_keeps_step_with_a_virtual_clock_on_a_machine_that_has_bee
     ],
 )
 async def test_a_smooth_limit_spaces_the_requests_evenly_in_real_time(cost: float) -> None:
-    api = Api(failing_at_first(told(1), every=5), seconds=0.05)
+    api = Api(failing_at_first(paged_api(1), every=5), seconds=0.05)
     limit = RateLimit(20 * cost, per=1, smooth=True)
-    stream = declared(Items, rate_limit=limit, rate_limit_cost=cost, max_tries=5)(api, SystemClock())
+    stream = subclass(Items, rate_limit=limit, rate_limit_cost=cost, max_tries=5)(api, SystemClock())
 
     await stream.read(slices=slices(range(25)))
 
-    assert len(api.times) == 30
+    assert len(api.request_times) == 30
     # Whoever was late, as a process is now and then, is not waited for by the next one; nobody is early.
-    early = [began - api.times[0] - number * 0.05 for number, began in enumerate(api.times)]
+    early = [began - api.request_times[0] - number * 0.05 for number, began in enumerate(api.request_times)]
     assert min(early) > -0.05 * 0.2
-    assert 29 * 0.05 * 0.98 < span(api.times) < 29 * 0.05 * 1.02 + 1
+    assert 29 * 0.05 * 0.98 < span(api.request_times) < 29 * 0.05 * 1.02 + 1
 
 
 @pytest.mark.parametrize(("cost", "most"), [(5, 20), (0.5, 200), (30, 3), (100, 1), (250, 1)])
 async def test_a_request_takes_what_it_costs(virtual_clock: VirtualClock, cost: float, most: int) -> None:
-    api = Api(told(1), seconds=0.05)
-    stream = declared(Items, rate_limit=RateLimit(100, per=60), rate_limit_cost=cost)(api, virtual_clock)
+    api = Api(paged_api(1), seconds=0.05)
+    stream = subclass(Items, rate_limit=RateLimit(100, per=60), rate_limit_cost=cost)(api, virtual_clock)
 
     await stream.read(slices=slices(range(2 * most + 1)))
 
-    assert most_within(60, api.times) == most
-    assert 120 <= span(api.times) < 125
+    assert most_within(60, api.request_times) == most
+    assert 120 <= span(api.request_times) < 125
 
 
 async def test_a_wait_for_the_limit_is_neither_a_pages_time_nor_ordered_by_the_server(
     virtual_clock: VirtualClock,
 ) -> None:
-    api = Api(failing_at_first(told(1), every=2))
-    stream = declared(Items, rate_limit=RateLimit(1, per=5000), max_tries=2)(api, virtual_clock, seed=1)
+    api = Api(failing_at_first(paged_api(1), every=2))
+    stream = subclass(Items, rate_limit=RateLimit(1, per=5000), max_tries=2)(api, virtual_clock, seed=1)
 
     await stream.read(slices=slices(range(4)))
 
-    assert span(api.times) >= 5 * 5000
+    assert span(api.request_times) >= 5 * 5000
 
 
 TWENTY = RateLimit(20, per=60)
@@ -174,8 +174,8 @@ TWENTY = RateLimit(20, per=60)
 
 async def read_both(clock: VirtualClock, one: dict[str, Any], other: dict[str, Any]) -> tuple[Api, float]:
     """What a Source asks for, of two streams of twenty slices each, and for how long it reads."""
-    api = Api(told(1), seconds=0.1)
-    kinds = declared(Named, **{"rate_limit": TWENTY} | one), declared(Named, **{"rate_limit": TWENTY} | other)
+    api = Api(paged_api(1), seconds=0.1)
+    kinds = subclass(NamedItems, **{"rate_limit": TWENTY} | one), subclass(NamedItems, **{"rate_limit": TWENTY} | other)
     streams = [kind(name, api, clock) for kind, name in zip(kinds, ("one", "other"), strict=True)]
     await Source(streams).read(slices={name: slices(range(20)) for name in ("one", "other")})
     return api, clock.monotonic()
@@ -190,8 +190,8 @@ async def test_streams_with_equal_limits_share_them(virtual_clock: VirtualClock)
         {"authenticator": token, "quota_group": "x", "rate_limit": [RateLimit(20.0, 60.0)]},
     )
 
-    assert len(api.times) == 40
-    assert most_within(60, api.times) == 20
+    assert len(api.request_times) == 40
+    assert most_within(60, api.request_times) == 20
     assert seconds > 60
 
 
@@ -213,7 +213,7 @@ async def test_another_quota_has_a_limit_of_its_own(
 ) -> None:
     api, seconds = await read_both(virtual_clock, one, other)
 
-    assert len(api.times) == 40
+    assert len(api.request_times) == 40
     assert seconds < 10
 
 
@@ -221,9 +221,9 @@ async def test_another_quota_has_a_limit_of_its_own(
 async def test_a_limit_is_shared_by_weight_and_not_by_number_of_slices(
     virtual_clock: VirtualClock, weight: float
 ) -> None:
-    api = Api(told(1), seconds=0.1)
-    kind = declared(Named, rate_limit=RateLimit(20, per=10))
-    small, large = kind("small", api, virtual_clock), declared(kind, weight=weight)("large", api, virtual_clock)
+    api = Api(paged_api(1), seconds=0.1)
+    kind = subclass(NamedItems, rate_limit=RateLimit(20, per=10))
+    small, large = kind("small", api, virtual_clock), subclass(kind, weight=weight)("large", api, virtual_clock)
 
     given = {"small": slices(range(300)), "large": slices(range(30_000))}
     async with Source([small, large]).pages(slices=given) as pages:
@@ -235,20 +235,20 @@ async def test_a_limit_is_shared_by_weight_and_not_by_number_of_slices(
 
 
 async def test_what_was_sent_in_one_reading_counts_in_the_next_of_an_open_source(virtual_clock: VirtualClock) -> None:
-    api = Api(told(1), seconds=0.1)
-    source = Source([declared(Named, rate_limit=TWENTY)("one", api, virtual_clock)])
+    api = Api(paged_api(1), seconds=0.1)
+    source = Source([subclass(NamedItems, rate_limit=TWENTY)("one", api, virtual_clock)])
 
     async with source:
         for _ in range(3):
             await source.read(slices={"one": slices(range(15))})
 
-    assert len(api.times) == 45
-    assert most_within(60, api.times) == 20
+    assert len(api.request_times) == 45
+    assert most_within(60, api.request_times) == 20
 
 
 async def test_who_gives_up_waiting_takes_nothing_of_the_limit(virtual_clock: VirtualClock) -> None:
-    api = Api(told(1), seconds=0.1)
-    source = Source([declared(Named, rate_limit=TWENTY)("one", api, virtual_clock)], max_concurrency=40)
+    api = Api(paged_api(1), seconds=0.1)
+    source = Source([subclass(NamedItems, rate_limit=TWENTY)("one", api, virtual_clock)], max_concurrency=40)
 
     async with source:
         reading = asyncio.create_task(source.read(slices={"one": slices(range(100))}))
@@ -256,7 +256,7 @@ async def test_who_gives_up_waiting_takes_nothing_of_the_limit(virtual_clock: Vi
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reading
-        asked = len(api.times)
+        asked = len(api.request_times)
         await asyncio.sleep(40)
         again = asyncio.create_task(source.read(slices={"one": slices(range(20))}))
         await asyncio.sleep(5)
@@ -269,9 +269,9 @@ async def test_who_gives_up_waiting_takes_nothing_of_the_limit(virtual_clock: Vi
 async def test_the_limit_of_a_source_holds_for_those_of_its_streams_that_declare_none(
     virtual_clock: VirtualClock,
 ) -> None:
-    api = Api(told(1), seconds=0.1)
-    streams = [Named("one", api, virtual_clock), Named("two", api, virtual_clock)]
-    own = declared(Named, rate_limit=RateLimit(1))("own", api, virtual_clock, rate_limit=RateLimit(1000))
+    api = Api(paged_api(1), seconds=0.1)
+    streams = [NamedItems("one", api, virtual_clock), NamedItems("two", api, virtual_clock)]
+    own = subclass(NamedItems, rate_limit=RateLimit(1))("own", api, virtual_clock, rate_limit=RateLimit(1000))
 
     names = ("one", "two", "own")
     await Source([*streams, own], rate_limit=TWENTY).read(slices={name: slices(range(15)) for name in names})
@@ -282,15 +282,15 @@ async def test_the_limit_of_a_source_holds_for_those_of_its_streams_that_declare
 
 @pytest.mark.parametrize("value", [5, 0.5, "100/60", [RateLimit(5), "10 per second"], [5], True, {"n": 5}])
 async def test_a_limit_that_is_none_is_refused_with_an_example(virtual_clock: VirtualClock, value: Any) -> None:
-    api = Api(told(1))
+    api = Api(paged_api(1))
 
     with pytest.raises(ConfigError, match=r"rate_limit.*RateLimit") as as_attribute:
-        await declared(Items, rate_limit=value)(api, virtual_clock).read()
+        await subclass(Items, rate_limit=value)(api, virtual_clock).read()
     with pytest.raises(ConfigError, match=r"rate_limit.*RateLimit"):
         await Items(api, virtual_clock, rate_limit=value).read()
 
     assert "RateLimit(100, per=60)" in str(as_attribute.value)
-    assert api.asked == []
+    assert api.requested == []
 
 
 @pytest.mark.parametrize(
@@ -312,28 +312,28 @@ def test_a_limit_of_nothing_or_of_everything_is_refused(wrong: Callable[[], Rate
 @pytest.mark.parametrize("name", ["rate_limit_cost", "outage_timeout"])
 @pytest.mark.parametrize("value", [0, -1, "5", None, math.nan])
 async def test_a_cost_and_a_patience_are_above_0(virtual_clock: VirtualClock, name: str, value: Any) -> None:
-    api = Api(told(1))
+    api = Api(paged_api(1))
 
     with pytest.raises(ConfigError, match=rf"Items\.{name}.*above 0"):
-        await declared(Items, **{name: value})(api, virtual_clock).read()
+        await subclass(Items, **{name: value})(api, virtual_clock).read()
 
-    assert api.asked == []
+    assert api.requested == []
 
 
 async def test_a_wait_for_the_limit_is_told_and_explained_once_for_all(virtual_clock: VirtualClock) -> None:
-    api = Api(told(1), seconds=0.1)
+    api = Api(paged_api(1), seconds=0.1)
     heard: list[Any] = []
-    stream = declared(Items, rate_limit=TWENTY)(api, virtual_clock)
+    stream = subclass(Items, rate_limit=TWENTY)(api, virtual_clock)
     stream.subscribe(heard.append)
 
     reading = stream.pages(slices=slices(range(60)))
-    taking = asyncio.create_task(taken(reading))
+    taking = asyncio.create_task(collect_pages(reading))
     await asyncio.sleep(30)
     text = reading.explain()
     await taking
 
     waits = [event for event in heard if isinstance(event, WaitStarted)]
-    assert "its rate_limit" in text
-    assert {event.reason for event in waits} == {"its rate_limit"}
+    assert "the declared rate_limit" in text
+    assert {event.reason for event in waits} == {"the declared rate_limit"}
     assert 55 < waits[0].seconds < 62
     assert len(waits) <= 4

@@ -93,7 +93,7 @@ values = st.recursive(
     st.booleans(),
     st.sampled_from([None, "data", "result.items", "a.b.c"]),
 )
-async def test_both_lanes_give_the_same_records(
+async def test_raw_and_decoded_records_are_equal(
     tmp_path_factory: pytest.TempPathFactory, records: list[Any], indent: Any, is_ascii: bool, path: str | None
 ):
     body: Any = records
@@ -108,7 +108,7 @@ async def test_both_lanes_give_the_same_records(
     assert found == [decode(json.dumps(record).encode()) for record in records]
 
 
-async def test_numbers_and_escapes_are_written_as_they_came(tmp_path: Path):
+async def test_numbers_and_escapes_are_written_unchanged(tmp_path: Path):
     body = rb'[{"a": 1.50, "b": 1e2, "c": 123456789012345678901234567890, "d": "\u0065\/"}]'
 
     await extracted(stream_of(body), tmp_path)
@@ -134,7 +134,7 @@ async def test_numbers_and_escapes_are_written_as_they_came(tmp_path: Path):
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, list) else "",
 )
-async def test_what_pages_a_stream_is_found_beside_the_records(tmp_path: Path, paginator: Any, pages: list[Any]):
+async def test_page_tokens_are_found_beside_records(tmp_path: Path, paginator: Any, pages: list[Any]):
     found, why_decoded = await extracted(
         stream_of(*pages, paginator=paginator, records_path="data", parallel_pages=False), tmp_path
     )
@@ -143,7 +143,7 @@ async def test_what_pages_a_stream_is_found_beside_the_records(tmp_path: Path, p
     assert [row["id"] for row in found] == [1, 2][: len(pages)]
 
 
-async def test_what_the_paginator_looks_at_may_be_where_the_records_are(tmp_path: Path):
+async def test_page_token_may_lie_next_to_records(tmp_path: Path):
     bodies = [
         json.dumps({"result": {"items": [{"id": n}], "next": after}}).encode() for n, after in ((1, "b"), (2, None))
     ]
@@ -163,11 +163,11 @@ class Own(PageNumber):
         ({"parse_response": lambda self, response, context: response.json()["data"]}, "a parse_response of its own"),
         ({"next_page_token": lambda self, response, context: None}, "a next_page_token of its own"),
         ({"transformer": TypeTransformer(TransformConfig.DefaultSchemaNormalization)}, "a transformer"),
-        ({"get_json_schema": lambda self: {"type": "object"}}, "held against a schema"),
-        ({"paginator": Cursor("data[-1].next")}, "do not lie beside"),
-        ({"paginator": Cursor(lambda response: None)}, "looks at whole responses"),
-        ({"paginator": Cursor("next", stop_when=lambda response: True)}, "looks at whole responses"),
-        ({"paginator": Own()}, "looks at whole responses"),
+        ({"get_json_schema": lambda self: {"type": "object"}}, "validated against a schema"),
+        ({"paginator": Cursor("data[-1].next")}, "cannot be separated"),
+        ({"paginator": Cursor(lambda response: None)}, "inspects complete responses"),
+        ({"paginator": Cursor("next", stop_when=lambda response: True)}, "inspects complete responses"),
+        ({"paginator": Own()}, "inspects complete responses"),
         (
             {
                 "cursor_field": "id",
@@ -178,7 +178,7 @@ class Own(PageNumber):
         ),
     ],
 )
-async def test_the_report_says_why_records_had_to_be_made(tmp_path: Path, attributes: Any, why: str):
+async def test_report_states_why_records_were_decoded(tmp_path: Path, attributes: Any, why: str):
     if "transformer" in attributes:
         attributes["get_json_schema"] = lambda self: {"properties": {"id": {"type": "integer"}}}
     found, why_decoded = await extracted(stream_of(page(1), page(), **{"records_path": "data", **attributes}), tmp_path)
@@ -187,7 +187,7 @@ async def test_the_report_says_why_records_had_to_be_made(tmp_path: Path, attrib
     assert why in why_decoded
 
 
-async def test_a_schema_that_nothing_is_held_against_keeps_nothing_out_of_the_raw_lane(tmp_path: Path):
+async def test_schema_without_validation_keeps_raw_passthrough(tmp_path: Path):
     stream = stream_of(page(1), records_path="data", validation="off", get_json_schema=lambda self: {"type": "object"})
 
     assert await extracted(stream, tmp_path) == ([{"id": 1}], "")
@@ -206,33 +206,33 @@ async def test_a_schema_that_nothing_is_held_against_keeps_nothing_out_of_the_ra
         (b"<html>", None, UnexpectedContent, "HTML"),
     ],
 )
-async def test_a_body_that_is_not_what_was_declared_is_told_as_ever(
+async def test_unexpected_body_raises_the_usual_error(
     tmp_path: Path, body: bytes, path: Any, error: Any, told: str
 ):
     with pytest.raises(error, match=told):
         await extracted(stream_of(body, body, records_path=path), tmp_path)
 
 
-async def test_a_number_that_no_double_holds_is_written_as_it_came(tmp_path: Path):
+async def test_number_beyond_a_double_is_written_unchanged(tmp_path: Path):
     await extracted(stream_of(b'{"data": [{"a": 1e999}]}', records_path="data"), tmp_path)
 
     assert content_of(tmp_path) == b'{"a": 1e999}\n'
 
 
-async def test_a_byte_order_mark_is_no_record(tmp_path: Path):
+async def test_byte_order_mark_is_skipped(tmp_path: Path):
     found, _ = await extracted(stream_of(b"\xef\xbb\xbf" + page(1), records_path="data"), tmp_path)
 
     assert found == [{"id": 1}]
 
 
-async def test_the_same_page_again_and_again_is_noticed(tmp_path: Path):
+async def test_repeated_page_raises_pagination_loop(tmp_path: Path):
     with pytest.raises(PaginationLoop, match="the same page"):
         await extracted(
             stream_of(*[page(1, 2)] * 4, records_path="data", paginator=PageNumber(), parallel_pages=False), tmp_path
         )
 
 
-async def test_rows_that_move_are_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+async def test_moved_rows_log_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     pages = [page(1, 2), page(2, 3), page()]
     with caplog.at_level(logging.WARNING):
         await extracted(
@@ -240,17 +240,17 @@ async def test_rows_that_move_are_noticed(tmp_path: Path, caplog: pytest.LogCapt
             tmp_path,
         )
 
-    assert "came before" in caplog.text
+    assert "were on an earlier page" in caplog.text
 
 
-async def test_a_page_that_is_not_the_only_one_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+async def test_unused_next_page_logs_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.WARNING):
         await extracted(stream_of(page(1, next_page="2"), records_path="data"), tmp_path)
 
-    assert "the first page is taken for the only one" in caplog.text
+    assert "the first page is treated as the only one" in caplog.text
 
 
-async def test_of_windows_each_record_is_written_once_and_those_beyond_are_left_out(tmp_path: Path):
+async def test_windows_write_each_record_in_range_once(tmp_path: Path):
     everything = json.dumps([{"id": n, "number": n // 2, "more": {"n": n}} for n in range(12)]).encode()
 
     class Windowed(HttpStream):
@@ -272,7 +272,7 @@ async def test_of_windows_each_record_is_written_once_and_those_beyond_are_left_
     assert all(row["more"] == {"n": row["id"]} for row in found)
 
 
-async def test_children_find_their_parents_among_records_that_were_not_made(tmp_path: Path):
+async def test_substream_reads_parents_with_raw_passthrough(tmp_path: Path):
     class Children(HttpSubStream):
         url_base = "https://api.test/"
 

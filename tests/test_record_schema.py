@@ -170,11 +170,11 @@ async def test_what_is_no_schema_is_refused_before_any_page(respx_mock: Any, sch
 
 @pytest.mark.parametrize("schema", [GOOD, {"$schema": DRAFT_2020, **GOOD}, {"$schema": DRAFT_2020 + "#", **GOOD}, {}])
 def test_a_draft_is_known_with_and_without_a_fragment(schema: dict[str, Any]) -> None:
-    assert RecordSchema(schema).fits_one({"id": 1})
+    assert RecordSchema(schema).is_valid({"id": 1})
 
 
 def test_a_schema_may_be_any_mapping() -> None:
-    assert not RecordSchema(MappingProxyType(GOOD)).fits_one({"id": "x"})
+    assert not RecordSchema(MappingProxyType(GOOD)).is_valid({"id": "x"})
 
 
 def test_a_schema_is_not_changed_and_may_change_later() -> None:
@@ -183,7 +183,7 @@ def test_a_schema_is_not_changed_and_may_change_later() -> None:
 
     assert schema == {"properties": {"id": {"$ref": "#/definitions/n"}}, "definitions": {"n": {"type": "null"}}}
     schema["definitions"]["n"]["type"] = "integer"
-    assert compiled.fits_one({"id": None})
+    assert compiled.is_valid({"id": None})
 
 
 # Nothing is fetched, nothing is read.
@@ -231,7 +231,7 @@ def test_nothing_is_fetched_whatever_a_schema_says(schema: dict[str, Any], asked
     url, paths = asked
 
     with contextlib.suppress(ConfigError):
-        RecordSchema(json.loads(json.dumps(schema).replace("URL", url))).fits_one({"a": {}})
+        RecordSchema(json.loads(json.dumps(schema).replace("URL", url))).is_valid({"a": {}})
 
     assert paths == []
 
@@ -250,7 +250,7 @@ def test_no_file_is_read_by_its_url(tmp_path: Path, name: str) -> None:
 def test_a_problem_names_place_and_keyword() -> None:
     schema = {"properties": {"a/b": {"items": {"properties": {"~": {"type": "null"}}}}}, "required": ["id"]}
 
-    found = RecordSchema(schema).problems({"a/b": [{}, {"~": 1}]})
+    found = RecordSchema(schema).find_violations({"a/b": [{}, {"~": 1}]})
 
     assert sorted((problem.pointer, problem.keyword) for problem in found) == [
         ("/a~1b/1/~0", "type"),
@@ -262,9 +262,9 @@ def test_a_problem_names_place_and_keyword() -> None:
 def test_a_value_that_is_almost_json_is_judged(value: Any) -> None:
     schema = RecordSchema({"properties": {"a": {"type": "null"}}})
 
-    assert not schema.fits_one({"a": value})
-    assert not schema.fits([{"a": value}])
-    assert schema.problems({"a": value})
+    assert not schema.is_valid({"a": value})
+    assert not schema.all_valid([{"a": value}])
+    assert schema.find_violations({"a": value})
 
 
 NO_JSON = [datetime.now(UTC), date(2026, 1, 1), b"x", {1}, UUID(int=1), object(), "\ud800", 1j]
@@ -318,7 +318,7 @@ def test_a_record_as_deep_as_a_body_may_be_is_judged() -> None:
     for _ in range(900):
         record = {"a": record}
 
-    assert (schema.fits_one(record), schema.fits([record])) == (True, True)
+    assert (schema.is_valid(record), schema.all_valid([record])) == (True, True)
 
 
 # Hostile values.
@@ -335,7 +335,7 @@ def test_a_hostile_value_cannot_hang_a_pattern(pattern: str) -> None:
     record = {"a": "a" * 30_000 + "!"}
     began = time.perf_counter()
 
-    assert not schema.fits_one(record)
+    assert not schema.is_valid(record)
 
     assert time.perf_counter() - began < 0.5
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fake_api import Api, declared, slices, taken
+from fake_api import Api, subclass, slices, collect_pages
 
 from asyncstreams import (
     HttpStatusError,
@@ -70,11 +70,11 @@ class Quoted(Api):
     def __init__(
         self, clock: VirtualClock, dialect: Dialect, *quotas: Quota, skew: float = 0.0, latency: Any = 0.05
     ) -> None:
-        self.meters = [quota.meter() for quota in quotas]
+        self.meters = [quota.new_meter() for quota in quotas]
         self.refused = 0
 
         def answer(request: httpx.Request) -> httpx.Response:
-            verdicts = [meter.take(clock.monotonic()) for meter in self.meters]
+            verdicts = [meter.admit(clock.monotonic()) for meter in self.meters]
             told = [(quota, one.remaining, one.reset) for quota, one in zip(quotas, verdicts, strict=True)]
             headers = dialect(told, clock.wall() + skew)
             if all(verdict.allowed for verdict in verdicts):
@@ -123,7 +123,7 @@ async def test_a_told_quota_is_used_up_and_never_exceeded(
     found = await Records(transport=api, clock=virtual_clock, max_concurrency=most).read(slices=slices(range(1000)))
 
     assert len({record["id"] for record in found}) == 1000
-    assert (api.refused, len(api.asked)) == (0, 1000)
+    assert (api.refused, len(api.requested)) == (0, 1000)
     if most == 50:
         # Of points in time whole seconds are told: so much is lost in each window.
         ideal += 9 if dialect is epoch else 0
@@ -139,7 +139,7 @@ async def test_answers_that_overtake_each_other_do_not_blur_what_is_left(
 
     await stream.read(slices=slices(range(1000)))
 
-    assert (api.refused, len(api.asked)) == (0, 1000)
+    assert (api.refused, len(api.requested)) == (0, 1000)
     assert virtual_clock.monotonic() < 90 * 1.02 + 1
 
 
@@ -150,7 +150,7 @@ async def test_what_another_client_takes_of_the_quota_is_noticed(virtual_clock: 
     async def other_client() -> None:
         while True:
             await asyncio.sleep(0.05)
-            api.meters[0].take(virtual_clock.monotonic())
+            api.meters[0].admit(virtual_clock.monotonic())
 
     foreign = asyncio.create_task(other_client())
     found = await Records(transport=api, clock=virtual_clock, max_concurrency=50).read(slices=slices(range(600)))
@@ -172,9 +172,9 @@ async def test_a_reset_beyond_max_server_wait_ends_the_stream_and_tells_when_to_
     api = Quoted(virtual_clock, standard, Quota(30, per=2 * HOUR))
     stream = Records(transport=api, clock=virtual_clock, max_concurrency=most)
 
-    found, error = await taken(stream.pages(slices=slices(range(40))), (RateLimitWaitTooLong, PartialFailure))
+    found, error = await collect_pages(stream.pages(slices=slices(range(40))), (RateLimitWaitTooLong, PartialFailure))
 
-    assert (len(found), len(api.asked)) == (30, 30)
+    assert (len(found), len(api.requested)) == (30, 30)
     assert "2026-01-01 02:00:0" in str(error)
     assert "max_server_wait" in str(error)
     assert virtual_clock.monotonic() < 60
@@ -184,12 +184,12 @@ async def test_one_stream_that_may_not_wait_leaves_the_others_of_its_source_alon
     api = Quoted(virtual_clock, standard, Quota(30, per=2 * HOUR))
     well = once()
     streams = [
-        declared(Records, name="limited")(transport=api),
-        declared(Records, name="free", url_base="https://other.test/")(transport=well),
+        subclass(Records, name="limited")(transport=api),
+        subclass(Records, name="free", url_base="https://other.test/")(transport=well),
     ]
 
     reading = Source(streams, clock=virtual_clock).pages(slices={n: slices(range(50)) for n in ("limited", "free")})
-    found, error = await taken(reading, anything=True)
+    found, error = await collect_pages(reading, anything=True)
 
     assert Counter(page.stream for page in found) == {"limited": 30, "free": 50}
     assert "02:00:0" in str(error)
@@ -239,12 +239,12 @@ async def test_a_refusal_by_a_limit_is_waited_for_by_all_and_is_neither_a_failur
     virtual_clock: VirtualClock, refusal: Callable[[VirtualClock], httpx.Response], seconds: float, others: int
 ) -> None:
     api = once(*[httpx.Response(200, json=[])] * others, refusal(virtual_clock))
-    stream = declared(Records, max_tries=1)(transport=api, clock=virtual_clock)
+    stream = subclass(Records, max_tries=1)(transport=api, clock=virtual_clock)
 
     await stream.read(slices=slices(range(20)))
 
-    assert len(api.asked) == 21
-    first_after = min(time for time in api.times if time - api.times[0] > 10) - api.times[0]
+    assert len(api.requested) == 21
+    first_after = min(time for time in api.request_times if time - api.request_times[0] > 10) - api.request_times[0]
     assert seconds - 0.001 <= first_after < seconds * 1.02 + 2.5
 
 
@@ -254,7 +254,7 @@ async def test_a_plain_403_at_first_is_a_stream_that_is_unavailable(virtual_cloc
     with pytest.raises(StreamUnavailable, match="permission"):
         await Records(transport=api, clock=virtual_clock).read(slices=slices(range(3)))
 
-    assert len(api.asked) == 1
+    assert len(api.requested) == 1
     assert virtual_clock.monotonic() < 1
 
 
@@ -262,9 +262,9 @@ async def test_a_plain_403_later_is_a_failure_of_its_slice(virtual_clock: Virtua
     api = once(httpx.Response(200, json=[]), refused(403, X_RateLimit_Remaining="55", X_RateLimit_Reset="40"))
     reading = Records(transport=api, clock=virtual_clock).pages(slices=slices("ab"), on_error="stop")
 
-    _, error = await taken(reading, HttpStatusError)
+    _, error = await collect_pages(reading, HttpStatusError)
 
-    assert (error.status, len(api.asked)) == (403, 2)
+    assert (error.status, len(api.requested)) == (403, 2)
     assert virtual_clock.monotonic() < 1
 
 
@@ -284,9 +284,9 @@ async def test_stripe_says_whether_to_try_again(
 ) -> None:
     api = once(refused(status, Stripe_Should_Retry=told))
 
-    _, error = await taken(Records(transport=api, clock=virtual_clock).pages(), () if is_again else HttpStatusError)
+    _, error = await collect_pages(Records(transport=api, clock=virtual_clock).pages(), () if is_again else HttpStatusError)
 
-    assert len(api.asked) == 1 + is_again
+    assert len(api.requested) == 1 + is_again
     assert is_again or error.status == status
 
 
@@ -296,7 +296,7 @@ async def test_two_streams_share_a_told_quota_by_weight_and_not_by_number_of_sli
     virtual_clock: VirtualClock, weight: int, most: int
 ) -> None:
     api = Quoted(virtual_clock, standard, Quota(100, per=10))
-    streams = [declared(Records, name="small")(), declared(Records, name="large", weight=weight)()]
+    streams = [subclass(Records, name="small")(), subclass(Records, name="large", weight=weight)()]
     source = Source(streams, transport=api, clock=virtual_clock, max_concurrency=most)
 
     given = {"small": slices(range(1000)), "large": slices(range(100_000))}
@@ -305,7 +305,7 @@ async def test_two_streams_share_a_told_quota_by_weight_and_not_by_number_of_sli
             if virtual_clock.monotonic() > 145:
                 break
 
-    asked = Counter(path.split("/")[0] for path in api.asked)
+    asked = Counter(path.split("/")[0] for path in api.requested)
     assert api.refused == 0
     assert sum(asked.values()) >= 1400
     assert asked["large"] == pytest.approx(weight * asked["small"], rel=0.15)
@@ -319,13 +319,13 @@ async def test_a_wait_for_the_quota_is_told_and_explained(virtual_clock: Virtual
     stream.subscribe(heard.append)
 
     reading = stream.pages(slices=slices(range(40)))
-    taking = asyncio.create_task(taken(reading))
+    taking = asyncio.create_task(collect_pages(reading))
     await asyncio.sleep(30)
     text = reading.explain()
     await taking
 
     waits = [event for event in heard if isinstance(event, WaitStarted)]
-    assert {event.reason for event in waits} == {"the quota that the API tells of"}
+    assert {event.reason for event in waits} == {"the API's quota to reset"}
     assert 55 < waits[0].seconds < 62
-    assert "the quota that the API tells of" in text
+    assert "the API's quota to reset" in text
     assert not [event for event in heard if isinstance(event, RetryScheduled)]

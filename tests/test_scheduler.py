@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fake_api import Api, Items, Named, at, declared, ids, slices, taken, told, within
+from fake_api import Api, Items, NamedItems, page_key, subclass, record_ids, slices, collect_pages, paged_api, real_timeout
 
 from asyncstreams import (
     Source,
@@ -22,21 +22,21 @@ from asyncstreams.events import PageRead, SliceFinished, SliceStarted, StreamFin
 
 @pytest.fixture(autouse=True)
 def not_for_ever() -> Iterator[None]:
-    with within(60):
+    with real_timeout(60):
         yield
 
 
 async def test_slices_are_read_side_by_side_after_the_first_page_has_come_alone(virtual_clock):
-    api = Api(told(1))
+    api = Api(paged_api(1))
 
     found = await Items(api, virtual_clock).read(slices=slices(range(9)))
 
     assert sorted(record["id"] for record in found) == [f"{n}/0" for n in range(9)]
-    assert api.times == pytest.approx([api.times[0]] + [api.times[0] + 1] * 8, abs=0.01)
+    assert api.request_times == pytest.approx([api.request_times[0]] + [api.request_times[0] + 1] * 8, abs=0.01)
 
 
 async def test_pages_of_a_slice_come_in_order_and_those_of_slices_between_each_other(virtual_clock):
-    pages, _ = await taken(Items(Api(told(5)), virtual_clock).pages(slices=slices("ab")))
+    pages, _ = await collect_pages(Items(Api(paged_api(5)), virtual_clock).pages(slices=slices("ab")))
 
     order = [page.stream_slice["at"] for page in pages]
     assert [page.number for page in pages if page.stream_slice["at"] == "a"] == [0, 1, 2, 3, 4]
@@ -47,28 +47,28 @@ async def test_pages_of_a_slice_come_in_order_and_those_of_slices_between_each_o
 
 @pytest.mark.parametrize("most", [1, 3, 32])
 async def test_max_concurrency_bounds_what_is_in_flight_and_is_reached(virtual_clock, most):
-    api = Api(told(2))
+    api = Api(paged_api(2))
 
     await Items(api, virtual_clock, max_concurrency=most).read(slices=slices(range(50)))
 
-    assert api.most == most
+    assert api.peak_in_flight == most
 
 
 async def test_the_max_concurrency_of_a_source_bounds_its_streams_together(virtual_clock):
-    api = Api(told(2))
-    source = Source([Named(name, api, virtual_clock) for name in "ab"], max_concurrency=5)
+    api = Api(paged_api(2))
+    source = Source([NamedItems(name, api, virtual_clock) for name in "ab"], max_concurrency=5)
 
     await source.read(slices={name: slices(range(20)) for name in "ab"})
 
-    assert api.most == 5
+    assert api.peak_in_flight == 5
 
 
 async def test_the_streams_of_a_source_are_read_side_by_side(virtual_clock):
-    api = Api(told(10))
+    api = Api(paged_api(10))
 
-    await Source([Named(name, api, virtual_clock) for name in "abcd"]).read()
+    await Source([NamedItems(name, api, virtual_clock) for name in "abcd"]).read()
 
-    assert api.most == 4
+    assert api.peak_in_flight == 4
     assert virtual_clock.monotonic() == pytest.approx(10, abs=1.1)
 
 
@@ -89,7 +89,7 @@ async def test_slices_are_made_as_they_are_needed(virtual_clock, asynchronous):
 
             return each_later() if asynchronous else each()
 
-    async with Endless(Api(told(1)), virtual_clock, max_concurrency=2).pages() as pages:
+    async with Endless(Api(paged_api(1)), virtual_clock, max_concurrency=2).pages() as pages:
         found = [page async for page, _ in _zip(pages, range(30))]
 
     assert len(found) == 30
@@ -102,29 +102,29 @@ async def _zip(pages: Any, others: Any) -> Any:
 
 
 async def test_nothing_else_is_asked_for_before_a_stream_is_known_to_be_available(virtual_clock):
-    api = Api(told(3, items=403, a_0=403))
+    api = Api(paged_api(3, items=403, a_0=403))
 
-    _, error = await taken(Items(api, virtual_clock).pages(slices=slices("abc")), StreamUnavailable)
+    _, error = await collect_pages(Items(api, virtual_clock).pages(slices=slices("abc")), StreamUnavailable)
 
     assert error.status == 403
-    assert api.asked == ["a/0"]
+    assert api.requested == ["a/0"]
 
 
 async def test_a_slice_that_waits_gives_its_place_to_others(virtual_clock):
     sick = iter([500, 500, 500, None])
 
     def answer(request: httpx.Request) -> httpx.Response:
-        status = next(sick) if at(request) == "b/0" else None
-        return httpx.Response(status) if status else told(3)(request)
+        status = next(sick) if page_key(request) == "b/0" else None
+        return httpx.Response(status) if status else paged_api(3)(request)
 
-    stream = declared(Items, max_tries=5, backoff_time=lambda self, response: 100.0)
+    stream = subclass(Items, max_tries=5, backoff_time=lambda self, response: 100.0)
     api = Api(answer)
-    pages, _ = await taken(stream(api, virtual_clock, max_concurrency=1).pages(slices=slices("abcd")))
+    pages, _ = await collect_pages(stream(api, virtual_clock, max_concurrency=1).pages(slices=slices("abcd")))
 
-    assert ids(pages)[-3:] == ["b/0", "b/1", "b/2"]
-    assert len(ids(pages)) == 12
+    assert record_ids(pages)[-3:] == ["b/0", "b/1", "b/2"]
+    assert len(record_ids(pages)) == 12
     assert virtual_clock.monotonic() < 400
-    assert api.most == 1
+    assert api.peak_in_flight == 1
 
 
 async def test_no_more_than_four_times_max_concurrency_slices_are_open(virtual_clock):
@@ -138,10 +138,10 @@ async def test_no_more_than_four_times_max_concurrency_slices_are_open(virtual_c
     sick: Counter[str] = Counter()
 
     def answer(request: httpx.Request) -> httpx.Response:
-        sick[at(request)] += 1
-        return httpx.Response(500) if at(request) != "0/0" and sick[at(request)] < 3 else told(1)(request)
+        sick[page_key(request)] += 1
+        return httpx.Response(500) if page_key(request) != "0/0" and sick[page_key(request)] < 3 else paged_api(1)(request)
 
-    kind = declared(Items, max_tries=5, backoff_time=lambda self, response: 200.0)
+    kind = subclass(Items, max_tries=5, backoff_time=lambda self, response: 200.0)
     stream = kind(Api(answer), virtual_clock, max_concurrency=2)
     stream.subscribe(listen)
     found = await stream.read(slices=slices(range(40)))
@@ -152,39 +152,39 @@ async def test_no_more_than_four_times_max_concurrency_slices_are_open(virtual_c
 
 @pytest.mark.parametrize(("limit", "asked"), [(0, []), (1, ["a/0"]), (3, ["a/0", "a/1", "b/0"]), (9, None)])
 async def test_a_limit_sends_no_request_more_than_it_needs(virtual_clock, limit, asked):
-    api = Api(told(2))
+    api = Api(paged_api(2))
 
     found = await Items(api, virtual_clock).read(slices=slices("abc"), limit=limit)
 
-    assert api.asked == (["a/0", "a/1", "b/0", "b/1", "c/0", "c/1"] if asked is None else asked)
-    assert [record["id"] for record in found] == api.asked
-    assert api.most <= 1
+    assert api.requested == (["a/0", "a/1", "b/0", "b/1", "c/0", "c/1"] if asked is None else asked)
+    assert [record["id"] for record in found] == api.requested
+    assert api.peak_in_flight <= 1
 
 
 async def test_a_limit_counts_what_is_handed_over_not_what_was_kept_back(virtual_clock):
     schema = {"type": "object", "properties": {"id": {"not": {"const": "a/0"}}}}
-    kind = declared(Items, validation="quarantine", get_json_schema=lambda self: schema)
-    api = Api(told(4))
+    kind = subclass(Items, validation="quarantine", get_json_schema=lambda self: schema)
+    api = Api(paged_api(4))
 
     found = await kind(api, virtual_clock).read(slices=slices("a"), limit=1)
 
     assert [record["id"] for record in found] == ["a/1"]
-    assert api.asked == ["a/0", "a/1"]
+    assert api.requested == ["a/0", "a/1"]
 
 
 @pytest.mark.parametrize(("count", "most"), [(1, 4 + 2), (8, 4 + 8)])
 async def test_a_consumer_that_does_nothing_stops_the_requests(virtual_clock, count, most):
-    api = Api(told(1000))
+    api = Api(paged_api(1000))
 
     async with Items(api, virtual_clock, max_concurrency=8).pages(slices=slices(range(count))) as pages:
         await anext(pages)
         await asyncio.sleep(1000)
-        first = len(api.asked)
+        first = len(api.requested)
         await asyncio.sleep(1000)
 
         assert 4 <= first <= most + 2
-        assert len(api.asked) == first
-        assert api.open == 0
+        assert len(api.requested) == first
+        assert api.in_flight == 0
 
 
 async def test_large_pages_wait_in_fewer(virtual_clock):
@@ -199,11 +199,11 @@ async def test_large_pages_wait_in_fewer(virtual_clock):
         await anext(pages)
         await asyncio.sleep(1000)
 
-        assert 3 <= len(api.asked) <= 7
+        assert 3 <= len(api.requested) <= 7
 
 
 async def test_the_next_page_is_fetched_while_the_earlier_one_is_consumed(virtual_clock):
-    async with Items(Api(told(10), seconds=1), virtual_clock).pages() as pages:
+    async with Items(Api(paged_api(10), seconds=1), virtual_clock).pages() as pages:
         async for _ in pages:
             await asyncio.sleep(1)
 
@@ -211,11 +211,11 @@ async def test_the_next_page_is_fetched_while_the_earlier_one_is_consumed(virtua
 
 
 async def test_large_and_small_streams_share_the_places(virtual_clock):
-    api = Api(told(5))
-    source = Source([Named("large", api, virtual_clock), Named("small", api, virtual_clock)], max_concurrency=4)
+    api = Api(paged_api(5))
+    source = Source([NamedItems("large", api, virtual_clock), NamedItems("small", api, virtual_clock)], max_concurrency=4)
 
     given = {"large": slices(range(200)), "small": slices(range(8))}
-    pages, _ = await taken(source.pages(slices=given))
+    pages, _ = await collect_pages(source.pages(slices=given))
 
     order = [page.stream for page in pages]
     last = len(order) - order[::-1].index("small")
@@ -225,9 +225,9 @@ async def test_large_and_small_streams_share_the_places(virtual_clock):
 
 @pytest.mark.parametrize("weight", [1, 3, 0.25])
 async def test_weight_is_a_streams_share_of_the_pages(virtual_clock, weight):
-    api = Api(told(4))
-    heavy = declared(Named, weight=weight)("heavy", api, virtual_clock)
-    source = Source([heavy, Named("light", api, virtual_clock)], max_concurrency=8)
+    api = Api(paged_api(4))
+    heavy = subclass(NamedItems, weight=weight)("heavy", api, virtual_clock)
+    source = Source([heavy, NamedItems("light", api, virtual_clock)], max_concurrency=8)
 
     given = {name: slices(range(500)) for name in ("heavy", "light")}
     async with source.pages(slices=given) as pages:
@@ -238,9 +238,9 @@ async def test_weight_is_a_streams_share_of_the_pages(virtual_clock, weight):
 
 
 async def test_no_stream_waits_for_longer_than_five_times_its_share(virtual_clock):
-    api = Api(told(1000))
+    api = Api(paged_api(1000))
     names = [f"s{n}" for n in range(6)]
-    source = Source([Named(name, api, virtual_clock) for name in names], max_concurrency=2)
+    source = Source([NamedItems(name, api, virtual_clock) for name in names], max_concurrency=2)
 
     async with source.pages(slices={name: slices(range(4)) for name in names}) as pages:
         order = [page.stream async for page, _ in _zip(pages, range(600))]
@@ -251,28 +251,28 @@ async def test_no_stream_waits_for_longer_than_five_times_its_share(virtual_cloc
 
 
 async def test_a_streams_own_max_concurrency_bounds_it_within_a_source_too(virtual_clock):
-    few, many = Api(told(3)), Api(told(3))
+    few, many = Api(paged_api(3)), Api(paged_api(3))
     source = Source(
-        [Named("few", few, virtual_clock, max_concurrency=2), Named("many", many, virtual_clock)], max_concurrency=8
+        [NamedItems("few", few, virtual_clock, max_concurrency=2), NamedItems("many", many, virtual_clock)], max_concurrency=8
     )
 
     await source.read(slices={name: slices(range(30)) for name in ("few", "many")})
 
-    assert few.most == 2
-    assert many.most >= 6
+    assert few.peak_in_flight == 2
+    assert many.peak_in_flight >= 6
 
 
 async def test_a_run_waits_no_longer_for_one_slow_slice_than_it_needs(virtual_clock):
-    api = Api(told(1), seconds=lambda request: 50 if at(request) == "1/0" else 1)
+    api = Api(paged_api(1), seconds=lambda request: 50 if page_key(request) == "1/0" else 1)
 
-    pages, _ = await taken(Items(api, virtual_clock, max_concurrency=4).pages(slices=slices(range(60))))
+    pages, _ = await collect_pages(Items(api, virtual_clock, max_concurrency=4).pages(slices=slices(range(60))))
 
-    assert ids(pages)[-1] == "1/0"
+    assert record_ids(pages)[-1] == "1/0"
     assert virtual_clock.monotonic() == pytest.approx(51, abs=1)
 
 
 async def test_reading_again_while_one_reading_goes_on_keeps_them_apart(virtual_clock):
-    stream = Items(Api(told(6)), virtual_clock)
+    stream = Items(Api(paged_api(6)), virtual_clock)
 
     async with asyncio.TaskGroup() as tasks:
         both = [tasks.create_task(stream.read(slices=slices(names))) for names in ("ab", "cd")]
@@ -282,20 +282,20 @@ async def test_reading_again_while_one_reading_goes_on_keeps_them_apart(virtual_
 
 
 async def test_a_run_without_slices_is_whole_and_empty(virtual_clock):
-    api = Api(told(1))
+    api = Api(paged_api(1))
     reading = Items(api, virtual_clock).pages(slices=[])
 
-    assert await taken(reading) == ([], None)
-    assert api.asked == []
+    assert await collect_pages(reading) == ([], None)
+    assert api.requested == []
     assert [(line.pages, line.slices, line.failed) for line in reading.report.streams] == [(0, 0, 0)]
 
 
 async def test_events_tell_of_each_slice_in_order(virtual_clock):
     heard: list[Any] = []
-    stream = Items(Api(told(2, b_1=404)), virtual_clock)
+    stream = Items(Api(paged_api(2, b_1=404)), virtual_clock)
     stream.subscribe(heard.append)
 
-    await taken(stream.pages(slices=slices("ab")), PartialFailure)
+    await collect_pages(stream.pages(slices=slices("ab")), PartialFailure)
 
     assert heard[0] == StreamStarted("items")
     assert isinstance(heard[-1], StreamFinished)
@@ -306,8 +306,8 @@ async def test_events_tell_of_each_slice_in_order(virtual_clock):
 
 
 async def test_a_reading_explains_itself_before_while_and_after(virtual_clock):
-    api = Api(told(3))
-    reading = Source([Named(name, api, virtual_clock) for name in ("users", "orders")]).pages()
+    api = Api(paged_api(3))
+    reading = Source([NamedItems(name, api, virtual_clock) for name in ("users", "orders")]).pages()
 
     told_before = reading.explain()
     async with reading as pages:

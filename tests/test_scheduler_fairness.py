@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fake_api import Api, Items, Named, at, declared, slices, taken, told, within
+from fake_api import Api, Items, NamedItems, page_key, subclass, slices, collect_pages, paged_api, real_timeout
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,7 +28,7 @@ MANY = int(os.environ.get("ASYNCSTREAMS_MANY_SLICES", "3000"))
 
 @pytest.fixture(autouse=True)
 def not_for_ever() -> Iterator[None]:
-    with within(60 + MANY // 100):
+    with real_timeout(60 + MANY // 100):
         yield
 
 
@@ -57,10 +57,10 @@ class Watched(Api):
     @property
     def streams(self) -> list[str]:
         """The stream of each request, in order."""
-        return [asked.partition("/")[0] for asked in self.asked]
+        return [asked.partition("/")[0] for asked in self.requested]
 
     def when(self, name: str) -> list[float]:
-        return [time - self._made for one, time in zip(self.streams, self.times, strict=True) if one == name]
+        return [time - self._made for one, time in zip(self.streams, self.request_times, strict=True) if one == name]
 
     def waits(self, name: str, begin: float = 0.0) -> list[float]:
         """Seconds between the requests of a stream, and before its first."""
@@ -99,11 +99,11 @@ async def live(world: dict[str, Any], clock: VirtualClock) -> tuple[Watched, lis
         place = (int(stream[1:]), int(one), int(request.url.params.get("page", 0)))
         tries[place] += 1
         well = tries[place] > 1 or place not in world["sick"]
-        return told(world["streams"][place[0]][1])(request) if well else httpx.Response(500)
+        return paged_api(world["streams"][place[0]][1])(request) if well else httpx.Response(500)
 
-    api = Watched(clock, answer, lambda request: latencies[hash(at(request).encode()[-1]) % len(latencies)])
+    api = Watched(clock, answer, lambda request: latencies[hash(page_key(request).encode()[-1]) % len(latencies)])
     streams = [
-        declared(Named, weight=weight, max_tries=3, backoff_time=lambda self, response: BACKOFF)(f"s{n}", api, clock)
+        subclass(NamedItems, weight=weight, max_tries=3, backoff_time=lambda self, response: BACKOFF)(f"s{n}", api, clock)
         for n, (_, _, weight) in enumerate(world["streams"])
     ]
     given = {f"s{n}": slices(range(count)) for n, (count, _, _) in enumerate(world["streams"])}
@@ -176,9 +176,9 @@ def test_streams_of_unlike_weight_behind_slow_consumers_and_at_few_places_have_t
 
 
 async def test_a_slow_consumer_is_shared_by_weight_and_not_by_number_of_slices(virtual_clock):
-    api = Watched(virtual_clock, told(40), 0.1)
-    heavy = declared(Named, weight=3)("heavy", api, virtual_clock)
-    streams = [Named("one", api, virtual_clock), Named("forty", api, virtual_clock), heavy]
+    api = Watched(virtual_clock, paged_api(40), 0.1)
+    heavy = subclass(NamedItems, weight=3)("heavy", api, virtual_clock)
+    streams = [NamedItems("one", api, virtual_clock), NamedItems("forty", api, virtual_clock), heavy]
 
     given = {"one": slices([0]), "forty": slices(range(40)), "heavy": slices(range(9))}
     found: list[str] = []
@@ -195,8 +195,8 @@ async def test_a_slow_consumer_is_shared_by_weight_and_not_by_number_of_slices(v
 @pytest.mark.parametrize("times", [100, 1000])
 @pytest.mark.parametrize("most", [1, 4, 32])
 async def test_a_stream_of_one_slice_is_not_held_up_by_one_of_very_many(virtual_clock, times, most):
-    api = Watched(virtual_clock, told(30))
-    source = Source([Named("large", api, virtual_clock), Named("small", api, virtual_clock)], max_concurrency=most)
+    api = Watched(virtual_clock, paged_api(30))
+    source = Source([NamedItems("large", api, virtual_clock), NamedItems("small", api, virtual_clock)], max_concurrency=most)
 
     async with source.pages(slices={"large": slices(range(times)), "small": slices([0])}) as pages:
         async for page in pages:
@@ -209,9 +209,9 @@ async def test_a_stream_of_one_slice_is_not_held_up_by_one_of_very_many(virtual_
 
 
 async def test_one_slice_among_many_streams_has_its_turn_before_theirs_come_again(virtual_clock):
-    api = Watched(virtual_clock, told(1000))
+    api = Watched(virtual_clock, paged_api(1000))
     names = ["single", *(f"s{n}" for n in range(9))]
-    source = Source([Named(name, api, virtual_clock) for name in names], max_concurrency=4)
+    source = Source([NamedItems(name, api, virtual_clock) for name in names], max_concurrency=4)
 
     given = {name: slices(range(1 if name == "single" else 300)) for name in names}
     async with source.pages(slices=given) as pages:
@@ -221,7 +221,7 @@ async def test_one_slice_among_many_streams_has_its_turn_before_theirs_come_agai
     assert max(api.waits("single")) <= 5 * len(names) / 4
 
 
-class Late(Named):
+class Late(NamedItems):
     """Its slices take their time to come."""
 
     async def stream_slices(self, state: Any) -> Any:
@@ -232,9 +232,9 @@ class Late(Named):
 
 async def read_late_one(clock: VirtualClock, others: int, pages: int) -> Watched:
     """What is asked while a stream begins long after the others, whose slices have so many pages."""
-    api = Watched(clock, told(pages))
+    api = Watched(clock, paged_api(pages))
     names = [f"s{n}" for n in range(others)]
-    source = Source([Late("late", api, clock), *(Named(name, api, clock) for name in names)], max_concurrency=4)
+    source = Source([Late("late", api, clock), *(NamedItems(name, api, clock) for name in names)], max_concurrency=4)
     async with source.pages(slices={name: slices(range(10**6)) for name in names}) as found:
         async for _ in found:
             if clock.monotonic() > 700:
@@ -264,16 +264,16 @@ async def test_a_stream_that_begins_late_does_not_make_up_for_lost_time(virtual_
 
 
 async def test_slow_stream_slices_of_one_stream_leave_the_places_to_the_others(virtual_clock):
-    api = Watched(virtual_clock, told(2))
+    api = Watched(virtual_clock, paged_api(2))
 
-    class Slow(Named):
+    class Slow(NamedItems):
         async def stream_slices(self, state: Any) -> Any:
             for n in range(5):
                 await asyncio.sleep(100)
                 yield {"at": n}
 
-    source = Source([Slow("slow", api, virtual_clock), Named("quick", api, virtual_clock)], max_concurrency=2)
-    pages, _ = await taken(source.pages(slices={"quick": slices(range(50))}))
+    source = Source([Slow("slow", api, virtual_clock), NamedItems("quick", api, virtual_clock)], max_concurrency=2)
+    pages, _ = await collect_pages(source.pages(slices={"quick": slices(range(50))}))
 
     assert Counter(page.stream for page in pages) == {"slow": 10, "quick": 100}
     assert max(api.when("quick")) < 60
@@ -302,7 +302,7 @@ async def test_a_million_slices_are_taken_only_as_others_end(virtual_clock, asyn
         nonlocal ended
         ended += isinstance(event, SliceFinished)
 
-    api = Watched(virtual_clock, told(2))
+    api = Watched(virtual_clock, paged_api(2))
     stream = Million(api, virtual_clock, max_concurrency=5)
     stream.subscribe(listen)
 
@@ -352,18 +352,18 @@ async def test_a_slice_in_backoff_gives_its_place_to_other_streams(virtual_clock
     sick = Counter[str]()
 
     def answer(request: httpx.Request) -> httpx.Response:
-        sick[at(request)] += 1
-        return httpx.Response(500) if request.url.path == "/sick/0" and sick[at(request)] < 3 else told(4)(request)
+        sick[page_key(request)] += 1
+        return httpx.Response(500) if request.url.path == "/sick/0" and sick[page_key(request)] < 3 else paged_api(4)(request)
 
     api = Watched(virtual_clock, answer)
-    kind = declared(Named, max_tries=3, backoff_time=lambda self, response: 100.0)
+    kind = subclass(NamedItems, max_tries=3, backoff_time=lambda self, response: 100.0)
     source = Source([kind("sick", api, virtual_clock), kind("well", api, virtual_clock)], max_concurrency=1)
 
-    pages, _ = await taken(source.pages(slices={"sick": slices([0]), "well": slices(range(10))}))
+    pages, _ = await collect_pages(source.pages(slices={"sick": slices([0]), "well": slices(range(10))}))
 
     assert Counter(page.stream for page in pages) == {"sick": 4, "well": 40}
     assert max(api.when("well")) < 60
-    assert api.most == 1
+    assert api.peak_in_flight == 1
 
 
 async def test_a_slice_at_a_closed_gate_gives_its_place_to_streams_of_other_origins(virtual_clock):
@@ -372,21 +372,21 @@ async def test_a_slice_at_a_closed_gate_gives_its_place_to_streams_of_other_orig
     def answer(request: httpx.Request) -> httpx.Response:
         if request.url.path == "/limited/0" and request.url.params.get("page") == "1" and next(refused) == 0:
             return httpx.Response(429, headers={"Retry-After": "300"})
-        return told(4)(request)
+        return paged_api(4)(request)
 
     api = Watched(virtual_clock, answer)
-    limited = Named("limited", api, virtual_clock)
-    free = declared(Named, url_base="https://other.test/")("free", api, virtual_clock)
+    limited = NamedItems("limited", api, virtual_clock)
+    free = subclass(NamedItems, url_base="https://other.test/")("free", api, virtual_clock)
 
     given = {"limited": slices(range(4)), "free": slices(range(10))}
-    pages, _ = await taken(Source([limited, free], max_concurrency=2).pages(slices=given))
+    pages, _ = await collect_pages(Source([limited, free], max_concurrency=2).pages(slices=given))
 
     assert Counter(page.stream for page in pages) == {"limited": 16, "free": 40}
     assert max(api.when("free")) < 100
     assert max(api.when("limited")) > 300
 
 
-class Detailed(Named):
+class Detailed(NamedItems):
     """Each slice asks for a detail as it parses its page."""
 
     async def parse_response(self, response: Response, context: RequestContext) -> Any:
@@ -398,14 +398,14 @@ class Detailed(Named):
 
 @pytest.mark.parametrize("most", [1, 3])
 async def test_details_are_asked_for_within_a_place_without_a_deadlock(virtual_clock, most):
-    api = Watched(virtual_clock, told(1))
-    source = Source([declared(Detailed, paginator=None)("a", api, virtual_clock)], max_concurrency=most)
+    api = Watched(virtual_clock, paged_api(1))
+    source = Source([subclass(Detailed, paginator=None)("a", api, virtual_clock)], max_concurrency=most)
 
     found = await source.read(slices={"a": slices(range(12))})
 
     assert [record["detail"] for record in found["a"]] == [200] * 12
     assert api.streams == ["a"] * 24
-    assert api.most <= most
+    assert api.peak_in_flight <= most
 
 
 @pytest.mark.xfail(strict=True, reason="request() of a hook knows no place")
@@ -413,14 +413,14 @@ async def test_a_detail_in_backoff_gives_the_place_of_its_slice_to_others(virtua
     tries = itertools.count()
 
     def answer(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(500) if at(request) == "a/detail/0" and next(tries) < 2 else told(1)(request)
+        return httpx.Response(500) if page_key(request) == "a/detail/0" and next(tries) < 2 else paged_api(1)(request)
 
     api = Watched(virtual_clock, answer)
     slow = {"max_tries": 3, "backoff_time": lambda self, response: 100.0, "paginator": None}
-    detailed, plain = declared(Detailed, **slow), declared(Named, **slow)
+    detailed, plain = subclass(Detailed, **slow), subclass(NamedItems, **slow)
     source = Source([detailed("a", api, virtual_clock), plain("b", api, virtual_clock)], max_concurrency=1)
 
-    pages, _ = await taken(source.pages(slices={"a": slices([0]), "b": slices(range(20))}))
+    pages, _ = await collect_pages(source.pages(slices={"a": slices([0]), "b": slices(range(20))}))
 
     assert Counter(page.stream for page in pages) == {"a": 1, "b": 20}
     assert max(api.when("b")) < 60
@@ -429,21 +429,21 @@ async def test_a_detail_in_backoff_gives_the_place_of_its_slice_to_others(virtua
 @pytest.mark.parametrize("streams", [1, 3])
 @pytest.mark.parametrize("count", [1, 40])
 async def test_what_is_asked_for_ends_when_nobody_takes_pages(virtual_clock, streams, count):
-    api = Watched(virtual_clock, told(1000))
+    api = Watched(virtual_clock, paged_api(1000))
     most = 8
     names = [f"s{n}" for n in range(streams)]
-    source = Source([Named(name, api, virtual_clock) for name in names], max_concurrency=most)
+    source = Source([NamedItems(name, api, virtual_clock) for name in names], max_concurrency=most)
 
     async with source.pages(slices={name: slices(range(count)) for name in names}) as pages:
         for _ in range(10):
             await anext(pages)
         await asyncio.sleep(1000)
-        asked = len(api.asked)
+        asked = len(api.requested)
         await asyncio.sleep(100_000)
 
-        assert len(api.asked) == asked
+        assert len(api.requested) == asked
         assert asked <= 10 + 4 + min(most, streams * count) + streams
-        assert api.open == 0
+        assert api.in_flight == 0
 
 
 @pytest.mark.parametrize("count", [1, 100])
@@ -459,9 +459,9 @@ async def test_huge_pages_wait_in_few_bytes_beside_those_that_are_at_work(virtua
     async with Items(api, virtual_clock, max_concurrency=most).pages(slices=slices(range(count))) as pages:
         await anext(pages)
         await asyncio.sleep(1000)
-        asked = len(api.asked)
+        asked = len(api.requested)
         await asyncio.sleep(1000)
 
-        assert len(api.asked) == asked
+        assert len(api.requested) == asked
         # The one that was taken, those that are told to wait, one that is over the bound, those at work.
         assert asked <= 1 + math.ceil(32 / megabytes) + 1 + min(most, count)

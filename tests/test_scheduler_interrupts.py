@@ -26,7 +26,7 @@ import sys
 import time
 from contextlib import asynccontextmanager
 
-from asyncstreams import Backoff, HttpStream, PageNumber, RetryScheduled, Source, Waiting, ndjson
+from asyncstreams import Backoff, HttpStream, PageNumber, RetryScheduled, Source, WaitStarted, ndjson
 
 url, place, loop = sys.argv[1:]
 logging.getLogger("asyncstreams").setLevel(logging.ERROR)  # long waits are warned of, as they should be
@@ -85,7 +85,7 @@ async def of_the_user():
 
 
 def told(event):
-    if isinstance(event, RetryScheduled | Waiting):
+    if isinstance(event, RetryScheduled | WaitStarted):
         asyncio.get_running_loop().call_later(0.05, begun)
 
 

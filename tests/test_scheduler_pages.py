@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fake_api import Api, declared, ids, slices, taken, within
+from fake_api import Api, subclass, record_ids, slices, collect_pages, real_timeout
 
 from asyncstreams import (
     Backoff,
@@ -29,7 +29,7 @@ from asyncstreams import (
 
 @pytest.fixture(autouse=True)
 def not_for_ever() -> Iterator[None]:
-    with within(60):
+    with real_timeout(60):
         yield
 
 
@@ -148,9 +148,9 @@ def uneven(request: httpx.Request) -> float:
 async def read(shop: Any, clock: Any, seconds: Any = 1.0, limit: int | None = None, **attributes: Any) -> Any:
     """What came: the pages, and the error."""
     api = Api(shop, seconds)
-    stream = declared(Items, **attributes)(transport=api, clock=clock)
-    pages, error = await taken(stream.pages(limit=limit), anything=True)
-    came = [(page.number, ids([page]), page.is_last) for page in pages]
+    stream = subclass(Items, **attributes)(transport=api, clock=clock)
+    pages, error = await collect_pages(stream.pages(limit=limit), anything=True)
+    came = [(page.number, record_ids([page]), page.is_last) for page in pages]
     failed = error and (type(error), getattr(error, "page", None), getattr(error, "status", None))
     return came, failed, api
 
@@ -177,9 +177,9 @@ async def test_with_a_total_pages_come_side_by_side_and_nothing_is_asked_in_vain
     pages = -(-rows // 5)
     assert failed is None
     assert [n for _, found, _ in came for n in found] == list(range(rows))
-    assert len(api.asked) == pages
-    assert api.most == max(1, min(8, pages - 1))
-    assert api.times[-1] - api.times[0] == pytest.approx(-(-(pages - 1) // 8), abs=1.1)
+    assert len(api.requested) == pages
+    assert api.peak_in_flight == max(1, min(8, pages - 1))
+    assert api.request_times[-1] - api.request_times[0] == pytest.approx(-(-(pages - 1) // 8), abs=1.1)
 
 
 @pytest.mark.parametrize("paginator", [PageNumber(start=0), Offset(limit=5)], ids=["pages", "offset"])
@@ -189,9 +189,9 @@ async def test_without_a_total_there_are_no_more_guesses_than_pages_have_come(vi
 
     assert failed is None
     assert [n for _, found, _ in came for n in found] == list(range(rows))
-    assert len(api.asked) <= 2 * len(came)
-    for place, time in enumerate(api.times):
-        over = sum(earlier < time - 0.9 for earlier in api.times)
+    assert len(api.requested) <= 2 * len(came)
+    for place, time in enumerate(api.request_times):
+        over = sum(earlier < time - 0.9 for earlier in api.request_times)
         assert place + 1 <= 2 * over + 1
 
 
@@ -199,8 +199,8 @@ async def test_without_a_total_there_are_no_more_guesses_than_pages_have_come(vi
 async def test_without_a_total_reading_is_faster_than_page_by_page(virtual_clock, paginator):
     _, _, api = await read(Shop(400), virtual_clock, paginator=paginator)
 
-    assert api.times[-1] - api.times[0] < 20
-    assert api.most > 8
+    assert api.request_times[-1] - api.request_times[0] < 20
+    assert api.peak_in_flight > 8
 
 
 async def test_after_a_page_shorter_than_the_first_nothing_is_guessed(virtual_clock):
@@ -209,8 +209,8 @@ async def test_after_a_page_shorter_than_the_first_nothing_is_guessed(virtual_cl
     came, _, api = await read(shop, virtual_clock, paginator=paginator)
 
     assert len(came) == 21
-    assert len(api.asked) <= 21 + 1
-    assert api.most <= 2
+    assert len(api.requested) <= 21 + 1
+    assert api.peak_in_flight <= 2
 
 
 @pytest.mark.parametrize("fault", [404, 500, 401, httpx.ConnectError("gone"), AssertionError("not mocked")], ids=str)
@@ -226,7 +226,7 @@ async def test_a_guess_that_fails_beyond_the_end_is_nobodys_error(virtual_clock,
 
     assert failed is None
     assert len(came) == 21
-    assert any(int(one.split("/")[1]) > 20 for one in api.asked), "no guess was wrong, so this shows nothing"
+    assert any(int(one.split("/")[1]) > 20 for one in api.requested), "no guess was wrong, so this shows nothing"
 
 
 async def test_a_guess_that_waits_beyond_the_end_is_not_waited_for(virtual_clock):
@@ -236,7 +236,7 @@ async def test_a_guess_that_waits_beyond_the_end_is_not_waited_for(virtual_clock
         shop, virtual_clock, paginator=PageNumber(start=0), max_tries=5, backoff_time=lambda self, response: 100.0
     )
 
-    assert (len(came), failed, api.open) == (21, None, 0)
+    assert (len(came), failed, api.in_flight) == (21, None, 0)
     assert virtual_clock.monotonic() < 50
 
 
@@ -246,7 +246,7 @@ async def test_a_guess_that_never_ends_is_closed_with_its_slice(virtual_clock):
 
     came, failed, api = await read(Shop(100), virtual_clock, seconds, paginator=PageNumber(start=0))
 
-    assert (len(came), failed, api.open) == (21, None, 0)
+    assert (len(came), failed, api.in_flight) == (21, None, 0)
     assert virtual_clock.monotonic() < 30
     assert api.cancelled > 0
 
@@ -288,8 +288,8 @@ async def test_pages_come_one_after_the_other(virtual_clock, declaration):
 
     assert failed is None
     assert len(came) == 12
-    assert api.asked == [f"items/{n}" for n in range(12)]
-    assert api.most == 1
+    assert api.requested == [f"items/{n}" for n in range(12)]
+    assert api.peak_in_flight == 1
 
 
 @pytest.mark.parametrize("limit", [1, 5, 6, 20])
@@ -298,7 +298,7 @@ async def test_a_limit_asks_for_no_page_that_it_does_not_need(virtual_clock, pag
     came, _, api = await read(Shop(), virtual_clock, limit=limit, paginator=paginator)
 
     assert sum(len(found) for _, found, _ in came) == limit
-    assert len(api.asked) == -(-limit // 5)
+    assert len(api.requested) == -(-limit // 5)
 
 
 async def test_a_reset_in_the_middle_reads_the_slice_from_its_start_again(virtual_clock):
@@ -322,34 +322,34 @@ async def test_a_reset_in_the_middle_reads_the_slice_from_its_start_again(virtua
 
 async def test_side_by_side_pages_of_many_slices_stay_in_order_and_within_bounds(virtual_clock):
     api = Api(Shop(100), uneven)
-    stream = declared(Items, paginator=COUNTED["offset"])(transport=api, clock=virtual_clock)
+    stream = subclass(Items, paginator=COUNTED["offset"])(transport=api, clock=virtual_clock)
 
-    pages, _ = await taken(stream.pages(slices=slices("abcdef")))
+    pages, _ = await collect_pages(stream.pages(slices=slices("abcdef")))
 
     for name in "abcdef":
         own = [page for page in pages if page.stream_slice["at"] == name]
         assert [page.number for page in own] == list(range(20))
-        assert ids(own) == list(range(100))
-    assert 16 < api.most <= 32
+        assert record_ids(own) == list(range(100))
+    assert 16 < api.peak_in_flight <= 32
 
 
 async def test_pages_side_by_side_wait_for_a_consumer_that_does_nothing(virtual_clock):
     api = Api(Shop(50_000))
-    stream = declared(Items, paginator=COUNTED["offset"])(transport=api, clock=virtual_clock)
+    stream = subclass(Items, paginator=COUNTED["offset"])(transport=api, clock=virtual_clock)
 
     async with stream.pages() as pages:
         await anext(pages)
         await virtual_clock.sleep(1000)
-        asked = len(api.asked)
+        asked = len(api.requested)
         await virtual_clock.sleep(1000)
 
-        assert len(api.asked) == asked
+        assert len(api.requested) == asked
         assert 16 <= asked <= 16 + 32 + 2
 
 
 async def warnings_of(kind: type[Any], shop: Any, clock: Any, caplog: Any) -> int:
     caplog.set_level(logging.WARNING, "asyncstreams")
-    await taken(kind(transport=Api(shop), clock=clock).pages(slices=slices("ab")))
+    await collect_pages(kind(transport=Api(shop), clock=clock).pages(slices=slices("ab")))
     return len(caplog.records)
 
 
@@ -366,17 +366,17 @@ async def test_rows_that_come_again_on_a_later_page_are_warned_of_once(
             body["items"][0] = {"id": offset - 1}
         return httpx.Response(200, json=body)
 
-    kind = declared(Items, paginator=paginator, primary_key=key)
+    kind = subclass(Items, paginator=paginator, primary_key=key)
 
     assert await warnings_of(kind, shop, virtual_clock, caplog) == warned
 
 
 async def test_pages_fetched_ahead_in_many_slices_are_bounded_too(virtual_clock):
     api = Api(Shop(500))
-    stream = declared(Items, paginator=COUNTED["offset"])(transport=api, clock=virtual_clock)
+    stream = subclass(Items, paginator=COUNTED["offset"])(transport=api, clock=virtual_clock)
 
     async with stream.pages(slices=slices(range(60))) as pages:
         await anext(pages)
         await virtual_clock.sleep(5000)
 
-        assert len(api.asked) <= 16 + 4 * 32 + 32
+        assert len(api.requested) <= 16 + 4 * 32 + 32

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any
 
 import httpx
-from fake_api import Api, Named, declared, slices, within
+from fake_api import Api, NamedItems, subclass, slices, real_timeout
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -82,8 +82,8 @@ class World:
         clock = self.clock
         clock.monotonic()
         streams = [
-            declared(
-                Named, paginator=self.world["paginators"][s], max_tries=3, backoff_time=lambda self, response: 4.0
+            subclass(
+                NamedItems, paginator=self.world["paginators"][s], max_tries=3, backoff_time=lambda self, response: 4.0
             )(f"s{s}", self.api, clock)
             for s in range(len(self.world["streams"]))
         ]
@@ -101,13 +101,13 @@ class World:
                     await asyncio.sleep(self.world["pauses"][len(found) % len(self.world["pauses"])])
         except (PartialFailure, HttpStatusError) as error:
             self.error = error
-        self.waiting = self.api.open
+        self.waiting = self.api.in_flight
         return found
 
 
 def run(world: dict[str, Any]) -> tuple[World, list[tuple[int, int, int]]]:
     lived = World(world)
-    with within(30):
+    with real_timeout(30):
         return lived, asyncio.run(lived.run())
 
 
@@ -134,7 +134,7 @@ def test_property_nothing_is_lost_or_doubled_and_slices_are_in_order(world):
 def test_property_places_bound_the_requests_and_nothing_stays_open(world):
     lived, _ = run(world)
 
-    assert lived.api.most <= world["most"]
+    assert lived.api.peak_in_flight <= world["most"]
     assert lived.waiting == 0
 
 

@@ -6,7 +6,7 @@ import asyncio
 
 import httpx
 import pytest
-from fake_api import Api, Items, Named, declared, slices, told
+from fake_api import Api, Items, NamedItems, subclass, slices, paged_api
 
 from asyncstreams import (
     Backoff,
@@ -39,16 +39,16 @@ async def explained_after(reading, seconds):
 
 
 async def test_it_explains_that_it_waits_for_another_try(virtual_clock):
-    stream = declared(Items, max_tries=5, backoff=Backoff(base=1e6, cap=1e6), max_time=1e9)
-    api = Api(told(1, items_0=500))
+    stream = subclass(Items, max_tries=5, backoff=Backoff(base=1e6, cap=1e6), max_time=1e9)
+    api = Api(paged_api(1, items_0=500))
 
     text = await explained_after(stream(api, virtual_clock).pages(), 10)
 
-    assert "1 request waits for another try, " in text
+    assert "1 request waits for the next try, " in text
 
 
 async def test_it_explains_that_it_waits_for_the_gate_and_for_how_long(virtual_clock):
-    answer = told(1)
+    answer = paged_api(1)
 
     def refuse_some(request: httpx.Request) -> httpx.Response:
         return answer(request) if request.url.path == "/a" else httpx.Response(429, headers={"Retry-After": "60"})
@@ -62,7 +62,7 @@ async def test_it_explains_that_it_waits_for_the_gate_and_for_how_long(virtual_c
 
 
 async def test_a_pause_that_many_wait_for_is_told_once(virtual_clock):
-    answer = told(1)
+    answer = paged_api(1)
     refused: set[str] = set()
 
     def refuse_once(request: httpx.Request) -> httpx.Response:
@@ -83,8 +83,8 @@ async def test_a_pause_that_many_wait_for_is_told_once(virtual_clock):
 
 async def test_slices_that_are_cut_off_are_told_in_the_order_in_which_they_began(virtual_clock):
     heard: list[object] = []
-    api = Api(told(3), seconds=lambda request: 1 if request.url.path.endswith("/0") else 1000)
-    source = Source([Named(name, api, virtual_clock) for name in NAMES])
+    api = Api(paged_api(3), seconds=lambda request: 1 if request.url.path.endswith("/0") else 1000)
+    source = Source([NamedItems(name, api, virtual_clock) for name in NAMES])
     source.subscribe(heard.append)
 
     async with source.pages(slices={name: slices(range(4)) for name in NAMES}) as pages:
@@ -121,7 +121,7 @@ async def test_pages_that_nobody_takes_wait_undecoded(virtual_clock, side_by_sid
     async with stream.pages(slices=slices(range(30)) if side_by_side == "slices" else slices("a")) as pages:
         await anext(pages)
         await asyncio.sleep(100)
-        asked, seen = len(api.asked), decoded
+        asked, seen = len(api.requested), decoded
         rest = [page async for page in pages]
 
     assert asked >= 20
@@ -146,7 +146,7 @@ async def test_answers_that_come_together_are_decoded_one_after_the_other_as_the
             while await anext(pages, None) is not None:
                 log.append("taken")
 
-    api = Api(told(1))
+    api = Api(paged_api(1))
     async with asyncio.TaskGroup() as tasks:
         for _ in range(50):
             tasks.create_task(read(Watched(api, virtual_clock)))
@@ -165,7 +165,7 @@ async def test_leaving_hears_a_token_request_out_but_no_longer_than_ten_seconds(
         raise AssertionError("nobody waits so long")
 
     auth = Oauth2Authenticator("https://api.test/token", client_id="id", client_secret="secret")
-    stream = declared(Items, paginator=None)(httpx.MockTransport(never), virtual_clock, authenticator=auth)
+    stream = subclass(Items, paginator=None)(httpx.MockTransport(never), virtual_clock, authenticator=auth)
     reading = asyncio.create_task(stream.read())
     await asked.wait()
 

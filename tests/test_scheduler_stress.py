@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fake_api import slices, within
+from fake_api import slices, real_timeout
 
 from asyncstreams import HttpStream, Request, RequestContext, Send, Source
 from asyncstreams.testing import MockApi, Resource
@@ -26,7 +26,7 @@ PAGES = 3
 
 @pytest.fixture(autouse=True)
 def nothing_is_told() -> Iterator[None]:
-    with within(60 + CANCELLED // 100), warnings.catch_warnings():
+    with real_timeout(60 + CANCELLED // 100), warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
 

@@ -237,8 +237,13 @@ def of_field(draft: str, schema: Any) -> dict[str, Any]:
 def verdicts(schema: dict[str, Any], record: Any) -> set[bool]:
     """Ours: of the record alone, of a page of it, and of one where it is the last; and whether nothing is wrong."""
     compiled = RecordSchema(schema)
-    alone = compiled.fits_one(record)
-    return {alone, compiled.fits([record]), compiled.fits([record] * 3), alone or not compiled.problems(record)}
+    alone = compiled.is_valid(record)
+    return {
+        alone,
+        compiled.all_valid([record]),
+        compiled.all_valid([record] * 3),
+        alone or not compiled.find_violations(record),
+    }
 
 
 @pytest.mark.parametrize(("draft", "schema", "value", "fits"), cases(SCALARS + ARRAYS + COMBINED + OBJECTS))
@@ -292,7 +297,7 @@ def test_a_schema_that_names_no_draft_is_of_draft_7(draft: str | None) -> None:
     named = schema if draft is None else {"$schema": DRAFTS[draft][0], **schema}
 
     try:
-        found = [RecordSchema(named).fits_one(record) for record in ({"a": 0}, {"b": [0]})]
+        found = [RecordSchema(named).is_valid(record) for record in ({"a": 0}, {"b": [0]})]
     except ConfigError:  # What draft 4 and 2020-12 know as a schema, they refuse.
         found = []
 

@@ -78,7 +78,7 @@ def of(field: Any, **others: Any) -> dict[str, Any]:
 def verdicts(stream: HttpStream, *values: Any) -> list[bool]:
     """Ours, and jsonschema's without any registry: the schema must stand by itself."""
     schema: Any = stream.get_json_schema()
-    ours = [RecordSchema(schema).fits_one({"field": value}) for value in values]
+    ours = [RecordSchema(schema).is_valid({"field": value}) for value in values]
     assert ours == [jsonschema.Draft7Validator(schema).is_valid({"field": value}) for value in values]
     return ours
 

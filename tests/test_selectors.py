@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncstreams import ConfigError, Cursor, Header, MalformedJSON, NextUrl, Response
-from asyncstreams.pagination.selectors import check_selector, select, select_path
+from asyncstreams.pagination.selectors import check_selector, select_path, select_value
 
 often = settings(max_examples=100, deadline=None)
 keys = st.text(st.characters(exclude_characters=".[]", exclude_categories=["Cs"]), min_size=1, max_size=6)
@@ -62,11 +62,11 @@ def test_a_path_finds_what_lies_there_or_none(path: str, found: Any) -> None:
         "null": None,
     }
 
-    assert select(path, answer(body)) == found
+    assert select_value(path, answer(body)) == found
 
 
 def test_a_path_reaches_into_a_body_that_is_an_array() -> None:
-    assert select("[-1].id", answer([{"id": 1}, {"id": 2}])) == 2
+    assert select_value("[-1].id", answer([{"id": 1}, {"id": 2}])) == 2
 
 
 @often
@@ -97,19 +97,19 @@ def test_no_path_raises_on_any_value(value: Any, path: str) -> None:
 def test_a_header_is_found_whatever_its_case() -> None:
     response = answer([], {"Next-Page": "7"})
 
-    assert select(Header("next-page"), response) == "7"
-    assert select(Header("Other"), response) is None
+    assert select_value(Header("next-page"), response) == "7"
+    assert select_value(Header("Other"), response) is None
 
 
 def test_a_function_is_given_the_response() -> None:
     response = answer({"a": 1})
 
-    assert select(lambda given: (given is response, given.json()["a"]), response) == (True, 1)
+    assert select_value(lambda given: (given is response, given.json()["a"]), response) == (True, 1)
 
 
 def test_a_path_into_a_body_that_is_no_json_raises_malformed_json() -> None:
     with pytest.raises(MalformedJSON):
-        select("meta.next", answer(content=b"<html>"))
+        select_value("meta.next", answer(content=b"<html>"))
 
 
 @pytest.mark.parametrize("selector", ["next", "meta.next", "data[-1].id", "[0]", "a[0][1].b", "@odata.nextLink", "a b"])

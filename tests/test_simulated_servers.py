@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from cases import CASES
-from simulated_servers import Failing, Refusing, Windowed, World
+from simulated_servers import FailingServer, FixedWindowServer, SimulatedRun, TokenBucketServer
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 SEEDS = range(int(os.environ.get("SEEDS", "6")))
@@ -66,9 +66,9 @@ def test_the_aims_are_reached(name: str) -> None:
 def books(seed: int) -> list[str]:
     """All that happened in three worlds with this seed."""
     worlds = (
-        World(seed, lambda random: Refusing(random, 100, 20), 600, 32),
-        World(seed, lambda random: Windowed(random, 50, 3, foreign=1), 200, 32),
-        World(seed, lambda random: Failing(random, 0.1, down=((1, 9),)), 10**9, 32, until=12),
+        SimulatedRun(seed, lambda random: TokenBucketServer(random, 100, 20), 600, 32),
+        SimulatedRun(seed, lambda random: FixedWindowServer(random, 50, 3, foreign=1), 200, 32),
+        SimulatedRun(seed, lambda random: FailingServer(random, 0.1, down=((1, 9),)), 10**9, 32, until=12),
     )
     # Virtual time begins where the machine's stands, which changes the last digits.
     return [f"{one.at:.4f} {one.status} {one.done:.4f} {one.tried}" for world in worlds for one in world.run().sent]

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from crash_harness import Api, Customers, Events, Listed, Tags
+from crash_harness import Customers, Events, PagedStream, RegionsApi, Tags
 
 from asyncstreams import ConfigError, NumberRanges, Page, Sink, Source, State
 
@@ -30,19 +30,19 @@ class Kept:
         return [one for _, ids in self.pages for one in ids]
 
 
-def source(api: Api) -> Source:
+def source(api: RegionsApi) -> Source:
     transport = httpx.MockTransport(api)
     events = Events(transport=transport)
     events.windows = NumberRanges(step=6, end=24)
     return Source([Customers(transport=transport), events, Tags(transport=transport)])
 
 
-def all_ids(api: Api) -> list[Any]:
+def all_ids(api: RegionsApi) -> list[Any]:
     return [row["id"] for stream in ("customers", "events", "tags") for row in api.rows(stream)]
 
 
-async def test_a_sink_has_each_page_under_a_name_of_its_own():
-    api, sink = Api(), Kept()
+async def test_sink_gets_each_page_with_unique_batch_id():
+    api, sink = RegionsApi(), Kept()
 
     report = await source(api).extract(to=sink)
 
@@ -53,19 +53,19 @@ async def test_a_sink_has_each_page_under_a_name_of_its_own():
     assert sum(one.records for one in report.streams) == len(sink.ids)
 
 
-async def test_the_names_of_the_same_pages_are_the_same_in_every_run():
+async def test_batch_ids_are_the_same_in_every_run():
     runs = []
     for _ in range(2):
         sink = Kept()
-        await source(Api()).extract(to=sink)
+        await source(RegionsApi()).extract(to=sink)
         runs.append(dict(sink.pages))
 
     assert runs[0] == runs[1]
 
 
 @pytest.mark.parametrize("fails_at", [0, 5, 20])
-async def test_what_a_sink_raises_leaves_as_it_is_and_the_next_run_gives_the_page_again(fails_at: int, tmp_path: Path):
-    api, sink, path = Api(), Kept(fails_at), tmp_path / "state.json"
+async def test_sink_error_propagates_and_page_is_delivered_again(fails_at: int, tmp_path: Path):
+    api, sink, path = RegionsApi(), Kept(fails_at), tmp_path / "state.json"
 
     with pytest.raises(ZeroDivisionError, match=r"^the destination's own$"):
         await source(api).extract(to=sink, state=State.load(path))
@@ -78,14 +78,14 @@ async def test_what_a_sink_raises_leaves_as_it_is_and_the_next_run_gives_the_pag
     assert len(sink.pages) - len(before) < 38 or fails_at < 20  # what was safe does not come again
 
 
-async def test_one_stream_goes_into_a_sink_too():
+async def test_single_stream_extracts_to_sink():
     sink = Kept()
 
-    await Tags(transport=httpx.MockTransport(Api())).extract(to=sink)
+    await Tags(transport=httpx.MockTransport(RegionsApi())).extract(to=sink)
 
-    assert sink.ids == [row["id"] for row in Api().rows("tags")]
+    assert sink.ids == [row["id"] for row in RegionsApi().rows("tags")]
 
 
-async def test_a_file_is_no_sink_though_it_can_write(tmp_path: Path):
-    with (tmp_path / "out").open("w") as file, pytest.raises(ConfigError, match="TextIOWrapper is no destination"):
-        await Listed.extract(Tags(), to=file)  # type: ignore[arg-type]
+async def test_file_object_is_not_a_destination(tmp_path: Path):
+    with (tmp_path / "out").open("w") as file, pytest.raises(ConfigError, match="TextIOWrapper is not a destination"):
+        await PagedStream.extract(Tags(), to=file)  # type: ignore[arg-type]

@@ -65,7 +65,7 @@ def arriving(pieces: Sequence[bytes]) -> Response:
     response = Response(
         200, headers=[], stream=httpx.ByteStream(b""), request=httpx.Request("GET", "https://api.example.com/")
     )
-    response.set_pieces(body())
+    response.set_chunks(body())
     return response
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fake_api import Answer, Api, at, declared, taken, within
+from fake_api import Responder, Api, page_key, subclass, collect_pages, real_timeout
 from tree_api import Customers, Invoices, Lines, Orders, Shops, asked_of, ids, tree
 
 from asyncstreams import AuthError, ConfigError, HttpStatusError, Slice, Source, StreamUnavailable
@@ -19,15 +19,15 @@ from asyncstreams.testing import VirtualClock
 
 @pytest.fixture(autouse=True)
 def not_for_ever() -> Iterator[None]:
-    with within(60):
+    with real_timeout(60):
         yield
 
 
-def but(failing: dict[str, int], otherwise: Answer) -> Answer:
+def but(failing: dict[str, int], otherwise: Responder) -> Responder:
     """Some pages fail for good."""
 
     def answer(request: httpx.Request) -> httpx.Response:
-        status = failing.get(at(request))
+        status = failing.get(page_key(request))
         return otherwise(request) if status is None else httpx.Response(status, json={"error": "no"})
 
     return answer
@@ -45,18 +45,18 @@ async def test_children_of_the_pages_before_a_parents_failure_are_read_and_the_e
     customers = Customers(api, virtual_clock)
     source = Source([Orders(api, virtual_clock, customers), *([customers] if selected else [])])
 
-    pages, failure = await taken(source.pages(), PartialFailure)
+    pages, failure = await collect_pages(source.pages(), PartialFailure)
 
     assert found(pages) == Counter({"orders": 12}) + Counter({"customers": 12} if selected else {})
     assert [(error.stream, error.page, error.status) for error in failure.errors] == [("customers", 6, 410)]
-    assert "orders was ended before its end" in str(failure)
-    assert api.open == 0
+    assert "orders stopped early" in str(failure)
+    assert api.in_flight == 0
 
 
 async def test_a_lone_child_tells_of_its_parents_failure_as_well(virtual_clock: VirtualClock) -> None:
     api = Api(but({"customers/6": 500}, tree(pages=10)))
 
-    pages, failure = await taken(Orders(api, virtual_clock, Customers(api, virtual_clock)).pages(), PartialFailure)
+    pages, failure = await collect_pages(Orders(api, virtual_clock, Customers(api, virtual_clock)).pages(), PartialFailure)
 
     assert sorted(page.stream_slice["parent"]["id"] for page in pages) == list(range(12))
     assert [(error.stream, error.page) for error in failure.errors] == [("customers", 6)]
@@ -66,7 +66,7 @@ async def test_a_child_of_two_parents_reads_all_of_the_one_that_is_well(virtual_
     api = Api(but({"customers/1": 410}, tree(pages=5)))
     parents = [Customers(api, virtual_clock), Shops(api, virtual_clock)]
 
-    pages, failure = await taken(Orders(api, virtual_clock, parents).pages(), PartialFailure)
+    pages, failure = await collect_pages(Orders(api, virtual_clock, parents).pages(), PartialFailure)
 
     assert Counter(page.stream_slice["parent_stream"] for page in pages) == {"customers": 2, "shops": 10}
     assert [error.stream for error in failure.errors] == ["customers"]
@@ -78,11 +78,11 @@ async def test_what_is_above_and_beside_a_failing_middle_is_whole(virtual_clock:
     orders = Orders(api, virtual_clock, customers)
     source = Source([Lines(api, virtual_clock, orders), Invoices(api, virtual_clock, customers), customers])
 
-    pages, failure = await taken(source.pages(), PartialFailure)
+    pages, failure = await collect_pages(source.pages(), PartialFailure)
 
     assert found(pages) == {"customers": 6, "invoices": 6, "lines": 5}
     assert [(error.stream, error.stream_slice["parent"]["id"]) for error in failure.errors] == [("orders", 2)]
-    assert "lines was ended before its end" in str(failure)
+    assert "lines stopped early" in str(failure)
     assert "invoices" not in str(failure)
 
 
@@ -90,10 +90,10 @@ async def test_a_failing_child_keeps_neither_its_siblings_nor_the_parent(virtual
     failing = {f"customers/{n}/orders/0": 410 for n in range(0, 20, 2)}
     api = Api(but(failing, tree(pages=10)))
     customers = Customers(api, virtual_clock)
-    kind: Any = declared(Orders, max_failed_slices=3)  # type: ignore[arg-type]
+    kind: Any = subclass(Orders, max_failed_slices=3)  # type: ignore[arg-type]
     source = Source([kind(api, virtual_clock, customers), Invoices(api, virtual_clock, customers), customers])
 
-    pages, failure = await taken(source.pages(), PartialFailure)
+    pages, failure = await collect_pages(source.pages(), PartialFailure)
 
     counts = found(pages)
     assert (counts["customers"], counts["invoices"]) == (20, 20)
@@ -138,13 +138,13 @@ async def test_a_wrong_credential_of_the_parent_ends_the_run(virtual_clock: Virt
     error = caught.value.errors[0] if isinstance(caught.value, PartialFailure) else caught.value
     assert isinstance(error, AuthError)
     assert (error.stream, error.page) == ("customers", page)
-    assert api.open == 0
+    assert api.in_flight == 0
 
 
 def lacks(request: httpx.Request) -> httpx.Response:
     """The third parent has no name."""
     answer = tree(fields={"name": "Ann"})(request)
-    if at(request) == "customers/1":
+    if page_key(request) == "customers/1":
         return httpx.Response(200, json={"items": [{"id": 2, "nom": "Ann"}], "next": None})
     return answer
 
@@ -153,10 +153,10 @@ async def test_a_parent_without_a_field_that_is_named_ends_the_run_and_says_what
     virtual_clock: VirtualClock,
 ) -> None:
     api = Api(lacks)
-    kind: Any = declared(Orders, parent_fields=("id", "name"))  # type: ignore[arg-type]
+    kind: Any = subclass(Orders, parent_fields=("id", "name"))  # type: ignore[arg-type]
     source = Source([kind(api, virtual_clock, customers := Customers(api, virtual_clock)), customers])
 
-    pages, error = await taken(source.pages(), ConfigError)
+    pages, error = await collect_pages(source.pages(), ConfigError)
 
     assert "name" in str(error)
     assert "orders" in str(error)
@@ -180,10 +180,10 @@ async def _author_mistake(stream: Any, state: Any) -> AsyncIterator[Slice]:
 async def test_an_error_of_the_authors_slices_leaves_siblings_and_parent(virtual_clock: VirtualClock) -> None:
     api = Api(tree(pages=4))
     customers = Customers(api, virtual_clock)
-    kind: Any = declared(Orders, stream_slices=author_mistake)  # type: ignore[arg-type]
+    kind: Any = subclass(Orders, stream_slices=author_mistake)  # type: ignore[arg-type]
     source = Source([kind(api, virtual_clock, customers), Invoices(api, virtual_clock, customers), customers])
 
-    pages, failure = await taken(source.pages(), PartialFailure)
+    pages, failure = await collect_pages(source.pages(), PartialFailure)
 
     assert found(pages) == {"customers": 8, "invoices": 8, "orders": 3}
     assert [type(error) for error in failure.errors] == [KeyError]
@@ -204,10 +204,10 @@ async def test_leaving_early_leaves_nothing_open(virtual_clock: VirtualClock, le
             if leave(page):
                 break
 
-    assert api.open == 0
-    before = len(api.asked)
+    assert api.in_flight == 0
+    before = len(api.requested)
     await virtual_clock.sleep(100)
-    assert len(api.asked) == before < 100
+    assert len(api.requested) == before < 100
 
 
 @pytest.mark.parametrize("status", [410, 500])
@@ -229,7 +229,7 @@ async def test_after_a_failure_the_same_streams_can_be_read_again_and_are_whole(
     failing = {"customers/1": 410}
     api = Api(but(failing, tree()))
     orders = Orders(api, virtual_clock, Customers(api, virtual_clock))
-    await taken(orders.pages(), PartialFailure)
+    await collect_pages(orders.pages(), PartialFailure)
 
     failing.clear()
 

@@ -70,5 +70,5 @@ async def test_the_table_and_explain_show_parents_done_of_those_known(virtual_cl
 
     assert "of 6 parents so far" in first
     assert "12 slices done of 12 parents," in reading.explain()
-    assert "of parents" in console.file.getvalue()
+    assert "slices/parents" in console.file.getvalue()
     assert "12/12" in console.file.getvalue()

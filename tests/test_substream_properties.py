@@ -12,7 +12,7 @@ from zlib import crc32
 
 import httpx
 import pytest
-from fake_api import Api, within
+from fake_api import Api, real_timeout
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +21,7 @@ from asyncstreams.errors import PartialFailure
 from asyncstreams.testing import VirtualClock
 
 PAGINATORS = (Cursor("next", param="page"), PageNumber(start=0, total_pages="pages"))
-ENDED = "was ended before its end"
+ENDED = "stopped early"
 
 
 class Node(NamedTuple):
@@ -236,7 +236,7 @@ class World:
                     await asyncio.sleep(self.world["pauses"][len(self.found) % len(self.world["pauses"])])
         except (PartialFailure, HttpStatusError) as error:
             self.error = error
-        self.waiting = self.api.open
+        self.waiting = self.api.in_flight
 
     def records(self) -> dict[str, list[str]]:
         """The ids that came of each stream."""
@@ -258,7 +258,7 @@ def record(stream: str, one: str) -> dict[str, Any]:
 
 def run(world: dict[str, Any], cache_dir: str, before: World | None = None) -> World:
     lived = World(world, cache_dir, 1.7e9 if before is None else before.clock.wall())
-    with within(30):
+    with real_timeout(30):
         asyncio.run(lived.run())
     return lived
 
@@ -279,7 +279,7 @@ def test_property_each_record_comes_once_and_each_page_is_asked_for_once(world: 
     assert lived.tries == lived.served + Counter(
         {place: len(sick) for place, sick in world["sick"].items() if place in lived.served}
     )
-    assert lived.api.most <= world["most"]
+    assert lived.api.peak_in_flight <= world["most"]
     assert lived.waiting == 0
 
 

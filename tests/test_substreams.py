@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fake_api import Api, at, declared, taken, within
+from fake_api import Api, page_key, subclass, collect_pages, real_timeout
 from tree_api import Customers, Invoices, Lines, Orders, Shops, asked_of, ids, tree, when
 
 from asyncstreams import (
@@ -26,7 +26,7 @@ from asyncstreams.testing import VirtualClock
 
 @pytest.fixture(autouse=True)
 def not_for_ever() -> Iterator[None]:
-    with within(60):
+    with real_timeout(60):
         yield
 
 
@@ -35,7 +35,7 @@ async def test_each_record_of_the_parent_is_a_slice(virtual_clock: VirtualClock)
     customers = Customers(api, virtual_clock)
     orders = Orders(api, virtual_clock, customers)
 
-    pages, _ = await taken(orders.pages())
+    pages, _ = await collect_pages(orders.pages())
 
     assert orders.parents == (customers,)
     assert sorted((page.stream, page.stream_slice["parent"]["id"], page.number) for page in pages) == [
@@ -45,7 +45,7 @@ async def test_each_record_of_the_parent_is_a_slice(virtual_clock: VirtualClock)
         assert type(page.stream_slice) is Slice
         assert page.stream_slice == Slice({"parent": {"id": page.stream_slice["parent"]["id"], "name": "Ann"}})
         assert page.records == [{"id": f"{page.stream_slice['parent']['id']}-{page.number}"}]
-    assert Counter(api.asked) == Counter(
+    assert Counter(api.requested) == Counter(
         ["customers/0", "customers/1", *(f"customers/{n}/orders/{page}" for n in range(4) for page in range(2))]
     )
 
@@ -62,7 +62,7 @@ ODD = {
 async def test_a_slice_holds_the_record_as_the_api_sent_it(virtual_clock: VirtualClock) -> None:
     api = Api(tree(pages=1, size=1, fields=ODD))
 
-    pages, _ = await taken(Orders(api, virtual_clock, Customers(api, virtual_clock)).pages())
+    pages, _ = await collect_pages(Orders(api, virtual_clock, Customers(api, virtual_clock)).pages())
 
     (found,) = (page.stream_slice["parent"] for page in pages)
     assert found == {"id": 0, **ODD}
@@ -72,9 +72,9 @@ async def test_a_slice_holds_the_record_as_the_api_sent_it(virtual_clock: Virtua
 async def test_parent_fields_are_all_that_a_slice_holds_and_stay_nested(virtual_clock: VirtualClock) -> None:
     fields = {"name": "Ann", "shop": {"city": "Ulm", "street": "x", "owner": {"id": 5, "age": 4}}, "empty": None}
     api = Api(tree(fields=fields))
-    kind = declared(Orders, parent_fields=("id", "shop.city", "shop.owner.id", "empty"))  # type: ignore[arg-type]
+    kind = subclass(Orders, parent_fields=("id", "shop.city", "shop.owner.id", "empty"))  # type: ignore[arg-type]
 
-    pages, _ = await taken(kind(api, virtual_clock, Customers(api, virtual_clock)).pages())
+    pages, _ = await collect_pages(kind(api, virtual_clock, Customers(api, virtual_clock)).pages())
 
     assert len(pages) == 6
     shops = {"city": "Ulm", "owner": {"id": 5}}
@@ -84,11 +84,11 @@ async def test_parent_fields_are_all_that_a_slice_holds_and_stay_nested(virtual_
 
 
 async def test_with_several_parents_each_slice_says_whose_record_it_is(virtual_clock: VirtualClock) -> None:
-    api = Api(tree(pages=3), seconds=lambda request: 50 if at(request) == "shops/1" else 1)
+    api = Api(tree(pages=3), seconds=lambda request: 50 if page_key(request) == "shops/1" else 1)
     parents = [Customers(api, virtual_clock), Shops(api, virtual_clock)]
     orders = Orders(api, virtual_clock, parents)
 
-    pages, _ = await taken(orders.pages())
+    pages, _ = await collect_pages(orders.pages())
 
     assert orders.parents == tuple(parents)
     assert all(set(page.stream_slice) == {"parent", "parent_stream"} for page in pages)
@@ -106,7 +106,7 @@ async def test_a_substream_may_be_the_parent_of_another(virtual_clock: VirtualCl
 
     # The third level has 2 pages for each of the 8 orders.
     assert ids(lines) == sorted(f"{n}-{page}-{line}" for n in range(4) for page in range(2) for line in range(2))
-    assert len(api.asked) == len(set(api.asked)) == 2 + 8 + 16
+    assert len(api.requested) == len(set(api.requested)) == 2 + 8 + 16
 
 
 @pytest.mark.parametrize("selected", [(), ("customers",)], ids=["not-selected", "selected"])
@@ -120,13 +120,13 @@ async def test_a_parent_is_fetched_once_for_all_its_children(
     source = Source([Orders(api, virtual_clock, one), Invoices(api, virtual_clock, two), own])
     reading = source.pages("orders", "invoices", *selected)
 
-    pages, _ = await taken(reading)
+    pages, _ = await collect_pages(reading)
 
     found = Counter(page.stream for page in pages for _ in page.records)
     assert found == Counter({"orders": 10, "invoices": 10}) + Counter(dict.fromkeys(selected, 10))
     assert {line.stream: line.records for line in reading.report.streams} == dict(found)
     assert asked_of(api, "customers") == list("01234")
-    assert len(api.asked) == 5 + 10 + 10
+    assert len(api.requested) == 5 + 10 + 10
 
 
 class Regional(Customers):
@@ -144,7 +144,7 @@ async def test_parents_that_ask_for_something_else_are_fetched_each_for_itself(v
     two.region, two.name = "us", "americans"
     source = Source([Orders(api, virtual_clock, one), Invoices(api, virtual_clock, two)])
 
-    pages, _ = await taken(source.pages())
+    pages, _ = await collect_pages(source.pages())
 
     assert len(pages) == 8
     assert {(page.stream, page.stream_slice["parent"]["region"]) for page in pages} == {
@@ -160,7 +160,7 @@ async def test_two_parents_of_one_name_that_ask_for_something_else_are_refused(
 ) -> None:
     api = Api(tree())
     one = Customers(api, virtual_clock, authenticator=TokenAuthenticator("a"))
-    kind = declared(Customers, request_params=lambda self, context: {"a": 1}) if how == "class" else Customers
+    kind = subclass(Customers, request_params=lambda self, context: {"a": 1}) if how == "class" else Customers
     two = kind(api, virtual_clock, authenticator=TokenAuthenticator("b" if how == "token" else "a"))
     if how == "attribute":
         two.region = "us"
@@ -169,7 +169,7 @@ async def test_two_parents_of_one_name_that_ask_for_something_else_are_refused(
     with pytest.raises(ConfigError, match="'customers'"):
         await source.read()
 
-    assert api.asked == []
+    assert api.requested == []
 
 
 async def test_children_begin_with_the_first_page_of_a_parent_that_is_still_being_read(
@@ -199,7 +199,7 @@ async def test_a_slow_child_holds_up_neither_its_siblings_nor_the_parent(virtual
     sluggish = how == "slow-api"
     api = Api(tree(pages=8), seconds=lambda request: 50 if sluggish and "/orders" in request.url.path else 1)
     customers = Customers(api, virtual_clock)
-    slow = Orders if sluggish else declared(Orders, stream_slices=slowly)  # type: ignore[arg-type]
+    slow = Orders if sluggish else subclass(Orders, stream_slices=slowly)  # type: ignore[arg-type]
     source = Source([slow(api, virtual_clock, customers), Invoices(api, virtual_clock, customers), customers])
     came: dict[str, list[float]] = {"customers": [], "invoices": [], "orders": []}
 
@@ -251,7 +251,7 @@ async def test_no_parents_are_no_slices_and_no_error(virtual_clock: VirtualClock
 
     assert await orders.read(limit=limit) == []
     assert await source.read(limit=limit) == {"orders": [], "lines": []}
-    assert api.asked == ["customers/0"] * 2
+    assert api.requested == ["customers/0"] * 2
 
 
 async def test_a_child_is_available_as_its_parents_are(virtual_clock: VirtualClock) -> None:
@@ -266,7 +266,7 @@ async def test_a_child_is_available_as_its_parents_are(virtual_clock: VirtualClo
     assert "no records" in str(reason)
     assert bare.asked == ["customers/0"]
     assert [check.available for check in (await source.check()).streams] == [True]
-    assert api.asked == ["customers/0", "customers/0/orders/0"]
+    assert api.requested == ["customers/0", "customers/0/orders/0"]
 
 
 async def test_an_author_may_filter_and_extend_the_slices(virtual_clock: VirtualClock) -> None:
@@ -286,13 +286,13 @@ async def test_an_author_may_filter_and_extend_the_slices(virtual_clock: Virtual
     customers = Customers(api, virtual_clock)
     source = Source([Yearly(api, virtual_clock, customers), Invoices(api, virtual_clock, customers)])
 
-    pages, _ = await taken(source.pages())
+    pages, _ = await collect_pages(source.pages())
 
     found = [page.stream_slice for page in pages if page.stream == "orders"]
     assert sorted((one["parent"]["id"], one["year"]) for one in found) == [
         (n, year) for n in (1, 3, 5) for year in (2024, 2025)
     ]
-    assert len(api.asked) == 3 + 6 + 6
+    assert len(api.requested) == 3 + 6 + 6
 
 
 async def test_slices_made_by_hand_read_the_parent_page_by_page(virtual_clock: VirtualClock) -> None:
@@ -302,13 +302,13 @@ async def test_slices_made_by_hand_read_the_parent_page_by_page(virtual_clock: V
 
     async with aclosing(orders.stream_slices({})) as slices:
         async for one in slices:
-            seen.append((one["parent"]["id"], len(api.asked)))
+            seen.append((one["parent"]["id"], len(api.requested)))
             await asyncio.sleep(100)
             if len(seen) == 5:
                 break
 
     assert seen == [(0, 1), (1, 1), (2, 2), (3, 2), (4, 3)]
-    assert api.open == 0
+    assert api.in_flight == 0
     assert [one["parent"]["id"] async for one in orders.stream_slices({})] == list(range(8))
 
 
@@ -319,7 +319,7 @@ async def test_a_child_that_is_given_its_slices_leaves_its_parents_alone(virtual
     given = [{"parent": {"id": 7}}]
 
     assert await orders.read(slices=given) == [{"id": "7-0"}]
-    assert api.asked == ["customers/7/orders/0"]
+    assert api.requested == ["customers/7/orders/0"]
 
     found = await Source([orders, invoices]).read(slices={"orders": given})
 
@@ -393,8 +393,8 @@ async def test_no_stream_is_above_itself(virtual_clock: VirtualClock, around: in
     for kind in (Invoices, Lines)[:around]:
         lowest = kind(api, virtual_clock, lowest)
 
-    with pytest.raises(ConfigError, match="parent"), within(5):  # noqa: PT012  # it may be found out early or late
+    with pytest.raises(ConfigError, match="parent"), real_timeout(5):  # noqa: PT012  # it may be found out early or late
         HttpSubStream.__init__(top, parent=lowest, transport=api, clock=virtual_clock)
         await (Source([lowest]) if in_source else top).read()
 
-    assert api.asked == []
+    assert api.requested == []

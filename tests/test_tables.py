@@ -15,25 +15,24 @@ from typing import Any
 
 import httpx
 import pytest
-from crash_harness import break_each, lines_of
+from crash_harness import IS_LONG, break_each_operation, lines_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from incremental_api import WallClock, timestamp
 from table_harness import (
+    DESTINATIONS,
     KEYS,
-    KINDS,
     VALUES,
-    BrokenSql,
-    Changing,
-    Rows,
-    TableWorld,
-    as_column,
-    from_column,
+    ChangingStream,
+    FaultyDatabase,
+    RowsStream,
+    TableHarness,
+    expected_value,
     query,
-    table,
-    tables_of,
+    read_table,
+    stored_value,
+    table_names,
 )
-from test_crash import IS_LONG
-from test_incremental import Now, text
 
 from asyncstreams import (
     ConfigError,
@@ -59,18 +58,18 @@ def sqlite(tmp_path: Path) -> Path:
 
 
 def to(out: Path, **options: Any) -> Any:
-    return KINDS[out.suffix](out, **options)
+    return DESTINATIONS[out.suffix](out, **options)
 
 
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("way", ["before", "after", "torn", "full"])
 @pytest.mark.parametrize("kind", [".sqlite", ".duckdb"])
-async def test_any_statement_may_break_and_recovery_too(kind: str, way: str, version: int, tmp_path: Path):
+async def test_rows_survive_fault_at_any_statement(kind: str, way: str, version: int, tmp_path: Path):
     chance = random.Random(f"{way}{version}")
 
-    at, spared = await break_each(
-        lambda number: TableWorld(tmp_path / f"{number}{kind}"),
-        BrokenSql,
+    at, spared = await break_each_operation(
+        lambda number: TableHarness(tmp_path / f"{number}{kind}"),
+        FaultyDatabase,
         way,
         version,
         chance,
@@ -83,99 +82,101 @@ async def test_any_statement_may_break_and_recovery_too(kind: str, way: str, ver
     assert spared > 0 or not IS_LONG
 
 
-async def test_a_replacement_takes_the_place_of_the_table_when_it_is_whole(out: Path):
-    world = TableWorld(out)
+async def test_replacement_becomes_visible_once_complete(out: Path):
+    world = TableHarness(out)
     await world.extract()
     world.api.version = 2
     with pytest.raises(OutputWriteError, match=r"cannot be written: .*(full|No space left)"):
-        await world.extract(BrokenSql(40, "full"))
-    before = world.visible("customers")
+        await world.extract(FaultyDatabase(40, "full"))
+    before = world.visible_ids("customers")
     await world.extract()
 
     assert {one[:2] for one in before} == {"v1"}
-    assert {one[:2] for one in world.visible("customers")} == {"v2"}
-    world.check_end()
+    assert {one[:2] for one in world.visible_ids("customers")} == {"v2"}
+    world.check_complete()
 
 
-async def test_rows_with_a_cursor_and_a_key_take_the_place_of_what_they_were(out: Path):
-    clock = Now(1000)
-    stream = Changing([{"id": n, "updated_at": text(10 * n), "name": f"old {n}"} for n in range(1, 4)], clock=clock)
+async def test_stream_with_cursor_and_key_upserts_rows(out: Path):
+    clock = WallClock(1000)
+    stream = ChangingStream(
+        [{"id": n, "updated_at": timestamp(10 * n), "name": f"old {n}"} for n in range(1, 4)], clock=clock
+    )
     await stream.extract(to=to(out))
-    clock.at = 2000
-    stream.rows = [*stream.rows[:2], {"id": 3, "updated_at": text(1500)}, {"id": 4, "updated_at": text(1600)}]
+    clock.seconds = 2000
+    stream.rows = [*stream.rows[:2], {"id": 3, "updated_at": timestamp(1500)}, {"id": 4, "updated_at": timestamp(1600)}]
 
     await stream.extract(to=to(out))
 
-    told = {row["id"]: row["name"] for row in table(out)}
+    told = {row["id"]: row["name"] for row in read_table(out)}
     assert told == {1: "old 1", 2: "old 2", 3: None, 4: None}  # a record is whole: it has no name any more
 
 
-async def test_append_keeps_what_rows_were(out: Path):
-    clock = Now(1000)
-    stream = Changing([{"id": 1, "updated_at": text(10)}], clock=clock)
+async def test_append_keeps_earlier_versions_of_rows(out: Path):
+    clock = WallClock(1000)
+    stream = ChangingStream([{"id": 1, "updated_at": timestamp(10)}], clock=clock)
     await stream.extract(to=to(out, mode="append"))
-    clock.at = 2000
-    stream.rows = [{"id": 1, "updated_at": text(1500)}]
+    clock.seconds = 2000
+    stream.rows = [{"id": 1, "updated_at": timestamp(1500)}]
 
     report = await stream.extract(to=to(out, mode="append"))
 
-    assert [row["updated_at"] for row in table(out)] == [text(10), text(1500)]
+    assert [row["updated_at"] for row in read_table(out)] == [timestamp(10), timestamp(1500)]
     assert f"1 rows  {out}, table rows  (" in str(report)
 
 
-async def test_an_older_form_of_a_row_that_comes_later_is_not_kept(out: Path):
-    clock = Now(1000)
-    rows = [{"id": 1, "updated_at": text(20), "n": 2}, {"id": 1, "updated_at": text(10), "n": 1}]
+async def test_older_version_of_row_does_not_replace_newer(out: Path):
+    clock = WallClock(1000)
+    rows = [{"id": 1, "updated_at": timestamp(20), "n": 2}, {"id": 1, "updated_at": timestamp(10), "n": 1}]
 
-    await Changing(rows, clock=clock).extract(to=to(out))
+    await ChangingStream(rows, clock=clock).extract(to=to(out))
 
-    assert [row["n"] for row in table(out)] == [2]
+    assert [row["n"] for row in read_table(out)] == [2]
 
 
-async def test_upsert_goes_by_another_key_when_there_is_one(out: Path):
+async def test_upsert_uses_changed_primary_key(out: Path):
     for key, rows in (
         ("id", [{"id": 1, "code": "a"}, {"id": 2, "code": "b"}]),
         ("code", [{"id": 1, "code": "c"}, {"id": 3, "code": "a"}]),
     ):
-        stream = Rows(rows)
+        stream = RowsStream(rows)
         stream.primary_key = key
         await stream.extract(to=to(out, mode="upsert"))
 
-    told = sorted((row["id"], row["code"]) for row in table(out))
+    told = sorted((row["id"], row["code"]) for row in read_table(out))
     assert told == [(1, "c"), (2, "b"), (3, "a")]
 
 
-async def test_doubles_of_another_key_are_told(sqlite: Path):
-    stream = Rows([{"id": 1, "code": "a"}, {"id": 2, "code": "a"}])
+async def test_duplicates_of_changed_key_raise_error(sqlite: Path):
+    stream = RowsStream([{"id": 1, "code": "a"}, {"id": 2, "code": "a"}])
     stream.primary_key = "id"
     await stream.extract(to=to(sqlite, mode="upsert"))
-    stream = Rows([])
+    stream = RowsStream([])
     stream.primary_key = "code"
 
     with pytest.raises(OutputWriteError, match="UNIQUE constraint failed") as caught:
         await stream.extract(to=to(sqlite, mode="upsert"))
 
-    assert "remove the doubles" in str(caught.value)
+    assert "remove the duplicates" in str(caught.value)
 
 
-async def test_upsert_needs_a_key(out: Path):
+async def test_upsert_without_primary_key_is_refused(out: Path):
     with pytest.raises(ConfigError, match="stream 'rows' has no primary key"):
-        await Rows([]).extract(to=to(out, mode="upsert"))
+        await RowsStream([]).extract(to=to(out, mode="upsert"))
 
 
-async def test_fields_become_columns_as_they_come(out: Path):
-    clock = Now(1000)
-    stream = Changing([{"id": 1, "updated_at": text(10), "a": 1}], clock=clock)
+async def test_new_fields_become_columns(out: Path):
+    clock = WallClock(1000)
+    stream = ChangingStream([{"id": 1, "updated_at": timestamp(10), "a": 1}], clock=clock)
     await stream.extract(to=to(out))
-    clock.at = 2000
-    stream.rows = [{"id": 2, "updated_at": text(1500), "b": {"c": [1, None]}, "ID": "x", "select": True}]
+    clock.seconds = 2000
+    stream.rows = [{"id": 2, "updated_at": timestamp(1500), "b": {"c": [1, None]}, "ID": "x", "select": True}]
 
     await stream.extract(to=to(out))
 
     nested = '{"c":[1,null]}' if out.suffix == ".sqlite" else {"c": [1, None]}
-    assert table(out) == [
-        {"id": 1, "updated_at": text(10), "a": 1, "b": None, "ID_2": None, "select": None},
-        {"id": 2, "updated_at": text(1500), "a": None, "b": nested, "ID_2": "x", "select": True},
+    assert read_table(out) == [
+        {"id": 1, "updated_at": timestamp(10), "a": 1, "b": None, "ID_2": None, "select": None},
+        {"id": 2, "updated_at": timestamp(1500), "a": None, "b": nested, "ID_2": "x", "select": True},
     ]
 
 
@@ -191,44 +192,44 @@ async def test_fields_become_columns_as_they_come(out: Path):
     ],
 )
 @pytest.mark.parametrize("mode", ["upsert", "append", "replace"])
-async def test_columns_of_duckdb_become_as_wide_as_they_must_be(
+async def test_duckdb_columns_are_widened_to_fit(
     tmp_path: Path, first: Any, then: Any, kind: str, values: Any, mode: Any, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("asyncstreams.destinations.duckdb._ROWS", 2)
-    monkeypatch.setattr("asyncstreams.destinations.duckdb.DuckEngine.block", 1)
-    out, clock = tmp_path / "out.duckdb", Now(1000)
-    stream = Changing([], clock=clock)
-    stream.rows = [{"id": n, "updated_at": text(10), "v": one} for n, one in enumerate(first * 3)]
+    monkeypatch.setattr("asyncstreams.destinations.duckdb._REWRITE_ROWS", 2)
+    monkeypatch.setattr("asyncstreams.destinations.duckdb.DuckEngine.block_bytes", 1)
+    out, clock = tmp_path / "out.duckdb", WallClock(1000)
+    stream = ChangingStream([], clock=clock)
+    stream.rows = [{"id": n, "updated_at": timestamp(10), "v": one} for n, one in enumerate(first * 3)]
     if mode != "replace":
         await stream.extract(to=to(out, mode=mode))
-        clock.at = 2000
+        clock.seconds = 2000
         stream.rows = []
-    stream.rows += [{"id": 9, "updated_at": text(900 if mode == "replace" else 1500), "v": one} for one in then]
+    stream.rows += [{"id": 9, "updated_at": timestamp(900 if mode == "replace" else 1500), "v": one} for one in then]
     await stream.extract(to=to(out, mode=mode))
 
-    assert [row["v"] for row in sorted(table(out), key=lambda row: row["id"])] == [values[0]] * 3 + values[1:]
+    assert [row["v"] for row in sorted(read_table(out), key=lambda row: row["id"])] == [values[0]] * 3 + values[1:]
     [(found,)] = query(out, "SELECT data_type FROM information_schema.columns WHERE column_name = 'v'")
     assert found.replace('"', "") == kind
 
 
-def test_whoever_has_opened_a_duckdb_is_told(tmp_path: Path):
+def test_open_duckdb_error_names_the_other_process(tmp_path: Path):
     out = tmp_path / "out.duckdb"
-    asyncio.run(Rows([{"id": 1}]).extract(to=to(out)))
+    asyncio.run(RowsStream([{"id": 1}]).extract(to=to(out)))
     code = "import duckdb, sys; c = duckdb.connect(sys.argv[1], read_only=True); print(1, flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", code, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        with pytest.raises(OutputLocked, match=rf"is opened by process {other.pid} .*nobody else") as error:
-            asyncio.run(Rows([{"id": 1}]).extract(to=to(out)))
+        with pytest.raises(OutputLocked, match=rf"is opened by process {other.pid} .*only one process") as error:
+            asyncio.run(RowsStream([{"id": 1}]).extract(to=to(out)))
         other.communicate()
-    assert "close it there" in str(error.value)
+    assert "close it in that process" in str(error.value)
 
 
-async def test_types_of_duckdb_are_those_of_the_schema(tmp_path: Path):
+async def test_duckdb_types_follow_schema(tmp_path: Path):
     out = tmp_path / "out.duckdb"
-    stream = Rows([{"at": "2026-01-01T12:00:00+02:00", "day": "2026-01-02", "price": 2}])
+    stream = RowsStream([{"at": "2026-01-01T12:00:00+02:00", "day": "2026-01-02", "price": 2}])
     stream.get_json_schema = lambda: {
         "properties": {
             "at": {"type": "string", "format": "date-time"},
@@ -243,20 +244,20 @@ async def test_types_of_duckdb_are_those_of_the_schema(tmp_path: Path):
 
 
 @pytest.mark.parametrize("mode", ["append", "replace"])
-async def test_a_stream_of_which_nothing_is_known_has_no_table_until_something_comes(out: Path, mode: Any):
-    stream = Rows([])
+async def test_empty_stream_without_schema_creates_no_table(out: Path, mode: Any):
+    stream = RowsStream([])
     await stream.extract(to=to(out, mode=mode))
     await stream.extract(to=to(out, mode=mode))
-    before = "rows" in tables_of(out)
+    before = "rows" in table_names(out)
     stream.rows = [{}, {"a": 1}]
     await stream.extract(to=to(out, mode=mode))
 
     assert not before
-    assert table(out) == [{"a": None}, {"a": 1}]
+    assert read_table(out) == [{"a": None}, {"a": 1}]
 
 
-async def test_a_schema_gives_an_empty_stream_its_columns(out: Path):
-    stream = Rows([])
+async def test_empty_stream_with_schema_creates_columns(out: Path):
+    stream = RowsStream([])
     stream.get_json_schema = lambda: {"properties": {"id": {"type": "integer"}, "name": {"type": "string"}}}
 
     await stream.extract(to=to(out))
@@ -265,13 +266,13 @@ async def test_a_schema_gives_an_empty_stream_its_columns(out: Path):
 
 
 @pytest.mark.parametrize("count", [1_900, 10_000])
-async def test_ten_thousand_columns_are_refused_with_advice(out: Path, count: int):
-    stream = Rows([{f"f{n}": n for n in range(count)}])
+async def test_too_many_columns_are_refused_with_hint(out: Path, count: int):
+    stream = RowsStream([{f"f{n}": n for n in range(count)}])
     if count < 2_000:
         await stream.extract(to=to(out))
-        assert len(table(out)[0]) == count
+        assert len(read_table(out)[0]) == count
         return
-    with pytest.raises(OutputWriteError, match=r"10,000 different fields.*\n.*as an object") as error:
+    with pytest.raises(OutputWriteError, match=r"10,000 different fields.*\n.*into one object field") as error:
         await stream.extract(to=to(out))
     assert error.value.stream == "rows"
 
@@ -284,14 +285,14 @@ def as_sqlite(value: Any) -> Any:
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.dictionaries(KEYS, VALUES, max_size=5), max_size=6))
-def test_property_a_table_of_sqlite_holds_what_the_lines_hold(
+def test_property_sqlite_rows_equal_json_lines(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Any]
 ):
     out = tmp_path_factory.mktemp("both") / "out.sqlite"
     lines, columns = asyncio.run(in_both(rows, out))
 
     assert len({column.casefold() for column in columns.values()}) == len(columns)
-    for line, row in zip(lines, table(out) if columns else [], strict=True):
+    for line, row in zip(lines, read_table(out) if columns else [], strict=True):
         for key, column in columns.items():
             value = row[column]
             if isinstance(line.get(key), dict | list):
@@ -302,49 +303,49 @@ def test_property_a_table_of_sqlite_holds_what_the_lines_hold(
 
 @settings(max_examples=12, deadline=None)
 @given(st.lists(st.dictionaries(KEYS, VALUES, max_size=4), max_size=5))
-def test_property_a_table_of_duckdb_holds_what_the_lines_hold(
+def test_property_duckdb_rows_equal_json_lines(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Any]
 ):
     out = tmp_path_factory.mktemp("both") / "out.duckdb"
     lines, known = asyncio.run(in_both(rows, out))
     names, types = (known["names"], known["types"]) if known else ({}, {})
 
-    for line, row in zip(lines, table(out) if known else [], strict=True):
+    for line, row in zip(lines, read_table(out) if known else [], strict=True):
         for key, column in names.items():
-            assert from_column(row[column], types[key]) == as_column(line.get(key), types[key])
+            assert stored_value(row[column], types[key]) == expected_value(line.get(key), types[key])
 
 
 async def in_both(rows: list[Any], out: Path) -> tuple[list[Any], Any]:
     """The lines that are the same in files, and what the database knows of its columns."""
-    await Rows(rows).extract(to=JsonLines(out.parent / "lines"))
-    await Rows(rows).extract(to=to(out))
+    await RowsStream(rows).extract(to=JsonLines(out.parent / "lines"))
+    await RowsStream(rows).extract(to=to(out))
     lines = [row for path in sorted((out.parent / "lines" / "rows").glob("part-*")) for row in lines_of(path)]
     known = query(out, "SELECT value FROM _asyncstreams WHERE name = 'columns rows'")
     return lines, json.loads(known[0][0]) if known else {}
 
 
-async def test_numbers_beyond_a_double_have_a_form(out: Path):
-    await Rows(b'[{"a": 1e999, "c": 1.50, "d": "007", "e": 9223372036854775807}]').extract(to=to(out))
+async def test_numbers_beyond_a_double_are_stored(out: Path):
+    await RowsStream(b'[{"a": 1e999, "c": 1.50, "d": "007", "e": 9223372036854775807}]').extract(to=to(out))
 
-    assert table(out) == [{"a": "1e999", "c": 1.5, "d": "007", "e": 2**63 - 1}]
+    assert read_table(out) == [{"a": "1e999", "c": 1.5, "d": "007", "e": 2**63 - 1}]
 
 
-async def test_quarantined_records_lie_beside_the_tables(out: Path):
-    stream = Rows([{"id": 1}, {"id": "x"}])
+async def test_quarantined_records_have_their_own_table(out: Path):
+    stream = RowsStream([{"id": 1}, {"id": "x"}])
     stream.validation = "quarantine"
     stream.get_json_schema = lambda: {"properties": {"id": {"type": "integer"}}}
 
     report = await stream.extract(to=to(out))
 
-    assert table(out) == [{"id": 1}]
+    assert read_table(out) == [{"id": 1}]
     [(name, record, problems)] = query(out, "SELECT * FROM _asyncstreams_quarantined")
     assert (name, json.loads(record), json.loads(problems)[0]["pointer"]) == ("rows", {"id": "x"}, "/id")
     assert (report.streams[0].written.rows, report.streams[0].written.quarantined) == (1, 1)
 
 
-async def test_what_was_quarantined_is_replaced_with_the_rows(out: Path):
+async def test_replacement_replaces_quarantined_records(out: Path):
     for rows in ([{"id": "x"}, {"id": "y"}], [{"id": "z"}]):
-        stream = Rows(rows)
+        stream = RowsStream(rows)
         stream.validation = "quarantine"
         stream.get_json_schema = lambda: {"properties": {"id": {"type": "integer"}}}
         await stream.extract(to=to(out))
@@ -353,16 +354,16 @@ async def test_what_was_quarantined_is_replaced_with_the_rows(out: Path):
     assert (name, json.loads(record)) == ("rows", {"id": "z"})
 
 
-async def test_tables_of_others_are_left_alone(out: Path):
+async def test_foreign_table_is_refused(out: Path):
     query(out, "CREATE TABLE Rows (x INTEGER)")
 
-    with pytest.raises(ConfigError, match="has a table rows that no extraction has made"):
-        await Rows([{"id": 1}]).extract(to=to(out))
+    with pytest.raises(ConfigError, match="has a table rows that was not created by an extraction"):
+        await RowsStream([{"id": 1}]).extract(to=to(out))
 
 
-async def test_a_table_that_was_taken_away_is_missed(out: Path):
-    clock = Now(1000)
-    stream = Changing([{"id": 1, "updated_at": text(10)}], clock=clock)
+async def test_removed_table_raises_output_missing(out: Path):
+    clock = WallClock(1000)
+    stream = ChangingStream([{"id": 1, "updated_at": timestamp(10)}], clock=clock)
     await stream.extract(to=to(out))
     query(out, "DROP TABLE rows")
 
@@ -370,28 +371,28 @@ async def test_a_table_that_was_taken_away_is_missed(out: Path):
         await stream.extract(to=to(out))
     await stream.extract(to=to(out, mode="replace"))
 
-    assert [row["id"] for row in table(out)] == [1]
+    assert [row["id"] for row in read_table(out)] == [1]
 
 
 @pytest.mark.parametrize("name", ["_asyncstreams_x", "sqlite_x", "a\0b"])
-async def test_names_that_no_table_may_have_are_told(out: Path, name: str):
-    with pytest.raises(ConfigError, match="no table may be called"):
-        await Rows([], name).extract(to=to(out))
+async def test_invalid_table_name_is_refused(out: Path, name: str):
+    with pytest.raises(ConfigError, match="the name cannot be used for a table"):
+        await RowsStream([], name).extract(to=to(out))
 
 
-async def test_two_streams_that_differ_in_capitals_cannot_share_a_table(out: Path):
+async def test_stream_names_that_differ_only_in_case_are_refused(out: Path):
     with pytest.raises(ConfigError, match="streams 'Rows' and 'rows' would share a table"):
-        await Source([Rows([]), Rows([], "Rows")]).extract(to=to(out))
+        await Source([RowsStream([]), RowsStream([], "Rows")]).extract(to=to(out))
 
 
-async def test_a_stream_s_name_may_be_anything_else(out: Path):
+async def test_stream_name_is_quoted_in_sql(out: Path):
     name = "or\"ders'; DROP TABLE x; --"
-    await Rows([{"id": 1}], name).extract(to=to(out))
+    await RowsStream([{"id": 1}], name).extract(to=to(out))
 
     assert query(out, 'SELECT * FROM "or""ders\'; DROP TABLE x; --"') == [(1,)]
 
 
-def test_a_second_writer_is_told_who_the_first_is(out: Path):
+def test_second_writer_gets_holder_of_lock(out: Path):
     code = (
         "import asyncio, sys; from pathlib import Path; from asyncstreams.storage.file_lock import OutputLock\n"
         "OutputLock(Path(sys.argv[1]), 0); print('held', flush=True); sys.stdin.read()"
@@ -403,16 +404,16 @@ def test_a_second_writer_is_told_who_the_first_is(out: Path):
         assert other.stdout is not None
         other.stdout.readline()
         with pytest.raises(OutputLocked, match=rf"{out.name} is being written to by process {other.pid} on "):
-            asyncio.run(Rows([]).extract(to=to(out)))
+            asyncio.run(RowsStream([]).extract(to=to(out)))
         other.communicate()
 
 
-async def test_somebody_may_read_while_it_writes_and_does_not_see_half_of_it(sqlite: Path):
-    await Rows([{"id": 1}]).extract(to=to(sqlite))
+async def test_sqlite_reader_sees_a_consistent_snapshot(sqlite: Path):
+    await RowsStream([{"id": 1}]).extract(to=to(sqlite))
     reader = sqlite3.connect(sqlite, isolation_level=None)
     reader.execute("BEGIN")
     before = reader.execute("SELECT * FROM rows").fetchall()
-    await Rows([{"id": 2}, {"id": 3}]).extract(to=to(sqlite))
+    await RowsStream([{"id": 2}, {"id": 3}]).extract(to=to(sqlite))
     still = reader.execute("SELECT * FROM rows").fetchall()
     reader.execute("END")
     after = reader.execute("SELECT * FROM rows").fetchall()
@@ -421,42 +422,42 @@ async def test_somebody_may_read_while_it_writes_and_does_not_see_half_of_it(sql
     assert (before, still, after) == ([(1,)], [(1,)], [(2,), (3,)])
 
 
-async def test_another_program_that_writes_for_too_long_is_told(sqlite: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("asyncstreams.destinations.sqlite._BUSY", 0.1)
-    await Rows([{"id": 1}]).extract(to=to(sqlite))
+async def test_sqlite_lock_of_another_program_raises_output_locked(sqlite: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("asyncstreams.destinations.sqlite._BUSY_TIMEOUT_S", 0.1)
+    await RowsStream([{"id": 1}]).extract(to=to(sqlite))
     other = sqlite3.connect(sqlite, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     try:
         with pytest.raises(OutputLocked, match="is being written to by another program"):
-            await Rows([{"id": 1}]).extract(to=to(sqlite))
+            await RowsStream([{"id": 1}]).extract(to=to(sqlite))
     finally:
         other.close()
 
 
-def test_what_is_no_database_is_told_and_left_as_it_is(out: Path):
+def test_file_that_is_no_database_is_left_unchanged(out: Path):
     out.write_text("no database, but a letter that somebody wrote " * 30)
     with pytest.raises(StateCorrupt, match=r"not a (valid DuckDB )?database"):
-        asyncio.run(Rows([{"id": 1}]).extract(to=to(out)))
+        asyncio.run(RowsStream([{"id": 1}]).extract(to=to(out)))
     assert out.read_text().startswith("no database")
 
 
-async def test_a_damaged_state_is_told(out: Path):
-    await Rows([{"id": 1}]).extract(to=to(out))
+async def test_damaged_state_raises_state_corrupt(out: Path):
+    await RowsStream([{"id": 1}]).extract(to=to(out))
     query(out, "UPDATE _asyncstreams SET value = replace(value, 'streams', 'screams')")
 
-    with pytest.raises(StateCorrupt, match=r"what .*out\..* says of earlier runs"):
-        await Rows([{"id": 1}]).extract(to=to(out))
+    with pytest.raises(StateCorrupt, match=r"out\..*: the state in table _asyncstreams is corrupt"):
+        await RowsStream([{"id": 1}]).extract(to=to(out))
 
 
-def test_the_file_is_its_owner_s_alone_and_one_file_when_it_is_done(out: Path):
-    asyncio.run(Rows([{"id": 1}]).extract(to=to(out)))
+def test_database_is_one_file_readable_by_owner_only(out: Path):
+    asyncio.run(RowsStream([{"id": 1}]).extract(to=to(out)))
 
     assert stat.S_IMODE(out.stat().st_mode) == 0o600
     assert sorted(path.name for path in out.parent.iterdir()) == [f".{out.name}.lock", out.name]
 
 
-async def test_large_slices_wait_in_a_file_and_those_that_fail_are_left_out(out: Path, monkeypatch: pytest.MonkeyPatch):
-    for name, size in (("_MANY_OPEN", 2_000), ("_WORTH_A_FILE", 1_000)):
+async def test_spilled_slices_that_fail_leave_no_rows(out: Path, monkeypatch: pytest.MonkeyPatch):
+    for name, size in (("_SPILL_OPEN_BYTES", 2_000), ("_MIN_SPILL_BYTES", 1_000)):
         monkeypatch.setattr(f"asyncstreams.extraction.commit_batcher.{name}", size)
 
     class Paged(HttpStream):
@@ -487,10 +488,10 @@ async def test_large_slices_wait_in_a_file_and_those_that_fail_are_left_out(out:
     is_broken = True
     with pytest.raises(PartialFailure, match="1 of 2 slices failed"):
         await Paged(transport=httpx.MockTransport(answer)).extract(to=to(out))
-    first = sorted(row["id"] for row in table(out))
+    first = sorted(row["id"] for row in read_table(out))
     is_broken = False
     await Paged(transport=httpx.MockTransport(answer)).extract(to=to(out))
 
     assert first == list(range(160))
-    assert sorted(row["id"] for row in table(out)) == [*range(160), *range(1000, 1160)]
-    assert {row["note"] for row in table(out)} == {"ü" * 40}
+    assert sorted(row["id"] for row in read_table(out)) == [*range(160), *range(1000, 1160)]
+    assert {row["note"] for row in read_table(out)} == {"ü" * 40}

@@ -313,7 +313,7 @@ def test_a_schema_that_names_no_type_changes_nothing(schema: Any) -> None:
 
 def test_a_failed_cast_is_told_once_with_pointer_and_types_but_not_the_value(caplog: pytest.LogCaptureFixture) -> None:
     schema = {"properties": {"a/b": {"items": {"properties": {"n": {"type": ["integer", "boolean"]}}}}}}
-    page = TypeTransformer(DEFAULT).compiled(schema)
+    page = TypeTransformer(DEFAULT).compile(schema)
     assert page is not None
 
     page([{"a/b": [{"n": "hunter2"}, {"n": "hunter3"}]}, {"a/b": [{"n": "hunter4"}]}])
@@ -355,12 +355,12 @@ def test_no_transform_leaves_nothing_to_do() -> None:
     transformer.transform(record, schema)
 
     assert record == {"a": "1"}
-    assert transformer.compiled(schema) is None
+    assert transformer.compile(schema) is None
 
 
 @pytest.mark.parametrize("schema", [{}, {"type": "object"}, {"properties": {"a": {}}, "additionalProperties": False}])
 def test_a_schema_without_types_leaves_nothing_to_do(schema: Any) -> None:
-    assert TypeTransformer(DEFAULT).compiled(schema) is None
+    assert TypeTransformer(DEFAULT).compile(schema) is None
 
 
 def test_absent_properties_stay_absent() -> None:
@@ -387,7 +387,7 @@ def test_a_custom_flag_without_a_function_is_an_error_when_it_is_needed() -> Non
     transformer = TypeTransformer(CUSTOM)
 
     with pytest.raises(ConfigError, match="no custom transform") as caught:
-        transformer.compiled({})
+        transformer.compile({})
 
     assert "register_custom_transform" in str(caught.value.hint)
     with pytest.raises(ConfigError, match="no custom transform"):
@@ -509,7 +509,7 @@ def test_more_schemas_than_are_remembered_still_work() -> None:
 
 def test_a_record_that_is_no_object_is_left_alone() -> None:
     records: Any = [None, 1, ["1"], {"a": "1"}]
-    page = TypeTransformer(DEFAULT).compiled({"properties": {"a": {"type": "integer"}}})
+    page = TypeTransformer(DEFAULT).compile({"properties": {"a": {"type": "integer"}}})
     assert page is not None
 
     page(records)

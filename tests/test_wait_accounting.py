@@ -68,7 +68,9 @@ async def test_a_rotated_token_does_not_wait_at_the_gate_of_the_api(virtual_cloc
     def handler(request):
         if request.url.host == "auth.example.com":
             # Meanwhile another reading is told to wait for ten minutes.
-            stream.home.sessions._open[asyncio.get_running_loop()][0].governor_for(origin, oauth).close_for(600)
+            stream.session_owner.sessions._open[asyncio.get_running_loop()][0].governor_for(origin, oauth).pause_for(
+                600
+            )
             return httpx.Response(200, json={"access_token": "a2", "refresh_token": "r2"})
         return httpx.Response(200, json=[])
 

@@ -38,7 +38,7 @@ def test_without_a_step_there_is_one():
 
 
 def test_without_a_start_the_first_one_begins_at_the_beginning():
-    assert list(TimeWindows().intervals(ISO, Intervals(), NOW)) == [Interval(-math.inf, ISO.at(NOW - 60))]
+    assert list(TimeWindows().intervals(ISO, Intervals(), NOW)) == [Interval(-math.inf, ISO.point_at(NOW - 60))]
 
 
 def test_what_is_done_is_left_out_and_windows_stay_on_their_grid():
@@ -83,7 +83,7 @@ def test_property_windows_cover_exactly_the_gaps_once(spans, step, settle):
 
     found = list(windows.intervals(ISO, done, NOW))
 
-    assert Intervals(found) == Intervals(done.gaps(begin, ISO.at(NOW - settle * 3600)))
+    assert Intervals(found) == Intervals(done.gaps(begin, ISO.point_at(NOW - settle * 3600)))
     assert all(one.start < one.end for one in found)
     assert all(one.end <= after.start for one, after in pairwise(found))
     assert all(one.end - one.start <= step * hour for one in found)
@@ -131,7 +131,7 @@ def test_an_api_is_asked_for_no_less_than_the_interval(bounds, form, asked):
     interval = Interval(cursor.point(date(2026, 1, 1)) if form == "date" else ISO.point("2026-01-01T00:00:00Z"), 0)
     interval = interval._replace(end=interval.start + 86_400_000_000)
 
-    start, end = TimeWindows(bounds=bounds).asked(cursor, interval)
+    start, end = TimeWindows(bounds=bounds).query_bounds(cursor, interval)
 
     assert (cursor.value(start), cursor.value(end)) == asked
 
@@ -146,7 +146,7 @@ def test_an_api_is_asked_for_no_less_than_the_interval(bounds, form, asked):
         lambda: NumberRanges(0, 10),
         lambda: NumberRanges(10, -1),
         lambda: list(TimeWindows(start="soon").intervals(ISO, Intervals(), NOW)),
-        lambda: TimeWindows().ends_at(CursorFormat("number"), NOW),
+        lambda: TimeWindows().end_at(CursorFormat("number"), NOW),
     ],
 )
 def test_windows_that_cannot_be_are_refused(make):

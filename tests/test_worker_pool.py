@@ -40,26 +40,26 @@ async def test_jobs_that_are_begun_together_run_side_by_side():
     async with asyncio.timeout(5), anyio.create_task_group() as tasks:
         workers = WorkerPool(tasks, jobs.work)
         for job in range(5):
-            workers.begin(job)
+            workers.start(job)
         await settled()
         assert len(set(jobs.ran_on.values())) == 5
         await jobs.finish(range(5))
-        workers.dismiss()
+        workers.close()
 
 
 async def test_whoever_has_done_a_job_does_the_next():
     jobs = Jobs()
     async with asyncio.timeout(5), anyio.create_task_group() as tasks:
         workers = WorkerPool(tasks, jobs.work)
-        workers.begin(0)
-        workers.begin(1)
+        workers.start(0)
+        workers.start(1)
         await settled()
         await jobs.finish([0, 1])
         for job in range(2, 40):
-            workers.begin(job)
+            workers.start(job)
             await settled()
             await jobs.finish([job])
-        workers.dismiss()
+        workers.close()
 
     assert len(jobs.ran_on) == 40
     assert len(set(jobs.ran_on.values())) == 2
@@ -69,11 +69,11 @@ async def test_dismissed_workers_go_when_they_have_done_their_job():
     jobs = Jobs()
     async with asyncio.timeout(5), anyio.create_task_group() as tasks:
         workers = WorkerPool(tasks, jobs.work)
-        workers.begin(0)
-        workers.begin(1)
+        workers.start(0)
+        workers.start(1)
         await settled()
         await jobs.finish([0])
-        workers.dismiss()
+        workers.close()
         await settled()
         idle, busy = jobs.ran_on[0], jobs.ran_on[1]
         assert idle is not None
@@ -93,9 +93,9 @@ async def test_a_job_that_raises_ends_the_others_and_leaves_the_group():
     with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012  # of the group
         async with asyncio.timeout(5), anyio.create_task_group() as tasks:
             workers = WorkerPool(tasks, work)
-            workers.begin(0)
+            workers.start(0)
             await settled()
-            workers.begin(1)
+            workers.start(1)
 
     assert caught.group_contains(ValueError, match="of job 1")
     task = jobs.ran_on[0]
@@ -107,13 +107,13 @@ async def test_a_worker_that_was_cancelled_while_it_was_idle_is_given_no_job():
     jobs = Jobs()
     async with asyncio.timeout(5), anyio.create_task_group() as tasks:
         workers = WorkerPool(tasks, jobs.work)
-        workers.begin(0)
+        workers.start(0)
         await settled()
         await jobs.finish([0])
         tasks.cancel_scope.cancel()
         with anyio.CancelScope(shield=True):
             await settled()
-            workers.begin(1)
+            workers.start(1)
 
     assert list(jobs.ran_on) in ([0], [0, 1])
     assert jobs.ran_on.get(1) is not jobs.ran_on[0]

@@ -18,7 +18,7 @@ from ..models import Secret
 from ..protocols import Stream
 
 # State of our authenticators that changes while they are used.
-_VOLATILE = frozenset(("_held", "_locks", "_turn", "_clock", "_on_refresh", "_refresh_token"))
+_VOLATILE = frozenset(("_current", "_locks", "_turn", "_clock", "_on_refresh", "_refresh_token"))
 _MAX_DEPTH = 12
 _SCALARS = (str, bytes, int, float, complex, bool, type(None), Decimal, UUID, date, time, timedelta, tzinfo, PurePath)
 _PROCESS_BOUND = frozenset(("asyncio", "threading", "socket", "_thread", "io", "_io"))

@@ -1,4 +1,4 @@
-"""How are the values of a cursor written, and which of two is the later one?"""
+"""Formats of cursor values, and their order as points on a line."""
 
 from __future__ import annotations
 
@@ -11,28 +11,30 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from ..errors import ConfigError
 from .intervals import Point
 
-_SECOND = 1_000_000
-_DAY = 86_400 * _SECOND
+_SECOND_US = 1_000_000
+_DAY_US = 86_400 * _SECOND_US
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-# Where no zone is declared a day is over when it is over everywhere: the last zone is UTC-12.
-_WEST_OF_ALL = 12 * 3_600 * _SECOND
-_UNITS = {"iso": _SECOND, "date": _DAY, "epoch": 1, "epoch_ms": 1, "number": 1}
+# Without a time zone a day has ended when it has ended everywhere; the last zone is UTC-12.
+_WESTERNMOST_OFFSET_US = 12 * 3_600 * _SECOND_US
+_UNITS = {"iso": _SECOND_US, "date": _DAY_US, "epoch": 1, "epoch_ms": 1, "number": 1}
 _PER_SECOND = {"epoch": 1, "epoch_ms": 1_000}
 
 
 class InvalidCursorValue(ValueError):
-    """A value that the declared format does not fit; the text says why, and never the value."""
+    """A value that does not match the declared format; the message never contains the value."""
 
 
 @dataclass(frozen=True, slots=True)
 class CursorFormat:
-    """How an API writes the values of a cursor; they are compared as points on a line.
+    """The format in which an API writes cursor values, which are compared as points on a line.
 
-    `format` is "iso" (ISO 8601, to the second or finer), "date" (2026-01-31), "epoch" or "epoch_ms" (numbers of
-    seconds and milliseconds), "number" (such as an id), or a pattern for `strptime`. Points of times are microseconds
-    since 1970 in UTC, except that those of epochs are what the API writes. `zone` is where times without an offset are
-    at home: in an hour that comes twice each counts as the earlier one, so that it is read again rather than skipped.
+    `format` is "iso" (ISO 8601, to the second or finer), "date" (2026-01-31), "epoch" or "epoch_ms" (seconds or
+    milliseconds since 1970), "number" (such as an id), or a pattern for `strptime`. The point of a time is the number
+    of microseconds since 1970 in UTC; epoch values and numbers are their own points.
+
+    `zone` is the IANA time zone of times without a UTC offset. In an hour that occurs twice, each time counts as the
+    earlier one, so that records are read again rather than skipped.
     """
 
     format: str = "iso"
@@ -42,40 +44,42 @@ class CursorFormat:
     def __post_init__(self) -> None:
         if self.format not in _UNITS and "%" not in self.format:
             raise ConfigError(
-                f"cursor_format = {self.format!r} is none",
-                hint=f'one of {", ".join(map(repr, _UNITS))}, or a pattern such as "%Y-%m-%d %H:%M:%S"',
+                f"cursor_format = {self.format!r}: unknown format",
+                hint=f'use one of {", ".join(map(repr, _UNITS))}, or a pattern such as "%Y-%m-%d %H:%M:%S"',
             )
         try:
             object.__setattr__(self, "_zone", ZoneInfo(self.zone) if self.zone else None)
         except (ZoneInfoNotFoundError, ValueError, OSError):
-            raise ConfigError(f"cursor_timezone = {self.zone!r} is no zone", hint='such as "Europe/Berlin"') from None
+            raise ConfigError(
+                f"cursor_timezone = {self.zone!r}: unknown time zone", hint='use an IANA name such as "Europe/Berlin"'
+            ) from None
 
     @property
     def is_time(self) -> bool:
-        """Whether a clock tells where the line ends today."""
+        """Whether the values are times, so that the clock bounds them."""
         return self.format != "number"
 
     def point(self, value: Any) -> Point:
-        """Where a value lies. Raises NotACursor, and ConfigError for a time that has neither an offset nor a zone."""
+        """The point of a value. Raises InvalidCursorValue; ConfigError for a time without UTC offset and time zone."""
         if isinstance(value, datetime):
-            return self._of_time(value)
+            return self._time_point(value)
         if isinstance(value, date):
-            return self._of_time(datetime.combine(value, time()))
+            return self._time_point(datetime.combine(value, time()))
         if self.format in ("epoch", "epoch_ms", "number"):
             return _number(value)
         if not isinstance(value, str):
-            raise InvalidCursorValue(f"a {type(value).__name__}: a text in the format {self.format!r} is needed")
+            raise InvalidCursorValue(f"of type {type(value).__name__}, not a str in the format {self.format!r}")
         try:
             if self.format in ("iso", "date"):
-                found = datetime.fromisoformat(value)
+                moment = datetime.fromisoformat(value)
             else:
-                found = datetime.strptime(value, self.format)  # noqa: DTZ007  # the zone comes in `_of_time`
+                moment = datetime.strptime(value, self.format)  # noqa: DTZ007  # `_time_point` adds the time zone
         except ValueError:
-            raise InvalidCursorValue(f"a text that is not in the format {self.format!r}") from None
-        return self._of_time(found)
+            raise InvalidCursorValue(f"a str that is not in the format {self.format!r}") from None
+        return self._time_point(moment)
 
     def value(self, point: Point, like: Any = None) -> Any:
-        """How the API writes a point: as a datetime or date where `like` is one."""
+        """The value of a point in the API's format, or as a datetime or date if `like` is one."""
         if self.format in ("epoch", "epoch_ms", "number"):
             if isinstance(like, datetime):
                 return _EPOCH + timedelta(seconds=point / _PER_SECOND.get(self.format, 1))
@@ -95,65 +99,65 @@ class CursorFormat:
             return moment.replace(tzinfo=None).isoformat()
         return moment.replace(tzinfo=None).isoformat() + "Z"
 
-    def at(self, wall: float) -> Point:
-        """The last bound that is not after a moment, in seconds since 1970, in UTC."""
+    def point_at(self, wall: float) -> Point:
+        """The last point not after `wall`, in seconds since 1970, that the format can write unambiguously."""
         if self.format in _PER_SECOND:
             return math.floor(wall * _PER_SECOND[self.format])
-        point = math.floor(wall * _SECOND)
+        point = math.floor(wall * _SECOND_US)
         if self.format == "date" and self._zone is None:
-            point -= _WEST_OF_ALL
-        return self.bound(point)
+            point -= _WESTERNMOST_OFFSET_US
+        return self.floor(point)
 
-    def bound(self, point: Point) -> Point:
-        """The last point not after this one that the format can write, and that no hour makes ambiguous."""
+    def floor(self, point: Point) -> Point:
+        """The last point not after this one that the format can write unambiguously."""
         if self.format in ("epoch", "epoch_ms", "number") or math.isinf(point):
             return point
         point = int(point)
         if self.format == "date":
             if self._zone is None:
-                return point // _DAY * _DAY
+                return point // _DAY_US * _DAY_US
             local = (_EPOCH + _MICROSECOND * point).astimezone(self._zone)
-            return self._of_time(datetime.combine(local.date(), time()))
+            return self._time_point(datetime.combine(local.date(), time()))
         if self.format != "iso":
-            return self._before_doubt(self.point(self.value(point)))
-        return self._before_doubt(point // _SECOND * _SECOND)
+            return self._before_ambiguity(self.point(self.value(point)))
+        return self._before_ambiguity(point // _SECOND_US * _SECOND_US)
 
     def is_ambiguous(self, point: Point) -> bool:
-        """Whether the API writes this moment as it writes another one."""
-        return self._zone is not None and self.format not in _PER_SECOND and self._before_doubt(point) != point
+        """Whether the format writes this time and a different one in the same way."""
+        return self._zone is not None and self.format not in _PER_SECOND and self._before_ambiguity(point) != point
 
     def distance(self, span: timedelta) -> Point:
-        """A duration, as points count it."""
+        """A duration, as a distance between points."""
         if self.format in _PER_SECOND:
             return span.total_seconds() * _PER_SECOND[self.format]
         return span // _MICROSECOND
 
     @property
     def unit(self) -> Point:
-        """The least distance between two values that the format can tell apart; a second for finer ones."""
-        return _UNITS.get(self.format, _SECOND)
+        """The smallest distance between two values of the format, but at least one second for times."""
+        return _UNITS.get(self.format, _SECOND_US)
 
     @property
     def is_exact(self) -> bool:
-        """Whether no value lies between two that are a unit apart."""
+        """Whether all values are whole multiples of `unit`."""
         return self.format in ("date", "epoch", "epoch_ms", "number")
 
-    def _of_time(self, moment: datetime) -> Point:
+    def _time_point(self, moment: datetime) -> Point:
         if moment.tzinfo is None:
             zone = self._zone
             if zone is None:
                 if self.format not in ("date", *_PER_SECOND):
                     raise ConfigError(
-                        "the cursor's times have no offset: where are they at home?",
+                        "cursor_timezone: cursor values have no UTC offset, and their time zone is not declared",
                         hint='set cursor_timezone, such as "UTC" or "Europe/Berlin"',
                     )
                 zone = UTC
             moment = moment.replace(tzinfo=zone, fold=0)
         since = (moment - _EPOCH) // _MICROSECOND
-        return since * _PER_SECOND[self.format] // _SECOND if self.format in _PER_SECOND else since
+        return since * _PER_SECOND[self.format] // _SECOND_US if self.format in _PER_SECOND else since
 
-    def _before_doubt(self, point: Point) -> Point:
-        """The point itself, or the beginning of the hour that comes twice, in which it lies."""
+    def _before_ambiguity(self, point: Point) -> Point:
+        """The point itself, or the beginning of the repeated hour in which it lies."""
         if self._zone is None:
             return point
         local = (_EPOCH + _MICROSECOND * int(point)).astimezone(self._zone)
@@ -162,13 +166,13 @@ class CursorFormat:
         twice = _utc(later) - _utc(earlier)
         if not twice > timedelta(0):
             return point
-        # The hour that comes twice begins so much before the clocks are set back.
-        changed = _change_after(_utc(earlier), self._zone, twice)
+        # The repeated period begins `twice` before the clocks are set back.
+        changed = _clock_change_after(_utc(earlier), self._zone, twice)
         return (changed - twice - _EPOCH) // _MICROSECOND
 
 
-def _change_after(moment: datetime, zone: tzinfo, within: timedelta) -> datetime:
-    """When the clocks are set back, at most so much after a moment; to the second, by bisection."""
+def _clock_change_after(moment: datetime, zone: tzinfo, within: timedelta) -> datetime:
+    """When the clocks are set back, at most `within` after `moment`; to the second, by bisection."""
     low, high = moment, moment + within
     before = low.astimezone(zone).utcoffset()
     while high - low > timedelta(seconds=1):
@@ -183,11 +187,11 @@ def _change_after(moment: datetime, zone: tzinfo, within: timedelta) -> datetime
 
 
 def _utc(moment: datetime) -> datetime:
-    # Of two times in one zone Python subtracts what the clocks show.
+    # Python subtracts two times of the same zone without regard to their offsets.
     return moment.astimezone(UTC)
 
 
 def _number(value: Any) -> Point:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InvalidCursorValue(f"a {type(value).__name__}: a number is needed")
+        raise InvalidCursorValue(f"of type {type(value).__name__}, not a finite number")
     return value

@@ -1,4 +1,4 @@
-"""Which parts of a line are done, and which are not?"""
+"""Sets of points on a line, as half-open intervals."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TypeAlias
 
 Point: TypeAlias = int | float
-"""A value of a cursor as a number; `-math.inf` is before all of them, `math.inf` after."""
+"""A cursor value as a number; `-math.inf` is before all values, `math.inf` after all."""
 
 
 class Interval(NamedTuple):
-    """Half-open: `start` is in it, `end` is not."""
+    """A half-open interval: it contains `start`, but not `end`."""
 
     start: Point
     end: Point
 
 
 class Intervals:
-    """A set of points, as the fewest half-open intervals that hold it; they are kept in order.
+    """A set of points, as the minimal sequence of half-open intervals in ascending order.
 
-    Two become one when they overlap, or when one begins exactly where the other ends.
+    Overlapping and adjacent intervals are merged.
     """
 
     __slots__ = ("_ends", "_starts")
@@ -33,7 +33,7 @@ class Intervals:
             self.add(start, end)
 
     def add(self, start: Point, end: Point) -> None:
-        """Add all points of [start, end); nothing, where that is empty."""
+        """Add all points of [start, end); an empty interval adds nothing."""
         if not start < end:
             return
         first = bisect_left(self._ends, start)
@@ -45,31 +45,31 @@ class Intervals:
         self._ends[first:last] = [end]
 
     def gaps(self, start: Point = -math.inf, end: Point = math.inf) -> list[Interval]:
-        """What of [start, end) is not in the set, in order."""
-        found: list[Interval] = []
+        """The parts of [start, end) that are not in the set, in ascending order."""
+        gaps: list[Interval] = []
         number = bisect_right(self._ends, start)
         while start < end:
             if number == len(self._starts):
-                found.append(Interval(start, end))
+                gaps.append(Interval(start, end))
                 break
             if start < self._starts[number]:
-                found.append(Interval(start, min(end, self._starts[number])))
+                gaps.append(Interval(start, min(end, self._starts[number])))
             start = self._ends[number]
             number += 1
-        return found
+        return gaps
 
     def covers(self, start: Point, end: Point) -> bool:
-        """Whether all of [start, end) is in the set."""
+        """Whether the set contains all of [start, end)."""
         return not self.gaps(start, end)
 
     @property
     def frontier(self) -> Point | None:
-        """The end of the first interval: what lies before it, from where it began, is done; None where nothing is."""
+        """The end of the first interval, or None if the set is empty."""
         return self._ends[0] if self._ends else None
 
     @property
     def latest(self) -> Point | None:
-        """The end of the last interval; None where there is none."""
+        """The end of the last interval, or None if the set is empty."""
         return self._ends[-1] if self._ends else None
 
     def __iter__(self) -> Iterator[Interval]:
@@ -83,7 +83,7 @@ class Intervals:
             return NotImplemented
         return self._starts == other._starts and self._ends == other._ends
 
-    __hash__ = None  # type: ignore[assignment]  # it changes
+    __hash__ = None  # type: ignore[assignment]  # mutable
 
     def __repr__(self) -> str:
-        return f"Intervals({[tuple(one) for one in self]})"
+        return f"Intervals({[tuple(interval) for interval in self]})"

@@ -1,4 +1,4 @@
-"""In which intervals is the line of a cursor read?"""
+"""Windows and ranges: the intervals in which the range of a cursor is read."""
 
 from __future__ import annotations
 
@@ -13,118 +13,141 @@ from .cursor_format import CursorFormat, InvalidCursorValue
 from .intervals import Interval, Intervals, Point
 
 Bounds: TypeAlias = Literal["[)", "[]", "(]", "()"]
+"""Whether the filter of the API includes the two bounds: `[` and `]` include, `(` and `)` exclude."""
 
 
 @dataclass(frozen=True, slots=True)
 class TimeWindows:
-    """Intervals of time from `start` to the beginning of the run, `step` long; without a step one for all.
+    """Time windows of length `step` from `start` to the beginning of the run; without `step`, a single window.
 
-    The line ends `settle` before the run began, so that rows that are being written are not missed: a next run reads
-    them. `lookback` before that is read again each time, for rows that come late; those that
-    came before are left out. `bounds` tells how the API's filter counts the bounds that it is given. Durations are
-    timedeltas, or numbers of seconds.
+    Durations are timedeltas or numbers of seconds. Raises ConfigError for invalid values.
     """
 
     start: str | date | datetime | float | None = None
+    """Inclusive start of the first window. Times without an offset are in `cursor_timezone`, or else UTC.
+
+    None: no lower bound. Required with `step`.
+    """
     step: timedelta | float | None = None
+    """Length of a window, above 0. None: one window from `start` to the end."""
     lookback: timedelta | float = 0
+    """How far before the end of the previous run each run reads again, to find late rows; 0 or more.
+
+    Rows that were delivered before are omitted.
+    """
     settle: timedelta | float = 60
+    """How long before the start of the run the last window ends, 0 or more; the next run reads the rest.
+
+    Rows that are being written during the run are therefore not missed.
+    """
     bounds: Bounds = "[)"
+    """Whether the filter of the API includes its bounds; "[]" if it includes both."""
 
     def __post_init__(self) -> None:
         _check_bounds("TimeWindows", self.bounds)
-        if self.step is not None and not _span(self.step) > timedelta(0):
-            raise ConfigError(f"TimeWindows(step={self.step!r}): a duration above 0 is needed")
+        if self.step is not None and not _timedelta(self.step) > timedelta(0):
+            raise ConfigError(
+                f"TimeWindows(step={self.step!r}): expected a duration above 0", hint="such as timedelta(days=30)"
+            )
         if self.step is not None and self.start is None:
-            raise ConfigError("TimeWindows(step=...): where does the first one begin?", hint='start="2024-01-01"')
-        if _span(self.lookback) < timedelta(0) or _span(self.settle) < timedelta(0):
-            raise ConfigError(f"{self}: lookback and settle are durations of 0 or more")
+            raise ConfigError(
+                "TimeWindows(step=...): start is missing", hint='set the start of the first window: start="2024-01-01"'
+            )
+        if _timedelta(self.lookback) < timedelta(0) or _timedelta(self.settle) < timedelta(0):
+            raise ConfigError(f"{self}: lookback and settle must be durations of at least 0")
 
     def intervals(self, cursor: CursorFormat, done: Intervals, now: float) -> Iterator[Interval]:
-        start, end = self._start(cursor), self.ends_at(cursor, now)
+        start, end = self._start_point(cursor), self.end_at(cursor, now)
         lookback = self.lookback_of(cursor)
         for gap in done.gaps(start, end):
             if lookback and gap.start == done.latest:
-                gap = Interval(cursor.bound(max(start, gap.start - lookback)), gap.end)
+                gap = Interval(cursor.floor(max(start, gap.start - lookback)), gap.end)
             yield from _split(gap, self._edges(cursor, start, gap))
 
-    def ends_at(self, cursor: CursorFormat, now: float) -> Point:
+    def end_at(self, cursor: CursorFormat, now: float) -> Point:
         if not cursor.is_time:
             raise ConfigError(
-                "cursor_format = 'number' has no clock: where does it end?",
+                "cursor_format = 'number': TimeWindows need a cursor with times",
                 hint="set windows = NumberRanges(step=..., end=...)",
             )
-        return cursor.at(now - _span(self.settle).total_seconds())
+        return cursor.point_at(now - _timedelta(self.settle).total_seconds())
 
     def lookback_of(self, cursor: CursorFormat) -> Point:
-        return cursor.distance(_span(self.lookback))
+        return cursor.distance(_timedelta(self.lookback))
 
-    def asked(self, cursor: CursorFormat, interval: Interval) -> tuple[Point, Point]:
-        return _asked(cursor, interval, self.bounds)
+    def query_bounds(self, cursor: CursorFormat, interval: Interval) -> tuple[Point, Point]:
+        return _query_bounds(cursor, interval, self.bounds)
 
-    def _start(self, cursor: CursorFormat) -> Point:
+    def _start_point(self, cursor: CursorFormat) -> Point:
         if self.start is None:
             return -math.inf
-        told: Any = self.start
-        if isinstance(told, str | date) and cursor.format != "date":
-            told = _moment(told, cursor)
+        start: Any = self.start
+        if isinstance(start, str | date) and cursor.format != "date":
+            start = _start_time(start, cursor)
         try:
-            return cursor.bound(cursor.point(told))
+            return cursor.floor(cursor.point(start))
         except InvalidCursorValue as error:
-            raise ConfigError(f"TimeWindows(start={self.start!r}) is {error}") from None
+            raise ConfigError(f"TimeWindows(start={self.start!r}): start is {error}") from None
 
     def _edges(self, cursor: CursorFormat, start: Point, gap: Interval) -> Iterator[Point]:
         if self.step is None:
             return
-        step = cursor.distance(_span(self.step))
+        step = cursor.distance(_timedelta(self.step))
         number = max(1, math.floor((gap.start - start) / step))
         while (edge := start + number * step) < gap.end:
-            yield cursor.bound(edge)
+            yield cursor.floor(edge)
             number += 1
 
 
 @dataclass(frozen=True, slots=True)
 class NumberRanges:
-    """Ranges of numbers, such as of ids, from `start` to before `end`, `step` long."""
+    """Ranges of numbers, such as ids, from `start` (inclusive) to `end` (exclusive). For cursor_format "number".
+
+    Raises ConfigError for invalid values.
+    """
 
     step: float
+    """Length of a range, above 0."""
     end: float
+    """Exclusive end of the last range, at least `start`."""
     start: float = 0
+    """Inclusive start of the first range."""
     bounds: Bounds = "[)"
+    """Whether the filter of the API includes its bounds; "[]" if it includes both."""
 
     def __post_init__(self) -> None:
         _check_bounds("NumberRanges", self.bounds)
         if not self.step > 0 or not self.start <= self.end < math.inf:
-            raise ConfigError(f"{self}: a step above 0, and an end that is not before the start, are needed")
+            raise ConfigError(f"{self}: expected a step above 0 and a finite end of at least start")
 
     def intervals(self, cursor: CursorFormat, done: Intervals, now: float) -> Iterator[Interval]:
         for gap in done.gaps(self.start, self.end):
             number = max(1, math.floor((gap.start - self.start) / self.step))
             last = math.ceil((gap.end - self.start) / self.step)
-            yield from _split(gap, (self.start + one * self.step for one in range(number, last)))
+            yield from _split(gap, (self.start + index * self.step for index in range(number, last)))
 
-    def ends_at(self, cursor: CursorFormat, now: float) -> Point:
+    def end_at(self, cursor: CursorFormat, now: float) -> Point:
         return self.end
 
     def lookback_of(self, cursor: CursorFormat) -> Point:
         return 0
 
-    def asked(self, cursor: CursorFormat, interval: Interval) -> tuple[Point, Point]:
-        return _asked(cursor, interval, self.bounds)
+    def query_bounds(self, cursor: CursorFormat, interval: Interval) -> tuple[Point, Point]:
+        return _query_bounds(cursor, interval, self.bounds)
 
 
-def _asked(cursor: CursorFormat, interval: Interval, bounds: Bounds) -> tuple[Point, Point]:
-    """Where it is not certain that a value less is enough, more is asked for: what lies outside is left out."""
+def _query_bounds(cursor: CursorFormat, interval: Interval, bounds: Bounds) -> tuple[Point, Point]:
+    """The bounds for an API filter. They are wider if the cursor is not exact; the extra records are filtered out."""
     start, end = interval
     if bounds[0] == "(":
-        start = cursor.bound(start - cursor.unit)
+        start = cursor.floor(start - cursor.unit)
     if bounds[1] == "]" and cursor.is_exact:
-        end = cursor.bound(end - cursor.unit)
+        end = cursor.floor(end - cursor.unit)
     return start, end
 
 
 def _split(gap: Interval, edges: Iterable[Point]) -> Iterator[Interval]:
-    """A gap, cut where an edge lies in it."""
+    """Split a gap at the edges that lie in it."""
     start = gap.start
     for edge in edges:
         if start < edge < gap.end:
@@ -134,24 +157,27 @@ def _split(gap: Interval, edges: Iterable[Point]) -> Iterator[Interval]:
         yield Interval(start, gap.end)
 
 
-def _span(told: timedelta | float) -> timedelta:
-    return told if isinstance(told, timedelta) else timedelta(seconds=told)
+def _timedelta(value: timedelta | float) -> timedelta:
+    return value if isinstance(value, timedelta) else timedelta(seconds=value)
 
 
-def _moment(told: str | date, cursor: CursorFormat) -> datetime:
-    """A start that is written in ISO 8601, whatever the cursor's format; without offset and zone it is UTC's."""
+def _start_time(start: str | date, cursor: CursorFormat) -> datetime:
+    """A start in ISO 8601, independent of the cursor's format. Without offset and time zone it is in UTC."""
     try:
-        found = datetime.fromisoformat(told if isinstance(told, str) else told.isoformat())
+        moment = datetime.fromisoformat(start if isinstance(start, str) else start.isoformat())
     except ValueError:
-        raise ConfigError(f"start={told!r} is no time", hint='such as "2024-01-31" or "2024-01-31T12:00:00Z"') from None
-    if found.tzinfo is not None or cursor.zone is not None:
-        return found
-    return datetime.fromisoformat(f"{found.isoformat()}+00:00")
+        raise ConfigError(
+            f"TimeWindows(start={start!r}): expected a time in ISO 8601",
+            hint='such as "2024-01-31" or "2024-01-31T12:00:00Z"',
+        ) from None
+    if moment.tzinfo is not None or cursor.zone is not None:
+        return moment
+    return datetime.fromisoformat(f"{moment.isoformat()}+00:00")
 
 
-def _check_bounds(owner: str, bounds: object) -> None:
+def _check_bounds(class_name: str, bounds: object) -> None:
     if bounds not in ("[)", "[]", "(]", "()"):
         raise ConfigError(
-            f"{owner}(bounds={bounds!r}): '[)', '[]', '(]' or '()' is needed",
-            hint="'[]' where the API's filter counts both bounds in",
+            f"{class_name}(bounds={bounds!r}): expected '[)', '[]', '(]' or '()'",
+            hint="use '[]' if the API's filter includes both bounds",
         )

@@ -1,4 +1,4 @@
-"""Can anything of a stream be read with this credential, and if not, why?"""
+"""Availability of streams: whether a credential may read a stream and, if not, the reason."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from ..errors import ConfigError, HttpStatusError
 from ..models import Page
 
 Availability: TypeAlias = tuple[bool, str | None]
-"""Whether a stream is available and, where it is not, why."""
+"""Whether a stream is available, and the reason if it is not."""
 
 
-def answered(strategy: object, method: str, told: Any) -> Availability:
-    """What a strategy said. Raises ConfigError where that is not `(bool, str | None)`."""
-    match told:
+def checked_availability(strategy: object, method: str, answer: Any) -> Availability:
+    """The answer of a strategy. Raises ConfigError if it is not `(bool, str | None)`."""
+    match answer:
         case (bool() as available, str() | None as reason):
             return available, reason
         case _:
             pass
     raise ConfigError(
-        f"{type(strategy).__name__}.{method} returned {type(told).__name__}: (available, reason) is needed",
-        hint='return True, None; or False and why: return False, "the plan has no payouts"',
+        f"{type(strategy).__name__}.{method} returned {type(answer).__name__}: expected (available, reason)",
+        hint='return True, None; or False with a reason: return False, "the plan has no payouts"',
     )
 
 
 class ProbeTarget(Protocol):
-    """What a strategy may ask of the stream that it looks at."""
+    """The part of a stream that an availability strategy may use."""
 
     @property
     def name(self) -> str: ...
@@ -37,28 +37,30 @@ class ProbeTarget(Protocol):
     def parents(self) -> Sequence[ProbeTarget]: ...
 
     async def first_page(self) -> Page | None:
-        """The first page of the first slice; None where there are no slices. Asks no strategy."""
+        """The first page of the first slice, or None if there are no slices. Ignores the strategy."""
         ...
 
 
 class AvailabilityStrategy(Protocol):
-    """How to find out; `source` is the Source that the stream is read in, where there is one.
+    """Decides whether a stream is available; `source` is the Source of the stream, or None.
 
-    A strategy whose `check_availability` is its own is asked before each reading of the stream.
+    A strategy that does not inherit `check_availability` from HttpAvailabilityStrategy is called before each read.
     """
 
-    async def check_availability(self, stream: Any, logger: logging.Logger, source: Any = None) -> Availability: ...
+    async def check_availability(self, stream: Any, logger: logging.Logger, source: Any = None) -> Availability:
+        """Whether the stream is available, and the reason if it is not."""
+        ...
 
 
 class HttpAvailabilityStrategy:
-    """Asks for the first page; a status that is known to mean "not for you" says why it is not there.
+    """Requests the first page; a status such as 403 makes the stream unavailable.
 
-    While a stream is read, its first request is that question, and nothing more is asked.
-    No slices at all: unavailable. No records: available.
+    When a stream is read, its first page request serves as the check, and no extra request is sent.
+    A stream without slices is unavailable; a stream without records is available.
     """
 
     async def check_availability(self, stream: ProbeTarget, logger: logging.Logger, source: Any = None) -> Availability:
-        """Whether the stream is available. Raises what reading raises, but for the statuses that are known."""
+        """Request the first page. Raises the errors of reading, except for the statuses that mean unavailable."""
         try:
             page = await stream.first_page()
         except HttpStatusError as error:
@@ -66,35 +68,35 @@ class HttpAvailabilityStrategy:
         if page is not None:
             return True, None
         parents = " and ".join(parent.name for parent in stream.parents)
-        why = f"its parent has no records: {parents}" if parents else "it has no slices"
-        return False, f"{why}, so there is nothing to ask for"
+        reason = f"its parent has no records: {parents}" if parents else "it has no slices"
+        return False, f"{reason}, so there is nothing to request"
 
     def handle_http_error(
         self, stream: ProbeTarget, logger: logging.Logger, source: Any, error: HttpStatusError
     ) -> Availability:
-        """What an error of the first request means. Raises it again where its status is not known."""
+        """The availability after an error of the first request. Raises the error if its status has no reason."""
         reasons = self.reasons_for_unavailable_status_codes(stream, logger, source, error)
         if error.status is None or error.status not in reasons:
             raise error
-        whose = f"its parent {error.stream} " if error.stream not in (None, stream.name) else ""
-        return False, f"{whose}{error.message}. {reasons[error.status]}"
+        subject = f"its parent {error.stream} " if error.stream not in (None, stream.name) else ""
+        return False, f"{subject}{error.message}. {reasons[error.status]}"
 
     def reasons_for_unavailable_status_codes(
         self, stream: ProbeTarget, logger: logging.Logger, source: Any, error: HttpStatusError
     ) -> Mapping[int, str]:
-        """Statuses that mean that the stream is unavailable, and why; add yours to what super() returns."""
+        """Statuses that make the stream unavailable, with reasons. Override it to extend the result of super()."""
         return {403: "The credential most likely lacks a permission (a scope, a role) for this stream."}
 
 
 def strategy_of(stream: Any) -> AvailabilityStrategy | None:
-    """What a stream declares, as an attribute, a property or a method. Raises ConfigError."""
+    """The strategy of a stream, declared as an attribute, a property or a method. Raises ConfigError."""
     strategy = stream.availability_strategy
     if inspect.isroutine(strategy):
         strategy = strategy()
     if isinstance(strategy, type) or (strategy is not None and not hasattr(strategy, "check_availability")):
-        kind = strategy.__name__ if isinstance(strategy, type) else type(strategy).__name__
+        kind = f"the class {strategy.__name__}" if isinstance(strategy, type) else f"of type {type(strategy).__name__}"
         raise ConfigError(
-            f"{type(stream).__name__}.availability_strategy is {kind}: an AvailabilityStrategy is needed",
-            hint="such as HttpAvailabilityStrategy(), with its parentheses; or None",
+            f"{type(stream).__name__}.availability_strategy is {kind}: expected an AvailabilityStrategy",
+            hint="set an instance such as HttpAvailabilityStrategy(), or None",
         ).locate(stream=stream.name)
     return cast(AvailabilityStrategy | None, strategy)

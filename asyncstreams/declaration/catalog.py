@@ -1,4 +1,4 @@
-"""What is told of the streams of a Source: can they be read, and what do they give?"""
+"""Results of `Source.check` and `Source.discover`."""
 
 from __future__ import annotations
 
@@ -12,52 +12,51 @@ from ..errors import ConfigError
 T = TypeVar("T")
 
 
-def named(known: Mapping[str, T], name: object, owner: str) -> T:
-    """What has this name. Raises ConfigError with the name that was probably meant."""
+def find_named(known: Mapping[str, T], name: object, class_name: str) -> T:
+    """The value with this name. Raises ConfigError, which suggests a similar name."""
     if isinstance(name, str) and name in known:
         return known[name]
     if not isinstance(name, str):
-        hint = f'a name is needed, such as "{next(iter(known))}"; several are several arguments'
-        raise ConfigError(f"{owner} has no stream {name!r}", hint=hint)
+        hint = f'pass names such as "{next(iter(known))}", each as a separate argument'
+        raise ConfigError(f"{class_name} has no stream {name!r}", hint=hint)
     close = difflib.get_close_matches(name, known, 1, 0.6)
-    meant = f"did you mean {close[0]!r}? " if close else ""
-    raise ConfigError(f"{owner} has no stream {name!r}", hint=f"{meant}there are {', '.join(known)}")
+    suggestion = f"did you mean {close[0]!r}? " if close else ""
+    raise ConfigError(f"{class_name} has no stream {name!r}", hint=f"{suggestion}the streams are {', '.join(known)}")
 
 
 @dataclass(frozen=True, slots=True)
 class StreamDescription:
-    """What a stream gives: `json_schema` is that of one record, None where there is none.
-
-    `primary_key` is a list of paths, as the Airbyte protocol has it; empty: there is no key.
-    """
+    """The name, schema and primary key of a stream, as `Source.discover` returns it."""
 
     name: str
     json_schema: dict[str, Any] | None
+    """JSON schema of one record, or None."""
     primary_key: list[list[str]]
+    """The paths of the key fields, as in the Airbyte protocol; empty without a key."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamCheck:
-    """Whether a stream can be read and, if not, why. `has_schema` is None where nobody could look.
-
-    `failed`: asking went wrong, so that nobody knows whether the stream is available.
-    """
+    """The availability of one stream, as `Source.check` returns it."""
 
     stream: str
     available: bool
     reason: str | None
+    """The reason why the stream is not available, or None."""
     has_schema: bool | None
+    """Whether the stream has a schema; None if that is unknown."""
     failed: bool = False
+    """Whether the check itself failed, so that the availability is unknown."""
 
     def __str__(self) -> str:
         if not self.available:
             return f"{'failed' if self.failed else 'unavailable':11}  {self.reason}"
-        return "available" if self.has_schema else "available    it has no schema: records are not checked"
+        return "available" if self.has_schema else "available    without a schema, records are not validated"
 
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """One line for each stream; true when all of them can be read."""
+    """The checks of all streams, by name; true if all streams are available. `str()` gives one line per stream."""
 
     streams: tuple[StreamCheck, ...]
 
@@ -68,7 +67,7 @@ class CheckReport:
         return iter(self.streams)
 
     def __getitem__(self, name: str) -> StreamCheck:
-        return named({stream.stream: stream for stream in self.streams}, name, "the report")
+        return find_named({stream.stream: stream for stream in self.streams}, name, "the report")
 
     def __str__(self) -> str:
         width = max(len(stream.stream) for stream in self.streams)

@@ -1,4 +1,4 @@
-"""Where does an extraction go, and what does its owner want of it, whatever the format?"""
+"""Base class of all destinations: the options that they share."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .writer_protocol import DestinationWriter
 OutputMode: TypeAlias = Literal["append", "replace", "fail"] | None
 TableMode: TypeAlias = Literal["append", "replace", "upsert", "fail"] | None
 Durability: TypeAlias = Literal["full", "commit", "none"]
-_LEAST_PART = 2**20
+_MIN_PART_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class Destination(ABC):
-    """What destinations have in common; `path` is a folder, or a file."""
+    """The options that all destinations share; `path` is a folder or a file. Raises ConfigError for other values."""
 
     path: str | os.PathLike[str]
     mode: TableMode = field(default=None, kw_only=True)
@@ -28,26 +28,27 @@ class Destination(ABC):
 
     modes: ClassVar[tuple[TableMode, ...]] = ("append", "replace", "fail", None)
     needs_schema: ClassVar[bool] = False
-    """Whether it asks for what the records look like before they come."""
-    commit_size: ClassVar[int] = 8 * 2**20
-    """Bytes of lines that are worth a commit, however little time has passed."""
+    """Whether the writer needs the JSON schema of a stream before its first record."""
+    commit_bytes: ClassVar[int] = 8 * 2**20
+    """Bytes of lines that trigger a commit, however little time has passed since the last one."""
 
     def __post_init__(self) -> None:
-        self._check(mode=self.modes, fsync=("full", "commit", "none"))
+        self._check_choices(mode=self.modes, fsync=("full", "commit", "none"))
 
     @abstractmethod
-    def output(self) -> DestinationWriter:
-        """The output, which is yet to be opened."""
+    def new_writer(self) -> DestinationWriter:
+        """A writer for this destination, not opened yet."""
 
-    def _check(self, **known: tuple[Any, ...]) -> None:
-        for name, values in known.items():
+    def _check_choices(self, **allowed: tuple[Any, ...]) -> None:
+        for name, values in allowed.items():
             if getattr(self, name) not in values:
-                shown = ", ".join(repr(one) for one in values)
-                owner = type(self).__name__
-                raise ConfigError(f"{owner}({name}={getattr(self, name)!r}): one of {shown} is needed")
+                choices = ", ".join(map(repr, values))
+                raise ConfigError(f"{type(self).__name__}({name}={getattr(self, name)!r}): must be one of {choices}")
 
 
-def check_part_size(owner: Destination, size: object) -> None:
-    """Raises ConfigError for what is no size of a file."""
-    if not isinstance(size, int) or size < _LEAST_PART:
-        raise ConfigError(f"{type(owner).__name__}(part_size={size!r}): bytes, and {_LEAST_PART:,} at least")
+def check_part_size(destination: Destination, size: object) -> None:
+    """Raises ConfigError for a part size that is not an int, or below 1 MiB."""
+    if not isinstance(size, int) or size < _MIN_PART_BYTES:
+        raise ConfigError(
+            f"{type(destination).__name__}(part_size={size!r}): must be a number of bytes, at least {_MIN_PART_BYTES:,}"
+        )

@@ -1,7 +1,7 @@
-"""What is the type of a column: as a schema declares it, as values show it, and when the two do not agree? Pure.
+"""Column types: declared by a schema, inferred from values, and joined where the two disagree. Pure.
 
-A type is a JSON value: one of the names below, `[item]` for a list, `{field: type}` for an object. Where nothing else
-holds all values, "json" does: each is the text that it has in JSON.
+A type is a JSON value: one of the names below, `[item]` for a list, or `{field: type}` for an object. "json" holds any
+value, as its JSON text; it is the type where no other one fits all values.
 """
 
 from __future__ import annotations
@@ -12,140 +12,141 @@ from typing import Any, Final, TypeAlias, TypeGuard
 from .._json import as_array, as_object
 from ..errors import OutputWriteError
 
-Type: TypeAlias = Any
-NULL: Final = "null"  # nothing but nulls so far
+ColumnType: TypeAlias = Any
+NULL: Final = "null"  # only nulls so far
 BOOLEAN: Final = "boolean"
-INTEGER: Final = "integer"  # as far as a double holds each of them
+INTEGER: Final = "integer"  # within the range in which a double is exact
 BIGINT: Final = "bigint"  # 64 bits
 NUMBER: Final = "number"  # double
 TEXT: Final = "text"
 DATE: Final = "date"
-TIME: Final = "time"  # a moment, to the microsecond
+TIME: Final = "time"  # a timestamp, with microseconds
 JSON: Final = "json"
 
-EXACT = 2**53
-_SMALLEST, _LARGEST = -(2**63), 2**63 - 1
-_MOST_FIELDS = 200
-_DEEPEST = 8
+MAX_EXACT_DOUBLE = 2**53
+_MIN_BIGINT, _MAX_BIGINT = -(2**63), 2**63 - 1
+_MAX_FIELDS = 200
+_MAX_DEPTH = 8
 _SCALARS = {bool: BOOLEAN, int: INTEGER, float: NUMBER, str: TEXT}
 _DECLARED = {"boolean": BOOLEAN, "integer": INTEGER, "number": NUMBER, "string": TEXT}
 _FORMATS = {"date": DATE, "date-time": TIME}
 
 
-def is_object(kind: Type) -> TypeGuard[dict[str, Type]]:
-    """Whether it is that of objects, with the types of their fields."""
+def is_object(kind: ColumnType) -> TypeGuard[dict[str, ColumnType]]:
+    """Whether it is an object type, with the types of its fields."""
     return isinstance(kind, dict)
 
 
-def is_list(kind: Type) -> TypeGuard[list[Type]]:
-    """Whether it is that of lists, with the type of their items."""
+def is_list(kind: ColumnType) -> TypeGuard[list[ColumnType]]:
+    """Whether it is a list type, with the type of its items."""
     return isinstance(kind, list)
 
 
-def joined(one: Type, other: Type) -> Type:
+def join_types(left: ColumnType, right: ColumnType) -> ColumnType:
     """The narrowest type that holds the values of both."""
-    if one == other or other == NULL:
-        return one
-    if one == NULL:
-        return other
-    if isinstance(one, str) and isinstance(other, str):
-        both = {one, other}
+    if left == right or right == NULL:
+        return left
+    if left == NULL:
+        return right
+    if isinstance(left, str) and isinstance(right, str):
+        both = {left, right}
         if both == {INTEGER, NUMBER}:
             return NUMBER
         if both == {INTEGER, BIGINT}:
             return BIGINT
         return TEXT if both <= {TEXT, DATE, TIME} else JSON
-    if is_list(one) and is_list(other):
-        return [joined(one[0], other[0])]
-    if is_object(one) and is_object(other):
-        return {**one, **{name: joined(one.get(name, NULL), kind) for name, kind in other.items()}}
+    if is_list(left) and is_list(right):
+        return [join_types(left[0], right[0])]
+    if is_object(left) and is_object(right):
+        return {**left, **{name: join_types(left.get(name, NULL), kind) for name, kind in right.items()}}
     return JSON
 
 
-def type_of(values: Iterable[Any]) -> Type:
-    """The narrowest type that holds these values, which JSON has."""
-    some = [value for value in values if value is not None]
-    kinds = set(map(type, some))
+def type_of(values: Iterable[Any]) -> ColumnType:
+    """The narrowest type that holds these JSON values."""
+    present = [value for value in values if value is not None]
+    kinds = set(map(type, present))
     if not kinds:
         return NULL
     if kinds == {dict}:
-        return _type_of_objects(some)
+        return _type_of_objects(present)
     if kinds == {list}:
-        return [type_of(item for value in some for item in value)]
+        return [type_of(item for value in present for item in value)]
     if int in kinds and kinds <= {int, float}:
-        least, most = min(filter(_is_integer, some)), max(filter(_is_integer, some))
-        if least >= -EXACT and most <= EXACT:
+        smallest, largest = min(filter(_is_integer, present)), max(filter(_is_integer, present))
+        if smallest >= -MAX_EXACT_DOUBLE and largest <= MAX_EXACT_DOUBLE:
             return NUMBER if float in kinds else INTEGER
-        return BIGINT if float not in kinds and least >= _SMALLEST and most <= _LARGEST else JSON
+        return BIGINT if float not in kinds and smallest >= _MIN_BIGINT and largest <= _MAX_BIGINT else JSON
     return _SCALARS.get(kinds.pop(), JSON) if len(kinds) == 1 else JSON
 
 
-def settled(kind: Type, *, nested: bool = True, is_folded: bool = False, depth: int = 0) -> Type:
-    """What a column of this type is to be: objects without fields, with too many, and too deep ones are JSON.
+def finalize_type(kind: ColumnType, *, nested: bool = True, is_folded: bool = False, depth: int = 0) -> ColumnType:
+    """The type to store a column as: objects with no fields, over 200 fields or over 8 levels become JSON.
 
-    Not `nested`: so are all objects and lists. `is_folded`: so are objects with fields that differ in capitals only.
+    Without `nested` all objects and lists become JSON. With `is_folded` so do objects with an empty field name, or with
+    field names that differ only in case.
     """
     if isinstance(kind, str):
         return kind
-    if not nested or depth >= _DEEPEST:
+    if not nested or depth >= _MAX_DEPTH:
         return JSON
     if is_list(kind):
-        return [settled(kind[0], is_folded=is_folded, depth=depth + 1)]
-    if not is_object(kind) or not 0 < len(kind) <= _MOST_FIELDS:
+        return [finalize_type(kind[0], is_folded=is_folded, depth=depth + 1)]
+    if not is_object(kind) or not 0 < len(kind) <= _MAX_FIELDS:
         return JSON
     if is_folded and (len({name.casefold() for name in kind}) < len(kind) or "" in kind):
         return JSON
-    return {name: settled(field, is_folded=is_folded, depth=depth + 1) for name, field in kind.items()}
+    return {name: finalize_type(field, is_folded=is_folded, depth=depth + 1) for name, field in kind.items()}
 
 
-def declared(schema: Mapping[str, Any] | None) -> dict[str, Type]:
-    """The types of the columns of which a JSON schema says anything."""
+def declared_types(schema: Mapping[str, Any] | None) -> dict[str, ColumnType]:
+    """The types of the columns that a JSON schema describes."""
     if schema is None:
         return {}
-    found = _declared(schema, schema, 0)
+    found = _schema_type(schema, schema, 0)
     return found if is_object(found) else {}
 
 
-def _declared(schema: Any, root: Mapping[str, Any], depth: int) -> Type:
-    told = as_object(schema)
-    if not told:
+def _schema_type(schema: Any, root: Mapping[str, Any], depth: int) -> ColumnType:
+    fields = as_object(schema)
+    if not fields:
         return NULL
-    if depth > _DEEPEST:
+    if depth > _MAX_DEPTH:
         return JSON
-    if "$ref" in told:
-        return _declared(_referred(str(told["$ref"]), root), root, depth + 1)
-    for several in ("anyOf", "oneOf", "allOf"):
-        if several in told:
-            return _all([_declared(one, root, depth + 1) for one in as_array(told[several]) or ()])
-    given = told.get("type")
-    names = as_array(given) or [given]
-    if given is None and (values := as_array(told.get("enum"))) is not None:
+    if "$ref" in fields:
+        return _schema_type(_resolve_reference(str(fields["$ref"]), root), root, depth + 1)
+    for keyword in ("anyOf", "oneOf", "allOf"):
+        if keyword in fields:
+            return _join_all([_schema_type(option, root, depth + 1) for option in as_array(fields[keyword]) or ()])
+    declared = fields.get("type")
+    names = as_array(declared) or [declared]
+    if declared is None and (values := as_array(fields.get("enum"))) is not None:
         return type_of(values)
-    if given is None and "properties" in told:
+    if declared is None and "properties" in fields:
         names = ["object"]
-    return _all([_of_one(name, told, root, depth) for name in names])
+    return _join_all([_named_type(name, fields, root, depth) for name in names])
 
 
-def _of_one(name: Any, told: Mapping[str, Any], root: Mapping[str, Any], depth: int) -> Type:
+def _named_type(name: Any, fields: Mapping[str, Any], root: Mapping[str, Any], depth: int) -> ColumnType:
     if name == "object":
-        properties = as_object(told.get("properties")) or {}
-        return {field: _declared(one, root, depth + 1) for field, one in properties.items()} or NULL
+        properties = as_object(fields.get("properties")) or {}
+        return {field: _schema_type(schema, root, depth + 1) for field, schema in properties.items()} or NULL
     if name == "array":
-        return [_declared(told.get("items"), root, depth + 1)]
-    if name == "string" and told.get("airbyte_type") != "timestamp_without_timezone":
-        return _FORMATS.get(str(told.get("format")), TEXT)
+        return [_schema_type(fields.get("items"), root, depth + 1)]
+    if name == "string" and fields.get("airbyte_type") != "timestamp_without_timezone":
+        return _FORMATS.get(str(fields.get("format")), TEXT)
     return _DECLARED.get(str(name), NULL)
 
 
-def _all(kinds: Sequence[Type]) -> Type:
-    found: Type = NULL
+def _join_all(kinds: Sequence[ColumnType]) -> ColumnType:
+    found: ColumnType = NULL
     for kind in kinds:
-        found = joined(found, kind)
+        found = join_types(found, kind)
     return found
 
 
-def _referred(reference: str, root: Mapping[str, Any]) -> Any:
-    """What a reference into the schema itself leads to."""
+def _resolve_reference(reference: str, root: Mapping[str, Any]) -> Any:
+    """The part of the schema that a JSON pointer (RFC 6901) refers to; None if there is none."""
     node: Any = root
     for step in reference.removeprefix("#").strip("/").split("/"):
         name = step.replace("~1", "/").replace("~0", "~")
@@ -154,9 +155,9 @@ def _referred(reference: str, root: Mapping[str, Any]) -> Any:
     return node
 
 
-def _type_of_objects(some: Sequence[Mapping[str, Any]]) -> Type:
+def _type_of_objects(objects: Sequence[Mapping[str, Any]]) -> ColumnType:
     fields: dict[str, list[Any]] = {}
-    for value in some:
+    for value in objects:
         for name, field in value.items():
             fields.setdefault(name, []).append(field)
     return {name: type_of(values) for name, values in fields.items()}
@@ -166,8 +167,8 @@ def _is_integer(value: Any) -> bool:
     return type(value) is int
 
 
-def holds_json(kind: Type) -> bool:
-    """Whether there is JSON anywhere in it."""
+def holds_json(kind: ColumnType) -> bool:
+    """Whether the type is JSON, or contains JSON at any depth."""
     if isinstance(kind, str):
         return kind == JSON
     if is_list(kind):
@@ -175,10 +176,10 @@ def holds_json(kind: Type) -> bool:
     return is_object(kind) and any(map(holds_json, kind.values()))
 
 
-def too_many_columns(count: int, most: int) -> OutputWriteError:
-    """Of an output with columns."""
+def too_many_columns(count: int, max_columns: int) -> OutputWriteError:
+    """The error for records with more fields than a table can have columns."""
     return OutputWriteError(
-        f"its records have {count:,} different fields, and a table has {most:,} columns at most",
-        hint="fields that are named after data belong into one of their own, as an object: "
-        "parse_response can put them there; or JsonLines takes any record",
+        f"too many columns: the records have {count:,} different fields, and a table holds at most {max_columns:,}",
+        hint="if data is used as field names, move those fields into one object field in parse_response; "
+        "or use JsonLines, which accepts any record",
     )

@@ -1,4 +1,4 @@
-"""How does a ledger outlive the process: what happened, one record after the other, and now and then all of it?"""
+"""Journal of one output: an append-only file of records, and periodic snapshots of the whole ledger."""
 
 from __future__ import annotations
 
@@ -9,58 +9,59 @@ from typing import Any
 
 from .._json import as_object, decode, encode
 from ..errors import StateCorrupt, StateIncompatible
-from ..storage.filesystem import FileSystem, write_all, write_file, writing
-from ..storage.framing import CorruptData, frame, frames, is_followed
-from .ledger import Ledger, Record
+from ..storage.filesystem import FileSystem, write_all, write_errors, write_file
+from ..storage.framing import CorruptData, frame, has_frame_after, iter_frames
+from .ledger import JournalRecord, Ledger
 
 _FORMAT = 2
-_HEAD, _RECORD, _SNAPSHOT = b"H", b"J", b"S"
-_MOST_RECORDS, _SMALL = 1000, 2**20
-_KEPT = 2
+_HEADER, _RECORD, _SNAPSHOT = b"H", b"J", b"S"
+_SNAPSHOT_AFTER_RECORDS, _LARGE_SNAPSHOT_BYTES = 1000, 2**20
+_KEPT_SNAPSHOTS = 2
 
 
 class SnapshotTrigger:
-    """How much has been written after the last snapshot, and whether that is enough for the next one.
+    """Decides when the next snapshot is due: after 1,000 records.
 
-    A large one is written again when as much has come after it, so that all of them together stay in proportion.
+    After a snapshot of more than 1 MiB, as many bytes of records must have been written too, so that the cost of all
+    snapshots stays proportional to the cost of the records.
     """
 
     def __init__(self) -> None:
-        self.records = self._size = self._enough = 0
+        self.records = self._bytes = self._min_bytes = 0
 
     @property
     def is_due(self) -> bool:
-        return self.records >= _MOST_RECORDS and self._size >= self._enough
+        return self.records >= _SNAPSHOT_AFTER_RECORDS and self._bytes >= self._min_bytes
 
-    def snapshot(self, size: int) -> None:
-        """One of so many bytes has been written."""
-        self.records, self._size, self._enough = 0, 0, size if size > _SMALL else 0
+    def reset(self, size: int) -> None:
+        """Start over after a snapshot of `size` bytes."""
+        self.records, self._bytes, self._min_bytes = 0, 0, size if size > _LARGE_SNAPSHOT_BYTES else 0
 
-    def record(self, size: int) -> None:
-        """A record of so many bytes is written after it."""
+    def add_record(self, size: int) -> None:
+        """Count a record of `size` bytes."""
         self.records += 1
-        self._size += size
+        self._bytes += size
 
 
 class Journal:
-    """The journal of one output, and its snapshots: `snapshot-n` is all that was known when `journal-n` began.
+    """The journal of one output and its snapshots; `snapshot-n` is the ledger at the moment when `journal-n` began.
 
-    The last two are kept. Blocking; one caller at a time. After an error it is not used again: what is on the disk
-    then, only reading it tells.
+    The last two snapshots and their journals are kept. Blocking; one caller at a time. After an error the journal must
+    not be used again: only reading it from the disk shows what it contains.
     """
 
     def __init__(self, fs: FileSystem, folder: Path, *, synced: bool) -> None:
         self._fs, self._folder, self._synced = fs, folder, synced
-        self.number, self._since = 0, SnapshotTrigger()
+        self.number, self._trigger = 0, SnapshotTrigger()
         self._file: int | None = None
 
     def recover(self) -> Ledger:
-        """What has been committed. Raises StateCorrupt, StateIncompatible, OutputWriteError."""
+        """Everything that has been committed. Raises StateCorrupt, StateIncompatible and OutputWriteError."""
         self.number = max((_number(path) for path in self._folder.glob("snapshot-*")), default=0)
         if not self.number:
             return Ledger()  # a journal without a snapshot was never used
         try:
-            ledger = self._snapshot_of(self.number)
+            ledger = self._read_snapshot(self.number)
         except (CorruptData, FileNotFoundError) as error:
             raise self._corrupt(self._path("snapshot", self.number), error) from None
         path = self._path("journal", self.number)
@@ -71,24 +72,23 @@ class Journal:
         return ledger
 
     @property
-    def is_due(self) -> bool:
-        """Whether it is time for a snapshot."""
-        return self._since.is_due
+    def needs_snapshot(self) -> bool:
+        return self._trigger.is_due
 
-    def snapshot(self, ledger: Ledger) -> None:
-        """Write down all that is known, and begin a new journal."""
+    def write_snapshot(self, ledger: Ledger) -> None:
+        """Write the whole ledger, and begin a new journal."""
         number = self.number + 1
         journal, path = self._path("journal", number), self._path("snapshot", number)
         text = frame(_SNAPSHOT, encode({"format": _FORMAT, "number": number, "ledger": ledger.to_json()}))
-        with writing(path, len(text)):
-            # The journal is there before the snapshot that it follows: one that is missing was taken away.
+        with write_errors(path, len(text)):
+            # The journal exists before its snapshot: a missing journal was removed, and is an error.
             partial = path.with_suffix(".partial")
-            for left in (journal, partial):
+            for leftover in (journal, partial):
                 with suppress(FileNotFoundError):
-                    self._fs.unlink(left)
+                    self._fs.unlink(leftover)
             file = self._fs.create(journal)
             try:
-                write_all(self._fs, file, frame(_HEAD, encode({"format": _FORMAT, "number": number})))
+                write_all(self._fs, file, frame(_HEADER, encode({"format": _FORMAT, "number": number})))
                 if self._synced:
                     self._fs.sync(file)
                     self._fs.sync_folder(self._folder)
@@ -101,18 +101,18 @@ class Journal:
                 raise
             self.close()
             self._file, self.number = file, number
-            self._since.snapshot(len(text))
-            self._tidy()
+            self._trigger.reset(len(text))
+            self._remove_old_files()
 
-    def append(self, record: Record) -> None:
-        """It has happened, and stays so."""
+    def append(self, record: JournalRecord) -> None:
+        """Write a record; it is durable when this returns, if the journal is synced."""
         assert self._file is not None
         text = frame(_RECORD, encode(record))
-        with writing(self._path("journal", self.number), len(text)):
+        with write_errors(self._path("journal", self.number), len(text)):
             write_all(self._fs, self._file, text)
             if self._synced:
                 self._fs.sync(self._file)
-        self._since.record(len(text))
+        self._trigger.add_record(len(text))
 
     def close(self) -> None:
         if self._file is not None:
@@ -122,61 +122,64 @@ class Journal:
     def _path(self, kind: str, number: int) -> Path:
         return self._folder / f"{kind}-{number}"
 
-    def _snapshot_of(self, number: int) -> Ledger:
-        told = _only(self._path("snapshot", number).read_bytes())
-        self._check_format(told)
+    def _read_snapshot(self, number: int) -> Ledger:
+        fields = _read_single_frame(self._path("snapshot", number).read_bytes())
+        self._check_format(fields)
         try:
-            return Ledger.from_json(told["ledger"])
+            return Ledger.from_json(fields["ledger"])
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptData(str(error)) from None
 
     def _replay(self, data: bytes, ledger: Ledger) -> None:
-        """Raises Damaged; a record that was cut at the end never happened."""
-        is_begun, end = False, 0
+        """Apply all records to the ledger; a record that is cut off at the end was never committed.
+
+        Raises CorruptData.
+        """
+        has_header, end = False, 0
         try:
-            for kind, payload, end in frames(data):  # noqa: B007  where the last whole one ends
-                if is_begun:
+            for kind, payload, end in iter_frames(data):  # noqa: B007  the end of the last complete frame
+                if has_header:
                     ledger.apply(as_object(decode(payload)) or {})
-                elif kind == _HEAD:
+                elif kind == _HEADER:
                     self._check_format(as_object(decode(payload)) or {})
-                    is_begun = True
+                    has_header = True
         except CorruptData:
             pass
-        if not is_begun:
-            raise CorruptData("it does not begin as a journal")
-        if is_followed(data, _RECORD, end + 1):
-            raise CorruptData("a record in its midst is not what was written")
+        if not has_header:
+            raise CorruptData("no journal header")
+        if has_frame_after(data, _RECORD, end + 1):
+            raise CorruptData("a damaged record is followed by intact ones")
 
-    def _check_format(self, told: Mapping[str, Any]) -> None:
-        if told.get("format") != _FORMAT:
+    def _check_format(self, fields: Mapping[str, Any]) -> None:
+        if fields.get("format") != _FORMAT:
             raise StateIncompatible(
-                f"the output in {self._folder.parent} has format {told.get('format')!r}, and this version "
+                f"{self._folder.parent}: the output has format {fields.get('format')!r}, and this version "
                 f"writes {_FORMAT}",
                 field="format",
-                hint="was it written by a newer version? then go on with that one",
+                hint="use the version of asyncstreams that wrote the output, or extract to another path",
             )
 
     def _corrupt(self, path: Path, error: Exception) -> StateCorrupt:
-        """The file stays as it is."""
+        """The error for a damaged file, which is left unchanged."""
         good = next((n for n in range(self.number, 0, -1) if self._is_good(n)), None)
-        told = f"; the last good snapshot is {self._path('snapshot', good)}" if good else ""
-        why = "it is missing" if isinstance(error, FileNotFoundError) else str(error)
+        last_good = f"; the last good snapshot is {self._path('snapshot', good)}" if good else ""
+        reason = "the file is missing" if isinstance(error, FileNotFoundError) else str(error)
         return StateCorrupt(
-            f"{path} is not what was written there: {why}{told}",
-            hint="restore the folder from a copy, or remove all of the output to read everything again",
+            f"{path} is corrupt: {reason}{last_good}",
+            hint="restore the folder from a copy, or remove the whole output to read everything again",
         )
 
     def _is_good(self, number: int) -> bool:
         try:
-            self._snapshot_of(number)
+            self._read_snapshot(number)
         except (CorruptData, OSError, StateIncompatible, StateCorrupt):
             return False
         return True
 
-    def _tidy(self) -> None:
-        """Remove what is older than the last two snapshots."""
+    def _remove_old_files(self) -> None:
+        """Remove everything older than the snapshots to keep."""
         for path in (*self._folder.glob("snapshot-*"), *self._folder.glob("journal-*")):
-            if _number(path) <= self.number - _KEPT:
+            if _number(path) <= self.number - _KEPT_SNAPSHOTS:
                 with suppress(FileNotFoundError):
                     self._fs.unlink(path)
 
@@ -186,9 +189,9 @@ def _number(path: Path) -> int:
     return int(number) if number.isdigit() else 0
 
 
-def _only(data: bytes) -> Mapping[str, Any]:
-    """What the only frame of a file holds. Raises Damaged."""
-    for kind, payload, end in frames(data):
+def _read_single_frame(data: bytes) -> Mapping[str, Any]:
+    """The content of a snapshot file. Raises CorruptData."""
+    for kind, payload, end in iter_frames(data):
         if kind == _SNAPSHOT and end == len(data):
             return as_object(decode(payload)) or {}
-    raise CorruptData("it is not whole")
+    raise CorruptData("incomplete snapshot")

@@ -1,4 +1,4 @@
-"""Where do JSON lines go, and what does their owner want of them?"""
+"""JSON Lines destination."""
 
 from __future__ import annotations
 
@@ -9,20 +9,31 @@ from ..storage.filesystem import FileSystem
 from .base import Destination, OutputMode, check_part_size
 from .folder_writer import FolderWriter
 from .output_folder import OutputFolder
-from .part_files import Compression, LinesFormat, compressor
+from .part_files import Compression, LinesFormat, new_compressor
 
 
 @dataclass(frozen=True, slots=True)
 class JsonLines(Destination):
-    """A folder with one folder for each stream, of files that hold one record in each line: each record exactly once.
+    """JSON Lines files in `path`, one subfolder per stream and one record per line; each record exactly once.
 
-    mode: None appends to streams with a cursor and replaces the others, when all has been read; "append" and
-    "replace" do that to all; "fail" refuses where there is something already. A run that did not come to its end
-    is gone on with. compression: None, "gzip" or "zstd". fsync: "commit" syncs what many slices
-    brought at once, "full" each slice by itself, and "none" nothing: that survives a kill, and no loss of power.
-    part_size: bytes of a file, about, before compression. allow_credential_change: another credential may go on.
-    ignore_missing_parts: parts that were taken away are forgotten, where they are an OutputMissing else. resume: False
-    begins anew what was to be replaced, and was not read to its end.
+    A run that did not finish is resumed by the next one.
+
+    Options:
+
+    - mode (None): None appends to streams with a cursor, and replaces other streams once they have been read
+      completely. "append" or "replace" does that to all streams; "fail" raises ConfigError if a stream exists already.
+    - compression (None): None, "gzip" or "zstd".
+    - part_size (128 MiB): approximate size of a file in bytes, before compression; at least 1 MiB.
+    - fsync ("commit"): "commit" syncs once per commit, which may hold many slices; "full" commits and syncs each slice
+      by itself; "none" never syncs, which survives a kill of the process but not a loss of power.
+    - allow_credential_change (False): True accepts a run with another credential than the earlier ones.
+    - ignore_missing_parts (False): True continues without files that were removed after their commit; False raises
+      OutputMissing for them.
+    - resume (True): False starts unfinished replacements over instead of resuming them.
+    - fs: the file system operations, to be replaced in tests.
+
+    Raises ConfigError for other values, and for "zstd" if it is not installed. `extract` raises OutputLocked,
+    OutputMissing, OutputWriteError, StateCorrupt and StateIncompatible.
     """
 
     mode: OutputMode = field(default=None, kw_only=True)
@@ -33,12 +44,12 @@ class JsonLines(Destination):
 
     def __post_init__(self) -> None:
         Destination.__post_init__(self)
-        self._check(compression=(None, "gzip", "zstd"))
+        self._check_choices(compression=(None, "gzip", "zstd"))
         check_part_size(self, self.part_size)
-        compressor(self.compression)
+        new_compressor(self.compression)
 
-    def output(self) -> FolderWriter:
-        """The folder, which is yet to be opened."""
+    def new_writer(self) -> FolderWriter:
+        """A writer for the folder, not opened yet."""
         synced = self.fsync != "none"
         folder = OutputFolder(
             Path(self.path),

@@ -1,4 +1,4 @@
-"""What has been committed to an output: which parts of which stream, and how far each was read? Pure."""
+"""Ledger of one output: the committed parts and the state of each stream. Pure."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any, Literal, TypeAlias
 from ..state.stream_state import StreamState, empty_state
 
 Mode: TypeAlias = Literal["append", "replace", "upsert"]
-Record: TypeAlias = Mapping[str, Any]
-"""One line of the journal: what happened, in `do`, and to what."""
+JournalRecord: TypeAlias = Mapping[str, Any]
+"""One record of the journal: the operation is in `op`, its arguments are in the other fields."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A file that is whole and will not change: `rows` lines in `bytes` bytes.
+    """A sealed file, which no longer changes: `rows` lines in `bytes` bytes.
 
-    `temp` is its name while it is in progress. What a schema kept back is of the kind "quarantined".
+    `temp` is its name until it becomes visible. `kind` is "part", or "quarantined" for records that failed validation.
     """
 
     kind: str
@@ -31,7 +31,7 @@ class Part:
 
     @property
     def name(self) -> str:
-        """Its file's name in the folder of its stream: the same however often it is committed."""
+        """Its file name in the folder of its stream; recovery gives it the same name again."""
         return f"{self.kind}-{self.generation:06d}-{self.number:06d}{self.suffix}"
 
     def to_json(self) -> list[Any]:
@@ -40,10 +40,12 @@ class Part:
 
 @dataclass(slots=True)
 class StreamLedger:
-    """What is known of one stream.
+    """The committed parts and the state of one stream.
 
-    `parts` can be seen; those of a generation that is to take their place, `hidden`, cannot until it is whole.
-    `is_open`: it is being read, or was when the process ended. `is_read`: it has been, in the run that has not ended.
+    `parts` are visible. `hidden` are the parts of a replacement, which stay invisible until it is complete; None: there
+    is no replacement in progress. `retired` are parts to be deleted. `is_open`: the stream is being read, or its read
+    was interrupted. `is_complete`: it has been read completely at least once. `is_read`: the current run has finished
+    it.
     """
 
     identity: Mapping[str, Any]
@@ -59,27 +61,26 @@ class StreamLedger:
     state: StreamState = field(init=False)
 
     def __post_init__(self) -> None:
-        self.begin_state()
+        self.reset_state()
 
-    def begin_state(self) -> None:
-        """Nothing has been read."""
+    def reset_state(self) -> None:
+        """Replace the state by an empty one."""
         self.state = empty_state(self.identity)
 
     @property
-    def written(self) -> list[Part]:
-        """The parts of what is being written."""
+    def current_parts(self) -> list[Part]:
+        """The parts of the generation that is being written."""
         return self.parts if self.hidden is None else self.hidden
 
     @property
-    def shown_generation(self) -> int:
-        """The generation that can be seen."""
+    def visible_generation(self) -> int:
         if self.hidden is None:
             return self.generation
         return self.parts[0].generation if self.parts else self.generation - 1
 
     @property
     def visible_complete(self) -> bool:
-        """Whether what can be seen is all that there was, when it was read."""
+        """Whether the visible parts hold all records that existed when they were read."""
         return self.is_complete and (self.hidden is not None or not self.is_open)
 
     def to_json(self) -> dict[str, Any]:
@@ -97,35 +98,35 @@ class StreamLedger:
         }
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> StreamLedger:
-        hidden = told["hidden"]
-        one = cls(
-            told["identity"],
-            told["mode"],
-            told["generation"],
-            told["next_part"],
-            _parts(told["parts"]),
-            None if hidden is None else _parts(hidden),
-            is_open=told["is_open"],
-            is_complete=told["complete"],
-            is_read=told["is_read"],
+    def from_json(cls, fields: Mapping[str, Any]) -> StreamLedger:
+        hidden = fields["hidden"]
+        stream = cls(
+            fields["identity"],
+            fields["mode"],
+            fields["generation"],
+            fields["next_part"],
+            _parts_from_json(fields["parts"]),
+            None if hidden is None else _parts_from_json(hidden),
+            is_open=fields["is_open"],
+            is_complete=fields["complete"],
+            is_read=fields["is_read"],
         )
-        one.state.read_json(told["state"])
-        return one
+        stream.state.merge_json(fields["state"])
+        return stream
 
 
 class Ledger:
-    """All that has been committed. The same records in the same order give the same ledger."""
+    """Everything that has been committed. The same records in the same order always give the same ledger."""
 
     def __init__(self) -> None:
         self.salt = ""
-        """Makes what tells credentials apart this output's own."""
+        """Salt of the credential fingerprints, so that those of two outputs cannot be compared."""
         self.streams: dict[str, StreamLedger] = {}
         self.names: Sequence[str] = ()
-        """What the run reads that has not come to its end; empty where there is none."""
+        """The streams of the unfinished run; empty if there is none."""
 
-    def apply(self, record: Record) -> None:
-        """One more thing has happened. Raises KeyError, TypeError and ValueError for what no journal says."""
+    def apply(self, record: JournalRecord) -> None:
+        """Apply one journal record. Raises KeyError, TypeError or ValueError for a record that is not valid."""
         match record["op"]:
             case "begin":
                 self._begin(record)
@@ -137,78 +138,78 @@ class Ledger:
                 self._finish(self.streams[record["stream"]], record.get("parents", {}))
             case "end":
                 self.names = ()
-                for one in self.streams.values():
-                    one.is_read = False
+                for stream in self.streams.values():
+                    stream.is_read = False
             case other:
-                raise ValueError(f"nobody knows how to {other}")
+                raise ValueError(f"unknown journal operation {other!r}")
 
-    def forget(self, missing: Mapping[str, Sequence[Part]]) -> None:
-        """Parts that somebody has taken away are nobody's any more."""
+    def forget_parts(self, missing: Mapping[str, Sequence[Part]]) -> None:
+        """Remove parts whose files were deleted by another program."""
         for name, parts in missing.items():
-            one = self.streams[name]
-            one.parts = [part for part in one.parts if part not in parts]
-            if one.hidden is not None:
-                one.hidden = [part for part in one.hidden if part not in parts]
+            stream = self.streams[name]
+            stream.parts = [part for part in stream.parts if part not in parts]
+            if stream.hidden is not None:
+                stream.hidden = [part for part in stream.hidden if part not in parts]
 
     def to_json(self) -> dict[str, Any]:
-        streams = {name: one.to_json() for name, one in self.streams.items()}
+        streams = {name: stream.to_json() for name, stream in self.streams.items()}
         return {"salt": self.salt, "names": list(self.names), "streams": streams}
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> Ledger:
-        """Raises KeyError, TypeError, ValueError and StateCorrupt for what `to_json` did not tell."""
+    def from_json(cls, fields: Mapping[str, Any]) -> Ledger:
+        """The inverse of `to_json`. Raises KeyError, TypeError, ValueError and StateCorrupt for anything else."""
         ledger = cls()
-        ledger.salt, ledger.names = told["salt"], told["names"]
-        ledger.streams = {name: StreamLedger.from_json(one) for name, one in told["streams"].items()}
+        ledger.salt, ledger.names = fields["salt"], fields["names"]
+        ledger.streams = {name: StreamLedger.from_json(stream) for name, stream in fields["streams"].items()}
         return ledger
 
-    def _begin(self, record: Record) -> None:
+    def _begin(self, record: JournalRecord) -> None:
         if self.names != record["names"]:
-            for one in self.streams.values():
-                one.is_read = False
+            for stream in self.streams.values():
+                stream.is_read = False
         self.names = record["names"]
-        for name, told in record["streams"].items():
-            identity, mode = told["identity"], told["mode"]
+        for name, entry in record["streams"].items():
+            identity, mode = entry["identity"], entry["mode"]
             known = self.streams.get(name)
             if known is None:
                 self.streams[name] = StreamLedger(identity, mode)
                 continue
             known.identity, known.mode, known.is_open = identity, mode, True
             if mode == "replace":
-                # What nobody has seen whole need not be kept until there is something better.
+                # An unfinished replacement has never been visible, so it is deleted at once.
                 known.retired += known.hidden or ()
                 known.generation, known.next_part = known.generation + 1, 1
                 known.hidden = []
-                known.begin_state()
+                known.reset_state()
 
-    def _commit(self, record: Record) -> None:
-        for name, told in record["streams"].items():
-            one = self.streams[name]
-            if "identity" in told:
-                one.identity = told["identity"]
-            parts = _parts(told.get("parts", ()))
-            one.written.extend(parts)
-            one.next_part += len(parts)
-            one.state.lookback = told.get("lookback", 0)
-            for delta in told.get("deltas", ()):
-                one.state.apply(one.state.delta_from(delta))
+    def _commit(self, record: JournalRecord) -> None:
+        for name, entry in record["streams"].items():
+            stream = self.streams[name]
+            if "identity" in entry:
+                stream.identity = entry["identity"]
+            parts = _parts_from_json(entry.get("parts", ()))
+            stream.current_parts.extend(parts)
+            stream.next_part += len(parts)
+            stream.state.lookback = entry.get("lookback", 0)
+            for delta in entry.get("deltas", ()):
+                stream.state.apply(stream.state.delta_from_json(delta))
 
-    def _rewrite(self, one: StreamLedger, told: Sequence[Sequence[Any]], instead: set[str]) -> None:
-        parts = _parts(told)
-        one.retired += [part for part in one.written if part.name in instead]
-        one.written[:] = [part for part in one.written if part.name not in instead] + parts
-        one.next_part += len(parts)
+    def _rewrite(self, stream: StreamLedger, new: Sequence[Sequence[Any]], replaced: set[str]) -> None:
+        parts = _parts_from_json(new)
+        stream.retired += [part for part in stream.current_parts if part.name in replaced]
+        stream.current_parts[:] = [part for part in stream.current_parts if part.name not in replaced] + parts
+        stream.next_part += len(parts)
 
-    def _finish(self, one: StreamLedger, told: Mapping[str, Any]) -> None:
-        if one.hidden is not None:
-            one.retired += one.parts
-            one.parts, one.hidden = one.hidden, None
-        one.is_open, one.is_complete, one.is_read = False, True, True
-        parents = empty_state(one.identity).parents if told else {}
+    def _finish(self, stream: StreamLedger, parent_states: Mapping[str, Any]) -> None:
+        if stream.hidden is not None:
+            stream.retired += stream.parts
+            stream.parts, stream.hidden = stream.hidden, None
+        stream.is_open, stream.is_complete, stream.is_read = False, True, True
+        parents = empty_state(stream.identity).parents if parent_states else {}
         for name, parent in parents.items():
-            parent.read_json(told.get(name, ()))
-        one.state.begin_anew(parents)
+            parent.merge_json(parent_states.get(name, ()))
+        stream.state.restart(parents)
 
 
-def _parts(told: Sequence[Sequence[Any]]) -> list[Part]:
-    return [Part(*one) for one in told]
+def _parts_from_json(parts: Sequence[Sequence[Any]]) -> list[Part]:
+    return [Part(*fields) for fields in parts]

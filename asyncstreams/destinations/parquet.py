@@ -1,4 +1,4 @@
-"""How do records become Parquet files, of which all parts have the same columns when a stream has been read?"""
+"""Parquet destination; all parts of a stream have the same columns once it has been read completely."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any, ClassVar, Literal, TypeAlias, cast
 
 from .._json import decode, encode
 from ..errors import ConfigError, OutputMissing
-from ..storage.filesystem import FileSystem, write_all, writing
-from .arrow_columns import Columns, needed
+from ..storage.filesystem import FileSystem, write_all, write_errors
+from .arrow_columns import Columns, import_pyarrow
 from .base import Destination, OutputMode, check_part_size
-from .column_types import Type
+from .column_types import ColumnType
 from .folder_writer import FolderWriter
 from .output_folder import OutputFolder
 from .part_files import LinesFormat, NewPath, PartInfo, PartInProgress
@@ -24,20 +24,37 @@ from .writer_protocol import StreamSchema
 
 ParquetCompression: TypeAlias = Literal["zstd", "snappy", "gzip"] | None
 Nested: TypeAlias = Literal["struct", "json"]
-_TYPES = b"asyncstreams"
-_LARGE = 16 * 2**20
-"""Bytes of a row group that is written though it has not all of its rows."""
+_TYPES_KEY = b"asyncstreams"
+_MAX_ROW_GROUP_BYTES = 16 * 2**20
+"""Buffered bytes from which on a row group is written before it has all its rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parquet(Destination):
-    """A folder with one folder for each stream, of Parquet files: each record exactly once. Needs pyarrow.
+    """Parquet files in `path`, one subfolder per stream; each record exactly once. Requires pyarrow.
 
-    Types are those of the stream's JSON schema, where it has one, and else what the records show; where they do not
-    agree a column becomes as wide as it must be, and parts that are there already are written again when the stream
-    has been read: then all have the same columns. nested: "struct" gives objects and lists types of their own, "json"
-    makes them JSON text. compression: "zstd", "snappy", "gzip" or None. row_group_size: rows, at most. part_size:
-    bytes of a file, about. The others are those of JsonLines.
+    A run that did not finish is resumed by the next one. Column types come from the stream's JSON schema, and for
+    fields that it does not describe from the records. If values do not fit, the column is widened. Parts with narrower
+    columns are rewritten once the stream has been read completely; then all parts have the same columns.
+
+    Options:
+
+    - mode (None): None appends to streams with a cursor, and replaces other streams once they have been read
+      completely. "append" or "replace" does that to all streams; "fail" raises ConfigError if a stream exists already.
+    - compression ("zstd"): "zstd", "snappy", "gzip" or None.
+    - nested ("struct"): "struct" gives objects and lists Parquet types of their own; "json" stores them as JSON text.
+    - row_group_size (131,072): maximum number of rows in a row group; at least 1.
+    - part_size (128 MiB): approximate size of a file in bytes; at least 1 MiB.
+    - fsync ("commit"): "commit" syncs once per commit, which may hold many slices; "full" commits and syncs each slice
+      by itself; "none" never syncs, which survives a kill of the process but not a loss of power.
+    - allow_credential_change (False): True accepts a run with another credential than the earlier ones.
+    - ignore_missing_parts (False): True continues without files that were removed after their commit; False raises
+      OutputMissing for them.
+    - resume (True): False starts unfinished replacements over instead of resuming them.
+    - fs: the file system operations, to be replaced in tests.
+
+    Raises ConfigError for other values, and if pyarrow is not installed. `extract` raises OutputLocked, OutputMissing,
+    OutputWriteError, StateCorrupt and StateIncompatible.
     """
 
     mode: OutputMode = field(default=None, kw_only=True)
@@ -49,19 +66,19 @@ class Parquet(Destination):
     fs: FileSystem = field(default_factory=FileSystem, kw_only=True, repr=False, compare=False)
 
     needs_schema: ClassVar[bool] = True
-    commit_size: ClassVar[int] = 64 * 2**20  # what reads Parquet wants few parts, with large row groups
+    commit_bytes: ClassVar[int] = 64 * 2**20  # readers of Parquet prefer few parts with large row groups
 
     def __post_init__(self) -> None:
         Destination.__post_init__(self)
-        self._check(compression=("zstd", "snappy", "gzip", None), nested=("struct", "json"))
+        self._check_choices(compression=("zstd", "snappy", "gzip", None), nested=("struct", "json"))
         check_part_size(self, self.part_size)
         size: object = self.row_group_size
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-            raise ConfigError(f"Parquet(row_group_size={size!r}): a number of rows from 1 is needed")
-        needed("parquet")
+            raise ConfigError(f"Parquet(row_group_size={size!r}): must be a number of rows, at least 1")
+        import_pyarrow("parquet")
 
-    def output(self) -> FolderWriter:
-        """The folder, which is yet to be opened."""
+    def new_writer(self) -> FolderWriter:
+        """A writer for the folder, not opened yet."""
         synced = self.fsync != "none"
         folder = OutputFolder(
             Path(self.path), self.fs, ParquetFormat(self), synced=synced, ignore_missing_parts=self.ignore_missing_parts
@@ -70,43 +87,43 @@ class Parquet(Destination):
 
 
 class ParquetFormat:
-    """See `PartFormat`. What a schema keeps back has no types, and stays in lines."""
+    """PartFormat of Parquet files. Quarantined records have no types, and are written as JSON lines."""
 
     manifest = "_manifest.json"
 
-    def __init__(self, to: Parquet) -> None:
-        self._to, self._lines = to, LinesFormat(to.fs, None)
+    def __init__(self, options: Parquet) -> None:
+        self._options, self._lines = options, LinesFormat(options.fs, None)
         self._parquet: Any = import_module("pyarrow.parquet")
         self._columns: dict[str, Columns] = {}
 
-    def describe(self, stream: str, shape: StreamSchema) -> None:
-        declared = Columns.declared(shape.schema, nested=self._to.nested == "struct")
+    def describe_stream(self, stream: str, schema: StreamSchema) -> None:
+        columns = Columns.from_schema(schema.schema, nested=self._options.nested == "struct")
         if stream in self._columns:
-            declared.widen(self._columns[stream].types)
-        self._columns[stream] = declared
+            columns.widen(self._columns[stream].types)
+        self._columns[stream] = columns
 
     def suffix(self, kind: str) -> str:
         return ".parquet" if kind == "part" else self._lines.suffix(kind)
 
-    def learn(self, stream: str, parts: Iterable[Path]) -> None:
+    def observe_parts(self, stream: str, parts: Iterable[Path]) -> None:
         for part in parts:
             self._columns_of(stream).widen(self._types_of(part))
 
-    def part(self, stream: str, kind: str, new_path: NewPath) -> PartInProgress:
+    def new_part(self, stream: str, kind: str, new_path: NewPath) -> PartInProgress:
         if kind != "part":
-            return self._lines.part(stream, kind, new_path)
-        return ParquetPart(self._to, self._columns_of(stream), new_path)
+            return self._lines.new_part(stream, kind, new_path)
+        return ParquetPart(self._options, self._columns_of(stream), new_path)
 
     def is_outdated(self, stream: str, part: Path) -> bool:
         types = self._types_of(part)
         return list(types.items()) != list(self._columns_of(stream).types.items())
 
-    def rewritten(self, stream: str, part: Path, new_path: NewPath, *, synced: bool) -> PartInfo:
+    def rewrite_part(self, stream: str, part: Path, new_path: NewPath, *, synced: bool) -> PartInfo:
         columns, types = self._columns_of(stream), self._types_of(part)
-        new = ParquetFile(self._to, columns, new_path())
+        new = ParquetFile(self._options, columns, new_path())
         try:
             with self._parquet.ParquetFile(part) as file:
-                for batch in file.iter_batches(self._to.row_group_size):
+                for batch in file.iter_batches(self._options.row_group_size):
                     new.write(columns.recast(import_module("pyarrow").Table.from_batches([batch]), types))
         except BaseException:
             new.abandon()
@@ -115,145 +132,147 @@ class ParquetFormat:
 
     def _columns_of(self, stream: str) -> Columns:
         if stream not in self._columns:
-            self._columns[stream] = Columns({}, nested=self._to.nested == "struct")
+            self._columns[stream] = Columns({}, nested=self._options.nested == "struct")
         return self._columns[stream]
 
-    def _types_of(self, part: Path) -> Mapping[str, Type]:
-        """Raises OutputMissing for a file that is not what was written."""
+    def _types_of(self, part: Path) -> Mapping[str, ColumnType]:
+        """The column types stored in a part. Raises OutputMissing if they cannot be read."""
         try:
             metadata: Any = self._parquet.read_metadata(part).metadata or {}
-            found: bytes = metadata[_TYPES]
+            found: bytes = metadata[_TYPES_KEY]
         except (OSError, KeyError, import_module("pyarrow").ArrowInvalid) as error:
             raise OutputMissing(
-                f"{part}: committed, and not what was written there: {error}", hint="restore it from a copy"
+                f"{part}: committed, but changed since then: {error}", hint="restore the file from a copy"
             ) from None
-        return cast(Mapping[str, Type], decode(found))
+        return cast(Mapping[str, ColumnType], decode(found))
 
 
 class ParquetPart:
-    """See `PartInProgress`: rows that wait for their row group, and the file that has those before them.
+    """PartInProgress of Parquet files: rows buffered for the next row group, and the file of the earlier rows.
 
-    Another file begins where the columns have changed meanwhile.
+    When the columns change, the rows after that go into another file.
     """
 
-    def __init__(self, to: Parquet, columns: Columns, new_path: NewPath) -> None:
-        self._to, self._columns, self._new_path = to, columns, new_path
+    def __init__(self, options: Parquet, columns: Columns, new_path: NewPath) -> None:
+        self._options, self._columns, self._new_path = options, columns, new_path
         self._pa: Any = import_module("pyarrow")
-        self._held: list[tuple[Any, Mapping[str, Type]]] = []
-        self._held_rows = self._held_bytes = 0
+        self._buffer: list[tuple[Any, Mapping[str, ColumnType]]] = []
+        self._buffered_rows = self._buffered_bytes = 0
         self._file: ParquetFile | None = None
-        self._whole: list[ParquetFile] = []
+        self._complete: list[ParquetFile] = []
         self.size = 0
 
     def write(self, data: bytes, rows: int) -> None:
         table = self._columns.table(data)
-        self._held.append((table, self._columns.types))
-        self._held_rows += table.num_rows
-        self._held_bytes += table.nbytes
-        if self._held_rows >= self._to.row_group_size or self._held_bytes >= _LARGE:
+        self._buffer.append((table, self._columns.types))
+        self._buffered_rows += table.num_rows
+        self._buffered_bytes += table.nbytes
+        if self._buffered_rows >= self._options.row_group_size or self._buffered_bytes >= _MAX_ROW_GROUP_BYTES:
             self._flush()
 
     def seal(self, *, synced: bool) -> list[PartInfo]:
         self._flush()
-        files = [*self._whole, *([] if self._file is None else [self._file])]
-        return [file.seal(synced=synced) for file in files]
+        return [file.seal(synced=synced) for file in self._files()]
 
     def abandon(self) -> None:
-        for file in (*self._whole, *([] if self._file is None else [self._file])):
+        for file in self._files():
             file.abandon()
 
+    def _files(self) -> list[ParquetFile]:
+        return [*self._complete, *([] if self._file is None else [self._file])]
+
     def _flush(self) -> None:
-        if not self._held:
+        if not self._buffer:
             return
         types = self._columns.types
-        tables = [table if known == types else self._columns.recast(table, known) for table, known in self._held]
-        self._held, self._held_rows, self._held_bytes = [], 0, 0
+        tables = [table if known == types else self._columns.recast(table, known) for table, known in self._buffer]
+        self._buffer, self._buffered_rows, self._buffered_bytes = [], 0, 0
         if self._file is not None and self._file.types != types:
-            self._whole.append(self._file)
+            self._complete.append(self._file)
             self._file = None
         if self._file is None:
-            self._file = ParquetFile(self._to, self._columns, self._new_path())
+            self._file = ParquetFile(self._options, self._columns, self._new_path())
         self._file.write(self._pa.concat_tables(tables))
-        self.size = sum(file.bytes for file in (*self._whole, self._file))
+        self.size = sum(file.bytes for file in (*self._complete, self._file))
 
 
 class ParquetFile:
-    """One file in progress, of columns that do not change any more. Raises OutputWriteError."""
+    """One file in progress, whose columns are final. Raises OutputWriteError."""
 
-    def __init__(self, to: Parquet, columns: Columns, path: Path) -> None:
-        self._to, self._path, self.types = to, path, columns.types
+    def __init__(self, options: Parquet, columns: Columns, path: Path) -> None:
+        self._options, self._path, self.types = options, path, columns.types
         self.rows = 0
-        schema = columns.schema.with_metadata({_TYPES: encode(self.types)})
-        with writing(path), ExitStack() as undo:
-            self._sink = _Sink(to.fs, path)
-            undo.callback(self._sink.end)
+        schema = columns.arrow_schema.with_metadata({_TYPES_KEY: encode(self.types)})
+        with write_errors(path), ExitStack() as cleanup:
+            self._file = _OutputFile(options.fs, path)
+            cleanup.callback(self._file.close_file)
             self._writer: Any = import_module("pyarrow.parquet").ParquetWriter(
-                self._sink, schema, compression=to.compression or "none", store_schema=True
+                self._file, schema, compression=options.compression or "none", store_schema=True
             )
-            undo.pop_all()
+            cleanup.pop_all()
 
     @property
     def bytes(self) -> int:
-        return self._sink.size
+        return self._file.size
 
     def write(self, table: Any) -> None:
-        """Some row groups."""
-        with writing(self._path, table.nbytes):
-            self._writer.write_table(table, row_group_size=self._to.row_group_size)
+        """Append the rows of a table, as one row group or more."""
+        with write_errors(self._path, table.nbytes):
+            self._writer.write_table(table, row_group_size=self._options.row_group_size)
         self.rows += table.num_rows
 
     def seal(self, *, synced: bool) -> PartInfo:
-        """It is whole."""
-        with writing(self._path, self.bytes):
+        """Close the file."""
+        with write_errors(self._path, self.bytes):
             try:
                 self._writer.close()
                 if synced:
-                    self._sink.sync()
+                    self._file.sync()
             finally:
-                self._sink.end()
-        return PartInfo(self._path.name, self.rows, self.bytes, self._sink.digest.hexdigest())
+                self._file.close_file()
+        return PartInfo(self._path.name, self.rows, self.bytes, self._file.digest.hexdigest())
 
     def abandon(self) -> None:
-        """Nobody wants it any more."""
-        self._sink.is_wanted = False
+        """Close and remove the file."""
+        self._file.is_abandoned = True
         with suppress(Exception):
             self._writer.close()
         with suppress(OSError):
-            self._sink.end()
+            self._file.close_file()
         with suppress(OSError):
-            self._to.fs.unlink(self._path)
+            self._options.fs.unlink(self._path)
 
 
-class _Sink(io.RawIOBase):
-    """What pyarrow writes into: a new file, through which everything passes that is done to the disk."""
+class _OutputFile(io.RawIOBase):
+    """A new file for pyarrow, whose operations all go through a FileSystem."""
 
     def __init__(self, fs: FileSystem, path: Path) -> None:
-        self._fs, self._file = fs, fs.create(path)
+        self._fs, self._descriptor = fs, fs.create(path)
         self.digest = hashlib.sha256()
         self.size = 0
-        self.is_wanted = True
+        self.is_abandoned = False
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any, /) -> int:
-        text = bytes(data)
-        if self.is_wanted:
-            write_all(self._fs, self._file, text)
-            self.digest.update(text)
-            self.size += len(text)
-        return len(text)
+        content = bytes(data)
+        if not self.is_abandoned:
+            write_all(self._fs, self._descriptor, content)
+            self.digest.update(content)
+            self.size += len(content)
+        return len(content)
 
     def tell(self) -> int:
         return self.size
 
     def close(self) -> None:
-        """Whoever has opened it ends it."""
+        """Does nothing when pyarrow calls it: the owner calls `close_file`."""
 
     def sync(self) -> None:
-        self._fs.sync(self._file)
+        self._fs.sync(self._descriptor)
 
-    def end(self) -> None:
-        if self._file >= 0:
-            file, self._file = self._file, -1
-            self._fs.close(file)
+    def close_file(self) -> None:
+        if self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1
+            self._fs.close(descriptor)

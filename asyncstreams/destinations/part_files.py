@@ -1,4 +1,4 @@
-"""How is a part written: into a file that nobody sees, counted, compressed, and then sealed?"""
+"""Part files: counted, hashed and compressed while they are written, then sealed."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, cast
 
 from ..errors import ConfigError
-from ..storage.filesystem import FileSystem, write_all, writing
+from ..storage.filesystem import FileSystem, write_all, write_errors
 from .writer_protocol import StreamSchema
 
 Compression: TypeAlias = Literal["gzip", "zstd"] | None
-_GZIP = zlib.MAX_WBITS | 16
+_GZIP_WBITS = zlib.MAX_WBITS | 16
 _GZIP_LEVEL = 6
 _SUFFIXES = {None: ".jsonl", "gzip": ".jsonl.gz", "zstd": ".jsonl.zst"}
 
 
 class Compressor(Protocol):
-    """What makes fewer bytes of many: zlib's, and zstandard's."""
+    """A streaming compressor: that of zlib or zstd."""
 
     def compress(self, data: bytes, /) -> bytes: ...
 
@@ -30,7 +30,7 @@ class Compressor(Protocol):
 
 
 class PartInfo(NamedTuple):
-    """What is in a part that will not change any more."""
+    """A sealed part: its temporary name, and what it contains."""
 
     temp: str
     rows: int
@@ -39,58 +39,61 @@ class PartInfo(NamedTuple):
 
 
 class PartInProgress(Protocol):
-    """A part that nobody sees yet, of about `size` bytes. Blocking; one caller at a time. Raises OutputWriteError."""
+    """A part that is being written and not visible yet, of about `size` bytes.
+
+    Blocking; one caller at a time. Raises OutputWriteError.
+    """
 
     size: int
 
     def write(self, data: bytes, rows: int) -> None:
-        """So many lines, each with its end."""
+        """Append `rows` complete lines."""
         ...
 
     def seal(self, *, synced: bool) -> Sequence[PartInfo]:
-        """It is whole, and may have become several files."""
+        """Close the part, which may consist of several files."""
         ...
 
     def abandon(self) -> None:
-        """Nobody wants it any more."""
+        """Close and remove the part."""
         ...
 
 
 NewPath: TypeAlias = Callable[[], Path]
-"""The path of a file that is not there."""
+"""Returns the path of a file that does not exist."""
 
 
 class PartFormat(Protocol):
-    """What is in the parts of a folder."""
+    """The file format of the parts in a folder."""
 
     manifest: str
-    """The name of the file that names the parts: what reads a whole folder of such parts passes over it."""
+    """The name of the manifest file; tools that read a whole folder of such parts must skip it."""
 
-    def describe(self, stream: str, shape: StreamSchema) -> None:
-        """Comes before the first part of a stream."""
+    def describe_stream(self, stream: str, schema: StreamSchema) -> None:
+        """Accept the schema of a stream; called before its first part."""
         ...
 
     def suffix(self, kind: str) -> str:
-        """How the names of such parts end."""
+        """The file name suffix of parts of this kind."""
         ...
 
-    def learn(self, stream: str, parts: Iterable[Path]) -> None:
-        """What has been written already of what is being written; comes before the first new part."""
+    def observe_parts(self, stream: str, parts: Iterable[Path]) -> None:
+        """Take note of the parts of the current generation that exist already; called before the first new part."""
         ...
 
-    def part(self, stream: str, kind: str, new_path: NewPath) -> PartInProgress: ...
+    def new_part(self, stream: str, kind: str, new_path: NewPath) -> PartInProgress: ...
 
     def is_outdated(self, stream: str, part: Path) -> bool:
-        """Whether what came later made another form of it necessary."""
+        """Whether later parts have columns that this one lacks, so that it must be rewritten."""
         ...
 
-    def rewritten(self, stream: str, part: Path, new_path: NewPath, *, synced: bool) -> PartInfo:
-        """The same in the form that is necessary now."""
+    def rewrite_part(self, stream: str, part: Path, new_path: NewPath, *, synced: bool) -> PartInfo:
+        """Write the records of a part to a new file with the current columns."""
         ...
 
 
 class LinesFormat:
-    """JSON lines: what comes is what is written."""
+    """JSON Lines: chunks are written as they are."""
 
     manifest = "manifest.json"
 
@@ -98,50 +101,50 @@ class LinesFormat:
         self._fs = fs
         self._compression: Compression = compression
 
-    def describe(self, stream: str, shape: StreamSchema) -> None:
-        """Any record has a line."""
+    def describe_stream(self, stream: str, schema: StreamSchema) -> None:
+        """Does nothing: lines need no schema."""
 
     def suffix(self, kind: str) -> str:
         return _SUFFIXES[self._compression]
 
-    def learn(self, stream: str, parts: Iterable[Path]) -> None:
-        """Lines say nothing of other lines."""
+    def observe_parts(self, stream: str, parts: Iterable[Path]) -> None:
+        """Does nothing: lines do not depend on earlier lines."""
 
-    def part(self, stream: str, kind: str, new_path: NewPath) -> PartInProgress:
+    def new_part(self, stream: str, kind: str, new_path: NewPath) -> PartInProgress:
         return PartFile(self._fs, new_path(), self._compression)
 
     def is_outdated(self, stream: str, part: Path) -> bool:
         return False
 
-    def rewritten(self, stream: str, part: Path, new_path: NewPath, *, synced: bool) -> PartInfo:
-        raise AssertionError("no line is outdated")
+    def rewrite_part(self, stream: str, part: Path, new_path: NewPath, *, synced: bool) -> PartInfo:
+        raise AssertionError("a part of lines is never outdated")
 
 
 class PartFile:
-    """A file in progress, of `bytes` bytes, and of `size` before they are compressed.
+    """A file in progress: `bytes` on disk so far, `size` before compression.
 
     Blocking; one caller at a time. Raises OutputWriteError.
     """
 
     def __init__(self, fs: FileSystem, path: Path, compression: Compression) -> None:
         self._fs, self._path = fs, path
-        self._compressor = compressor(compression)
+        self._compressor = new_compressor(compression)
         self._digest = hashlib.sha256()
         self.rows = self.bytes = self.size = 0
-        with writing(path):
+        with write_errors(path):
             self._file = fs.create(path)
 
     def write(self, data: bytes, rows: int) -> None:
-        """So many lines, each with its end."""
-        self._put(data if self._compressor is None else self._compressor.compress(data))
+        """Append `rows` complete lines."""
+        self._append(data if self._compressor is None else self._compressor.compress(data))
         self.rows += rows
         self.size += len(data)
 
     def seal(self, *, synced: bool) -> Sequence[PartInfo]:
-        """It is whole."""
+        """Close the file."""
         if self._compressor is not None:
-            self._put(self._compressor.flush())
-        with writing(self._path, self.bytes):
+            self._append(self._compressor.flush())
+        with write_errors(self._path, self.bytes):
             try:
                 if synced:
                     self._fs.sync(self._file)
@@ -150,33 +153,35 @@ class PartFile:
         return [PartInfo(self._path.name, self.rows, self.bytes, self._digest.hexdigest())]
 
     def abandon(self) -> None:
-        """Nobody wants it any more."""
+        """Close and remove the file."""
         with suppress(OSError):
             self._fs.close(self._file)
         with suppress(OSError):
             self._fs.unlink(self._path)
 
-    def _put(self, data: bytes) -> None:
+    def _append(self, data: bytes) -> None:
         if data:
-            with writing(self._path, len(data)):
+            with write_errors(self._path, len(data)):
                 write_all(self._fs, self._file, data)
             self._digest.update(data)
             self.bytes += len(data)
 
 
-def compressor(compression: Compression) -> Compressor | None:
-    """Raises ConfigError for zstd where nothing can do it."""
+def new_compressor(compression: Compression) -> Compressor | None:
+    """A new compressor, or None. Raises ConfigError for "zstd" if no package provides it."""
     if compression is None:
         return None
     if compression == "gzip":
-        return zlib.compressobj(_GZIP_LEVEL, wbits=_GZIP)
-    module = next((name for name in ("compression.zstd", "backports.zstd") if _is_there(name)), None)
+        return zlib.compressobj(_GZIP_LEVEL, wbits=_GZIP_WBITS)
+    module = next((name for name in ("compression.zstd", "backports.zstd") if _is_installed(name)), None)
     if module is None:
-        raise ConfigError("zstd is not installed", hint="pip install 'asyncstreams[zstd]', or compression='gzip'")
+        raise ConfigError(
+            "zstd is not installed", hint="run pip install 'asyncstreams[zstd]', or use compression='gzip'"
+        )
     return cast(Compressor, cast(Any, import_module(module)).ZstdCompressor())
 
 
-def _is_there(module: str) -> bool:
+def _is_installed(module: str) -> bool:
     with suppress(ModuleNotFoundError):
         return find_spec(module) is not None
     return False

@@ -1,4 +1,4 @@
-"""What must somebody else's destination be able to do?"""
+"""Protocol of custom sinks: destinations that the user writes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from ..models import Page
 
 @runtime_checkable
 class Sink(Protocol):
-    """A destination of one's own: `await source.extract(to=sink, state=State.load("state.json"))`.
+    """A custom destination: `await source.extract(to=sink, state=State.load("state.json"))`.
 
-    When `write` has returned the page is safe, and the state moves past it; when the process ends before that is
-    written down, the page comes again, with the same `batch_id`: at least once. Pages come one after the other;
-    those of one slice in order. What `write` raises ends the extraction, and leaves as it is.
+    Delivery is at least once. When `write` returns, the page counts as stored and the state advances past it. If the
+    process ends before the state is saved, the next run writes the page again with the same `batch_id`. One page is
+    written at a time, and the pages of a slice come in order. An exception from `write` ends the extraction and
+    propagates unchanged.
     """
 
     async def write(self, page: Page, batch_id: str) -> None:
-        """Keep the records of a page; `batch_id` is the same each time the same page of the same slice comes."""
+        """Store the records of a page; `batch_id` is the same whenever the same page of the same slice is written."""
         ...

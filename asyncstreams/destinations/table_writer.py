@@ -1,7 +1,7 @@
-"""How are rows and state committed together into one database: in one transaction?
+"""Writer for a database: rows and state are committed together, in one transaction.
 
-Each stream has a table of its name. A replacement is written beside it, and takes its place when it is whole. What is
-known of the streams lies in two tables of our own: a snapshot of the ledger, and what happened since.
+Each stream has a table of its own name. A replacement is written to a second table, which replaces the first one when
+it is complete. Two tables of the library hold the state: a snapshot of the ledger, and the journal records after it.
 """
 
 from __future__ import annotations
@@ -17,78 +17,78 @@ from typing import IO, Any, Protocol
 from .._json import as_object, decode, encode
 from ..errors import AsyncStreamsError, ConfigError, MalformedJSON, OutputMissing, StateCorrupt, StateIncompatible
 from ..storage.file_lock import OutputLock
-from ..storage.filesystem import writing
+from ..storage.filesystem import write_errors
 from .journal import SnapshotTrigger
-from .ledger import Ledger, Record
-from .line_records import blocks, records_of
+from .ledger import JournalRecord, Ledger
+from .line_records import decode_records, iter_blocks
 from .writer_protocol import Chunk, CommitPayload, StreamSchema
 
-OWN = "_asyncstreams"
-"""How the names of all tables begin that are not a stream's."""
-_KNOWN, _JOURNAL, _QUARANTINED = OWN, f"{OWN}_journal", f"{OWN}_quarantined"
+RESERVED_PREFIX = "_asyncstreams"
+"""Prefix of all tables that do not belong to a stream."""
+_METADATA, _JOURNAL, _QUARANTINED = RESERVED_PREFIX, f"{RESERVED_PREFIX}_journal", f"{RESERVED_PREFIX}_quarantined"
 _FORMAT = 2
 
 
 class EngineTable(Protocol):
-    """The rows of one stream, or those that are to take their place."""
+    """The table of one stream, or of its replacement."""
 
     name: str
 
     def load(self, lines: bytes) -> int:
-        """Add the records, with the columns that they need, and say how many.
+        """Insert records, adding the columns that they need; return their number.
 
-        Where rows have a key, they take the place of those with the same.
-        Raises OutputWriteError for what has no place in a table.
+        In a keyed table they replace rows with the same key. Raises OutputWriteError for records that do not fit into a
+        table.
         """
         ...
 
-    def make(self) -> None:
-        """Be there, though there are no rows; as far as anything is known of the columns."""
+    def create(self) -> None:
+        """Create the table without rows, with the columns known so far."""
         ...
 
     def to_json(self) -> Any:
-        """What is known of the columns, to be kept; None: there is no such table."""
+        """The columns, as a JSON value to be stored; None: the table does not exist."""
         ...
 
 
 class Engine(Protocol):
-    """A database of one kind. Blocking; one caller at a time. Raises LocalError in the terms of a user."""
+    """A database engine. Blocking; one caller at a time. Raises LocalError with a message for the user."""
 
-    block: int
-    """Bytes that it takes at once, about."""
+    block_bytes: int
+    """Approximate size of the blocks of lines that a table loads at once."""
 
     def open(self) -> None: ...
 
     def close(self) -> None: ...
 
     def transaction(self) -> AbstractContextManager[None]:
-        """All of what is done in it, or nothing."""
+        """A transaction: committed when the block ends, rolled back if it raises."""
         ...
 
-    def run(self, statement: str, *values: Any) -> Sequence[Sequence[Any]]:
-        """One statement, and what it gives; `?` stands for each value."""
+    def execute(self, statement: str, *values: Any) -> Sequence[Sequence[Any]]:
+        """Execute one statement with `?` placeholders, and return its rows."""
         ...
 
-    def tables(self) -> set[str]:
+    def table_names(self) -> set[str]:
         """The names of all tables and views."""
         ...
 
-    def table(self, name: str, shape: StreamSchema, known: Any, *, is_keyed: bool) -> EngineTable:
-        """`known` is what `Table.to_json` gave before; None: there is no such table yet."""
+    def open_table(self, name: str, schema: StreamSchema, known: Any, *, is_keyed: bool) -> EngineTable:
+        """A table; `known` is the stored result of `EngineTable.to_json`, or None if the table does not exist yet."""
         ...
 
 
 class TableWriter:
-    """An Output whose streams are the tables of one database, held by one process at a time."""
+    """A DestinationWriter whose streams are the tables of one database file."""
 
     def __init__(self, path: Path, engine: Engine) -> None:
         self._path, self._engine = path, engine
         self._lock: OutputLock | None = None
-        self._shapes: dict[str, StreamSchema] = {}
+        self._schemas: dict[str, StreamSchema] = {}
         self._tables: dict[str, EngineTable] = {}
-        self._kept: dict[str, Any] = {}
-        self._staged: dict[Hashable, SpillFile] = {}
-        self._since = SnapshotTrigger()
+        self._columns: dict[str, Any] = {}
+        self._spills: dict[Hashable, SpillFile] = {}
+        self._trigger = SnapshotTrigger()
         self._ledger = Ledger()
 
     @property
@@ -96,239 +96,247 @@ class TableWriter:
         return self._ledger
 
     def open(self, now: float) -> None:
-        with writing(self._path):
+        with write_errors(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = OutputLock(self._path.with_name(f".{self._path.name}.lock"), now, of=self._path)
+            self._lock = OutputLock(self._path.with_name(f".{self._path.name}.lock"), now, locked_path=self._path)
         self._engine.open()
         with self._engine.transaction():
-            self._engine.run(f'CREATE TABLE IF NOT EXISTS "{_KNOWN}" (name TEXT PRIMARY KEY, value TEXT)')
-            self._engine.run(f'CREATE TABLE IF NOT EXISTS "{_JOURNAL}" (number INTEGER PRIMARY KEY, record TEXT)')
-            self._engine.run(f'CREATE TABLE IF NOT EXISTS "{_QUARANTINED}" (stream TEXT, record TEXT, problems TEXT)')
-            self._ledger = self._recovered()
+            for table, columns in (
+                (_METADATA, "name TEXT PRIMARY KEY, value TEXT"),
+                (_JOURNAL, "number INTEGER PRIMARY KEY, record TEXT"),
+                (_QUARANTINED, "stream TEXT, record TEXT, problems TEXT"),
+            ):
+                self._engine.execute(f"CREATE TABLE IF NOT EXISTS {quote_name(table)} ({columns})")
+            self._ledger = self._recover()
             self._ledger.salt = self._ledger.salt or secrets.token_hex(16)
-            self._snapshot()
+            self._write_snapshot()
 
-    def begin(self, record: Record) -> None:
-        """Raises ConfigError where a table is somebody else's, or two streams would share one; OutputMissing."""
+    def begin_run(self, record: JournalRecord) -> None:
+        """Record the start of a run.
+
+        Raises ConfigError for a table that no extraction created and for two streams that would share a table, and
+        OutputMissing for a table that was removed.
+        """
         known = set(self._ledger.streams)
-        tables = {name.casefold() for name in self._engine.tables()}
-        taken = {name.casefold(): name for name in known}
+        tables = {name.casefold() for name in self._engine.table_names()}
+        used = {name.casefold(): name for name in known}
         for name in record["names"]:
-            self._check_name(name, taken, tables)
-            taken[name.casefold()] = name
+            self._check_name(name, used, tables)
+            used[name.casefold()] = name
         with self._engine.transaction():
             for name in record["streams"]:
                 if name in known and record["streams"][name]["mode"] == "replace":
-                    self._engine.run(f"DROP TABLE IF EXISTS {quoted(_hidden_name(name))}")
-                    self._engine.run(f"DELETE FROM {quoted(_QUARANTINED)} WHERE stream = ?", _hidden_name(name))
-                    self._forget(_hidden_name(name))
+                    hidden = _hidden_name(name)
+                    self._engine.execute(f"DROP TABLE IF EXISTS {quote_name(hidden)}")
+                    self._engine.execute(f"DELETE FROM {quote_name(_QUARANTINED)} WHERE stream = ?", hidden)
+                    self._delete_columns(hidden)
             self._append(record)
         self._ledger.apply(record)
         for name in record["names"]:
-            physical = self._physical(name)
-            if self._columns_of(physical) is not None and physical.casefold() not in tables:
+            table = self._table_name(name)
+            if self._stored_columns(table) is not None and table.casefold() not in tables:
                 raise OutputMissing(
-                    f"{self._path}: table {physical} was committed, and is not there any more",
-                    hint='restore it from a copy; or mode="replace", resume=False reads all of it again',
+                    f"{self._path}: table {table} was committed, but does not exist any more",
+                    hint='restore the file from a copy, or use mode="replace", resume=False to read everything again',
                 ).locate(stream=name)
 
-    def describe(self, stream: str, shape: StreamSchema) -> None:
-        self._shapes[stream] = shape
+    def describe_stream(self, stream: str, schema: StreamSchema) -> None:
+        self._schemas[stream] = schema
 
-    def write(self, stream: str, owner: Hashable, chunks: Iterable[Chunk]) -> None:
-        staged = self._staged.get(owner)
-        with writing(self._path):
-            if staged is None:
-                staged = self._staged[owner] = SpillFile(self._path.parent)
-            staged.write(chunks)
+    def write(self, stream: str, batch_id: Hashable, chunks: Iterable[Chunk]) -> None:
+        spill = self._spills.get(batch_id)
+        with write_errors(self._path):
+            if spill is None:
+                spill = self._spills[batch_id] = SpillFile(self._path.parent)
+            spill.write(chunks)
 
-    def drop(self, owner: Hashable) -> None:
-        if (staged := self._staged.pop(owner, None)) is not None:
-            staged.close()
+    def drop(self, batch_id: Hashable) -> None:
+        if (spill := self._spills.pop(batch_id, None)) is not None:
+            spill.close()
 
-    def commit(self, streams: Mapping[str, CommitPayload]) -> Record:
-        told: dict[str, Any] = {}
-        size = self._engine.block
+    def commit(self, streams: Mapping[str, CommitPayload]) -> JournalRecord:
+        entries: dict[str, Any] = {}
+        size = self._engine.block_bytes
         with self._engine.transaction():
-            for name, brought in streams.items():
+            for name, payload in streams.items():
                 counts: Counter[str] = Counter()
-                for owner, chunks in brought.chunks.items():
-                    counts.update(self._load(name, self._staged[owner].blocks(size) if owner in self._staged else ()))
-                    counts.update(self._load(name, blocks(chunks, size)))
+                for batch_id, chunks in payload.chunks.items():
+                    spill = self._spills.get(batch_id)
+                    counts.update(self._load(name, spill.iter_blocks(size) if spill is not None else ()))
+                    counts.update(self._load(name, iter_blocks(chunks, size)))
                 rows = {"rows": counts["part"], "quarantined": counts["quarantined"]}
-                told[name] = {**brought.told, **{kind: count for kind, count in rows.items() if count}}
-            record = {"op": "commit", "streams": told}
+                entries[name] = {**payload.journal_entry, **{kind: count for kind, count in rows.items() if count}}
+            record = {"op": "commit", "streams": entries}
             self._append(record)
-        for brought in streams.values():
-            for owner in brought.chunks:
-                self.drop(owner)
+        for payload in streams.values():
+            for batch_id in payload.chunks:
+                self.drop(batch_id)
         return record
 
-    def finish(self, stream: str, parents: Mapping[str, Any]) -> None:
+    def finish_stream(self, stream: str, parents: Mapping[str, Any]) -> None:
         hidden = self._ledger.streams[stream].hidden is not None
         record = {"op": "finish", "stream": stream, **({"parents": parents} if parents else {})}
         with self._engine.transaction():
             table = self._table(stream)
-            table.make()
+            table.create()
             if hidden:
-                self._take_place(stream, table)
+                self._replace_visible(stream, table)
             else:
-                self._keep(table)
+                self._store_columns(table)
             self._append(record)
         self._ledger.apply(record)
 
-    def end(self) -> None:
+    def end_run(self) -> None:
         with self._engine.transaction():
             self._append(record := {"op": "end"})
         self._ledger.apply(record)
 
-    def tidy(self, *, is_end: bool = False) -> None:
-        if self._since.is_due:
+    def maintain(self, *, is_end: bool = False) -> None:
+        if self._trigger.is_due:
             with self._engine.transaction():
-                self._snapshot()
+                self._write_snapshot()
 
     def close(self) -> None:
         try:
-            for owner in list(self._staged):
-                self.drop(owner)
+            for batch_id in list(self._spills):
+                self.drop(batch_id)
             self._engine.close()
         finally:
             if self._lock is not None:
                 lock, self._lock = self._lock, None
                 lock.release()
 
-    def place_of(self, stream: str) -> tuple[Path, str]:
+    def location_of(self, stream: str) -> tuple[Path, str]:
         return self._path, stream
 
-    def _load(self, name: str, some: Iterable[tuple[str, bytes]]) -> Mapping[str, int]:
-        """Rows by their kind."""
+    def _load(self, name: str, blocks: Iterable[tuple[str, bytes]]) -> Mapping[str, int]:
+        """Insert blocks of lines; return the number of rows by kind."""
         counts: Counter[str] = Counter()
-        for kind, lines in some:
+        for kind, lines in blocks:
             try:
                 if kind == "part":
                     counts[kind] += self._table(name).load(lines)
                 else:
-                    counts[kind] += self._keep_back(name, lines)
+                    counts[kind] += self._load_quarantined(name, lines)
             except AsyncStreamsError as error:
                 error.locate(stream=name)
                 raise
         if counts["part"]:
-            self._keep(self._table(name))
+            self._store_columns(self._table(name))
         return counts
 
-    def _keep_back(self, name: str, lines: bytes) -> int:
-        records = records_of(lines)
-        for one in records:
-            told = [encode(one[field]).decode() for field in ("record", "problems")]
-            self._engine.run(f"INSERT INTO {quoted(_QUARANTINED)} VALUES (?, ?, ?)", self._physical(name), *told)
-        return len(records)
+    def _load_quarantined(self, name: str, lines: bytes) -> int:
+        entries = decode_records(lines)
+        for entry in entries:
+            values = [encode(entry[field]).decode() for field in ("record", "problems")]
+            statement = f"INSERT INTO {quote_name(_QUARANTINED)} VALUES (?, ?, ?)"
+            self._engine.execute(statement, self._table_name(name), *values)
+        return len(entries)
 
     def _table(self, name: str) -> EngineTable:
-        """Where the rows of a stream go now."""
-        physical = self._physical(name)
+        """The table that the rows of a stream currently go to."""
+        table_name = self._table_name(name)
         table = self._tables.get(name)
-        if table is None or table.name != physical:
-            one = self._ledger.streams[name]
-            known = self._columns_of(physical)
-            shape = self._shapes.get(name, StreamSchema())
-            table = self._engine.table(physical, shape, known, is_keyed=one.mode == "upsert")
-            self._tables[name] = table
+        if table is None or table.name != table_name:
+            is_keyed = self._ledger.streams[name].mode == "upsert"
+            schema, columns = self._schemas.get(name, StreamSchema()), self._stored_columns(table_name)
+            table = self._tables[name] = self._engine.open_table(table_name, schema, columns, is_keyed=is_keyed)
         return table
 
-    def _physical(self, name: str) -> str:
-        one = self._ledger.streams.get(name)
-        return name if one is None or one.hidden is None else _hidden_name(name)
+    def _table_name(self, name: str) -> str:
+        stream = self._ledger.streams.get(name)
+        return name if stream is None or stream.hidden is None else _hidden_name(name)
 
-    def _take_place(self, stream: str, table: EngineTable) -> None:
-        """What has been read as a whole takes the place of what was there before."""
+    def _replace_visible(self, stream: str, table: EngineTable) -> None:
+        """Replace the visible table of a stream by the hidden one, which is complete."""
         del self._tables[stream]
-        there = self._engine.tables()
-        self._engine.run(f"DROP TABLE IF EXISTS {quoted(stream)}")
-        self._engine.run(f"DELETE FROM {quoted(_QUARANTINED)} WHERE stream = ?", stream)
-        self._engine.run(f"UPDATE {quoted(_QUARANTINED)} SET stream = ? WHERE stream = ?", stream, table.name)
-        self._forget(stream)
-        if table.name in there:
-            self._engine.run(f"ALTER TABLE {quoted(table.name)} RENAME TO {quoted(stream)}")
-            self._put(f"columns {stream}", table.to_json())
-        self._forget(table.name)
+        names = self._engine.table_names()
+        self._engine.execute(f"DROP TABLE IF EXISTS {quote_name(stream)}")
+        self._engine.execute(f"DELETE FROM {quote_name(_QUARANTINED)} WHERE stream = ?", stream)
+        self._engine.execute(f"UPDATE {quote_name(_QUARANTINED)} SET stream = ? WHERE stream = ?", stream, table.name)
+        self._delete_columns(stream)
+        if table.name in names:
+            self._engine.execute(f"ALTER TABLE {quote_name(table.name)} RENAME TO {quote_name(stream)}")
+            self._write_metadata(f"columns {stream}", table.to_json())
+        self._delete_columns(table.name)
 
-    def _check_name(self, name: str, taken: Mapping[str, str], tables: Collection[str]) -> None:
-        other = taken.get(name.casefold(), name)
+    def _check_name(self, name: str, used: Mapping[str, str], tables: Collection[str]) -> None:
+        other = used.get(name.casefold(), name)
         if other != name:
             raise ConfigError(
                 f"streams {other!r} and {name!r} would share a table of {self._path}",
-                hint="names of tables are the same in capitals: give one of them another `name`, or another file",
+                hint="table names are case-insensitive: give one of the streams another `name`, or use another file",
             )
-        if name.casefold().startswith((OWN, "sqlite_")) or "\0" in name:
-            raise ConfigError(f"no table may be called as stream {name!r} is", hint="give it another `name`")
+        if name.casefold().startswith((RESERVED_PREFIX, "sqlite_")) or "\0" in name:
+            raise ConfigError(f"stream {name!r}: the name cannot be used for a table", hint="give it another `name`")
         if name not in self._ledger.streams and name.casefold() in tables:
             raise ConfigError(
-                f"{self._path} has a table {name} that no extraction has made",
-                hint="extract into another file, or rename that table",
+                f"{self._path} has a table {name} that was not created by an extraction",
+                hint="extract to another file, or rename that table",
             ).locate(stream=name)
 
-    def _keep(self, table: EngineTable) -> None:
-        """Remember the columns, where there are more than before."""
-        told = table.to_json()
-        if told is not None and self._columns_of(table.name) != told:
-            self._put(f"columns {table.name}", told)
-            del self._kept[table.name]
+    def _store_columns(self, table: EngineTable) -> None:
+        """Store the columns of a table if they have changed."""
+        columns = table.to_json()
+        if columns is not None and self._stored_columns(table.name) != columns:
+            self._write_metadata(f"columns {table.name}", columns)
+            del self._columns[table.name]
 
-    def _columns_of(self, table: str) -> Any:
-        if table not in self._kept:
-            self._kept[table] = self._known(f"columns {table}")
-        return self._kept[table]
+    def _stored_columns(self, table: str) -> Any:
+        if table not in self._columns:
+            self._columns[table] = self._read_metadata(f"columns {table}")
+        return self._columns[table]
 
-    def _forget(self, table: str) -> None:
-        self._engine.run(f"DELETE FROM {quoted(_KNOWN)} WHERE name = ?", f"columns {table}")
-        self._kept.pop(table, None)
+    def _delete_columns(self, table: str) -> None:
+        self._engine.execute(f"DELETE FROM {quote_name(_METADATA)} WHERE name = ?", f"columns {table}")
+        self._columns.pop(table, None)
 
-    def _known(self, key: str) -> Any:
-        found = self._engine.run(f"SELECT value FROM {quoted(_KNOWN)} WHERE name = ?", key)
+    def _read_metadata(self, key: str) -> Any:
+        found = self._engine.execute(f"SELECT value FROM {quote_name(_METADATA)} WHERE name = ?", key)
         return decode(found[0][0].encode()) if found else None
 
-    def _put(self, key: str, value: Any) -> int:
-        """Keep it, and say how long it is."""
+    def _write_metadata(self, key: str, value: Any) -> int:
+        """Store a value; return the length of its text."""
         text = encode(value).decode()
-        self._engine.run(f"DELETE FROM {quoted(_KNOWN)} WHERE name = ?", key)
-        self._engine.run(f"INSERT INTO {quoted(_KNOWN)} VALUES (?, ?)", key, text)
+        self._engine.execute(f"DELETE FROM {quote_name(_METADATA)} WHERE name = ?", key)
+        self._engine.execute(f"INSERT INTO {quote_name(_METADATA)} VALUES (?, ?)", key, text)
         return len(text)
 
-    def _append(self, record: Record) -> None:
+    def _append(self, record: JournalRecord) -> None:
         text = encode(record).decode()
-        self._since.record(len(text))
-        self._engine.run(f"INSERT INTO {quoted(_JOURNAL)} VALUES (?, ?)", self._since.records, text)
+        self._trigger.add_record(len(text))
+        self._engine.execute(f"INSERT INTO {quote_name(_JOURNAL)} VALUES (?, ?)", self._trigger.records, text)
 
-    def _snapshot(self) -> None:
-        size = self._put("ledger", {"format": _FORMAT, "ledger": self._ledger.to_json()})
-        self._engine.run(f"DELETE FROM {quoted(_JOURNAL)}")
-        self._since.snapshot(size)
+    def _write_snapshot(self) -> None:
+        size = self._write_metadata("ledger", {"format": _FORMAT, "ledger": self._ledger.to_json()})
+        self._engine.execute(f"DELETE FROM {quote_name(_JOURNAL)}")
+        self._trigger.reset(size)
 
-    def _recovered(self) -> Ledger:
+    def _recover(self) -> Ledger:
         """Raises StateCorrupt and StateIncompatible."""
-        told = as_object(self._known("ledger"))
-        if told is None:
+        snapshot = as_object(self._read_metadata("ledger"))
+        if snapshot is None:
             return Ledger()
-        if told.get("format") != _FORMAT:
+        if snapshot.get("format") != _FORMAT:
             raise StateIncompatible(
-                f"the output in {self._path} has format {told.get('format')!r}, and this version writes {_FORMAT}",
+                f"{self._path}: the output has format {snapshot.get('format')!r}, and this version writes {_FORMAT}",
                 field="format",
-                hint="was it written by a newer version? then go on with that one",
+                hint="use the version of asyncstreams that wrote the output, or extract to another file",
             )
         try:
-            ledger = Ledger.from_json(told["ledger"])
-            for (record,) in self._engine.run(f"SELECT record FROM {quoted(_JOURNAL)} ORDER BY number"):
+            ledger = Ledger.from_json(snapshot["ledger"])
+            for (record,) in self._engine.execute(f"SELECT record FROM {quote_name(_JOURNAL)} ORDER BY number"):
                 ledger.apply(as_object(decode(record.encode())) or {})
         except (KeyError, TypeError, ValueError, MalformedJSON) as error:
             raise StateCorrupt(
-                f"what {self._path} says of earlier runs in table {_KNOWN} is not what was written there: {error}",
+                f"{self._path}: the state in table {_METADATA} is corrupt: {error}",
                 hint="restore the file from a copy, or remove it to read everything again",
             ) from None
         return ledger
 
 
 class SpillFile:
-    """Lines of one slice that wait to be committed, in files without a name. Raises OSError."""
+    """Lines that wait for their commit, in one temporary file per kind. Raises OSError."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -341,8 +349,8 @@ class SpillFile:
                 file = self._files[chunk.kind] = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115  see close
             file.write(chunk.lines)
 
-    def blocks(self, size: int) -> Iterator[tuple[str, bytes]]:
-        """All of it, whole lines at a time, by their kind."""
+    def iter_blocks(self, size: int) -> Iterator[tuple[str, bytes]]:
+        """All lines by kind, in blocks of about `size` bytes that end with a line."""
         for kind, file in self._files.items():
             file.seek(0)
             while lines := file.read(size):
@@ -353,21 +361,21 @@ class SpillFile:
             file.close()
 
 
-def quoted(name: str) -> str:
-    """A name as SQL writes it, whatever is in it."""
+def quote_name(name: str) -> str:
+    """The name as a quoted SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
 
 
-def free_name(key: str, taken: set[str]) -> str:
-    """The name of a column for a key: its own, but for what is taken; capitals make no difference there."""
+def unused_name(key: str, used: set[str]) -> str:
+    """The column name of a field: its own, with a number if that is used already; case makes no difference."""
     name = key.replace("\0", "") or "_"
     number = 1
     column = name
-    while column.casefold() in taken:
+    while column.casefold() in used:
         number += 1
         column = f"{name}_{number}"
     return column
 
 
 def _hidden_name(stream: str) -> str:
-    return f"{OWN}_new_{stream}"
+    return f"{RESERVED_PREFIX}_new_{stream}"

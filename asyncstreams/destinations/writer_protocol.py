@@ -1,4 +1,4 @@
-"""What must a destination of our own be able to do, so that what is read and how far belong to the same commits?"""
+"""Protocol of destination writers: records and the state that they justify are committed together."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from .ledger import Ledger, Record
+from .ledger import JournalRecord, Ledger
 
 
 class Chunk(NamedTuple):
-    """The lines of a page, `rows` of them: of the kind "part", or "quarantined" where a schema kept them back."""
+    """JSON lines of one page, `rows` of them; `kind` is "part", or "quarantined" for records that failed validation."""
 
     kind: str
     lines: bytes
@@ -18,16 +18,22 @@ class Chunk(NamedTuple):
 
 
 class CommitPayload(NamedTuple):
-    """What a commit brings for one stream: what its record says, and by owner the lines that follow those which the
-    owner has written before, if any."""
+    """What a commit adds to one stream.
 
-    told: Mapping[str, Any]
+    `journal_entry` is the stream's entry in the journal record. `chunks` holds lines by batch id; they follow the lines
+    that were written ahead under the same id, if any.
+    """
+
+    journal_entry: Mapping[str, Any]
     chunks: Mapping[Hashable, Sequence[Chunk]]
 
 
 class StreamSchema(NamedTuple):
-    """What is known of the records of a stream before the first one: fields of the primary key, the field of the
-    cursor where later is greater as it is written, and the JSON schema."""
+    """What is known about a stream before its first record.
+
+    `key` are the fields of the primary key, and `schema` is the JSON schema. `cursor` is the cursor field, given only
+    if its written values sort in the order of time.
+    """
 
     key: Sequence[str] = ()
     cursor: str | None = None
@@ -35,65 +41,62 @@ class StreamSchema(NamedTuple):
 
 
 class DestinationWriter(Protocol):
-    """One output, held by one process at a time. Blocking; one caller at a time.
+    """Writes one output, which one process holds at a time. All methods block; one caller at a time.
 
-    Raises OutputWriteError, after which it is only to be closed.
+    All methods raise OutputWriteError; after it the writer can only be closed.
     """
 
     @property
     def ledger(self) -> Ledger:
-        """What has been committed. A commit is applied to it by its caller, all else by the output."""
+        """Everything that has been committed. The caller applies commits to it, the writer all other records."""
         ...
 
     def open(self, now: float) -> None:
-        """Hold it, and bring it to where it was committed last.
+        """Lock the output and restore it to its last commit.
 
         Raises OutputLocked, OutputMissing, StateCorrupt and StateIncompatible too.
         """
         ...
 
-    def begin(self, record: Record) -> None:
-        """A run begins."""
+    def begin_run(self, record: JournalRecord) -> None:
+        """Record the start of a run. Raises ConfigError if its streams cannot be written to this output."""
         ...
 
-    def describe(self, stream: str, shape: StreamSchema) -> None:
-        """Comes before the first line of a stream."""
+    def describe_stream(self, stream: str, schema: StreamSchema) -> None:
+        """Accept the schema of a stream; called before its first line."""
         ...
 
-    def write(self, stream: str, owner: Hashable, chunks: Iterable[Chunk]) -> None:
-        """Lines for a commit that is yet to come: nobody sees them before their owner is committed."""
+    def write(self, stream: str, batch_id: Hashable, chunks: Iterable[Chunk]) -> None:
+        """Write lines ahead of their commit; they stay invisible until a commit names their batch id."""
         ...
 
-    def drop(self, owner: Hashable) -> None:
-        """What the owner has written is not wanted."""
+    def drop(self, batch_id: Hashable) -> None:
+        """Discard the lines that were written ahead under this id."""
         ...
 
-    def commit(self, streams: Mapping[str, CommitPayload]) -> Record:
-        """From now on these lines count, with all that is known because of them.
+    def commit(self, streams: Mapping[str, CommitPayload]) -> JournalRecord:
+        """Commit lines and state together; return the record, which the caller has yet to apply to the ledger."""
+        ...
 
-        The record that is given back is yet to be applied to the ledger, by whoever reads that.
+    def finish_stream(self, stream: str, parents: Mapping[str, Any]) -> None:
+        """Mark a stream as completely read; its hidden records replace the visible ones.
+
+        `parents` holds the states of incremental parents as JSON values.
         """
         ...
 
-    def finish(self, stream: str, parents: Mapping[str, Any]) -> None:
-        """A stream has been read as a whole: what is hidden of it takes the place of what can be seen.
-
-        `parents` is the state of those of which it reads only new ones, as JSON values.
-        """
+    def end_run(self) -> None:
+        """Record the end of the run, so that the next run does not resume it."""
         ...
 
-    def end(self) -> None:
-        """The run has come to its end: the next one begins anew."""
-        ...
-
-    def tidy(self, *, is_end: bool = False) -> None:
-        """What need not be done with each commit, where it is time for it; at the end of a run all of it."""
+    def maintain(self, *, is_end: bool = False) -> None:
+        """Do the periodic work that is due, such as a snapshot; at the end of a run do all of it."""
         ...
 
     def close(self) -> None:
-        """Give up what was not committed."""
+        """Discard what was not committed, and release the output."""
         ...
 
-    def place_of(self, stream: str) -> tuple[Path, str]:
-        """Where the records of a stream are: a folder, or a file and the name of a table in it."""
+    def location_of(self, stream: str) -> tuple[Path, str]:
+        """Where the records of a stream are: a folder and "", or a file and the name of its table."""
         ...

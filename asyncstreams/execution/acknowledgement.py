@@ -1,4 +1,4 @@
-"""When has a consumer had a page, and when all of them: for a state that moves with him?"""
+"""Acknowledgement of pages, which advances a State."""
 
 from __future__ import annotations
 
@@ -20,53 +20,54 @@ Ack: TypeAlias = Literal["auto", "manual"]
 
 
 class PageAcknowledger:
-    """The pages of one reading with a State: each is acknowledged when the next one is asked for.
+    """Advances a State as the consumer reads pages, and saves it.
 
-    When all of it has been read and acknowledged the state forgets the slices that have no cursor: the next
-    reading begins anew with them. What was cut short, or failed in part, is gone on with.
+    With `ack="auto"` a page is acknowledged when the next one is requested. Once all pages are read and
+    acknowledged, slices without a cursor are removed from the state, so the next run reads them again. After an
+    interruption or a failed slice they stay, and the next run resumes.
     """
 
     def __init__(self, scheduler: Scheduler, state: State, ack: Ack, clock: Clock) -> None:
         self._scheduler, self._state, self._ack, self._clock = scheduler, state, ack, clock
-        self._is_at_end = False
+        self._is_exhausted = False
 
     @asynccontextmanager
-    async def of(self, pages: AsyncIterator[Page]) -> AsyncGenerator[AsyncIterator[Page]]:
-        """Raises OutputWriteError, unless something else went wrong before."""
+    async def acknowledge(self, pages: AsyncIterator[Page]) -> AsyncGenerator[AsyncIterator[Page]]:
+        """Wrap the pages of a run. Raises OutputWriteError on exit, but never in place of an earlier error."""
         try:
-            async with aclosing(self._each(pages)) as told:
-                yield told
+            async with aclosing(self._iterate(pages)) as acknowledged:
+                yield acknowledged
         except BaseException:
             with anyio.CancelScope(shield=True):
                 try:
-                    await self._state.saved_if_moved()
+                    await self._state.save_if_changed()
                 except OutputWriteError as error:
                     _log.warning("%s", error)
             raise
-        if self._is_at_end and self._scheduler.is_safe:
-            for selected in self._scheduler.selected:
-                if selected.keeper is self._state and selected.slices is None and selected.limit is None:
-                    self._state.begin_anew(selected.stream.name)
+        if self._is_exhausted and self._scheduler.is_fully_acknowledged:
+            for selection in self._scheduler.selections:
+                if selection.state_store is self._state and selection.slices is None and selection.limit is None:
+                    self._state.restart(selection.stream.name)
         with anyio.CancelScope(shield=True):
-            await self._state.saved_if_moved()
+            await self._state.save_if_changed()
 
-    async def _each(self, pages: AsyncIterator[Page]) -> AsyncGenerator[Page]:
+    async def _iterate(self, pages: AsyncIterator[Page]) -> AsyncGenerator[Page]:
         async for page in pages:
             yield page
             if self._ack == "auto":
                 page.ack()
-            await self._state.saved_when_due(self._clock)
-        self._is_at_end = True
+            await self._state.save_when_due(self._clock)
+        self._is_exhausted = True
 
 
 @asynccontextmanager
-async def acknowledged(
+async def open_pages(
     scheduler: Scheduler, state: Mapping[str, Any] | None, ack: Ack, clock: Clock
 ) -> AsyncGenerator[AsyncIterator[Page]]:
-    """The pages of a run, while it runs; where a State is kept it moves with them."""
+    """Open the pages of a run. With a State, they advance it and it is saved on exit."""
     async with scheduler.pages() as pages:
         if not isinstance(state, State):
             yield pages
             return
-        async with PageAcknowledger(scheduler, state, ack, clock).of(pages) as told:
-            yield told
+        async with PageAcknowledger(scheduler, state, ack, clock).acknowledge(pages) as acknowledged:
+            yield acknowledged

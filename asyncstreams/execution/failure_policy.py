@@ -1,4 +1,4 @@
-"""What does it mean that a slice failed: for its stream, and for the run?"""
+"""Consequences of a failed slice for its stream and its run."""
 
 from __future__ import annotations
 
@@ -10,37 +10,39 @@ from ..protocols import Stream
 from .report import RunReport
 from .stream_run import StreamRun
 
-_SHOWN = 3
+_MAX_SLICES_SHOWN = 3
 
 
-def halves_of(stream: Stream, stream_slice: Slice, error: Exception) -> Sequence[Slice]:
-    """What a slice is to be read as that the API did not take as a whole; nothing where it is simply a failure."""
-    if isinstance(error, HttpStatusError) and error.page == 0 and error.of_page:
+def split_rejected_slice(stream: Stream, stream_slice: Slice, error: Exception) -> Sequence[Slice]:
+    """The parts to read in place of a slice that the API rejected as too large; empty for any other failure."""
+    if isinstance(error, HttpStatusError) and error.page == 0 and error.from_page_request:
         return stream.split_slice(stream_slice, error)
     return ()
 
 
-def failure_of(runs: Sequence[StreamRun], report: RunReport) -> Exception:
-    """What a run ends with of which slices failed: the error itself, where there was one slice at most."""
+def combine_failures(runs: Sequence[StreamRun], report: RunReport) -> Exception:
+    """The error that ends a run with failed slices: a lone slice's own error, or a PartialFailure."""
     failed = [(run, stream_slice, error) for run in runs for stream_slice, error in run.failed]
-    begun = sum(run.begun for run in runs)
-    if begun <= 1:
+    started = sum(run.slices_started for run in runs)
+    if started <= 1:
         return failed[0][2]
-    slices = ", ".join(f"{run.stream.name} {dict(stream_slice)}" for run, stream_slice, _ in failed[:_SHOWN])
-    more = ", ..." if len(failed) > _SHOWN else ""
-    cut_short = ", ".join(run.stream.name for run in runs if run.is_cut_short)
-    told = f"{len(failed)} of {begun} slices failed ({slices}{more})"
-    told += f", and {cut_short} was ended before its end" if cut_short else ""
-    hint = "read again: some slices were not even begun" if cut_short else "read again with slices= those that failed"
+    shown = ", ".join(f"{run.stream.name} {dict(stream_slice)}" for run, stream_slice, _ in failed[:_MAX_SLICES_SHOWN])
+    ellipsis = ", ..." if len(failed) > _MAX_SLICES_SHOWN else ""
+    stopped = ", ".join(run.stream.name for run in runs if run.stopped_early)
+    message = f"{len(failed)} of {started} slices failed ({shown}{ellipsis})"
+    message += f"; {stopped} stopped early" if stopped else ""
+    hint = "read again, since some slices were not started" if stopped else "read the failed slices again with slices="
     errors = tuple(error for *_, error in failed)
-    return PartialFailure(f"{told}; the first: {errors[0]}", errors, report, hint=f"`errors` has them all; {hint}")
+    return PartialFailure(
+        f"{message}; the first error: {errors[0]}", errors, report, hint=f"`errors` holds all of them; {hint}"
+    )
 
 
-def unavailable_by(stream: Stream, error: Exception) -> StreamUnavailable | None:
-    """What the error of a stream's first request means, if it means that the stream is unavailable."""
+def as_unavailable(stream: Stream, error: Exception) -> StreamUnavailable | None:
+    """The StreamUnavailable that the error of a stream's first request stands for, or None."""
     if not isinstance(error, HttpStatusError) or (reason := stream.why_unavailable(error)) is None:
         return None
     unavailable = StreamUnavailable(reason, status=error.status)
     unavailable.__cause__ = error
-    where = {"url": error.url, "method": error.method, "tries": error.tries, "stream_slice": error.stream_slice}
-    return unavailable.locate(stream=stream.name, **where)
+    location = {"url": error.url, "method": error.method, "tries": error.tries, "stream_slice": error.stream_slice}
+    return unavailable.locate(stream=stream.name, **location)

@@ -1,4 +1,4 @@
-"""How is one page fetched and parsed, and fetched again where that may help?"""
+"""Fetching and parsing of single pages, with retries of unreadable bodies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple, cast
 
 from ..errors import AsyncStreamsError, ConfigError, MalformedJSON
 from ..http.client import HttpClient
-from ..http.response_errors import unexpected_body
+from ..http.response_errors import unexpected_body_error
 from ..http.retry import RetryState
 from ..messages import Request, Response
 from ..models import Record, RequestContext, ResponseAction
@@ -17,12 +17,12 @@ from ..protocols import ParsedRecords, RequestSlot, Stream
 from ..records.raw_records import RawReader
 from ..redaction import safe_url
 
-_PAGE_RECORDS = 1000
-_PAGE_BYTES = 2**20
+_MAX_BATCH_RECORDS = 1000
+_MAX_BATCH_BYTES = 2**20
 
 
 class RecordBatch(NamedTuple):
-    """Records of a body that is still arriving; `size` in bytes."""
+    """Some records of a body that is still arriving; `size` is in bytes."""
 
     records: list[Record]
     size: int
@@ -30,75 +30,83 @@ class RecordBatch(NamedTuple):
 
 
 class ReceivedPage(NamedTuple):
-    """The response to the request of a page, as it came."""
+    """The response for a page, not decoded yet."""
 
     response: Response
     action: ResponseAction
-    tries: RetryState
+    retry: RetryState
 
     @property
     def size(self) -> int:
-        """Bytes of its body."""
+        """Bytes of the body, 0 while it is still arriving."""
         return len(self.response.content) if self.response.has_body else 0
 
 
 class ParsedPage(NamedTuple):
-    """What the request of a page came to: its first records and, while its body still arrives, what follows."""
+    """The records of a page. While its body is still arriving, `records` is the first batch and `more` the rest."""
 
     response: Response
     action: ResponseAction
     records: list[Record]
-    tries: RetryState
+    retry: RetryState
     size: int = 0
     more: AsyncGenerator[RecordBatch] | None = None
 
 
 class PageFetcher:
-    """Fetches the pages of one stream; each by itself, in any order."""
+    """Fetches the pages of one stream, independently of each other and in any order."""
 
     def __init__(
-        self, stream: Stream, chain: HttpClient, room: Callable[[], Awaitable[None]], raw: RawReader | None = None
+        self,
+        stream: Stream,
+        client: HttpClient,
+        wait_for_capacity: Callable[[], Awaitable[None]],
+        raw: RawReader | None = None,
     ) -> None:
-        self._stream, self._chain, self._room, self._raw = stream, chain, room, raw
+        self._stream, self._client, self._wait_for_capacity, self._raw = stream, client, wait_for_capacity, raw
 
-    async def arrive(self, context: RequestContext, came_from: str | None, place: RequestSlot | None) -> ReceivedPage:
-        """The response for this context; `came_from` is the URL whose response gave its token."""
-        tries = self._chain.tries(context, place)
-        return await self._again(came_from, tries)
+    async def receive(
+        self, context: RequestContext, previous_url: str | None, slot: RequestSlot | None
+    ) -> ReceivedPage:
+        """Send the request of a page; `previous_url` is the URL of the response that named its token."""
+        retry = self._client.new_retry_state(context, slot)
+        return await self._send(previous_url, retry)
 
     async def fetch(
-        self, context: RequestContext, came_from: str | None, place: RequestSlot, arrived: ReceivedPage | None = None
+        self, context: RequestContext, previous_url: str | None, slot: RequestSlot, received: ReceivedPage | None = None
     ) -> ParsedPage:
-        """The page of this context, from the response that has `arrived` where there is one."""
-        if arrived is None:
-            await place.ensure()
-            arrived = await self.arrive(context, came_from, place)
+        """Fetch and parse a page, or parse `received` if its response is here already."""
+        if received is None:
+            await slot.ensure_acquired()
+            received = await self.receive(context, previous_url, slot)
         while True:
-            response, action, tries = arrived
+            response, action, retry = received
             if action is not ResponseAction.SUCCESS or response.status_code == 204:
                 await response.aclose()
-                return ParsedPage(response, action, [], tries)
+                return ParsedPage(response, action, [], retry)
             try:
                 if response.has_body:
-                    return ParsedPage(response, action, await self._records(response), tries, arrived.size)
-                return await self._begun(response, action, tries)
+                    return ParsedPage(response, action, await self._parse_body(response), retry, received.size)
+                return await self._open_stream(response, action, retry)
             except AsyncStreamsError as error:
-                own = _is_about(error, response)
-                located(error, response, tries)
-                if not own or not self._worth_another(error, tries):
+                own = _concerns_response(error, response)
+                locate_error(error, response, retry)
+                if not own or not self._may_refetch(error, retry):
                     raise
-                tries.place = place
-                await tries.failed(error)
-                await place.ensure()
-                arrived = await self._again(came_from, tries)
+                retry.slot = slot
+                await retry.wait_for_retry(error)
+                await slot.ensure_acquired()
+                received = await self._send(previous_url, retry)
 
-    async def _again(self, came_from: str | None, tries: RetryState) -> ReceivedPage:
-        builder = self._chain.builder
-        return ReceivedPage(*await self._chain.fetch(lambda attempt: builder.page(attempt, came_from), tries), tries)
+    async def _send(self, previous_url: str | None, retry: RetryState) -> ReceivedPage:
+        builder = self._client.builder
+        return ReceivedPage(
+            *await self._client.fetch(lambda attempt: builder.build_page_request(attempt, previous_url), retry), retry
+        )
 
-    async def _begun(self, response: Response, action: ResponseAction, tries: RetryState) -> ParsedPage:
-        """The first records of a body that is still arriving: until they are there, the request can be repeated."""
-        batches = self._batches(response, tries)
+    async def _open_stream(self, response: Response, action: ResponseAction, retry: RetryState) -> ParsedPage:
+        """Parse the first batch of a body that is still arriving. Before that, the request can be repeated."""
+        batches = self._parse_batches(response, retry)
         try:
             first = await anext(batches)
         except BaseException:
@@ -106,71 +114,71 @@ class PageFetcher:
             raise
         if first.is_last:
             await batches.aclose()
-        return ParsedPage(response, action, first.records, tries, first.size, None if first.is_last else batches)
+        return ParsedPage(response, action, first.records, retry, first.size, None if first.is_last else batches)
 
-    async def _records(self, response: Response) -> list[Record]:
-        """What `parse_response` makes of a whole body. Raises UnexpectedContent, MalformedJSON."""
-        await self._room()
-        if self._raw is not None and (lines := self._raw.records(response)) is not None:
+    async def _parse_body(self, response: Response) -> list[Record]:
+        """The records of a complete body, from `parse_response`. Raises UnexpectedContent and MalformedJSON."""
+        await self._wait_for_capacity()
+        if self._raw is not None and (lines := self._raw.extract_records(response)) is not None:
             return cast("list[Record]", lines)
         try:
             parsed = self._stream.parse_response(response, response.context)
-            records = cast("list[Record]", parsed) if type(parsed) is list else await self._listed(parsed)
+            records = cast("list[Record]", parsed) if type(parsed) is list else await self._to_list(parsed)
         except MalformedJSON as error:
-            if not _is_about(error, response):
-                raise  # of a detail call's response, which has been tried as often as it may
-            raise unexpected_body(self._stream, response, error) from None
+            if not _concerns_response(error, response):
+                raise  # about the response of a detail call, whose own retries are used up
+            raise unexpected_body_error(self._stream, response, error) from None
         if not self._stream.uses_default_parser:
             self._check_records(records)
         return records
 
-    async def _listed(self, parsed: ParsedRecords) -> list[Record]:
-        """What an author's parse_response gave, as a list."""
+    async def _to_list(self, parsed: ParsedRecords) -> list[Record]:
+        """The result of a hand-written parse_response, as a list."""
         if inspect.isawaitable(parsed):
             parsed = await parsed
         if isinstance(parsed, AsyncIterable):
             return [record async for record in parsed]
-        return self._checked_iterable(parsed)
+        return self._list_from_iterable(parsed)
 
-    async def _batches(self, response: Response, tries: RetryState) -> AsyncGenerator[RecordBatch]:
-        """The records of a body that is still arriving, 1,000 or 1 MiB at once."""
-        # The stream says that it streams because parse_response is an async generator.
+    async def _parse_batches(self, response: Response, retry: RetryState) -> AsyncGenerator[RecordBatch]:
+        """Yield the records of a body that is still arriving, up to 1,000 records or 1 MiB per batch."""
+        # `streams_body` is true because parse_response is an async generator.
         parsed = cast(AsyncGenerator[Record], self._stream.parse_response(response, response.context))
         batch: list[Record] = []
-        begun = response.bytes_read
+        offset = response.bytes_read
         try:
             async with aclosing(parsed):
                 async for record in parsed:
-                    # A full batch waits for the record after it, so that the last one knows that it is.
-                    if batch and (len(batch) >= _PAGE_RECORDS or response.bytes_read - begun >= _PAGE_BYTES):
+                    # A full batch is held back until the next record, so that `is_last` is known.
+                    if batch and (len(batch) >= _MAX_BATCH_RECORDS or response.bytes_read - offset >= _MAX_BATCH_BYTES):
                         self._check_records(batch)
-                        yield RecordBatch(batch, response.bytes_read - begun, False)
-                        batch, begun = [], response.bytes_read
+                        yield RecordBatch(batch, response.bytes_read - offset, False)
+                        batch, offset = [], response.bytes_read
                     batch.append(record)
             self._check_records(batch)
-            yield RecordBatch(batch, response.bytes_read - begun, True)
+            yield RecordBatch(batch, response.bytes_read - offset, True)
         except AsyncStreamsError as error:
-            located(error, response, tries)
+            locate_error(error, response, retry)
             raise
         finally:
             await response.aclose()
 
-    def _worth_another(self, error: AsyncStreamsError, tries: RetryState) -> bool:
+    def _may_refetch(self, error: AsyncStreamsError, retry: RetryState) -> bool:
         if not self._stream.idempotent:
             return False
-        # Malformed JSON may have been cut without a sign of it: once more, and no more.
-        return error.retryable or (isinstance(error, MalformedJSON) and tries.first_reread())
+        # Malformed JSON may be a body that was silently cut short: it is fetched once more.
+        return error.retryable or (isinstance(error, MalformedJSON) and retry.claim_reread())
 
-    def _checked_iterable(self, parsed: Iterable[Record]) -> list[Record]:
+    def _list_from_iterable(self, parsed: Iterable[Record]) -> list[Record]:
         if isinstance(parsed, list):
             return parsed
         if isinstance(parsed, Iterable) and not isinstance(parsed, Mapping | str | bytes):
             return list(parsed)
         single = isinstance(parsed, Mapping)
         raise ConfigError(
-            f"{type(self._stream).__name__}.parse_response returned {_kind(cast(object, parsed))}: "
-            "an iterable of dicts is needed",
-            hint="return [record] for a single record" if single else "is there a `return` missing?",
+            f"{type(self._stream).__name__}.parse_response returned {_type_name(cast(object, parsed))}: "
+            "an iterable of dicts is required",
+            hint="return [record] for a single record" if single else "check for a missing `return`",
         )
 
     def _check_records(self, records: list[Record]) -> None:
@@ -179,28 +187,28 @@ class PageFetcher:
         for number, record in enumerate(records):
             if not isinstance(record, dict):
                 raise ConfigError(
-                    f"{type(self._stream).__name__}.parse_response gave {_kind(record)} as record {number}: "
-                    "a dict is needed",
-                    hint="`yield from` a list of records, not the list itself" if isinstance(record, list) else None,
+                    f"{type(self._stream).__name__}.parse_response returned {_type_name(record)} as record {number}: "
+                    "a dict is required",
+                    hint="use `yield from` for a list of records" if isinstance(record, list) else None,
                 )
 
 
-def url_of(response: Response) -> str:
-    """Where a response came from, as it was asked for."""
+def requested_url(response: Response) -> str:
+    """The URL of a response, exactly as it was requested."""
     request = response.request
     return request.url_text if isinstance(request, Request) else str(request.url)
 
 
-def located(error: AsyncStreamsError, response: Response, tries: RetryState) -> None:
-    if _is_about(error, response):
-        url, status = safe_url(url_of(response)), response.status_code
-        error.locate(tries=tries.sent, method=response.request.method, url=url, status=status)
+def locate_error(error: AsyncStreamsError, response: Response, retry: RetryState) -> None:
+    if _concerns_response(error, response):
+        url, status = safe_url(requested_url(response)), response.status_code
+        error.locate(tries=retry.attempt, method=response.request.method, url=url, status=status)
 
 
-def _is_about(error: AsyncStreamsError, response: Response) -> bool:
-    """Whether an error out of `parse_response` is about its response, and not about a detail call's."""
-    return error.url is None or error.url == safe_url(url_of(response))
+def _concerns_response(error: AsyncStreamsError, response: Response) -> bool:
+    """Whether an error of `parse_response` concerns this response, rather than that of a detail call."""
+    return error.url is None or error.url == safe_url(requested_url(response))
 
 
-def _kind(value: object) -> str:
+def _type_name(value: object) -> str:
     return type(value).__name__

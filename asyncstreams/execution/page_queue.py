@@ -1,4 +1,4 @@
-"""What lies between the slices that produce pages and the consumer that takes them: not much."""
+"""The bounded queue between the slices of a run and its consumer."""
 
 from __future__ import annotations
 
@@ -18,89 +18,89 @@ from .slots import Slot
 class PageQueue:
     """A buffer of pages, bounded in number and in bytes; an async iterator for one consumer.
 
-    A page that is larger than the bound passes when the buffer is empty. Producers that wait are
-    let on by lane, the one that has had least by weight first (as in `places`), and within a lane
-    in their order: a stream of few slices has its share of a slow consumer too.
+    A page larger than the byte bound passes when the buffer is empty. Waiting producers are admitted by
+    start-time fair queueing over the streams (as in `slots`), and in FIFO order within a stream. A stream
+    with few slices therefore gets its share of a slow consumer too.
     """
 
-    def __init__(self, most_pages: int, most_bytes: int) -> None:
-        self._most_pages = most_pages
-        self._most_bytes = most_bytes
-        self._turns = turns()
+    def __init__(self, max_pages: int, max_bytes: int) -> None:
+        self._max_pages = max_pages
+        self._max_bytes = max_bytes
+        self._decode_gate = decode_gate()
         self._pages: deque[tuple[Page, int, Callable[[Page], None]]] = deque()
         self._bytes = 0
         self._waiting: dict[PageQueueSender, None] = {}
-        self._now = 0.0
+        self._virtual_time = 0.0
         self._consumer: asyncio.Future[None] | None = None
         self._closed = False
         self._error: BaseException | None = None
 
-    def lane(self, weight: float = 1.0) -> PageQueueSender:
-        """The way in for the pages of one stream."""
+    def add_sender(self, weight: float = 1.0) -> PageQueueSender:
+        """A sender for the pages of one stream."""
         return PageQueueSender(self, weight)
 
-    async def put(self, lane: PageQueueSender, page: Page, size: int, handed: Callable[[Page], None]) -> None:
-        paid = lane.granted > 0
-        lane.granted -= paid
+    async def put(self, sender: PageQueueSender, page: Page, size: int, on_delivered: Callable[[Page], None]) -> None:
+        was_granted = sender.granted > 0
+        sender.granted -= was_granted
         if self.is_full:
-            lane.due -= paid / lane.weight
-            await self._let_on(lane)
-        elif not paid:
-            self._charge(lane)
-        self._pages.append((page, size, handed))
+            sender.start_tag -= was_granted / sender.weight
+            await self._wait_for_turn(sender)
+        elif not was_granted:
+            self._charge(sender)
+        self._pages.append((page, size, on_delivered))
         self._bytes += size
         if self._consumer is not None and not self._consumer.done():
             self._consumer.set_result(None)
 
-    async def room(self, lane: PageQueueSender) -> None:
-        await self._turns.take()
+    async def wait_for_capacity(self, sender: PageQueueSender) -> None:
+        await self._decode_gate.wait_for_turn()
         if self._waiting or self.is_full:
-            await self._let_on(lane)
+            await self._wait_for_turn(sender)
         else:
-            self._charge(lane)
-        lane.granted += 1
+            self._charge(sender)
+        sender.granted += 1
 
-    def _charge(self, lane: PageQueueSender) -> None:
-        """One more page of a stream, that need not wait."""
+    def _charge(self, sender: PageQueueSender) -> None:
+        """Count a page that is sent without waiting."""
         if not self._waiting:
-            self._now = lane.due = max(lane.due, self._now)
-        lane.due += 1 / lane.weight
+            self._virtual_time = sender.start_tag = max(sender.start_tag, self._virtual_time)
+        sender.start_tag += 1 / sender.weight
 
-    async def _let_on(self, lane: PageQueueSender) -> None:
-        if lane not in self._waiting:
-            lane.due = max(lane.due, self._now)
-        waiter = self._queue(lane)
+    async def _wait_for_turn(self, sender: PageQueueSender) -> None:
+        if sender not in self._waiting:
+            sender.start_tag = max(sender.start_tag, self._virtual_time)
+        waiter = self._enqueue_waiter(sender)
         try:
             await waiter
-            while self.is_full:  # somebody was faster: next time, then, and as early as it was to be now
-                lane.due -= 1 / lane.weight
-                waiter = self._queue(lane, first=True)
+            while self.is_full:  # another producer was faster: wait again, with the same start tag
+                sender.start_tag -= 1 / sender.weight
+                waiter = self._enqueue_waiter(sender, first=True)
                 await waiter
-            # Whoever is let on may yet put nothing, and must not keep the others.
+            # This producer may not put anything after all, and must not hold up the others.
             self._wake_producer()
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled():
-                lane.due -= 1 / lane.weight
+                sender.start_tag -= 1 / sender.weight
                 self._wake_producer()
             else:
-                self._forget(lane, waiter)
+                self._remove_waiter(sender, waiter)
             raise
 
-    def _queue(self, lane: PageQueueSender, *, first: bool = False) -> asyncio.Future[None]:
-        """Somebody waits; `first`: before all others of the stream."""
+    def _enqueue_waiter(self, sender: PageQueueSender, *, first: bool = False) -> asyncio.Future[None]:
+        """Add a waiter; with `first`, ahead of all other waiters of the stream."""
         waiter = asyncio.get_running_loop().create_future()
-        (lane.waiting.appendleft if first else lane.waiting.append)(waiter)
-        self._waiting[lane] = None
+        (sender.waiting.appendleft if first else sender.waiting.append)(waiter)
+        self._waiting[sender] = None
         return waiter
 
-    def _forget(self, lane: PageQueueSender, waiter: asyncio.Future[None]) -> None:
-        with suppress(ValueError):  # it may have been passed over already
-            lane.waiting.remove(waiter)
-        if not lane.waiting:
-            self._waiting.pop(lane, None)
+    def _remove_waiter(self, sender: PageQueueSender, waiter: asyncio.Future[None]) -> None:
+        with suppress(ValueError):  # it may have been skipped already
+            sender.waiting.remove(waiter)
+        if not sender.waiting:
+            self._waiting.pop(sender, None)
 
     def close(self, error: BaseException | None = None) -> None:
-        """Nothing more comes; the consumer gets what is here, and then `error`."""
+        """Accept no more pages. The consumer gets the buffered pages, then `error`."""
         self._closed = True
         self._error = error
         if self._consumer is not None and not self._consumer.done():
@@ -112,7 +112,7 @@ class PageQueue:
     async def __anext__(self) -> Page:
         while not self._pages:
             if self._closed:
-                # Once: an iterator that has ended stays ended.
+                # Raise it once: an exhausted iterator stays exhausted.
                 error, self._error = self._error, None
                 raise StopAsyncIteration if error is None else error
             self._consumer = asyncio.get_running_loop().create_future()
@@ -120,110 +120,110 @@ class PageQueue:
                 await self._consumer
             finally:
                 self._consumer = None
-        page, size, handed = self._pages.popleft()
+        page, size, on_delivered = self._pages.popleft()
         self._bytes -= size
         self._wake_producer()
-        handed(page)
+        on_delivered(page)
         return page
 
     @property
     def is_full(self) -> bool:
-        return bool(self._pages) and (len(self._pages) >= self._most_pages or self._bytes >= self._most_bytes)
+        return bool(self._pages) and (len(self._pages) >= self._max_pages or self._bytes >= self._max_bytes)
 
     def _wake_producer(self) -> None:
         while self._waiting:
-            lane = min(self._waiting, key=_DUE)
-            waiter = lane.waiting.popleft()
-            if not lane.waiting:
-                del self._waiting[lane]
+            sender = min(self._waiting, key=_START_TAG)
+            waiter = sender.waiting.popleft()
+            if not sender.waiting:
+                del self._waiting[sender]
             if not waiter.done():
-                self._now = max(self._now, lane.due)
-                lane.due += 1 / lane.weight
+                self._virtual_time = max(self._virtual_time, sender.start_tag)
+                sender.start_tag += 1 / sender.weight
                 waiter.set_result(None)
                 return
 
 
 class PageQueueSender:
-    """The way of one stream's pages into the delivery."""
+    """Puts the pages of one stream into the queue."""
 
-    wants_known = False
-    """Whether pages that were handed over in an earlier run are of use."""
-    carried: StreamState | None = None
-    """What moves with pages as they are made, and not as they are acknowledged."""
+    replays_delivered = False
+    """Whether pages that an earlier run delivered are needed again."""
+    children_state: StreamState | None = None
+    """State that advances when pages are built, not when they are acknowledged: it is kept by child streams."""
 
-    def __init__(self, delivery: PageQueue, weight: float) -> None:
-        self._delivery = delivery
+    def __init__(self, page_queue: PageQueue, weight: float) -> None:
+        self._page_queue = page_queue
         self.weight = weight
-        self.due = 0.0
+        self.start_tag = 0.0
         self.granted = 0
         self.waiting: deque[asyncio.Future[None]] = deque()
 
-    async def put(self, page: Page, size: int, handed: Callable[[Page], None]) -> None:
-        """Hand a page of `size` bytes over; wait while there is no room. `handed` is called when it is taken."""
-        await self._delivery.put(self, page, size, handed)
+    async def put(self, page: Page, size: int, on_delivered: Callable[[Page], None]) -> None:
+        """Queue a page of `size` bytes, waiting for capacity. The consumer's `anext` calls `on_delivered`."""
+        await self._page_queue.put(self, page, size, on_delivered)
 
-    async def put_known(self, page: Page) -> None:
-        """A page that was handed over in an earlier run: nobody waits for it here."""
+    async def put_already_delivered(self, page: Page) -> None:
+        """Drop a page that an earlier run delivered: the consumer does not need it."""
 
     @property
-    def is_wanted(self) -> bool:
-        """Whether another page is; `limit` is looked after elsewhere."""
+    def has_demand(self) -> bool:
+        """Whether another page is wanted. A record limit is checked elsewhere."""
         return True
 
-    async def next_may_come(self, place: Slot) -> None:
-        """Nothing keeps the next page of a slice but its turn."""
+    async def wait_for_demand(self, slot: Slot) -> None:
+        """Return at once: a consumer always wants the next page."""
 
-    async def room(self) -> None:
-        """Wait until a page may be decoded: there is room for it, and it is its turn.
+    async def wait_for_capacity(self) -> None:
+        """Wait until the queue has capacity for a page and its turn to be decoded has come.
 
-        Whoever then puts it without waiting for anything else finds the room.
+        A page that is put without another await in between finds that capacity.
         """
-        await self._delivery.room(self)
+        await self._page_queue.wait_for_capacity(self)
 
 
-_DUE = attrgetter("due")
+_START_TAG = attrgetter("start_tag")
 
 
 class DecodeGate:
-    """Lets one page be decoded in each pass of an event loop, whatever reading it belongs to.
+    """Admits one page decode in each iteration of an event loop, across all runs.
 
-    Whoever takes pages runs in the pass after the one that decoded them. A hundred answers that
-    come together would else be a hundred pages in memory, each too cold for the processor's caches,
-    where a loop by hand has one: at twice the CPU.
+    The consumer runs in the iteration after the decode. Without the gate, a hundred responses that arrive
+    together become a hundred decoded pages, too many for the processor's caches. That costs twice the CPU
+    of a hand-written loop, which holds one page at a time.
     """
 
     def __init__(self) -> None:
-        self._is_taken = False
+        self._is_occupied = False
         self._waiting: deque[asyncio.Future[None]] = deque()
 
-    async def take(self) -> None:
-        """Wait for the caller's turn, which ends with this pass of the loop; first come, first served."""
+    async def wait_for_turn(self) -> None:
+        """Wait for the caller's turn, in FIFO order; it ends with this iteration of the loop."""
         loop = asyncio.get_running_loop()
-        if not self._is_taken:
-            self._is_taken = True
-            loop.call_soon(self._pass_on, loop)
+        if not self._is_occupied:
+            self._is_occupied = True
+            loop.call_soon(self._wake_next, loop)
             return
         waiter = loop.create_future()
         self._waiting.append(waiter)
         await waiter
 
-    def _pass_on(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _wake_next(self, loop: asyncio.AbstractEventLoop) -> None:
         while self._waiting:
             waiter = self._waiting.popleft()
             if not waiter.done():
                 waiter.set_result(None)
-                loop.call_soon(self._pass_on, loop)
+                loop.call_soon(self._wake_next, loop)
                 return
-        self._is_taken = False
+        self._is_occupied = False
 
 
-_TURNS: RunVar[DecodeGate] = RunVar("asyncstreams.turns")
+_DECODE_GATE: RunVar[DecodeGate] = RunVar("asyncstreams.decode_gate")
 
 
-def turns() -> DecodeGate:
-    """Those of the running event loop, which all its readings share."""
-    found = _TURNS.get(None)
-    if found is None:
-        found = DecodeGate()
-        _TURNS.set(found)
-    return found
+def decode_gate() -> DecodeGate:
+    """The gate of the running event loop, shared by all its runs."""
+    gate = _DECODE_GATE.get(None)
+    if gate is None:
+        gate = DecodeGate()
+        _DECODE_GATE.set(gate)
+    return gate

@@ -1,4 +1,4 @@
-"""Which parents does a run read, who writes down what they say, and who reads that?"""
+"""Coordination of parent and child streams within one run: parent logs, their writers and readers."""
 
 from __future__ import annotations
 
@@ -35,313 +35,329 @@ _log = logging.getLogger("asyncstreams")
 _feed: ContextVar[tuple[object, ParentFeed | None]] = ContextVar("feed")
 
 
-def feed_of(stream: object) -> ParentFeed | None:
-    """What the run, of which the caller is a part, gives a substream of its parents; None outside of a run."""
-    of, feed = _feed.get((None, None))
-    return feed if of is stream else None
+def current_feed(stream: object) -> ParentFeed | None:
+    """The feed of a substream in the run of the current task; None outside a run."""
+    owner, feed = _feed.get((None, None))
+    return feed if owner is stream else None
 
 
 class ParentFeed:
-    """What one substream reads of its parents in one run."""
+    """The parent records that one substream reads in one run."""
 
     def __init__(self, stream: Stream, parents: Sequence[tuple[Stream, ParentLog]]) -> None:
         self._logs = [log for _, log in parents]
-        self._news = asyncio.Event()
+        self._updated = asyncio.Event()
         self._readers = [
-            log.reader(decode_of(stream.name, parent.name, stream.parent_fields), self._news) for parent, log in parents
+            log.reader(decode_of(stream.name, parent.name, stream.parent_fields), self._updated)
+            for parent, log in parents
         ]
         self._name = stream.name
         self._parents = parents
-        self._told = -1, False
+        self._reported = -1, False
 
     @property
-    def missing(self) -> list[Stream]:
-        """The parents that have ended, and not with all there is."""
+    def incomplete_parents(self) -> list[Stream]:
+        """The parents that ended without being read completely."""
         return [parent for parent, log in self._parents if log.is_closed and not log.is_complete]
 
-    def is_news(self) -> bool:
-        """Whether more is known than when it was asked last."""
-        before, self._told = self._told, (self.known, self.is_all)
-        return self._told != before
+    @property
+    def has_update(self) -> bool:
+        """Whether the parent count or its completeness changed since `mark_reported`."""
+        return self._reported != (self.parent_count, self.is_complete)
+
+    def mark_reported(self) -> None:
+        self._reported = self.parent_count, self.is_complete
 
     @property
-    def known(self) -> int:
-        """How many parents there are, as far as is known."""
+    def parent_count(self) -> int:
+        """The number of parent records known so far."""
         return sum(log.records for log in self._logs)
 
     @property
-    def is_all(self) -> bool:
-        """Whether there are no more."""
+    def is_complete(self) -> bool:
+        """Whether all parents were read completely."""
         return all(log.is_complete for log in self._logs)
 
-    async def parents(self) -> AsyncGenerator[tuple[int, list[Record]]]:
-        """Their records, page by page, each with the number of its parent. Raises LocalError."""
+    async def read_pages(self) -> AsyncGenerator[tuple[int, list[Record]]]:
+        """Yield pages of parent records, each with the index of the parent stream. Raises LocalError."""
         try:
-            async with aclosing(pages_of(self._readers, self._news)) as pages:
+            async with aclosing(pages_of(self._readers, self._updated)) as pages:
                 async for page in pages:
                     yield page
         except (OSError, CorruptData) as error:
-            raise LocalError(f"{self._name}: what its parents said cannot be read any more: {error}") from error
+            raise LocalError(f"{self._name}: cannot read its parent records from disk: {error}") from error
 
     def close(self) -> None:
-        """It reads no more."""
+        """Stop reading."""
         for reader in self._readers:
             reader.close()
 
 
 class ParentPageSender:
-    """The way of a parent's pages: into its log, and to the consumer where it is read for itself too."""
+    """Writes the pages of a parent into its log and, if the parent itself was requested, sends them to the consumer."""
 
-    wants_known = True
+    replays_delivered = True
 
     def __init__(
-        self, writer: ParentWriter, emitted: PageQueueSender | None, limit: int | None, *, on_demand: bool
+        self, writer: ParentWriter, consumer: PageQueueSender | None, limit: int | None, *, on_demand: bool
     ) -> None:
-        self.log, self.carried, self._emitted, self._left = writer.log, writer.carried, emitted, limit
-        self._on_demand, self._kept = on_demand, writer.keeping is not None
+        self.log, self.children_state, self._consumer, self._remaining = (
+            writer.log,
+            writer.children_state,
+            consumer,
+            limit,
+        )
+        self._on_demand, self._is_cached = on_demand, writer.cache is not None
 
     @property
-    def is_wanted(self) -> bool:
-        """Whether anybody wants another page."""
-        if self._emitted is not None and (self._left is None or self._left > 0):
+    def has_demand(self) -> bool:
+        """Whether the consumer, a child or the cache needs another page."""
+        if self._consumer is not None and (self._remaining is None or self._remaining > 0):
             return True
-        return self._kept or self.log.is_wanted
+        return self._is_cached or self.log.is_wanted
 
-    async def room(self) -> None:
-        if self._emitted is not None and self._left != 0:
-            await self._emitted.room()
+    async def wait_for_capacity(self) -> None:
+        if self._consumer is not None and self._remaining != 0:
+            await self._consumer.wait_for_capacity()
 
-    async def put_known(self, page: Page) -> None:
-        """A page that was handed over in an earlier run: its children have it now."""
+    async def put_already_delivered(self, page: Page) -> None:
+        """Log a page that an earlier run delivered: only the children need it."""
+        await self._append(page)
+
+    async def _append(self, page: Page) -> None:
         if page.records:
-            # As JSON: the consumer may change its records, and children see them as they came.
+            # As JSON: the consumer may change its records, but children get them unchanged.
             records: object = page.records
-            text = records.as_array() if isinstance(records, EncodedLines) else encode(records)
+            text = records.to_json_array() if isinstance(records, EncodedLines) else encode(records)
             await self.log.append(text, len(page.records))
 
-    async def put(self, page: Page, size: int, handed: Callable[[Page], None]) -> None:
-        await self.put_known(page)
-        if self._emitted is None:
-            handed(page)
+    async def put(self, page: Page, size: int, on_delivered: Callable[[Page], None]) -> None:
+        await self._append(page)
+        if self._consumer is None:
+            on_delivered(page)
             return
-        if self._left == 0:
+        if self._remaining == 0:
             return
-        if self._left is not None:
-            page = page.cut(self._left)
-            self._left -= len(page.records)
-        await self._emitted.put(page, size, handed)
+        if self._remaining is not None:
+            page = page.truncate(self._remaining)
+            self._remaining -= len(page.records)
+        await self._consumer.put(page, size, on_delivered)
 
-    async def next_may_come(self, place: Slot) -> None:
-        """Wait, without a place, until the children are near enough, or ask for more."""
-        if self._on_demand and not self._left:
-            place.give()
+    async def wait_for_demand(self, slot: Slot) -> None:
+        """Wait, without a slot, until the children have caught up or, with a record limit, need more."""
+        if self._on_demand and not self._remaining:
+            slot.release()
             await self.log.demand()
         elif not self.log.has_room:
-            place.give()
+            slot.release()
             await self.log.room()
 
 
 class ParentWriter(NamedTuple):
-    """A stream whose records are written down; `carried` is its state as its children will keep it."""
+    """A stream that is written to a log. `children_state` is its state as its children keep it."""
 
-    selected: StreamSelection
+    selection: StreamSelection
     log: ParentLog
-    keeping: CachedLog | None
-    carried: StreamState | None
+    cache: CachedLog | None
+    children_state: StreamState | None
 
 
 class ParentCoordinator:
-    """The streams of one run with all their parents, each of which is read once.
+    """Adds the parents to the streams of a run, so that each parent is read once.
 
-    Children that want all of a parent share one reading of it, and so do those that want what is new since the same
-    time; one that is read for itself is theirs too, where it is read from there.
+    Children that need all records of a parent share one read of it. So do children that need its new records since
+    the same state. If the parent itself was requested with the same state, they share that read too.
     """
 
-    def __init__(self, selected: Sequence[StreamSelection]) -> None:
-        self.selected = list(selected)
+    def __init__(self, selections: Sequence[StreamSelection]) -> None:
+        self.selections = list(selections)
         self._writers: dict[int, ParentWriter] = {}
-        self._kept: dict[int, ParentLog] = {}
+        self._cached_logs: dict[int, ParentLog] = {}
         self._feeds: dict[int, ParentFeed] = {}
-        self._carrying: dict[int, dict[str, ParentWriter]] = {}
-        self._keys: dict[int, str | None] = {}
-        self._keepings: dict[int, CachedLog | None] = {}
-        self._is_limited = any(one.limit is not None for one in selected)
+        self._incremental_parents: dict[int, dict[str, ParentWriter]] = {}
+        self._fingerprints: dict[int, str | None] = {}
+        self._caches: dict[int, CachedLog | None] = {}
+        self._has_limit = any(selection.limit is not None for selection in selections)
 
     @asynccontextmanager
-    async def gathered(self) -> AsyncGenerator[None]:
-        """Find all parents, and let go of what was written down when the run is over. Raises ConfigError."""
+    async def resolve_parents(self) -> AsyncGenerator[None]:
+        """Find all parents on entry, close their logs on exit. Raises ConfigError."""
         try:
-            for one in self.selected:  # which grows meanwhile
-                await self._gather(one)
+            for selection in self.selections:  # grows during the loop
+                await self._connect_parents(selection)
             yield
         finally:
-            for log in (*(writer.log for writer in self._writers.values()), *self._kept.values()):
+            for log in (*(writer.log for writer in self._writers.values()), *self._cached_logs.values()):
                 log.close()
 
-    def here(self, selected: StreamSelection) -> None:
-        """What the calling task, and those it starts, find of the parents of this stream."""
-        _feed.set((selected.stream, self.feed(selected)))
+    def bind_feed(self, selection: StreamSelection) -> None:
+        """Make the feed of a stream the `current_feed` of this task and the tasks that it starts."""
+        _feed.set((selection.stream, self.feed_for(selection)))
 
-    def feed(self, selected: StreamSelection) -> ParentFeed | None:
-        return self._feeds.get(id(selected))
+    def feed_for(self, selection: StreamSelection) -> ParentFeed | None:
+        return self._feeds.get(id(selection))
 
-    def states_of_parents(self, selected: StreamSelection) -> dict[str, StreamState]:
-        """The parents of which a stream reads only what is new: how far they have been read for it."""
+    def parent_states(self, selection: StreamSelection) -> dict[str, StreamState]:
+        """The states of the parents that a stream reads incrementally, by name."""
         found: dict[str, StreamState] = {}
-        for name, writer in self._carrying.get(id(selected), {}).items():
-            assert writer.carried is not None
-            found[name] = writer.carried.copy()
-            found[name].parents = self.states_of_parents(writer.selected)
+        for name, writer in self._incremental_parents.get(id(selection), {}).items():
+            assert writer.children_state is not None
+            found[name] = writer.children_state.copy()
+            found[name].parents = self.parent_states(writer.selection)
         return found
 
-    def lane(
-        self, selected: StreamSelection, make: Callable[[float], PageQueueSender]
+    def sender_for(
+        self, selection: StreamSelection, add_sender: Callable[[float], PageQueueSender]
     ) -> PageQueueSender | ParentPageSender:
-        """Where the pages of a stream go."""
-        lane = make(selected.stream.weight)
-        writer = self._writers.get(id(selected))
+        """The sender for the pages of a stream."""
+        sender = add_sender(selection.stream.weight)
+        writer = self._writers.get(id(selection))
         if writer is None:
-            return lane
-        emitted = lane if selected.is_emitted else None
-        return ParentPageSender(writer, emitted, selected.limit, on_demand=self._is_limited)
+            return sender
+        consumer = sender if selection.is_emitted else None
+        return ParentPageSender(writer, consumer, selection.limit, on_demand=self._has_limit)
 
-    def most(self, selected: StreamSelection) -> int | None:
-        """The records that are read of a stream, at most; a parent is read on demand, for its children."""
-        if id(selected) in self._writers and self._is_limited:
+    def max_records(self, selection: StreamSelection) -> int | None:
+        """The record limit of a stream; a parent in a limited run is read on demand instead."""
+        if id(selection) in self._writers and self._has_limit:
             return sys.maxsize
-        return selected.limit
+        return selection.limit
 
-    async def ended(self, selected: StreamSelection, *, is_complete: bool) -> None:
-        """A stream has been read, to its end or not."""
-        if (writer := self._writers.get(id(selected))) is None:
+    async def finish(self, selection: StreamSelection, *, is_complete: bool) -> None:
+        """End the log of a stream that was read, completely or not."""
+        if (writer := self._writers.get(id(selection))) is None:
             return
         if is_complete:
-            await writer.log.finish(None if writer.keeping is None else writer.keeping.keep)
+            await writer.log.finish(None if writer.cache is None else writer.cache.store)
         else:
             writer.log.end()
 
-    def cut_off(self, selected: StreamSelection) -> None:
-        """A stream's reading is over, however it ended; and it reads no more of its own parents."""
-        if (writer := self._writers.get(id(selected))) is not None:
+    def close_stream(self, selection: StreamSelection) -> None:
+        """End the log of a stream and its own feed, whatever the outcome."""
+        if (writer := self._writers.get(id(selection))) is not None:
             writer.log.end()
-        if (feed := self.feed(selected)) is not None:
+        if (feed := self.feed_for(selection)) is not None:
             feed.close()
 
-    async def _gather(self, selected: StreamSelection) -> None:
-        stream = selected.stream
-        if stream.use_cache and id(selected) not in self._writers and selected.reads_everything:
-            await self._write(selected)
-        if stream.parents and selected.slices is None:
-            logs = [(parent, await self._log_of(parent, selected)) for parent in stream.parents]
-            self._feeds[id(selected)] = ParentFeed(stream, logs)
+    async def _connect_parents(self, selection: StreamSelection) -> None:
+        stream = selection.stream
+        if stream.use_cache and id(selection) not in self._writers and selection.reads_everything:
+            await self._add_writer(selection)
+        if stream.parents and selection.slices is None:
+            logs = [(parent, await self._log_for(parent, selection)) for parent in stream.parents]
+            self._feeds[id(selection)] = ParentFeed(stream, logs)
 
-    async def _log_of(self, parent: Stream, child: StreamSelection) -> ParentLog:
-        """The log of a parent: of the stream that is read in this run, or of one that was kept, or a new one."""
-        need = _need_of(child, parent)
-        for one in self.selected:
-            is_same = one.stream is parent or self._are_same(one.stream, parent)
-            if not is_same and one.stream.name == parent.name:
+    async def _log_for(self, parent: Stream, child: StreamSelection) -> ParentLog:
+        """The log of a parent: of a stream of this run, from the cache, or of a parent that is added to the run."""
+        required = _required_state(child, parent)
+        for selection in self.selections:
+            is_equivalent = selection.stream is parent or self._are_equivalent(selection.stream, parent)
+            if not is_equivalent and selection.stream.name == parent.name:
                 raise ConfigError(
-                    f"two streams named {parent.name!r} are read at once: one of them is a parent",
-                    hint="give one of them a `name` of its own, or use the same for both",
+                    f"two different streams named {parent.name!r} in one run: one of them is a parent",
+                    hint="give one of them another `name`, or use the same stream for both",
                 )
-            if is_same and _gives(one, need, is_kept=child.is_kept):
-                return (await self._written(one, child, need)).log
-        if need is not None:
-            hidden = StreamSelection(parent, None, need.copy(), None, is_emitted=False, is_carried=child.is_kept)
+            if is_equivalent and _satisfies(selection, required, has_state_store=child.has_state_store):
+                return (await self._writer_for(selection, child, required)).log
+        if required is not None:
+            hidden = StreamSelection(
+                parent, None, required.copy(), None, is_emitted=False, feeds_children=child.has_state_store
+            )
         else:
-            if id(parent) in self._kept:
-                return self._kept[id(parent)]
+            if id(parent) in self._cached_logs:
+                return self._cached_logs[id(parent)]
             hidden = StreamSelection(parent, None, state_of(parent, None), None, is_emitted=False)
-            if parent.use_cache and (kept := await self._found(parent)) is not None:
-                self._kept[id(parent)] = kept
-                return kept
-        self.selected.append(hidden)
-        return (await self._written(hidden, child, need)).log
+            if parent.use_cache and (cached := await self._find_cached(parent)) is not None:
+                self._cached_logs[id(parent)] = cached
+                return cached
+        self.selections.append(hidden)
+        return (await self._writer_for(hidden, child, required)).log
 
-    async def _written(self, parent: StreamSelection, child: StreamSelection, need: StreamState | None) -> ParentWriter:
-        """A parent that is written down for a child, which may keep its state."""
-        writer = self._writers.get(id(parent)) or await self._write(parent)
-        if need is not None and child.is_kept:
-            if writer.carried is None:
-                writer = self._writers[id(parent)] = writer._replace(carried=need.copy())
-            self._carrying.setdefault(id(child), {})[parent.stream.name] = writer
+    async def _writer_for(
+        self, parent: StreamSelection, child: StreamSelection, required: StreamState | None
+    ) -> ParentWriter:
+        """The writer of a parent, which also tracks the state that the child keeps of it."""
+        writer = self._writers.get(id(parent)) or await self._add_writer(parent)
+        if required is not None and child.has_state_store:
+            if writer.children_state is None:
+                writer = self._writers[id(parent)] = writer._replace(children_state=required.copy())
+            self._incremental_parents.setdefault(id(child), {})[parent.stream.name] = writer
         return writer
 
-    async def _write(self, selected: StreamSelection) -> ParentWriter:
-        stream = selected.stream
-        keeping: CachedLog | None = None
-        if stream.use_cache and selected.reads_everything and not self._is_limited:
-            keeping = await self._keeping(stream)
+    async def _add_writer(self, selection: StreamSelection) -> ParentWriter:
+        stream = selection.stream
+        cache: CachedLog | None = None
+        if stream.use_cache and selection.reads_everything and not self._has_limit:
+            cache = await self._cache_for(stream)
         log = (
             ParentLog(LogFile.temporary, _warn_once(stream.name))
-            if keeping is None
-            else ParentLog(keeping.open, keeping.warn)
+            if cache is None
+            else ParentLog(cache.open, cache.warn)
         )
-        writer = self._writers[id(selected)] = ParentWriter(selected, log, keeping, None)
+        writer = self._writers[id(selection)] = ParentWriter(selection, log, cache, None)
         return writer
 
-    async def _keeping(self, stream: Stream) -> CachedLog | None:
-        """Where the log of a stream is kept; None, with a warning, where it cannot be."""
-        if id(stream) not in self._keepings:
-            self._keepings[id(stream)] = await self._made(stream)
-        return self._keepings[id(stream)]
+    async def _cache_for(self, stream: Stream) -> CachedLog | None:
+        """The cache entry of a stream; None, with a warning, if it cannot be cached."""
+        if id(stream) not in self._caches:
+            self._caches[id(stream)] = await self._open_cache(stream)
+        return self._caches[id(stream)]
 
-    async def _made(self, stream: Stream) -> CachedLog | None:
+    async def _open_cache(self, stream: Stream) -> CachedLog | None:
         try:
             return await anyio.to_thread.run_sync(CachedLog, stream)
         except NotFingerprintable as error:
-            _log.warning("%s is not kept: nobody can tell whether %s", stream.name, error)
+            _log.warning("%s is not cached: it has no stable fingerprint: %s", stream.name, error)
         except OSError as error:
             _warn_once(stream.name)(error)
         return None
 
-    async def _found(self, stream: Stream) -> ParentLog | None:
-        keeping = await self._keeping(stream)
-        if keeping is None:
+    async def _find_cached(self, stream: Stream) -> ParentLog | None:
+        cache = await self._cache_for(stream)
+        if cache is None:
             return None
         try:
-            found = await anyio.to_thread.run_sync(keeping.find)
+            found = await anyio.to_thread.run_sync(cache.find)
         except OSError as error:
-            keeping.warn(error)
+            cache.warn(error)
             return None
         return None if found is None else ParentLog.kept(*found)
 
-    def _are_same(self, one: Stream, other: Stream) -> bool:
-        if type(one) is not type(other) or one.name != other.name:
+    def _are_equivalent(self, first: Stream, second: Stream) -> bool:
+        if type(first) is not type(second) or first.name != second.name:
             return False
-        key = self._key(one)
-        return key is not None and key == self._key(other)
+        key = self._fingerprint(first)
+        return key is not None and key == self._fingerprint(second)
 
-    def _key(self, stream: Stream) -> str | None:
-        if id(stream) not in self._keys:
+    def _fingerprint(self, stream: Stream) -> str | None:
+        if id(stream) not in self._fingerprints:
             try:
-                self._keys[id(stream)] = fingerprint(stream)
+                self._fingerprints[id(stream)] = fingerprint(stream)
             except NotFingerprintable:
-                self._keys[id(stream)] = None
-        return self._keys[id(stream)]
+                self._fingerprints[id(stream)] = None
+        return self._fingerprints[id(stream)]
 
 
-def _need_of(child: StreamSelection, parent: Stream) -> StreamState | None:
-    """Since when a child wants what is new of a parent; None: it wants all."""
+def _required_state(child: StreamSelection, parent: Stream) -> StreamState | None:
+    """The parent state after which a child needs new records; None if it needs all records."""
     if not child.stream.incremental_dependency or not isinstance(child.state, StreamState):
         return None
-    need = child.state.parents.get(parent.name) or empty_state(identity_of(parent))
-    return need if child.is_kept or need else None
+    required = child.state.parents.get(parent.name) or empty_state(identity_of(parent))
+    return required if child.has_state_store or required else None
 
 
-def _gives(one: StreamSelection, need: StreamState | None, *, is_kept: bool) -> bool:
-    """Whether a reading of a parent gives what a child wants."""
-    is_of_new = one.is_kept and bool(one.stream.cursor_field)
-    if need is None:
-        return not is_of_new and (one.is_emitted or not one.state)
-    if is_of_new != is_kept or (one.is_emitted and not is_kept):
+def _satisfies(parent: StreamSelection, required: StreamState | None, *, has_state_store: bool) -> bool:
+    """Whether reading this selection of a parent yields the records that a child needs."""
+    only_new = parent.has_state_store and bool(parent.stream.cursor_field)
+    if required is None:
+        return not only_new and (parent.is_emitted or not parent.state)
+    if only_new != has_state_store or (parent.is_emitted and not has_state_store):
         return False
-    return isinstance(one.state, StreamState) and one.state.is_as(need)
+    return isinstance(parent.state, StreamState) and parent.state.is_equivalent(required)
 
 
 class CachedLog:
-    """Where the log of one stream is kept between runs. Blocking. Raises OSError, Untold, ConfigError."""
+    """The cached log of one stream between runs. Blocking. Raises OSError, NotFingerprintable and ConfigError."""
 
     def __init__(self, stream: Stream) -> None:
         self.warn = _warn_once(stream.name)
@@ -350,20 +366,20 @@ class CachedLog:
         self.path: Path = self._folder.file(
             stream.cache_filename or stream.name, fingerprint(stream, self._folder.salt())
         )
-        self._at = self._clock.wall()
+        self._created_at = self._clock.wall()
 
     def find(self) -> tuple[LogFile, int, LogFooter] | None:
         return self._folder.find(self.path, self._clock.wall(), self._ttl)
 
     def open(self) -> LogFile:
-        """A file for a new log; where it cannot be kept, one that is not."""
+        """A file for a new log; a temporary one if the cache folder is not writable."""
         try:
-            return self._folder.partial(self.path, self._at, self._clock.wall())
+            return self._folder.partial(self.path, self._created_at, self._clock.wall())
         except OSError as error:
             self.warn(error)
             return LogFile.temporary()
 
-    def keep(self, file: LogFile, counts: LogFooter) -> None:
+    def store(self, file: LogFile, counts: LogFooter) -> None:
         if file.path is not None:
             file.keep(self.path, counts)
 
@@ -372,14 +388,16 @@ class CachedLog:
 
 
 def _warn_once(name: str) -> Callable[[OSError], None]:
-    """Tells what is wrong with the disk; the first thing, since others follow from it."""
-    told: list[OSError] = []
+    """A callback that logs the first disk error only, since later ones follow from it."""
+    warned: list[OSError] = []
 
     def warn(error: OSError) -> None:
-        if not told:
-            told.append(error)
+        if not warned:
+            warned.append(error)
             _log.warning(
-                "%s: what it says cannot be written down for its substreams (%s): the run goes on without", name, error
+                "%s: its records cannot be written to disk for its substreams (%s); the run continues without",
+                name,
+                error,
             )
 
     return warn

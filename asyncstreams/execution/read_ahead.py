@@ -1,4 +1,4 @@
-"""Which pages can be fetched before their turn comes, and where are they meanwhile?"""
+"""Speculative fetching of the next pages of a slice."""
 
 from __future__ import annotations
 
@@ -16,108 +16,107 @@ from ..protocols import CountedPaginator
 from .page_fetcher import ParsedPage, ReceivedPage
 from .slots import StreamSlots
 
-_MOST_BYTES = 32 * 2**20
+_MAX_BUFFERED_BYTES = 32 * 2**20
 
 
 class ReadAhead:
-    """Fetches pages of one slice side by side, on the guess that each follows the one before it.
+    """Fetches several pages of one slice concurrently, with predicted tokens.
 
-    The guess is the paginator's `token_at`. What a page itself says comes after it decides: where
-    the guess was wrong, what was fetched ahead is thrown away. With a known number of pages nothing
-    is asked for in vain; without one, as many pages more as have been full in a row are asked for,
-    until one is shorter than the first.
+    The predictions are the paginator's `token_at`. The token in each page decides: if a prediction was wrong,
+    all speculative pages are discarded. With a known number of pages no request is wasted. Without one, the
+    window grows by one with each full page, until a page is shorter than the first.
     """
 
     def __init__(
         self,
         paginator: CountedPaginator,
-        arrive: Callable[[Any, Any], Awaitable[ReceivedPage]],
+        receive: Callable[[Any, Any], Awaitable[ReceivedPage]],
         tasks: TaskGroup,
-        share: StreamSlots,
+        slots: StreamSlots,
     ) -> None:
-        self._paginator, self._arrive, self._tasks, self._share = paginator, arrive, tasks, share
+        self._paginator, self._receive, self._tasks, self._slots = paginator, receive, tasks, slots
         self._first: Response | None = None
-        self._pages: int | None = None
-        self._full = 0
-        self._next = 1
+        self._page_count: int | None = None
+        self._full_count = 0
+        self._next_number = 1
         self._window = 0
-        self._most = 1
-        self._waiting: deque[SpeculativePage] = deque()
+        self._max_window = 1
+        self._pending: deque[SpeculativePage] = deque()
 
-    def begin(self, fetched: ParsedPage, count: int, token: Any) -> None:
-        """The first page is here, of `count` records, and `token` is what it gives for the second one."""
-        self._pages = self._paginator.page_count(fetched.response, count)
-        self._full, self._first = count, fetched.response
-        self._most = max(1, min(self._share.most, _MOST_BYTES // max(1, fetched.size)))
+    def start(self, page: ParsedPage, count: int, token: Any) -> None:
+        """Start from the first page, which has `count` records and names `token` for the second page."""
+        self._page_count = self._paginator.page_count(page.response, count)
+        self._full_count, self._first = count, page.response
+        self._max_window = max(1, min(self._slots.max_slots, _MAX_BUFFERED_BYTES // max(1, page.size)))
         try:
-            guessable = self._paginator.token_at(1, fetched.response) == token
+            guessable = self._paginator.token_at(1, page.response) == token
         except ValueError:  # links without numbers
             guessable = False
         if guessable:
-            self._window = 1 if self._pages is None else self._most
+            self._window = 1 if self._page_count is None else self._max_window
 
-    def went_on(self, count: int, token: Any) -> None:
-        """A page of `count` records is here, and gives `token` for the next: guess further, or no more."""
-        if self._waiting and self._waiting[0].token != token:
-            self.drop()
-        elif self._pages is None and count < self._full:
+    def observe_page(self, count: int, token: Any) -> None:
+        """Extend, keep or close the window after a page of `count` records that names `token` for the next page."""
+        if self._pending and self._pending[0].token != token:
+            self.discard()
+        elif self._page_count is None and count < self._full_count:
             self._window = 0
-        elif self._pages is None and self._window:
-            # As many more as there have been: so the guesses in vain are never more than the pages.
-            self._window = min(self._most, self._window + 1)
-        self._extend()
+        elif self._page_count is None and self._window:
+            # One more for each page so far: wasted requests never outnumber the pages.
+            self._window = min(self._max_window, self._window + 1)
+        self._fill_window()
 
-    def has(self, token: Any) -> bool:
-        return bool(self._waiting) and self._waiting[0].token == token
+    def is_next(self, token: Any) -> bool:
+        return bool(self._pending) and self._pending[0].token == token
 
-    async def take(self) -> ReceivedPage:
-        """The response for the next page, when it is here: it is decoded when its turn comes.
+    async def pop_next(self) -> ReceivedPage:
+        """Remove the next page and wait for its response, which is not decoded yet.
 
-        Raises what fetching it came to.
+        Raises the error of its request.
         """
-        guess = self._waiting.popleft()
+        guess = self._pending.popleft()
         await guess.done.wait()
         if guess.error is not None:
             raise guess.error
-        if guess.arrived is None:
-            # Its task has ended before ours because the reading is left.
+        if guess.received is None:
+            # The fetching task was cancelled first: so is this one, at the checkpoint.
             await anyio.lowlevel.checkpoint()
-        assert guess.arrived is not None
-        return guess.arrived
+        assert guess.received is not None
+        return guess.received
 
-    def drop(self) -> None:
-        """Throw away what was fetched ahead, and guess no more."""
+    def discard(self) -> None:
+        """Discard all speculative pages and stop predicting."""
         self._window = 0
-        while self._waiting:
-            self._waiting.pop().scope.cancel()
+        while self._pending:
+            self._pending.pop().scope.cancel()
 
-    def _extend(self) -> None:
-        while len(self._waiting) < self._window and (self._pages is None or self._next < self._pages):
+    def _fill_window(self) -> None:
+        while len(self._pending) < self._window and (self._page_count is None or self._next_number < self._page_count):
             assert self._first is not None
-            guess = SpeculativePage(self._paginator.token_at(self._next, self._first))
-            self._next += 1
-            self._waiting.append(guess)
-            self._tasks.start_soon(self._run, guess)
+            guess = SpeculativePage(self._paginator.token_at(self._next_number, self._first))
+            self._next_number += 1
+            self._pending.append(guess)
+            self._tasks.start_soon(self._fetch, guess)
 
-    async def _run(self, guess: SpeculativePage) -> None:
-        place = self._share.place()
+    async def _fetch(self, guess: SpeculativePage) -> None:
+        slot = self._slots.new_slot()
         with guess.scope:
             try:
-                await place.take()
-                guess.arrived = await self._arrive(guess.token, place)
-            except Exception as error:  # told when its turn comes, if it does
+                await slot.acquire()
+                guess.received = await self._receive(guess.token, slot)
+            except Exception as error:  # raised by pop_next, if the page is needed
                 guess.error = error
             finally:
-                place.give()
+                slot.release()
                 guess.done.set()
 
 
 class SpeculativePage:
-    """A page that probably comes."""
+    """A page that is fetched before it is known to exist."""
 
     def __init__(self, token: Any) -> None:
         self.token = token
         self.scope = anyio.CancelScope()
         self.done = asyncio.Event()
-        self.arrived: ReceivedPage | None = None
+        self.received: ReceivedPage | None = None
         self.error: Exception | None = None

@@ -1,4 +1,4 @@
-"""What a caller holds while reading: pages or records inside an `async with`."""
+"""The async context manager through which callers read pages or records."""
 
 from __future__ import annotations
 
@@ -15,88 +15,88 @@ T = TypeVar("T")
 
 
 class ReadHandle(Generic[T]):
-    """An async context manager of an async iterator: leaving it ends all work at once."""
+    """An async context manager that yields an async iterator; exiting it cancels all work of the run."""
 
     def __init__(
         self,
-        what: str,
+        method_name: str,
         scheduler: Scheduler,
-        opened: Callable[[Scheduler], AbstractAsyncContextManager[AsyncIterator[T]]],
+        open_items: Callable[[Scheduler], AbstractAsyncContextManager[AsyncIterator[T]]],
     ) -> None:
-        self._what = what
+        self._method_name = method_name
         self._scheduler = scheduler
-        self._opened = opened
-        self._inner: AbstractAsyncContextManager[AsyncIterator[T]] | None = None
-        self._opening: OpenIterator[T] | None = None
+        self._open_items = open_items
+        self._context: AbstractAsyncContextManager[AsyncIterator[T]] | None = None
+        self._iterator: OpenIterator[T] | None = None
 
     @property
     def report(self) -> RunReport:
-        """What has been handed over so far, stream by stream."""
+        """The pages and records delivered so far, by stream."""
         return self._scheduler.report()
 
     @property
     def unavailable(self) -> Mapping[str, str]:
-        """The streams that have been found unavailable so far, each with its reason."""
+        """The names of the streams found unavailable so far, with the reasons."""
         return self._scheduler.report().unavailable
 
     def explain(self) -> str:
-        """A line for each stream: what it does at this moment, and why it does no more."""
+        """Describe what each stream is doing now and what it waits for, one line per stream."""
         return self._scheduler.explain()
 
     async def __aenter__(self) -> AsyncIterator[T]:
-        if self._inner is not None:
-            raise RuntimeError(f"a reading is entered once; call {self._what}() again for another")
-        self._inner = self._opened(self._scheduler)
-        self._opening = OpenIterator(self._what, await self._inner.__aenter__())
-        return self._opening
+        if self._context is not None:
+            raise RuntimeError(
+                f"{self._method_name}(): already entered; call {self._method_name}() again for another read"
+            )
+        self._context = self._open_items(self._scheduler)
+        self._iterator = OpenIterator(self._method_name, await self._context.__aenter__())
+        return self._iterator
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
-        assert self._inner is not None
-        assert self._opening is not None
-        self._opening.ended = True
-        return await self._inner.__aexit__(kind, error, trace)
+        assert self._context is not None
+        assert self._iterator is not None
+        self._iterator.is_closed = True
+        return await self._context.__aexit__(kind, error, trace)
 
     def __aiter__(self) -> NoReturn:
-        self._show_how()
+        self._raise_not_entered()
 
     def __iter__(self) -> NoReturn:
-        self._show_how()
+        self._raise_not_entered()
 
     def __await__(self) -> NoReturn:
-        self._show_how()
+        self._raise_not_entered()
 
-    def _show_how(self) -> NoReturn:
-        item = self._what.removesuffix("s")
+    def _raise_not_entered(self) -> NoReturn:
+        item = self._method_name.removesuffix("s")
         raise TypeError(
-            f"{self._what}() is entered first, so that leaving early ends all work:\n"
-            f"    async with stream.{self._what}() as {self._what}:\n"
-            f"        async for {item} in {self._what}: ..."
+            f"{self._method_name}() must be entered with `async with`, so that leaving early cancels all work:\n"
+            f"    async with stream.{self._method_name}() as {self._method_name}:\n"
+            f"        async for {item} in {self._method_name}: ..."
         )
 
 
 class OpenIterator(Generic[T]):
-    """What is iterated: hands the iteration over to the iterator itself, so that it costs nothing for each item."""
+    """Checks once that the block is open, then delegates to the iterator itself, at no cost per item."""
 
-    def __init__(self, what: str, items: AsyncIterator[T]) -> None:
-        self._what = what
+    def __init__(self, method_name: str, items: AsyncIterator[T]) -> None:
+        self._method_name = method_name
         self._items = items
-        self.ended = False
+        self.is_closed = False
 
     def __aiter__(self) -> AsyncIterator[T]:
-        if self.ended:
-            raise RuntimeError(
-                f"this reading has ended with its block: iterate over its {self._what} inside the async with"
-            )
+        if self.is_closed:
+            raise RuntimeError(f"{self._method_name}(): the read is closed; iterate inside the async with block")
         return self._items
 
     async def __anext__(self) -> T:
         return await anext(aiter(self))
 
 
-async def records_of(pages: AsyncIterator[Page]) -> AsyncGenerator[Record]:
-    """The records of the pages: plain iteration within a page, nothing async for each."""
+async def iter_records(pages: AsyncIterator[Page]) -> AsyncGenerator[Record]:
+    """Yield the records of the pages, without an await per record."""
     async for page in pages:
         for record in page.records:
             yield record

@@ -1,4 +1,4 @@
-"""What was read in a run, stream by stream, and what was written of it?"""
+"""Reports of a run: what was read and written, by stream."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..destinations.ledger import Part, Record
+from ..destinations.ledger import JournalRecord, Part
 
 
 @dataclass(frozen=True, slots=True)
 class WriteReport:
-    """What a run committed of one stream, into the folder `path`, or into the `table` of the database there.
+    """What a run committed of one stream, into the folder `path` or into `table` of the database at `path`.
 
-    `quarantined` are rows that are kept apart. `was_read`: it had been read to its end before, in the same run, which
-    was then ended by something else. Tables have no `parts`, and no `bytes` of their own.
+    `quarantined` counts the rows that were written to quarantine, outside `rows`. With `was_read`, the stream was
+    already read completely before the run was interrupted, so the resumed run did not read it again. For tables,
+    `parts` and `bytes` are 0.
     """
 
     path: Path
@@ -26,10 +27,10 @@ class WriteReport:
     quarantined: int = 0
     was_read: bool = False
 
-    def with_commit(self, told: Record) -> WriteReport:
-        """The same with what a commit says of the stream."""
-        rows = Counter({"part": told.get("rows", 0), "quarantined": told.get("quarantined", 0)})
-        parts = [Part(*one) for one in told.get("parts", ())]
+    def with_commit(self, commit: JournalRecord) -> WriteReport:
+        """A copy that includes a commit of the stream, in the form that the journal holds."""
+        rows = Counter({"part": commit.get("rows", 0), "quarantined": commit.get("quarantined", 0)})
+        parts = [Part(*fields) for fields in commit.get("parts", ())]
         for part in parts:
             rows[part.kind] += part.rows
         return replace(
@@ -41,18 +42,18 @@ class WriteReport:
         )
 
     def __str__(self) -> str:
-        place = f"{self.path}, table {self.table}" if self.table else str(self.path)
+        location = f"{self.path}, table {self.table}" if self.table else str(self.path)
         if self.was_read:
-            return f"read before, to its end  {place}"
+            return f"already complete before the interruption  {location}"
         if self.table:
-            return f"{self.rows:,} rows  {place}"
+            return f"{self.rows:,} rows  {location}"
         parts = f"{self.parts:,} part" + ("" if self.parts == 1 else "s")
-        return f"{self.rows:,} rows in {parts}, {self.bytes:,} bytes  {place}"
+        return f"{self.rows:,} rows in {parts}, {self.bytes:,} bytes  {location}"
 
 
 @dataclass(frozen=True, slots=True)
 class StreamReport:
-    """What was handed over of one stream; `slices` counts those that were read to their end.
+    """What was delivered of one stream; `slices` counts the completed slices, `failed` the failed ones.
 
     `written` describes the output, if the stream was extracted into files or tables. Then `raw_passthrough` says
     whether the records were copied as bytes; if they had to be decoded, `not_raw_because` has the reason.
@@ -70,30 +71,27 @@ class StreamReport:
 
     def __str__(self) -> str:
         failed = f", {self.failed:,} failed" if self.failed else ""
-        few = "" if self.slices == 1 else "s"
-        kept_back = f", {self.quarantined:,} quarantined" if self.quarantined else ""
-        told = f"{self.records:,} records in {self.pages:,} pages of {self.slices:,} slice{few}{failed}{kept_back}"
-        how = (
-            "raw passthrough"
-            if self.raw_passthrough
-            else f"decoded: {self.not_raw_because}"
-            if self.not_raw_because
-            else ""
+        plural = "" if self.slices == 1 else "s"
+        quarantined = f", {self.quarantined:,} quarantined" if self.quarantined else ""
+        counts = (
+            f"{self.records:,} records in {self.pages:,} pages of {self.slices:,} slice{plural}{failed}{quarantined}"
         )
         if self.written is None:
-            return told
-        return f"{told}: {self.written}" + (f"  ({how})" if how else "")
+            return counts
+        mode = f"decoded: {self.not_raw_because}" if self.not_raw_because else ""
+        mode = "raw passthrough" if self.raw_passthrough else mode
+        return f"{counts}: {self.written}" + (f"  ({mode})" if mode else "")
 
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """One line for each stream that was read; `unavailable` maps the others to their reasons."""
+    """The reports of all streams that were read; `unavailable` maps skipped streams to the reasons."""
 
     streams: tuple[StreamReport, ...]
     unavailable: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def __str__(self) -> str:
-        lines = {one.stream: str(one) for one in self.streams}
+        lines = {report.stream: str(report) for report in self.streams}
         lines |= {name: f"unavailable: {reason}" for name, reason in self.unavailable.items()}
         width = max(map(len, lines), default=0)
-        return "\n".join(f"{name:{width}}  {told}" for name, told in lines.items())
+        return "\n".join(f"{name:{width}}  {line}" for name, line in lines.items())

@@ -1,4 +1,4 @@
-"""Which slice runs now: all slices of all streams of a run, side by side, fairly, and clean when left."""
+"""Concurrent execution of all slices of all streams of a run, with structured cancellation."""
 
 from __future__ import annotations
 
@@ -32,55 +32,61 @@ from ..events import (
 from ..http.client import HttpClient
 from ..models import Slice
 from ..protocols import Stream
-from ..records.record_validation import validation_of
+from ..records.record_validation import create_validator
 from ..state.stream_selection import StreamSelection
-from .failure_policy import failure_of, halves_of, unavailable_by
+from .failure_policy import as_unavailable, combine_failures, split_rejected_slice
 from .page_queue import PageQueue
 from .parent_coordinator import ParentCoordinator, ParentFeed
 from .report import RunReport
 from .slice_reader import SliceReader
-from .slice_source import each_work
-from .slots import SlotPool, within_descriptors
+from .slice_source import pending_slices
+from .slots import SlotPool, cap_to_fd_limit
 from .stream_run import ActiveSlice, StreamRun
 from .worker_pool import WorkerPool
 
-_MOST_PAGES = 4
-_MOST_BYTES = 32 * 2**20
+_MAX_QUEUED_PAGES = 4
+_MAX_QUEUED_BYTES = 32 * 2**20
 _log = logging.getLogger("asyncstreams")
 
 OnError: TypeAlias = Literal["continue", "stop"]
-Lease: TypeAlias = Callable[[Stream], AbstractAsyncContextManager[HttpClient]]
+OpenClient: TypeAlias = Callable[[Stream], AbstractAsyncContextManager[HttpClient]]
 
 
 class Scheduler:
-    """One run over some streams.
+    """Reads a set of streams in one run.
 
-    A slice that fails leaves its siblings alone; AuthError, ConfigError and HostUnavailable end the run, SchemaError
-    and too many failures end their stream, RateLimitWaitTooLong does when what is on the wire has been read,
-    `stop_on_error` makes the first failure the last. Nothing but cancellation ever leaves a task: what goes wrong is
-    told by the delivery, when all that was read has been taken.
+    A failed slice does not affect its siblings, with these exceptions. AuthError, ConfigError, HostUnavailable and
+    LocalError end the run. SchemaError ends the stream, and so do more than `max_failed_slices` failures.
+    RateLimitWaitTooLong starts no further slices of the stream. With `stop_on_error`, the first failure ends the run.
+
+    Tasks raise nothing but cancellation. The page queue raises the error of the run after its last page.
     """
 
     def __init__(
-        self, selected: Sequence[StreamSelection], lease: Lease, max_concurrency: int, *, stop_on_error: bool
+        self,
+        selections: Sequence[StreamSelection],
+        open_client: OpenClient,
+        max_concurrency: int,
+        *,
+        stop_on_error: bool,
     ) -> None:
-        self.selected, self._lease = tuple(selected), lease
-        self._family = ParentCoordinator(selected)
+        self.selections, self._open_client = tuple(selections), open_client
+        self._coordinator = ParentCoordinator(selections)
         self._stop_on_error = stop_on_error
-        self._places = SlotPool(within_descriptors(max_concurrency))
-        self._delivery = PageQueue(_MOST_PAGES, _MOST_BYTES)
+        self._slot_pool = SlotPool(cap_to_fd_limit(max_concurrency))
+        self._page_queue = PageQueue(_MAX_QUEUED_PAGES, _MAX_QUEUED_BYTES)
         self._runs: list[StreamRun] = []
-        self.fatal: Exception | None = None
+        self.fatal_error: Exception | None = None
         self._scope = anyio.CancelScope()
-        self._cut_off: dict[int, list[Callable[[], None]]] = {}
+        self._deferred_events: dict[int, list[Callable[[], None]]] = {}
         self.unavailable: dict[str, StreamUnavailable] = {}
 
     @asynccontextmanager
     async def pages(self) -> AsyncGenerator[PageQueue]:
-        """The pages of the run, while it runs; leaving ends everything that is under way.
+        """Start the run and yield its page queue; exiting cancels everything in flight.
 
-        What the body raises leaves as it was raised: its tasks raise nothing, so the group that anyio
-        puts around it holds nothing else.
+        An exception of the body propagates unchanged: the tasks raise nothing, so it is the only one in the
+        exception group of anyio.
         """
         raised: BaseException | None = None
         context: BaseException | None = None
@@ -88,7 +94,7 @@ class Scheduler:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._run)
                 try:
-                    yield self._delivery
+                    yield self._page_queue
                 except BaseException as error:
                     raised, context = error, error.__context__
                     raise
@@ -105,247 +111,250 @@ class Scheduler:
             raised.__context__ = context
 
     def explain(self) -> str:
-        """A line for each stream that has begun: what it does now, and what keeps it from doing more."""
+        """Describe what each started stream is doing and what it waits for, one line per stream."""
         lines = [run.explain() for run in self._runs]
-        if self._delivery.is_full:
-            lines.append("the consumer is slower than the API: nothing more is fetched until it takes a page")
+        if self._page_queue.is_full:
+            lines.append("the consumer is slower than the API: fetching is paused until it takes a page")
         return "\n".join(lines)
 
     @property
-    def is_safe(self) -> bool:
-        """Whether all that was to be read has been, and has been acknowledged where a state is kept."""
-        return self.fatal is None and all(run.is_safe for run in self._runs)
+    def is_fully_acknowledged(self) -> bool:
+        """Whether all streams were read completely and no checkpoint is pending."""
+        return self.fatal_error is None and all(run.is_fully_acknowledged for run in self._runs)
 
     def report(self) -> RunReport:
-        """What was read so far."""
+        """What was delivered so far."""
         return RunReport(
             tuple(
-                run.report for run in self._runs if run.selected.is_emitted and run.stream.name not in self.unavailable
+                run.report for run in self._runs if run.selection.is_emitted and run.stream.name not in self.unavailable
             ),
-            {one.stream.name: self.unavailable[one.stream.name].reason for one in self._unavailable()},
+            {name: error.reason for name, error in self._unavailable_streams()},
         )
 
-    def _unavailable(self) -> list[StreamSelection]:
-        """Of those that are read for themselves."""
-        return [one for one in self.selected if one.stream.name in self.unavailable]
+    def _unavailable_streams(self) -> list[tuple[str, StreamUnavailable]]:
+        """The unavailable streams among those that the caller selected, without their parents."""
+        names = [selection.stream.name for selection in self.selections]
+        return [(name, self.unavailable[name]) for name in names if name in self.unavailable]
 
     async def _run(self) -> None:
         try:
             with self._scope:
-                await self._all_streams()
+                await self._run_streams()
         finally:
-            # Tasks that are cancelled together end in any order: listeners hear the same each time.
-            for selected in self._family.selected:
-                for tell in self._cut_off.pop(id(selected), ()):
-                    tell()
-        self._delivery.close(self._outcome())
+            # Cancelled tasks end in arbitrary order: their events are emitted here, in a reproducible order.
+            for selection in self._coordinator.selections:
+                for emit in self._deferred_events.pop(id(selection), ()):
+                    emit()
+        self._page_queue.close(self._final_error())
 
-    async def _all_streams(self) -> None:
+    async def _run_streams(self) -> None:
         try:
-            async with self._family.gathered(), anyio.create_task_group() as tasks:
-                for selected in self._family.selected:
-                    tasks.start_soon(self._stream, selected)
-        except Exception as error:  # the parents'
-            self._end(error)
+            async with self._coordinator.resolve_parents(), anyio.create_task_group() as tasks:
+                for selection in self._coordinator.selections:
+                    tasks.start_soon(self._run_stream, selection)
+        except Exception as error:  # of resolve_parents
+            self._abort(error)
 
-    async def _stream(self, selected: StreamSelection) -> None:
-        """Everything of one stream. What goes wrong before its slices is the run's, unless it is unavailable."""
-        stream = selected.stream
-        self._family.here(selected)
+    async def _run_stream(self, selection: StreamSelection) -> None:
+        """Read one stream. An error before its first slice ends the run, unless the stream is unavailable."""
+        stream = selection.stream
+        self._coordinator.bind_feed(selection)
         try:
-            if selected.limit == 0 and self._family.most(selected) == 0:
+            if selection.limit == 0 and self._coordinator.max_records(selection) == 0:
                 return
-            async with self._lease(stream) as chain:
-                chain.audience.emit(StreamStarted(stream.name))
+            async with self._open_client(stream) as client:
+                client.events.emit(StreamStarted(stream.name))
                 try:
-                    failure = await self._slices(selected, chain)
+                    failure = await self._read_slices(selection, client)
                 except Exception as error:
-                    if isinstance(error, StreamUnavailable) and len(self._family.selected) > 1:
+                    if isinstance(error, StreamUnavailable) and len(self._coordinator.selections) > 1:
                         _log.warning("%s is skipped: %s", stream.name, error.reason)
-                        chain.audience.emit(StreamSkipped(stream.name, error.reason))
-                    _tell_end(chain.audience, StreamFinished(stream.name, error))
+                        client.events.emit(StreamSkipped(stream.name, error.reason))
+                    _emit_final(client.events, StreamFinished(stream.name, error))
                     raise
                 except BaseException as error:
-                    ended = partial(_tell_end, chain.audience, StreamFinished(stream.name, error))
-                    self._cut_off.setdefault(id(selected), []).append(ended)
+                    finished = partial(_emit_final, client.events, StreamFinished(stream.name, error))
+                    self._deferred_events.setdefault(id(selection), []).append(finished)
                     raise
-                chain.audience.emit(StreamFinished(stream.name, failure))
+                client.events.emit(StreamFinished(stream.name, failure))
         except StreamUnavailable as error:
             self.unavailable[stream.name] = error
         except Exception as error:
-            self._end(error)
+            self._abort(error)
         finally:
-            self._family.cut_off(selected)
+            self._coordinator.close_stream(selection)
 
-    def _tell(self, run: StreamRun, event: SliceStarted | PageRead | SliceFinished | ParentsDiscovered) -> None:
-        """What a listener raises ends the run: it is no failure of the slice."""
+    def _emit(self, run: StreamRun, event: SliceStarted | PageRead | SliceFinished | ParentsDiscovered) -> None:
+        """Emit an event. An exception of a listener ends the run; it is not a failure of the slice."""
         try:
-            run.chain.audience.emit(event)
+            run.client.events.emit(event)
         except Exception as error:
-            self._end(error)
+            self._abort(error)
 
-    async def _slices(self, selected: StreamSelection, chain: HttpClient) -> Exception | None:
-        """All slices of a stream, and the first of their failures, where there are any; they are noted as well.
+    async def _read_slices(self, selection: StreamSelection, client: HttpClient) -> Exception | None:
+        """Read all slices of a stream and return the first failure, if any; `run.failed` has all of them.
 
-        Raises what is wrong with the stream before its slices, and StreamUnavailable.
+        Raises StreamUnavailable, and errors that occur before the first slice.
         """
-        stream = selected.stream
+        stream = selection.stream
         if (reason := await stream.probe()) is not None:
             raise StreamUnavailable(reason).locate(stream=stream.name)
-        validation = await validation_of(stream, selected.keeper)
-        share = self._places.share(stream.weight, stream.max_concurrency)
-        family = self._family
-        lane, feed = family.lane(selected, self._delivery.lane), family.feed(selected)
-        run = StreamRun(selected, chain, validation, share, lane, feed, family.most(selected))
+        validator = await create_validator(stream, selection.state_store)
+        slots = self._slot_pool.add_stream(stream.weight, stream.max_concurrency)
+        coordinator = self._coordinator
+        sender, feed = coordinator.sender_for(selection, self._page_queue.add_sender), coordinator.feed_for(selection)
+        run = StreamRun(selection, client, validator, slots, sender, feed, coordinator.max_records(selection))
         self._runs.append(run)
         try:
             async with anyio.create_task_group() as tasks:
-                await self._feed(run, selected, tasks)
+                await self._schedule_slices(run, selection, tasks)
         except BaseException:
-            self._cut_off[id(selected)] = _ends_of(run)
+            self._deferred_events[id(selection)] = _cancelled_slice_events(run)
             raise
         else:
-            for tell in _ends_of(run):
-                tell()
-            is_whole = not (run.failed or run.is_cut_short or stream.name in self.unavailable)
-            await family.ended(selected, is_complete=is_whole)
-            if is_whole and selected.keeper is not None:
-                selected.keeper.ended(stream.name, run, family.states_of_parents(selected))
+            for emit in _cancelled_slice_events(run):
+                emit()
+            is_complete = not (run.failed or run.stopped_early or stream.name in self.unavailable)
+            await coordinator.finish(selection, is_complete=is_complete)
+            if is_complete and selection.state_store is not None:
+                selection.state_store.finish_stream(stream.name, run, coordinator.parent_states(selection))
         finally:
-            share.leave()
-            validation.tell()
+            slots.close()
+            validator.log_summary()
         if stream.name in self.unavailable:
             raise self.unavailable[stream.name]
         return run.failed[0][1] if run.failed else None
 
-    async def _feed(self, run: StreamRun, selected: StreamSelection, tasks: TaskGroup) -> None:
-        """Begin one slice after the other; where the author's slices end with an error, those begun go on."""
-        workers = WorkerPool(tasks, partial(self._slice, run, tasks))
+    async def _schedule_slices(self, run: StreamRun, selection: StreamSelection, tasks: TaskGroup) -> None:
+        """Start all slices. If `stream_slices` raises, that counts as a failure; slices in progress continue."""
+        workers = WorkerPool(tasks, partial(self._read_slice, run, tasks))
         try:
-            await self._begin_slices(run, selected, tasks, workers)
+            await self._start_slices(run, selection, tasks, workers)
         except Exception as error:
-            self._failed(run, Slice(), error, tasks)
+            self._handle_failure(run, Slice(), error, tasks)
         finally:
-            workers.dismiss()
+            workers.close()
 
-    async def _begin_slices(
-        self, run: StreamRun, selected: StreamSelection, tasks: TaskGroup, workers: WorkerPool[ActiveSlice]
+    async def _start_slices(
+        self, run: StreamRun, selection: StreamSelection, tasks: TaskGroup, workers: WorkerPool[ActiveSlice]
     ) -> None:
-        # The first page of the first slice comes alone: it tells whether the stream is available.
+        # The first page of the first slice is read alone: it shows whether the stream is available.
         first: anyio.Event | None = anyio.Event()
-        if run.left is not None and not await run.is_wanted(run.share.place()):
-            # Nor are its slices, which may cost requests to its parents.
+        if run.remaining_records is not None and not await run.wait_for_demand(run.slots.new_slot()):
+            # Its slices are not needed either; they might cost requests to its parents.
             return
-        async with aclosing(each_work(selected, run.incremental, also_known=run.lane.wants_known)) as works:
-            async for work in works:
-                self._tell_of_parents(run)
-                place = run.share.place()
-                await place.take(new=True)
-                if run.is_cut_short or not run.lane.is_wanted:
-                    run.is_cut_short = True
-                    place.give()
+        replays = run.sender.replays_delivered
+        async with aclosing(pending_slices(selection, run.incremental, include_delivered=replays)) as pending:
+            async for stream_slice, already_delivered in pending:
+                self._emit_parents_discovered(run)
+                slot = run.slots.new_slot()
+                await slot.acquire(new=True)
+                if run.stopped_early or not run.sender.has_demand:
+                    run.stopped_early = True
+                    slot.release()
                     return
-                run.begun += 1
-                run.share.opened(1)
-                begun = ActiveSlice(run.begun, work.stream_slice, place, first, work.is_known)
-                if run.left is not None:
-                    await self._slice(run, tasks, begun)
-                    if run.left <= 0 or not await run.is_wanted(place):
+                run.slices_started += 1
+                run.slots.count_open(1)
+                active = ActiveSlice(run.slices_started, stream_slice, slot, first, already_delivered)
+                if run.remaining_records is not None:
+                    await self._read_slice(run, tasks, active)
+                    if run.remaining_records <= 0 or not await run.wait_for_demand(slot):
                         return
                     continue
-                workers.begin(begun)
+                workers.start(active)
                 if first is not None:
                     await first.wait()
                     first = None
-        self._tell_of_parents(run)
+        self._emit_parents_discovered(run)
         if run.feed is not None:
-            self._parents_ended(run, run.feed)
+            self._check_missing_parents(run, run.feed)
 
-    def _tell_of_parents(self, run: StreamRun) -> None:
+    def _emit_parents_discovered(self, run: StreamRun) -> None:
         feed = run.feed
-        if feed is not None and run.chain.audience and feed.is_news():
-            self._tell(run, ParentsDiscovered(run.stream.name, feed.known, feed.is_all))
+        if feed is not None and run.client.events and feed.has_update:
+            feed.mark_reported()
+            self._emit(run, ParentsDiscovered(run.stream.name, feed.parent_count, feed.is_complete))
 
-    def _parents_ended(self, run: StreamRun, feed: ParentFeed) -> None:
-        """Where parents are missing, what was read of their children is not all."""
-        missing = [parent.name for parent in feed.missing]
+    def _check_missing_parents(self, run: StreamRun, feed: ParentFeed) -> None:
+        """Mark the stream as stopped early, or as unavailable, if a parent was not read completely."""
+        missing = [parent.name for parent in feed.incomplete_parents]
         for name in missing:
-            if not run.begun and (unavailable := self.unavailable.get(name)) is not None:
+            if not run.slices_started and (unavailable := self.unavailable.get(name)) is not None:
                 reason = f"its parent {name} is unavailable: {unavailable.reason}"
                 self.unavailable[run.stream.name] = StreamUnavailable(reason).locate(stream=run.stream.name)
                 return
-        run.is_cut_short = run.is_cut_short or bool(missing)
+        run.stopped_early = run.stopped_early or bool(missing)
 
-    async def _slice(self, run: StreamRun, tasks: TaskGroup, begun: ActiveSlice) -> None:
-        """One slice from beginning to end."""
+    async def _read_slice(self, run: StreamRun, tasks: TaskGroup, active: ActiveSlice) -> None:
+        """Read one slice, or the parts that it is split into."""
         try:
-            parts = [begun]
+            parts = [active]
             while parts:
                 part = parts.pop(0)
-                halves = await self._part(run, part, tasks)
-                run.begun += max(0, len(halves) - 1)
-                parts[:0] = [part._replace(stream_slice=half) for half in halves]
+                replacements = await self._read_part(run, part, tasks)
+                run.slices_started += max(0, len(replacements) - 1)
+                parts[:0] = [part._replace(stream_slice=replacement) for replacement in replacements]
         finally:
-            begun.place.give()
-            run.share.opened(-1)
-            if begun.answered is not None:
-                begun.answered.set()
+            active.slot.release()
+            run.slots.count_open(-1)
+            if active.first_page_read is not None:
+                active.first_page_read.set()
 
-    async def _part(self, run: StreamRun, begun: ActiveSlice, tasks: TaskGroup) -> Sequence[Slice]:
-        """A slice, or what the API did not take as a whole: its parts, which are to be read in its place."""
-        audience, stream_slice = run.chain.audience, begun.stream_slice
-        if audience:
-            self._tell(run, SliceStarted(run.stream.name, stream_slice))
+    async def _read_part(self, run: StreamRun, active: ActiveSlice, tasks: TaskGroup) -> Sequence[Slice]:
+        """Read a slice or a part of one. If the API rejects it as too large, return the parts to read in its place."""
+        events, stream_slice = run.client.events, active.stream_slice
+        if events:
+            self._emit(run, SliceStarted(run.stream.name, stream_slice))
         failure: Exception | None = None
-        halves: Sequence[Slice] = ()
+        replacements: Sequence[Slice] = ()
         try:
-            await self._pages(run, begun, tasks)
-            run.done += 1
+            await self._deliver_pages(run, active, tasks)
+            run.slices_done += 1
         except Exception as error:
             failure = error
-            halves = halves_of(run.stream, stream_slice, error)
-            if not halves:
-                self._failed(run, stream_slice, error, tasks)
+            replacements = split_rejected_slice(run.stream, stream_slice, error)
+            if not replacements:
+                self._handle_failure(run, stream_slice, error, tasks)
         except BaseException as error:
-            run.was_cut_off(begun, error)
+            run.record_cancelled(active, error)
             raise
-        if audience:
-            self._tell(run, SliceFinished(run.stream.name, stream_slice, failure))
-        return halves
+        if events:
+            self._emit(run, SliceFinished(run.stream.name, stream_slice, failure))
+        return replacements
 
-    async def _pages(self, run: StreamRun, begun: ActiveSlice, tasks: TaskGroup) -> None:
-        _, stream_slice, place, answered, is_known = begun
-        reader = SliceReader(run, place, stream_slice, tasks, is_known=is_known)
+    async def _deliver_pages(self, run: StreamRun, active: ActiveSlice, tasks: TaskGroup) -> None:
+        _, stream_slice, slot, first_page_read, already_delivered = active
+        reader = SliceReader(run, slot, stream_slice, tasks, already_delivered=already_delivered)
         async with aclosing(reader.pages()) as pages:
             async for page, size in pages:
-                if run.left is not None:
-                    page = run.cut(page)
-                run.answered = True
-                if run.chain.audience:
+                if run.remaining_records is not None:
+                    page = run.apply_limit(page)
+                run.has_read_page = True
+                if run.client.events:
                     numbers = page.number, len(page.records), len(page.quarantined)
-                    self._tell(run, PageRead(page.stream, stream_slice, *numbers))
-                if answered is not None:
-                    answered.set()
-                if page.number < reader.known:
-                    await run.lane.put_known(page)
+                    self._emit(run, PageRead(page.stream, stream_slice, *numbers))
+                if first_page_read is not None:
+                    first_page_read.set()
+                if page.number < reader.delivered_pages:
+                    await run.sender.put_already_delivered(page)
                 else:
-                    await run.lane.put(page, size, run.handed)
+                    await run.sender.put(page, size, run.count_delivered)
                 is_last = page.is_last
-                del page  # it is the consumer's alone now
-                if run.left is not None and run.left <= 0:
+                del page  # only the consumer keeps it
+                if run.remaining_records is not None and run.remaining_records <= 0:
                     return
                 if not is_last:
-                    if not await run.is_wanted(place):
+                    if not await run.wait_for_demand(slot):
                         return
-                    await place.give_way()
+                    await slot.yield_to_others()
 
-    def _failed(self, run: StreamRun, stream_slice: Slice, error: Exception, tasks: TaskGroup) -> None:
-        """Decide what else a failed slice ends."""
+    def _handle_failure(self, run: StreamRun, stream_slice: Slice, error: Exception, tasks: TaskGroup) -> None:
+        """Record a failed slice; end its stream or the run if the failure requires it."""
         stream = run.stream
         try:
-            unavailable = None if run.answered or run.failed else unavailable_by(stream, error)
-        except Exception as mistake:  # the strategy's own
-            self._end(mistake)
+            unavailable = None if run.has_read_page or run.failed else as_unavailable(stream, error)
+        except Exception as hook_error:  # raised by the availability strategy
+            self._abort(hook_error)
             return
         if unavailable is not None:
             self.unavailable[stream.name] = unavailable
@@ -353,31 +362,31 @@ class Scheduler:
             return
         run.failed.append((stream_slice, error))
         if self._stop_on_error or isinstance(error, ConfigError | HostUnavailable | LocalError | AssertionError):
-            self._end(error)
+            self._abort(error)
         elif isinstance(error, RateLimitWaitTooLong):
-            # What is on the wire is still read; all others meet the same wait.
-            run.is_cut_short = True
+            # Requests in flight complete; all later ones would meet the same wait.
+            run.stopped_early = True
         elif isinstance(error, SchemaError) or len(run.failed) > stream.max_failed_slices:
-            run.is_cut_short = True
+            run.stopped_early = True
             tasks.cancel_scope.cancel()
-        elif run.begun > 1 or len(self.selected) > 1:
-            # Others go on, and it may be long before the end tells.
+        elif run.slices_started > 1 or len(self.selections) > 1:
+            # Other slices continue, and the final error may be a long time away.
             _log.warning("%s: %r failed: %s", stream.name, stream_slice, str(error).partition("\n")[0])
 
-    def _end(self, error: Exception) -> None:
-        """End the run; the first reason counts."""
-        if self.fatal is None:
-            self.fatal = error
+    def _abort(self, error: Exception) -> None:
+        """End the run; its error is the first one given."""
+        if self.fatal_error is None:
+            self.fatal_error = error
         self._scope.cancel()
 
-    def _outcome(self) -> Exception | None:
-        """What the consumer is told at the end."""
-        if self.fatal is not None:
-            return self.fatal
+    def _final_error(self) -> Exception | None:
+        """The error that the consumer gets after the last page, or None."""
+        if self.fatal_error is not None:
+            return self.fatal_error
         if any(run.failed for run in self._runs):
-            return failure_of(self._runs, self.report())
-        unavailable = [self.unavailable[one.stream.name] for one in self._unavailable()]
-        if unavailable and len(unavailable) == len(self.selected):
+            return combine_failures(self._runs, self.report())
+        unavailable = [error for _, error in self._unavailable_streams()]
+        if unavailable and len(unavailable) == len(self.selections):
             if len(unavailable) == 1:
                 return unavailable[0]
             reasons = "; ".join(f"{error.stream}: {error.reason}" for error in unavailable)
@@ -385,15 +394,15 @@ class Scheduler:
         return None
 
 
-def _tell_end(audience: EventEmitter, end: SliceFinished | StreamFinished) -> None:
-    """What ended the reading leaves, and not what a listener makes of it."""
+def _emit_final(events: EventEmitter, event: SliceFinished | StreamFinished) -> None:
+    """Emit a final event; an exception of a listener is logged, so that it does not replace the original error."""
     try:
-        audience.emit(end)
+        events.emit(event)
     except Exception:
-        _log.exception("%s: a listener failed at the end of a reading", end.stream)
+        _log.exception("%s: a listener failed on the final event of a run", event.stream)
 
 
-def _ends_of(run: StreamRun) -> list[Callable[[], None]]:
-    """To tell the ends of the slices that were cut off, in their order."""
-    audience, name = run.chain.audience, run.stream.name
-    return [partial(_tell_end, audience, SliceFinished(name, *cut)) for cut in run.cut_off()]
+def _cancelled_slice_events(run: StreamRun) -> list[Callable[[], None]]:
+    """Callbacks that emit SliceFinished for the cancelled slices, in the order in which they were started."""
+    events, name = run.client.events, run.stream.name
+    return [partial(_emit_final, events, SliceFinished(name, *cancelled)) for cancelled in run.cancelled_slices()]

@@ -1,4 +1,4 @@
-"""What does a stream say, read without a run: one page after the other, as somebody asks for them?"""
+"""Sequential reading of one stream, without a scheduler."""
 
 from __future__ import annotations
 
@@ -12,26 +12,28 @@ from ..records.record_validation import RecordValidator
 from ..state.stream_selection import StreamSelection, state_of
 from .page_queue import PageQueue
 from .slice_reader import SliceReader
-from .slice_source import each_work
+from .slice_source import pending_slices
 from .slots import SlotPool
 from .stream_run import StreamRun
 
 
-async def first_page(stream: Stream, chain: HttpClient) -> Page | None:
-    """The first page of the first slice. See `pages_in_turn`."""
-    async with aclosing(pages_in_turn(stream, chain)) as pages:
+async def first_page(stream: Stream, client: HttpClient) -> Page | None:
+    """The first page of the first slice, or None without slices. See `read_sequentially`."""
+    async with aclosing(read_sequentially(stream, client)) as pages:
         async for page in pages:
             return page
     return None
 
 
-async def pages_in_turn(stream: Stream, chain: HttpClient) -> AsyncGenerator[Page]:
-    """One page after the other, each as it comes: nobody is told, nothing is validated, no strategy is asked."""
-    selected = StreamSelection(stream, None, state_of(stream, None), 1)
-    run = StreamRun(selected, chain, RecordValidator(stream, None), SlotPool(1).share(), PageQueue(1, 1).lane())
-    async with aclosing(each_work(selected, run.incremental)) as works:
-        async for work in works:
-            stream_slice = work.stream_slice
-            async with aclosing(SliceReader(run, run.share.place(), stream_slice, None).pages()) as pages:
+async def read_sequentially(stream: Stream, client: HttpClient) -> AsyncGenerator[Page]:
+    """Read one page at a time, on demand, without events, validation or availability checks."""
+    selection = StreamSelection(stream, None, state_of(stream, None), 1)
+    run = StreamRun(
+        selection, client, RecordValidator(stream, None), SlotPool(1).add_stream(), PageQueue(1, 1).add_sender()
+    )
+    async with aclosing(pending_slices(selection, run.incremental)) as pending:
+        async for pending_slice in pending:
+            reader = SliceReader(run, run.slots.new_slot(), pending_slice.stream_slice, None)
+            async with aclosing(reader.pages()) as pages:
                 async for page, _ in pages:
                     yield page

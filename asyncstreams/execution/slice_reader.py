@@ -1,4 +1,4 @@
-"""How is a slice read: page, next token, next page, until there is none."""
+"""Reading of one slice: page, next token, next page, until the last one."""
 
 from __future__ import annotations
 
@@ -15,75 +15,75 @@ from ..errors import AsyncStreamsError, MalformedJSON, PaginationLoop
 from ..messages import Response
 from ..models import Page, Record, RequestContext, ResponseAction, Slice
 from ..pagination.paginators import ends_without_token
-from ..pagination.selectors import misses, select_path, unused_next
+from ..pagination.selectors import explain_miss, find_next_page_hint, select_path
 from ..records.raw_records import are_raw
 from ..state.slice_checkpoint import SliceCheckpoint
 from ..state.stream_state import ResumePoint, StreamState
-from .page_fetcher import PageFetcher, ParsedPage, ReceivedPage, RecordBatch, located, url_of
-from .pagination_guard import DriftDetector, LoopGuard, may_move
+from .page_fetcher import PageFetcher, ParsedPage, ReceivedPage, RecordBatch, locate_error, requested_url
+from .pagination_guard import DriftDetector, LoopGuard, may_drift
 from .read_ahead import ReadAhead
 from .slots import Slot
 from .stream_run import StreamRun
 
-_MOST_RESETS = 3
+_MAX_RESETS = 3
 _log = logging.getLogger("asyncstreams")
 
 
 class SliceReader:
-    """Reads one slice, page after page."""
+    """Reads the pages of one slice in order."""
 
     def __init__(
         self,
         run: StreamRun,
-        place: Slot,
+        slot: Slot,
         stream_slice: Slice,
         tasks: TaskGroup | None,
         *,
-        is_known: bool = False,
+        already_delivered: bool = False,
     ) -> None:
-        self._run, self._stream, self._slice, self._place = run, run.stream, stream_slice, place
+        self._run, self._stream, self._slice, self._slot = run, run.stream, stream_slice, slot
         self._tasks = tasks
-        self._fetcher = PageFetcher(run.stream, run.chain, run.lane.room, run.raw)
+        self._fetcher = PageFetcher(run.stream, run.client, run.sender.wait_for_capacity, run.raw_reader)
         self._resets = 0
-        self._ended = False
-        self.known = math.inf if is_known else 0
-        """How many of the first pages were handed over in an earlier run, and are read for children only."""
-        self._promise = None if is_known else run.promise(stream_slice)
+        self._is_finished = False
+        self.delivered_pages = math.inf if already_delivered else 0
+        """Number of first pages that an earlier run delivered; they are read again for child streams only."""
+        self._checkpoint = None if already_delivered else run.checkpoint_for(stream_slice)
         self._state = run.state
-        if self._promise is not None and isinstance(run.state, StreamState) and self._promise.partitions[0]:
-            self._state = run.state.of(self._promise.partitions[0])
-        resume = None if self._promise is None else self._promise.resume
-        if resume is not None and run.lane.wants_known:
-            self.known, resume = resume.number, None
-        self._begin(resume)
+        if self._checkpoint is not None and isinstance(run.state, StreamState) and self._checkpoint.partitions[0]:
+            self._state = run.state.of(self._checkpoint.partitions[0])
+        resume = None if self._checkpoint is None else self._checkpoint.resume
+        if resume is not None and run.sender.replays_delivered:
+            self.delivered_pages, resume = resume.number, None
+        self._start(resume)
 
-    def _begin(self, resume: ResumePoint | None = None) -> None:
-        """Stand before the first page, or before the one that an earlier run did not come to."""
-        self._ahead = self._ahead_of(self._tasks) if resume is None else None
-        self._moved = DriftDetector(self._run) if may_move(self._stream) else None
+    def _start(self, resume: ResumePoint | None = None) -> None:
+        """Prepare to read from the first page, or from the page after the last checkpoint."""
+        self._ahead = self._new_read_ahead(self._tasks) if resume is None else None
+        self._drift = DriftDetector(self._run) if may_drift(self._stream) else None
         self._number = 0 if resume is None else resume.number
         self._token: Any = None if resume is None else resume.token
-        self._came_from: str | None = None
+        self._previous_url: str | None = None
         self._guard: LoopGuard | None = None
 
     async def pages(self) -> AsyncGenerator[tuple[Page, int]]:
-        """Every page of the slice with its size in bytes, in order; the errors that leave name slice and page."""
+        """Yield every page with its size in bytes, in order. Errors name stream, slice and page."""
         try:
-            while not self._ended:
+            while not self._is_finished:
                 if self._guard is not None and self._token is not None:
-                    self._guard.token(self._number, self._token)
-                fetched = await self._next()
+                    self._guard.check_token(self._number, self._token)
+                fetched = await self._fetch_next()
                 if fetched.more is None:
-                    if (page := self._whole(fetched)) is not None:
+                    if (page := self._complete_page(fetched)) is not None:
                         size = fetched.size
-                        # Nobody but the consumer keeps a page: while all slices wait for their next one, the
-                        # last of each would be in memory, each too cold for the processor's caches.
+                        # Only the consumer keeps a page. Otherwise each slice that waits for its next page would
+                        # keep the last one in memory, beyond the reach of the processor's caches.
                         del fetched
                         yield page, size
                         self._number += 1
                         del page
                     continue
-                async with aclosing(self._arriving(fetched, fetched.more)) as pages:
+                async with aclosing(self._streamed_pages(fetched, fetched.more)) as pages:
                     async for sized in pages:
                         yield sized
                         self._number += 1
@@ -95,81 +95,81 @@ class SliceReader:
             raise
         finally:
             if self._ahead is not None:
-                self._ahead.drop()
-            if self._promise is not None and not self._ended:
-                self._promise.is_over = True
+                self._ahead.discard()
+            if self._checkpoint is not None and not self._is_finished:
+                self._checkpoint.is_abandoned = True
 
-    async def _next(self) -> ParsedPage:
-        arrived: ReceivedPage | None = None
-        if self._ahead is not None and self._ahead.has(self._token):
-            # Those who fetch ahead have places of their own.
-            self._place.give()
-            arrived = await self._ahead.take()
-        return await self._fetcher.fetch(self._context(self._token), self._came_from, self._place, arrived)
+    async def _fetch_next(self) -> ParsedPage:
+        received: ReceivedPage | None = None
+        if self._ahead is not None and self._ahead.is_next(self._token):
+            # Speculative requests have their own slots.
+            self._slot.release()
+            received = await self._ahead.pop_next()
+        return await self._fetcher.fetch(self._context(self._token), self._previous_url, self._slot, received)
 
-    async def _arrive(self, token: Any, place: Slot) -> ReceivedPage:
-        return await self._fetcher.arrive(self._context(token), self._came_from, place)
+    async def _receive(self, token: Any, slot: Slot) -> ReceivedPage:
+        return await self._fetcher.receive(self._context(token), self._previous_url, slot)
 
     def _context(self, token: Any) -> RequestContext:
         return RequestContext(self._slice, token, self._state)
 
-    def _whole(self, fetched: ParsedPage) -> Page | None:
-        """The page of a response that is all here; None where paging begins anew."""
+    def _complete_page(self, fetched: ParsedPage) -> Page | None:
+        """The page of a complete response; None if the pagination is reset."""
         try:
             if fetched.action is ResponseAction.RESET_PAGINATION:
-                self._reset()
+                self._restart()
                 return None
             if fetched.action is not ResponseAction.SUCCESS or fetched.response.status_code == 204:
-                self._ended = True
-                return self._page([], fetched, is_last=True)
-            return self._completed(fetched.records, fetched)
+                self._is_finished = True
+                return self._build_page([], fetched, is_last=True)
+            return self._finish_response(fetched.records, fetched)
         except AsyncStreamsError as error:
-            located(error, fetched.response, fetched.tries)
+            locate_error(error, fetched.response, fetched.retry)
             raise
 
-    async def _arriving(
+    async def _streamed_pages(
         self, fetched: ParsedPage, more: AsyncGenerator[RecordBatch]
     ) -> AsyncGenerator[tuple[Page, int]]:
-        """The pages of a body that is still arriving."""
+        """Yield the pages of a body that is still arriving."""
         try:
             async with aclosing(more):
                 count = len(fetched.records)
-                yield self._page(fetched.records, fetched, is_last=False), fetched.size
+                yield self._build_page(fetched.records, fetched, is_last=False), fetched.size
                 async for batch in more:
                     count += len(batch.records)
                     if batch.is_last:
-                        yield self._completed(batch.records, fetched, count), batch.size
+                        yield self._finish_response(batch.records, fetched, count), batch.size
                     else:
-                        yield self._page(batch.records, fetched, is_last=False), batch.size
+                        yield self._build_page(batch.records, fetched, is_last=False), batch.size
         except AsyncStreamsError as error:
-            located(error, fetched.response, fetched.tries)
+            locate_error(error, fetched.response, fetched.retry)
             raise
 
-    def _completed(self, records: list[Record], fetched: ParsedPage, count: int | None = None) -> Page:
-        """The page that ends a response; finds out what comes after it."""
+    def _finish_response(self, records: list[Record], fetched: ParsedPage, count: int | None = None) -> Page:
+        """The last page of a response; also determines the next token."""
         response = fetched.response
-        came_from = url_of(response)
+        previous_url = requested_url(response)
         if self._guard is not None:
-            self._guard.page(records)
-        count = self._count(records, response) if count is None else count
-        token = self._following(response, count)
-        self._ended = token is None if self._stream.uses_paginator else not token
-        if self._guard is None and not self._ended:
-            self._guard = LoopGuard(self._stream, came_from)
-            self._guard.page(records)
-        if self._ended and self._number == 0 and records:
-            self._warn_of_more(response)
-        self._came_from, self._token = came_from, token
-        if self._ahead is not None and not self._ended:
+            self._guard.check_page(records)
+        count = self._count_sent(records, response) if count is None else count
+        token = self._next_token(response, count)
+        self._is_finished = token is None if self._stream.uses_paginator else not token
+        if self._guard is None and not self._is_finished:
+            self._guard = LoopGuard(self._stream, previous_url)
+            self._guard.check_page(records)
+        if self._is_finished and self._number == 0 and records:
+            self._warn_if_more_pages(response)
+        self._previous_url, self._token = previous_url, token
+        if self._ahead is not None and not self._is_finished:
             if self._number == 0:
-                self._ahead.begin(fetched, count, token)
-            self._ahead.went_on(count, token)
-        if self._moved is not None:
-            self._moved.page(self._number, self._looked_at(records))
-        return self._page(records, fetched, is_last=self._ended, token=None if self._ended else token)
+                self._ahead.start(fetched, count, token)
+            self._ahead.observe_page(count, token)
+        if self._drift is not None:
+            self._drift.observe_page(self._number, self._visible_fields(records))
+        return self._build_page(records, fetched, is_last=self._is_finished, token=None if self._is_finished else token)
 
-    def _ahead_of(self, tasks: TaskGroup | None) -> ReadAhead | None:
-        """Pages side by side: where the paginator can tell what comes, and a limit does not ask for fewer."""
+    def _new_read_ahead(self, tasks: TaskGroup | None) -> ReadAhead | None:
+        """A ReadAhead if the paginator can predict tokens and no record limit is set, or None."""
         paginator: Any = self._stream.paginator if self._stream.uses_paginator else None
         if (
             tasks is None
@@ -178,29 +178,33 @@ class SliceReader:
             or not hasattr(paginator, "token_at")
         ):
             return None
-        return ReadAhead(paginator, self._arrive, tasks, self._run.share)
+        return ReadAhead(paginator, self._receive, tasks, self._run.slots)
 
-    def _warn_of_more(self, response: Response) -> None:
-        """Tell, once for a stream, that the only page does not look like the only one."""
+    def _warn_if_more_pages(self, response: Response) -> None:
+        """Warn, once per stream, if the only page of a slice names a next page that pagination ignores."""
         paginator: Any = self._stream.paginator
-        chain = self._run.chain
-        if not self._stream.uses_paginator or chain.told_of_more:
+        client = self._run.client
+        if not self._stream.uses_paginator or client.warned_of_more_pages:
             return
         selector = getattr(paginator, "selector", None)
-        if self._run.raw is not None:
-            if self._run.done:
-                return  # it costs a decoding, and the first slices would have told
-            with suppress(MalformedJSON):  # such as a number that no double holds, which is written as it came
+        if self._run.raw_reader is not None:
+            if self._run.slices_done:
+                return  # decoding costs time, and the first slices would have shown it
+            with suppress(MalformedJSON):  # such as a number beyond a double, which raw passthrough copies unchanged
                 response.json()
-        why = None if selector is None else misses(selector, response)
-        if why is None and (paginator is None or ends_without_token(paginator)) and (more := unused_next(response)):
-            reader = "the stream has no paginator" if paginator is None else f"{paginator} does not look there"
-            why = f"{reader}, but there is {more}"
+        why = None if selector is None else explain_miss(selector, response)
+        if (
+            why is None
+            and (paginator is None or ends_without_token(paginator))
+            and (more := find_next_page_hint(response))
+        ):
+            reader = "the stream has no paginator" if paginator is None else f"{paginator} does not read it"
+            why = f"the response has {more}, but {reader}"
         if why is not None:
-            chain.told_of_more = True
-            _log.warning("%s: the first page is taken for the only one: %s", self._stream.name, why)
+            client.warned_of_more_pages = True
+            _log.warning("%s: the first page is treated as the only one: %s", self._stream.name, why)
 
-    def _following(self, response: Response, count: int) -> Any:
+    def _next_token(self, response: Response, count: int) -> Any:
         stream = self._stream
         if not stream.uses_paginator:
             return stream.next_page_token(response, response.context)
@@ -209,8 +213,8 @@ class SliceReader:
         current = stream.paginator.first() if self._token is None else self._token
         return stream.paginator.next(current, response, count)
 
-    def _count(self, records: list[Record], response: Response) -> int:
-        """How many records the API sent, where parse_response may have left some out."""
+    def _count_sent(self, records: list[Record], response: Response) -> int:
+        """The number of records that the API sent, before a hand-written parse_response left any out."""
         if self._stream.uses_default_parser:
             return len(records)
         body = response.decoded_json
@@ -223,45 +227,47 @@ class SliceReader:
         found = as_array(body)
         return len(records) if found is None else len(found)
 
-    def _page(self, records: list[Record], fetched: ParsedPage, *, is_last: bool, token: Any = None) -> Page:
-        promise = self._promise if self._number >= self.known else None  # else nothing is owed
-        if promise is not None:
-            count, records = len(records), self._chosen(promise, records, fetched.response)
-            promise.made(self._number, count, token, is_last=is_last)
-        records, quarantined = self._run.taken(*self._run.validation.page(records))
-        return Page(self._stream.name, self._slice, self._number, records, is_last, quarantined, promise)
+    def _build_page(self, records: list[Record], fetched: ParsedPage, *, is_last: bool, token: Any = None) -> Page:
+        checkpoint = (
+            self._checkpoint if self._number >= self.delivered_pages else None
+        )  # replayed pages have no checkpoint
+        if checkpoint is not None:
+            count, records = len(records), self._filter_records(checkpoint, records, fetched.response)
+            checkpoint.register_page(self._number, count, token, is_last=is_last)
+        records, quarantined = self._run.prepare_records(*self._run.validator.validate_page(records))
+        return Page(self._stream.name, self._slice, self._number, records, is_last, quarantined, checkpoint)
 
-    def _chosen(self, promise: SliceCheckpoint, records: list[Record], response: Response) -> list[Record]:
-        """Of the records of a page those that belong to the slice."""
-        if not promise.chooses:
+    def _filter_records(self, checkpoint: SliceCheckpoint, records: list[Record], response: Response) -> list[Record]:
+        """The records of a page that belong to the slice."""
+        if not checkpoint.filters_records:
             return records
-        looked_at = self._looked_at(records)
-        chosen = promise.chosen(looked_at, response)
-        if looked_at is records:
+        visible = self._visible_fields(records)
+        chosen = checkpoint.filter_page(visible, response)
+        if visible is records:
             return chosen
         wanted = set(map(id, chosen))
-        return [record for record, one in zip(records, looked_at, strict=True) if id(one) in wanted]
+        return [record for record, fields in zip(records, visible, strict=True) if id(fields) in wanted]
 
-    def _looked_at(self, records: list[Record]) -> list[Record]:
-        """The records or, of those that were not made, what may be looked at."""
-        raw = self._run.raw
-        return raw.fields(records) if raw is not None and are_raw(records) else records
+    def _visible_fields(self, records: list[Record]) -> list[Record]:
+        """The records, or for raw records their decoded keys and cursors."""
+        raw = self._run.raw_reader
+        return raw.decode_fields(records) if raw is not None and are_raw(records) else records
 
-    def _reset(self) -> None:
+    def _restart(self) -> None:
         self._resets += 1
-        if self._resets > _MOST_RESETS:
-            raise PaginationLoop(f"asked to begin the slice anew more than {_MOST_RESETS} times")
+        if self._resets > _MAX_RESETS:
+            raise PaginationLoop(f"reset the pagination of the slice more than {_MAX_RESETS} times")
         _log.warning(
-            "%s: the slice is read from its first page again; %d pages come twice", self._stream.name, self._number
+            "%s: the pagination was reset, so %d pages of the slice are read twice", self._stream.name, self._number
         )
         if self._ahead is not None:
-            self._ahead.drop()
-        if self._promise is not None:
-            if self._promise.has_moved:
+            self._ahead.discard()
+        if self._checkpoint is not None:
+            if self._checkpoint.has_progress:
                 raise PaginationLoop(
-                    "asked to begin the slice anew, though a state has moved within it",
-                    hint="remove state_checkpoint_interval: this API's pages are not the same twice",
+                    "reset the pagination of the slice after a checkpoint within it",
+                    hint="remove state_checkpoint_interval, since the pages of this API change between reads",
                 )
-            self._promise.is_over = True
-            self._promise = self._run.promise(self._slice)
-        self._begin()
+            self._checkpoint.is_abandoned = True
+            self._checkpoint = self._run.checkpoint_for(self._slice)
+        self._start()

@@ -1,4 +1,4 @@
-"""Which slices does a run read: those of the author, as far as they have not been read yet?"""
+"""The slices that a run has to read."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from ..state.stream_state import StreamState
 
 
 class PendingSlice(NamedTuple):
-    """A slice that is to be read; one that `is_known` for children only: it has been handed over before."""
+    """A slice to be read. One that was `already_delivered` by an earlier run is read for child streams only."""
 
     stream_slice: Slice
-    is_known: bool = False
+    already_delivered: bool = False
 
 
-async def each_work(
-    selected: StreamSelection, incremental: IncrementalPlan | None, *, also_known: bool = False
+async def pending_slices(
+    selection: StreamSelection, incremental: IncrementalPlan | None, *, include_delivered: bool = False
 ) -> AsyncGenerator[PendingSlice]:
-    """What is left to read of a stream, one slice at a time; with `also_known` what is done is told as well."""
-    stream = selected.stream
-    state = selected.state if isinstance(selected.state, StreamState) else None
-    async with aclosing(each_slice(stream, selected.slices, selected.state)) as slices:
-        async for one in slices:
+    """Yield the slices that are not done; with `include_delivered`, also those that an earlier run delivered."""
+    stream = selection.stream
+    state = selection.state if isinstance(selection.state, StreamState) else None
+    async with aclosing(iter_slices(stream, selection.slices, selection.state)) as slices:
+        async for stream_slice in slices:
             if incremental is not None:
-                for part in incremental.slices(one):
+                for part in incremental.slices(stream_slice):
                     yield PendingSlice(part)
-            elif state is None or not _is_done(stream, one, state):
-                yield PendingSlice(one)
-            elif also_known:
-                yield PendingSlice(one, is_known=True)
+            elif state is None or not _is_done(stream, stream_slice, state):
+                yield PendingSlice(stream_slice)
+            elif include_delivered:
+                yield PendingSlice(stream_slice, already_delivered=True)
 
 
 def _is_done(stream: Stream, stream_slice: Slice, state: StreamState) -> bool:
-    return bool(state) and all(state.is_done(one) for one in stream.partitions_of(stream_slice))
+    return bool(state) and all(state.is_done(stream_slice) for stream_slice in stream.partitions_of(stream_slice))
 
 
-async def each_slice(stream: Stream, slices: SliceInput | None, state: Mapping[str, Any]) -> AsyncGenerator[Slice]:
-    """The slices of a stream, or those that are given in their place, one by one as they are asked for."""
+async def iter_slices(stream: Stream, slices: SliceInput | None, state: Mapping[str, Any]) -> AsyncGenerator[Slice]:
+    """Yield `slices`, or the slices of the stream if it is None, lazily."""
     given: SliceInput = ()
     try:
         given = stream.stream_slices(state) if slices is None else slices
@@ -52,20 +52,20 @@ async def each_slice(stream: Stream, slices: SliceInput | None, state: Mapping[s
             given = await given
         if isinstance(given, Mapping | str):
             kind = type(cast(object, given)).__name__
-            shown = repr(cast(object, given)) if kind == "dict" else '{"project": 7}'
+            example = repr(cast(object, given)) if kind == "dict" else '{"project": 7}'
             raise ConfigError(
-                f"{type(stream).__name__}: the slices are a {kind}: a list of them is needed",
-                hint=f"such as [{shown}]",
+                f"{type(stream).__name__}: the slices are a {kind}: a list of slices is required",
+                hint=f"pass a list such as [{example}]",
             )
         if isinstance(given, AsyncIterable):
-            async for one in given:
-                yield _as_slice(stream, one)
+            async for stream_slice in given:
+                yield _to_slice(stream, stream_slice)
         elif isinstance(given, Iterable):
-            for another in given:
-                yield _as_slice(stream, another)
+            for value in given:
+                yield _to_slice(stream, value)
         else:
             raise ConfigError(
-                f"{type(stream).__name__}.stream_slices returned {type(given).__name__}: an iterable is needed"
+                f"{type(stream).__name__}.stream_slices returned {type(given).__name__}: an iterable is required"
             )
     except AsyncStreamsError as error:
         error.locate(stream=stream.name)
@@ -78,12 +78,12 @@ async def each_slice(stream: Stream, slices: SliceInput | None, state: Mapping[s
             await given.aclose()
 
 
-def _as_slice(stream: Stream, given: Any) -> Slice:
+def _to_slice(stream: Stream, given: Any) -> Slice:
     if isinstance(given, Slice):
         return given
     if given is None or isinstance(given, Mapping):
         return Slice(cast(Mapping[str, Any] | None, given))
     raise ConfigError(
-        f"{type(stream).__name__}: a slice is a {type(given).__name__}: a mapping or a Slice is needed",
-        hint='such as {"project": 7}',
+        f"{type(stream).__name__}: a slice is a {type(given).__name__}: a mapping or a Slice is required",
+        hint='use a mapping such as {"project": 7}',
     )

@@ -1,4 +1,4 @@
-"""Who may work now: at most so many slices at once, shared fairly between streams."""
+"""Concurrency slots of a run, shared fairly between its streams."""
 
 from __future__ import annotations
 
@@ -10,167 +10,173 @@ from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 
-_QUANTUM = 2  # requests that a stream may be ahead of one that waits, before it gives way
-_OPEN = 4  # slices that are begun, for each place: those that wait have given theirs back
+_MAX_LEAD_REQUESTS = 2  # a stream yields its slot when it is further ahead of a waiting one
+_OPEN_SLICES_PER_SLOT = 4  # waiting slices have released their slots
 
 
 class SlotPool:
-    """So many places for the slices of all streams of a run.
+    """A fixed number of slots for the slices of all streams of a run.
 
-    A stream's due is counted in requests by weight (start-time fair queueing, Goyal et al., 1996): of
-    those that wait, the one that has had least is next. It rises with each request that is let go: a
-    page would be too late, after a burst of others. `total` bounds the places. Four times as many
-    slices are open at most, however long they wait, and beyond that each stream's share of the places:
-    long slices of others, which were there before, leave a stream its share.
+    Slots are granted by start-time fair queueing (Goyal et al., 1996): each stream has a start tag, which
+    rises by 1 / weight with each request, and the waiting stream with the lowest tag is next. Requests are
+    counted rather than pages, because a page would be counted too late, after a burst of other requests.
+    `total` bounds the slots. At most four slices per slot are open, plus each stream's share of the slots:
+    long slices that were open before leave a new stream its share.
     """
 
     def __init__(self, total: int) -> None:
         self.total = total
         self._free = total
-        self._open = 0
+        self._open_slices = 0
         self._weights = 0.0
         self._waiting: dict[StreamSlots, None] = {}
-        self._now = 0.0
+        self._virtual_time = 0.0
 
-    def share(self, weight: float = 1.0, most: int | None = None) -> StreamSlots:
-        """What one stream holds of the places, until it leaves; never more than `most` at once."""
+    def add_stream(self, weight: float = 1.0, max_slots: int | None = None) -> StreamSlots:
+        """Register a stream, which holds at most `max_slots` at once, until its `close()`."""
         self._weights += weight
-        return StreamSlots(self, weight, self.total if most is None else min(most, self.total))
+        return StreamSlots(self, weight, self.total if max_slots is None else min(max_slots, self.total))
 
-    def left(self, share: StreamSlots) -> None:
-        """The stream has ended: the others' shares are larger."""
-        self._weights -= share.weight
-        self._hand_over()
+    def remove_stream(self, slots: StreamSlots) -> None:
+        """Unregister a finished stream: the shares of the others grow."""
+        self._weights -= slots.weight
+        self._assign_free_slots()
 
-    def may_open(self, share: StreamSlots) -> bool:
+    def may_open(self, slots: StreamSlots) -> bool:
         return (
-            self._open < self.total * _OPEN or not share.open or share.open * self._weights < self.total * share.weight
+            self._open_slices < self.total * _OPEN_SLICES_PER_SLOT
+            or not slots.open_slices
+            or slots.open_slices * self._weights < self.total * slots.weight
         )
 
-    def opened(self, share: StreamSlots, change: int) -> None:
-        """A slice begins, 1, or ends, -1."""
-        self._open += change
-        share.open += change
+    def count_open(self, slots: StreamSlots, change: int) -> None:
+        """Count a slice that starts (1) or ends (-1)."""
+        self._open_slices += change
+        slots.open_slices += change
         if change < 0:
-            self._hand_over()
+            self._assign_free_slots()
 
-    def has_free(self) -> bool:
+    def has_free_slot(self) -> bool:
         return self._free > 0
 
-    def taken(self, share: StreamSlots) -> None:
+    def mark_acquired(self, slots: StreamSlots) -> None:
         self._free -= 1
-        share.held += 1
-        self.charged(share)
+        slots.held += 1
+        self.charge(slots)
 
-    def given(self, share: StreamSlots) -> None:
+    def mark_released(self, slots: StreamSlots) -> None:
         self._free += 1
-        share.held -= 1
-        self._hand_over()
+        slots.held -= 1
+        self._assign_free_slots()
 
-    def charged(self, share: StreamSlots) -> None:
-        """One more request of a stream."""
+    def charge(self, slots: StreamSlots) -> None:
+        """Count one request of a stream."""
         if not self._waiting:
-            # Nobody is kept from anything: who comes later has missed nothing.
-            self._now = share.due = max(share.due, self._now)
-        share.due += 1 / share.weight
+            # No stream is held back: one that comes later is owed nothing.
+            self._virtual_time = slots.start_tag = max(slots.start_tag, self._virtual_time)
+        slots.start_tag += 1 / slots.weight
 
-    def waits(self, share: StreamSlots) -> None:
-        if share not in self._waiting:
-            # Whoever did not want more comes back as if it had had as much as the one that was served last.
-            share.due = max(share.due, self._now)
-            self._waiting[share] = None
+    def enqueue(self, slots: StreamSlots) -> None:
+        if slots not in self._waiting:
+            # A stream that paused is owed nothing for the pause: it continues at the virtual time.
+            slots.start_tag = max(slots.start_tag, self._virtual_time)
+            self._waiting[slots] = None
 
-    def owes(self, share: StreamSlots) -> bool:
-        """Whether another stream waits that has had less."""
+    def must_yield(self, slots: StreamSlots) -> bool:
+        """Whether a waiting stream is more than `_MAX_LEAD_REQUESTS` behind this one."""
         if not self._waiting:
             return False
         return any(
-            other is not share and other.is_ready() and other.due + _QUANTUM / other.weight < share.due
+            other is not slots
+            and other.is_ready()
+            and other.start_tag + _MAX_LEAD_REQUESTS / other.weight < slots.start_tag
             for other in self._waiting
         )
 
-    def _hand_over(self) -> None:
-        while self._free > 0 and (share := self._next()) is not None:
-            self._now = max(self._now, share.due)
-            if share.wake():
-                self.taken(share)
-            if not share.is_waiting():
-                del self._waiting[share]
+    def _assign_free_slots(self) -> None:
+        while self._free > 0 and (slots := self._next_stream()) is not None:
+            self._virtual_time = max(self._virtual_time, slots.start_tag)
+            if slots.wake_next():
+                self.mark_acquired(slots)
+            if not slots.is_waiting():
+                del self._waiting[slots]
 
-    def _next(self) -> StreamSlots | None:
-        """Of those that could have a place the one that has had least."""
+    def _next_stream(self) -> StreamSlots | None:
+        """The stream with the lowest start tag among those that can take a slot."""
         found: StreamSlots | None = None
-        for share in self._waiting:
-            if (found is None or share.due < found.due) and share.is_ready():
-                found = share
+        for slots in self._waiting:
+            if (found is None or slots.start_tag < found.start_tag) and slots.is_ready():
+                found = slots
         return found
 
 
 class StreamSlots:
-    """The places of one stream: slices that were begun come before new ones."""
+    """The slots of one stream: slices already open come before new ones."""
 
-    def __init__(self, places: SlotPool, weight: float, most: int) -> None:
-        self._places = places
+    def __init__(self, pool: SlotPool, weight: float, available: int) -> None:
+        self._pool = pool
         self.weight = weight
-        self.most = most
-        self.held = self.open = 0
-        self.due = 0.0
-        self._begun: deque[asyncio.Future[None]] = deque()
-        self._new: deque[asyncio.Future[None]] = deque()
+        self.max_slots = available
+        self.held = self.open_slices = 0
+        self.start_tag = 0.0
+        self._resuming: deque[asyncio.Future[None]] = deque()
+        self._starting: deque[asyncio.Future[None]] = deque()
 
-    def place(self) -> Slot:
-        """A place that is not taken yet."""
+    def new_slot(self) -> Slot:
+        """A slot that is not acquired yet."""
         return Slot(self)
 
-    async def take(self, *, new: bool) -> None:
-        """Wait for a place; `new`: for a slice that is to begin."""
-        places = self._places
-        if places.has_free() and self.held < self.most and (not new or places.may_open(self)):
-            places.taken(self)
+    async def acquire(self, *, new: bool) -> None:
+        """Wait for a slot; `new`: for a slice that is about to start."""
+        pool = self._pool
+        if pool.has_free_slot() and self.held < self.max_slots and (not new or pool.may_open(self)):
+            pool.mark_acquired(self)
             return
-        queue = self._new if new else self._begun
+        queue = self._starting if new else self._resuming
         waiter = asyncio.get_running_loop().create_future()
         queue.append(waiter)
-        places.waits(self)
+        pool.enqueue(self)
         try:
             await waiter
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled():
-                places.given(self)
-            with suppress(ValueError):  # whoever woke us may have taken it out
+                pool.mark_released(self)
+            with suppress(ValueError):  # `wake_next` may have removed it
                 queue.remove(waiter)
             raise
 
-    def give(self) -> None:
-        self._places.given(self)
+    def release(self) -> None:
+        self._pool.mark_released(self)
 
-    def opened(self, change: int) -> None:
-        self._places.opened(self, change)
+    def count_open(self, change: int) -> None:
+        self._pool.count_open(self, change)
 
-    def leave(self) -> None:
-        """The stream has ended; its slices have given their places back."""
-        self._places.left(self)
+    def close(self) -> None:
+        """Unregister the stream, whose slices have released their slots."""
+        self._pool.remove_stream(self)
 
     def charge(self) -> None:
-        self._places.charged(self)
+        self._pool.charge(self)
 
     def refund(self) -> None:
-        """A place was given back before anything was asked for."""
-        self.due -= 1 / self.weight
+        """Undo the charge of a slot that was released before any request."""
+        self.start_tag -= 1 / self.weight
 
-    def owes(self) -> bool:
-        return self._places.owes(self)
+    def must_yield(self) -> bool:
+        return self._pool.must_yield(self)
 
     def is_waiting(self) -> bool:
-        return bool(self._begun or self._new)
+        return bool(self._resuming or self._starting)
 
     def is_ready(self) -> bool:
-        """Whether somebody waits who could have a place."""
-        return self.held < self.most and (bool(self._begun) or (bool(self._new) and self._places.may_open(self)))
+        """Whether a slice is waiting that can take a slot."""
+        return self.held < self.max_slots and (
+            bool(self._resuming) or (bool(self._starting) and self._pool.may_open(self))
+        )
 
-    def wake(self) -> bool:
-        """Give a place to whoever is next; false where nobody wants it any more."""
-        queue = self._begun or self._new
+    def wake_next(self) -> bool:
+        """Wake the next waiter; false if it has been cancelled."""
+        queue = self._resuming or self._starting
         waiter = queue.popleft()
         if waiter.done():
             return False
@@ -179,75 +185,77 @@ class StreamSlots:
 
 
 class Slot:
-    """One slice's place: given back while it waits for anything but an answer.
+    """The slot of one slice, released while the slice waits for anything but a response.
 
-    It is paid for when it is taken, for one request, and again for each request after that. What is
-    given back before the request went is refunded: whoever waits in vain has had nothing.
+    Acquiring it charges the stream one request; each later request is charged when it is sent. A slot that is
+    released before its first request is refunded.
     """
 
-    def __init__(self, share: StreamSlots) -> None:
-        self._share = share
+    def __init__(self, slots: StreamSlots) -> None:
+        self._slots = slots
         self._held = False
-        self._is_paid = False
+        self._is_charged = False
 
-    async def take(self, *, new: bool = False) -> None:
-        await self._share.take(new=new)
-        self._held = self._is_paid = True
+    async def acquire(self, *, new: bool = False) -> None:
+        await self._slots.acquire(new=new)
+        self._held = self._is_charged = True
 
-    async def ensure(self) -> None:
-        """Take it, unless it is held already."""
+    async def ensure_acquired(self) -> None:
+        """Acquire the slot unless it is held already."""
         if not self._held:
-            await self.take()
+            await self.acquire()
 
-    def sent(self) -> None:
-        """A request goes."""
-        if not self._is_paid:
-            self._share.charge()
-        self._is_paid = False
+    def charge_request(self) -> None:
+        """Charge a request that is about to be sent."""
+        if not self._is_charged:
+            self._slots.charge()
+        self._is_charged = False
 
-    def give(self) -> None:
-        """Give it back, if it is held."""
+    def release(self) -> None:
+        """Release the slot if it is held."""
         if self._held:
             self._held = False
-            if self._is_paid:
-                self._share.refund()
-                self._is_paid = False
-            self._share.give()
+            if self._is_charged:
+                self._slots.refund()
+                self._is_charged = False
+            self._slots.release()
 
     @asynccontextmanager
-    async def away(self) -> AsyncGenerator[None]:
-        """Others may work meanwhile; it is taken again at the end."""
+    async def released(self) -> AsyncGenerator[None]:
+        """Release the slot inside the block, then acquire it again."""
         held = self._held
-        self.give()
+        self.release()
         yield
         if held:
-            await self.take()
+            await self.acquire()
 
-    async def give_way(self) -> None:
-        """Before another page: let a stream that has had less go first."""
-        if self._held and self._share.owes():
-            self.give()
-            await self.take()
+    async def yield_to_others(self) -> None:
+        """Before the next page, hand the slot to a stream that is behind."""
+        if self._held and self._slots.must_yield():
+            self.release()
+            await self.acquire()
 
 
-_RESERVED = 64
-_SPARE = 32  # beside what is open already: files of the user's, sockets of others
+_MIN_RESERVED_FDS = 64
+_SPARE_FDS = 32  # beyond those already open, for files and sockets outside this package
 _log = logging.getLogger("asyncstreams")
 
 
-def within_descriptors(concurrency: int) -> int:
-    """As many of these as the limit of open files leaves room for: each may need a connection of its own."""
-    most = _descriptors() - max(_RESERVED, _open_already() + _SPARE)
-    if concurrency <= most:
+def cap_to_fd_limit(concurrency: int) -> int:
+    """`concurrency`, capped by the limit on open files: each slot may need its own connection."""
+    available = _fd_limit() - max(_MIN_RESERVED_FDS, _open_fd_count() + _SPARE_FDS)
+    if concurrency <= available:
         return concurrency
-    allowed = max(1, most)
+    allowed = max(1, available)
     _log.warning(
-        "max_concurrency is %d here, not %d: this process may open few files (ulimit -n)", allowed, concurrency
+        "max_concurrency is reduced to %d from %d: the limit on open files is too low (raise ulimit -n)",
+        allowed,
+        concurrency,
     )
     return allowed
 
 
-def _descriptors() -> int:
+def _fd_limit() -> int:
     if sys.platform == "win32":
         return 1 << 20
     import resource
@@ -256,8 +264,8 @@ def _descriptors() -> int:
     return 1 << 20 if soft == resource.RLIM_INFINITY else soft
 
 
-def _open_already() -> int:
+def _open_fd_count() -> int:
     try:
         return len(os.listdir("/dev/fd"))
-    except OSError:  # not every system has it
+    except OSError:  # missing on some systems
         return 0

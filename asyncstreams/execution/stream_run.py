@@ -1,4 +1,4 @@
-"""What is known of one stream during one run: what it has, what it has read, what failed?"""
+"""Per-run state of one stream: shared services and progress counters."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import anyio
 from ..errors import ConfigError
 from ..http.client import HttpClient
 from ..models import Page, QuarantinedRecord, Record, Slice
-from ..records.json_lines import lines_of, quarantined_lines
-from ..records.raw_records import RawReader, is_as_decoded, why_not
+from ..records.json_lines import encode_quarantined, encode_records
+from ..records.raw_records import RawReader, has_unmodified_records, reason_to_decode
 from ..records.record_validation import RecordValidator
-from ..state.incremental import incremental_of
+from ..state.incremental import plan_incremental
 from ..state.slice_checkpoint import SliceCheckpoint
 from ..state.stream_selection import StreamSelection
 from ..state.stream_state import StreamState
@@ -22,132 +22,144 @@ from .parent_coordinator import ParentFeed, ParentPageSender
 from .report import StreamReport
 from .slots import Slot, StreamSlots
 
-PageLane: TypeAlias = PageQueueSender | ParentPageSender
-Kept: TypeAlias = tuple[QuarantinedRecord, ...]
+PageSender: TypeAlias = PageQueueSender | ParentPageSender
+Quarantined: TypeAlias = tuple[QuarantinedRecord, ...]
 
 
 class ActiveSlice(NamedTuple):
-    """A slice at work: the `number`th of its stream, from 1; one that `is_known` is read for children only.
+    """A slice that is being read, the `number`th of its stream, from 1.
 
-    `answered` is set when something of it is known.
+    `first_page_read` is set once its first page is read or the slice ends. One that was `already_delivered` by an
+    earlier run is read for child streams only.
     """
 
     number: int
     stream_slice: Slice
-    place: Slot
-    answered: anyio.Event | None = None
-    is_known: bool = False
+    slot: Slot
+    first_page_read: anyio.Event | None = None
+    already_delivered: bool = False
 
 
 class StreamRun:
-    """The counters of one stream, with what its slices share.
+    """The services that the slices of one stream share, and the counters of its progress.
 
-    `pages`, `records` and so on count what was handed over. Only its own tasks change it.
+    `pages`, `records` and `quarantined` count what was delivered to the consumer. Only the tasks of the stream
+    change it.
     """
 
     def __init__(
         self,
-        selected: StreamSelection,
-        chain: HttpClient,
-        validation: RecordValidator,
-        share: StreamSlots,
-        lane: PageLane,
+        selection: StreamSelection,
+        client: HttpClient,
+        validator: RecordValidator,
+        slots: StreamSlots,
+        sender: PageSender,
         feed: ParentFeed | None = None,
-        most: int | None = None,
+        max_records: int | None = None,
     ) -> None:
-        self.stream, self.state = selected.stream, selected.state
-        self.chain, self.validation, self.share, self.lane = chain, validation, share, lane
-        self.selected, self.feed = selected, feed
-        now = selected.stream.clock.wall()
-        self.incremental = incremental_of(self.stream, self.state, now, is_kept=selected.is_kept)
-        if lane.carried is not None and isinstance(self.state, StreamState):
-            lane.carried.lookback = self.state.lookback
-        self.why_not_raw = why_not(self.stream, has_schema=validation.has_schema) if selected.takes_lines else ""
-        self.raw = RawReader(self.stream) if self.why_not_raw is None else None
-        self._are_decoded = is_as_decoded(self.stream)
-        self.left = most
-        self.reads_ahead = most is None and selected.stream.parallel_pages
+        self.stream, self.state = selection.stream, selection.state
+        self.client, self.validator, self.slots, self.sender = client, validator, slots, sender
+        self.selection, self.feed = selection, feed
+        now = selection.stream.clock.wall()
+        self.incremental = plan_incremental(self.stream, self.state, now, has_state_store=selection.has_state_store)
+        if sender.children_state is not None and isinstance(self.state, StreamState):
+            sender.children_state.lookback = self.state.lookback
+        self.not_raw_because = (
+            reason_to_decode(self.stream, has_schema=validator.has_schema) if selection.raw_passthrough else ""
+        )
+        self.raw_reader = RawReader(self.stream) if self.not_raw_because is None else None
+        self._is_decoded = has_unmodified_records(self.stream)
+        self.remaining_records = max_records
+        self.reads_ahead = max_records is None and selection.stream.parallel_pages
         self.pages = self.records = self.quarantined = 0
-        self.begun = self.done = self.owed = 0
+        self.slices_started = self.slices_done = self.pending_checkpoints = 0
         self.failed: list[tuple[Slice, Exception]] = []
-        self.answered = self.is_cut_short = self.told_of_moved = False
-        self._cut_off: list[tuple[ActiveSlice, BaseException]] = []
+        self.has_read_page = self.stopped_early = self.drift_reported = False
+        self._cancelled: list[tuple[ActiveSlice, BaseException]] = []
 
-    def promise(self, stream_slice: Slice) -> SliceCheckpoint | None:
-        """Of one slice, where a state is kept or records are chosen by their cursor."""
-        keeper, state = self.selected.keeper, self.state
-        if not isinstance(state, StreamState) or (keeper is None and self.incremental is None):
+    def checkpoint_for(self, stream_slice: Slice) -> SliceCheckpoint | None:
+        """A new checkpoint of a slice; None if no state is kept and no records are filtered by cursor."""
+        state_store, state = self.selection.state_store, self.state
+        if not isinstance(state, StreamState) or (state_store is None and self.incremental is None):
             return None
-        return SliceCheckpoint(self.stream, state, keeper, self.lane.carried, self.incremental, stream_slice, self._owe)
+        return SliceCheckpoint(
+            self.stream,
+            state,
+            state_store,
+            self.sender.children_state,
+            self.incremental,
+            stream_slice,
+            self._count_pending,
+        )
 
     @property
     def report(self) -> StreamReport:
-        """What has been handed over so far."""
-        numbers = self.pages, self.records, self.quarantined, self.done, len(self.failed)
-        return StreamReport(self.stream.name, *numbers, self.raw is not None, self.why_not_raw or "")
+        """What has been delivered so far."""
+        numbers = self.pages, self.records, self.quarantined, self.slices_done, len(self.failed)
+        return StreamReport(self.stream.name, *numbers, self.raw_reader is not None, self.not_raw_because or "")
 
     @property
-    def is_safe(self) -> bool:
-        """Whether all of the stream has been read, and all that was promised is kept."""
-        return not (self.owed or self.failed or self.is_cut_short)
+    def is_fully_acknowledged(self) -> bool:
+        """Whether the stream was read completely and no checkpoint is pending."""
+        return not (self.pending_checkpoints or self.failed or self.stopped_early)
 
-    def _owe(self, promises: int) -> None:
-        self.owed += promises
+    def _count_pending(self, change: int) -> None:
+        self.pending_checkpoints += change
 
     def explain(self) -> str:
-        """What the stream does now."""
-        open_slices = self.begun - self.done - len(self.failed)
+        """Describe the progress of the stream and what its requests wait for."""
+        open_slices = self.slices_started - self.slices_done - len(self.failed)
         failed = f", {len(self.failed)} failed" if self.failed else ""
-        of = self._of_parents()
-        more = "".join(f"; {told}" for told in (self.chain.limits(), str(self.chain.waits)) if told)
+        parents = self._describe_parents()
+        waits = "".join(f"; {text}" for text in (self.client.describe_limits(), str(self.client.wait_tracker)) if text)
         return (
-            f"{self.stream.name}: {open_slices} slices open, {self.share.held} of {self.share.most} places at work; "
-            f"{self.done:,} slices done{of}{failed}, {self.pages:,} pages, {self.records:,} records" + more
+            f"{self.stream.name}: {open_slices} slices open, {self.slots.held} of {self.slots.max_slots} slots in use; "
+            f"{self.slices_done:,} slices done{parents}{failed}, {self.pages:,} pages, {self.records:,} records" + waits
         )
 
-    def _of_parents(self) -> str:
+    def _describe_parents(self) -> str:
         if self.feed is None:
             return ""
-        return f" of {self.feed.known:,} parents" + ("" if self.feed.is_all else " so far")
+        return f" of {self.feed.parent_count:,} parents" + ("" if self.feed.is_complete else " so far")
 
-    async def is_wanted(self, place: Slot) -> bool:
-        """Whether anybody wants another page, which may be known only when they have read the last one."""
-        await self.lane.next_may_come(place)
-        if not self.lane.is_wanted:
-            self.is_cut_short = True
+    async def wait_for_demand(self, slot: Slot) -> bool:
+        """Wait until it is decided whether another page is needed. If not, mark the stream as stopped early."""
+        await self.sender.wait_for_demand(slot)
+        if not self.sender.has_demand:
+            self.stopped_early = True
             return False
         return True
 
-    def was_cut_off(self, begun: ActiveSlice, error: BaseException) -> None:
-        """A slice was cancelled."""
-        self._cut_off.append((begun, error))
+    def record_cancelled(self, active: ActiveSlice, error: BaseException) -> None:
+        """Note that a slice was cancelled."""
+        self._cancelled.append((active, error))
 
-    def cut_off(self) -> Iterable[tuple[Slice, BaseException]]:
-        """The slices that were cancelled, in the order in which they began."""
-        self._cut_off.sort(key=lambda cut: cut[0].number)
-        return [(begun.stream_slice, error) for begun, error in self._cut_off]
+    def cancelled_slices(self) -> Iterable[tuple[Slice, BaseException]]:
+        """The cancelled slices with their errors, in the order in which they were started."""
+        cancelled = sorted(self._cancelled, key=lambda entry: entry[0].number)
+        return [(active.stream_slice, error) for active, error in cancelled]
 
-    def taken(self, records: list[Record], quarantined: Kept) -> tuple[list[Record], Kept]:
-        """Records, and those that are kept back, as they are handed over. Raises ConfigError for one that cannot be."""
-        if not self.selected.takes_lines:
+    def prepare_records(self, records: list[Record], quarantined: Quarantined) -> tuple[list[Record], Quarantined]:
+        """Encode the records for raw passthrough, if requested. Raises ConfigError for a record without a JSON form."""
+        if not self.selection.raw_passthrough:
             return records, quarantined
         try:
-            lines = cast("list[Record]", lines_of(records, is_decoded=self._are_decoded))
-            return lines, cast(Kept, quarantined_lines(quarantined)) if quarantined else ()
+            lines = cast("list[Record]", encode_records(records, is_json=self._is_decoded))
+            return lines, cast(Quarantined, encode_quarantined(quarantined)) if quarantined else ()
         except TypeError as error:
             raise ConfigError(
-                f"a record has no form in JSON: {error}", hint="change it in parse_response, or with a transformer"
+                f"a record has no form in JSON: {error}", hint="convert it in parse_response, or add a transformer"
             ) from None
 
-    def cut(self, page: Page) -> Page:
-        """The page, or as much of it as the limit leaves."""
-        assert self.left is not None
-        page = page.cut(self.left)
-        self.left -= len(page.records)
+    def apply_limit(self, page: Page) -> Page:
+        """Truncate a page to the remaining records of the limit, and count them."""
+        assert self.remaining_records is not None
+        page = page.truncate(self.remaining_records)
+        self.remaining_records -= len(page.records)
         return page
 
-    def handed(self, page: Page) -> None:
-        """One more page for the consumer."""
+    def count_delivered(self, page: Page) -> None:
+        """Count a page that the consumer received."""
         self.pages += 1
         self.records += len(page.records)
         self.quarantined += len(page.quarantined)

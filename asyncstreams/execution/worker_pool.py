@@ -1,4 +1,4 @@
-"""Who does the next job: a task that has just done one, where there is such a one."""
+"""A pool of tasks that are reused for job after job."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ Job = TypeVar("Job")
 
 
 class WorkerPool(Generic[Job]):
-    """Tasks that do one job after the other, as many as there are jobs at once.
+    """Runs all started jobs concurrently, on as few tasks as possible: an idle task takes the next job.
 
-    To begin a task costs a tenth of reading a slice of one page. What `work` raises ends the group's
-    tasks, as if each job had one of its own.
+    Starting a task costs a tenth of reading a slice of one page. An exception of `work` cancels the task
+    group, as if each job had its own task.
     """
 
     def __init__(self, tasks: TaskGroup, work: Callable[[Job], Awaitable[None]]) -> None:
         self._tasks, self._work = tasks, work
         self._idle: list[asyncio.Future[Job | None]] = []
-        self._are_dismissed = False
+        self._is_closed = False
 
-    def begin(self, job: Job) -> None:
-        """Have a job done, beside all others."""
+    def start(self, job: Job) -> None:
+        """Run a job concurrently with all others."""
         while self._idle:
             waiter = self._idle.pop()
-            if not waiter.done():  # else it was cancelled
+            if not waiter.done():  # a cancelled worker is done
                 waiter.set_result(job)
                 return
         self._tasks.start_soon(self._worker, job)
 
-    def dismiss(self) -> None:
-        """There is no other job: all may go when they have done theirs."""
-        self._are_dismissed = True
+    def close(self) -> None:
+        """Accept no more jobs: each worker ends after its current one."""
+        self._is_closed = True
         for waiter in self._idle:
             if not waiter.done():
                 waiter.set_result(None)
@@ -44,9 +44,9 @@ class WorkerPool(Generic[Job]):
         loop = asyncio.get_running_loop()
         while job is not None:
             await self._work(job)
-            if self._are_dismissed:
+            if self._is_closed:
                 return
-            del job  # nobody holds what was read while there is nothing to do
+            del job  # an idle worker must not keep the records of its last job alive
             waiter: asyncio.Future[Job | None] = loop.create_future()
             self._idle.append(waiter)
             job = await waiter

@@ -1,4 +1,4 @@
-"""How does blocking work keep its order, and stay off the event loop? One job after the other, in a thread."""
+"""A worker thread for blocking disk work: jobs run one at a time, in order, off the event loop."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any, ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_MOST_BYTES = 16 * 2**20
+_MAX_QUEUED_BYTES = 16 * 2**20
 
 
 class _DaemonThread(Executor):
-    """A thread that does one job after the other, and keeps no process from ending: a disk may be stuck for good."""
+    """An executor with one daemon thread: a disk that hangs forever does not keep the process alive."""
 
     def __init__(self, name: str) -> None:
         self._jobs: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
@@ -29,7 +29,7 @@ class _DaemonThread(Executor):
         return future
 
     def shutdown(self, wait: bool = False, *, cancel_futures: bool = False) -> None:
-        """No job comes any more; those that there are will be done."""
+        """Stop the thread after the jobs that are queued; neither option has an effect."""
         self._jobs.put(None)
 
     def _work(self) -> None:
@@ -43,68 +43,71 @@ class _DaemonThread(Executor):
                 else:
                     future.set_result(result)
                     del result
-            del job, future, work  # while it waits for the next one
+            del job, future, work  # nothing stays referenced while the thread waits for the next job
 
 
 class DiskExecutor:
-    """A thread for the jobs of one output. After one of them has failed no other begins; `failed` is called then."""
+    """Runs the blocking jobs of one output in a thread, in order.
 
-    def __init__(self, failed: Callable[[], None]) -> None:
+    After the first failure no submitted job starts, and `on_failure` is called on the event loop.
+    """
+
+    def __init__(self, on_failure: Callable[[], None]) -> None:
         self._thread = _DaemonThread("asyncstreams-output")
-        self._failed = failed
+        self._on_failure = on_failure
         self._jobs: dict[asyncio.Future[Any], int] = {}
         self._is_closed = False
         self.failure: BaseException | None = None
 
-    def submit(self, job: Callable[[], T], done: Callable[[T], None] | None = None, size: int = 0) -> None:
-        """Do it when all before it is done, and then call `done` with what comes of it; it holds `size` bytes."""
+    def submit(self, job: Callable[[], T], on_done: Callable[[T], None] | None = None, size: int = 0) -> None:
+        """Queue a job that holds `size` bytes of memory; `on_done` receives its result on the event loop."""
         if self.failure is not None or self._is_closed:
             return
-        future = asyncio.get_running_loop().run_in_executor(self._thread, self._unless_failed, job)
+        future = asyncio.get_running_loop().run_in_executor(self._thread, self._run_unless_failed, job)
         self._jobs[future] = size
-        future.add_done_callback(partial(self._ended, done))
+        future.add_done_callback(partial(self._finish_job, on_done))
 
-    async def wait(self, job: Callable[[], T]) -> T:
-        """Do it even after a failure, and wait for it. It is done even where the waiting is cancelled."""
+    async def run(self, job: Callable[[], T]) -> T:
+        """Run a job, even after a failure, and return its result; cancelling the caller does not cancel the job."""
         future = asyncio.get_running_loop().run_in_executor(self._thread, job)
         self._jobs[future] = 0
-        future.add_done_callback(self._forget)
+        future.add_done_callback(self._remove_job)
         await asyncio.wait([future])
         return future.result()
 
-    async def room(self) -> None:
-        """Wait while jobs hold too much."""
-        while self._jobs and sum(self._jobs.values()) > _MOST_BYTES:
+    async def wait_for_capacity(self) -> None:
+        """Wait until queued jobs hold at most 16 MiB."""
+        while self._jobs and sum(self._jobs.values()) > _MAX_QUEUED_BYTES:
             await asyncio.wait(self._jobs, return_when=asyncio.FIRST_COMPLETED)
 
-    async def idle(self) -> None:
-        """Wait for all jobs, and those that come of them."""
+    async def join(self) -> None:
+        """Wait for all jobs, including those that finished jobs submit."""
         while self._jobs:
             await asyncio.wait(self._jobs)
 
     async def close(self, last: Callable[[], T]) -> T:
-        """Do the last job, after all that there are; what would follow from these is left."""
+        """Run the last job after the queued ones, then stop the thread; jobs submitted meanwhile are dropped."""
         self._is_closed = True
         try:
-            return await self.wait(last)
+            return await self.run(last)
         finally:
             self._thread.shutdown()
 
-    def _unless_failed(self, job: Callable[[], T]) -> T | None:
+    def _run_unless_failed(self, job: Callable[[], T]) -> T | None:
         if self.failure is not None:
             return None
         try:
             return job()
         except BaseException as error:
-            self.failure = error  # here, since the next job may begin before the loop hears of it
+            self.failure = error  # set in the thread: the next job may start before the loop sees the failure
             return None
 
-    def _ended(self, done: Callable[[Any], None] | None, future: asyncio.Future[Any]) -> None:
-        self._forget(future)
+    def _finish_job(self, on_done: Callable[[Any], None] | None, future: asyncio.Future[Any]) -> None:
+        self._remove_job(future)
         if self.failure is not None:
-            self._failed()
-        elif done is not None:
-            done(future.result())
+            self._on_failure()
+        elif on_done is not None:
+            on_done(future.result())
 
-    def _forget(self, future: asyncio.Future[Any]) -> None:
+    def _remove_job(self, future: asyncio.Future[Any]) -> None:
         self._jobs.pop(future, None)

@@ -1,4 +1,4 @@
-"""How do the pages of a run become files or tables, and what is known because of them part of the same commits?"""
+"""One extraction: pages of a run become files or tables, committed together with the state that they justify."""
 
 from __future__ import annotations
 
@@ -12,107 +12,116 @@ import anyio
 
 from ..clock import Clock
 from ..destinations.base import Destination
-from ..destinations.ledger import Record
+from ..destinations.ledger import JournalRecord
 from ..destinations.writer_protocol import Chunk, CommitPayload
 from ..errors import PartialFailure, RateLimitWaitTooLong
 from ..execution.report import RunReport, StreamReport, WriteReport
-from ..execution.scheduler import Lease, Scheduler
+from ..execution.scheduler import OpenClient, Scheduler
 from ..models import Page
 from ..protocols import Stream
 from ..records.json_lines import EncodedLines
-from ..state.compatibility import compare, with_credential
+from ..state.compatibility import check_compatible, identity_with_credential
 from ..state.slice_checkpoint import SliceCheckpoint
 from ..state.stream_selection import ReadOutcome, StreamSelection
 from ..state.stream_state import StreamState
 from .commit_batcher import CommitBatcher, StreamBatch
 from .disk_executor import DiskExecutor
-from .plan import plan, shape_of
+from .plan import plan_extraction, schema_of
 
-_TO_LEAVE = 10.0  # seconds
+_SHUTDOWN_GRACE_S = 10.0
 
 
 class Extraction:
-    """One extraction; keeps the state of its streams in the output, and moves it with the commits."""
+    """One extraction into one destination; a StateStore whose state advances with the commits."""
 
     def __init__(self, to: Destination, streams: Sequence[Stream], clock: Clock) -> None:
-        self._to, self._streams, self._clock = to, streams, clock
-        self._output = to.output()
+        self._destination, self._streams, self._clock = to, streams, clock
+        self._writer = to.new_writer()
         self._scope = anyio.CancelScope()
         self._disk = DiskExecutor(self._scope.cancel)
-        self._leave_by: float | None = None
-        self._grouping = CommitBatcher(clock.monotonic(), to.commit_size, is_eager=to.fsync == "full")
-        self._gathered = asyncio.Event()
+        self._shutdown_deadline: float | None = None
+        self._batcher = CommitBatcher(clock.monotonic(), to.commit_bytes, commit_each_slice=to.fsync == "full")
+        self._has_new_work = asyncio.Event()
         self._is_committing = False
-        self._ended: dict[str, ReadOutcome] = {}
-        self._parents: dict[str, Mapping[str, Any]] = {}
-        self._identities: dict[str, dict[str, Any]] = {}
-        self._written: dict[str, WriteReport] = {}
+        self._outcomes: dict[str, ReadOutcome] = {}
+        self._parent_states: dict[str, Mapping[str, Any]] = {}
+        self._new_identities: dict[str, dict[str, Any]] = {}
+        self._reports: dict[str, WriteReport] = {}
 
-    async def run(self, lease: Lease, max_concurrency: int, *, stop_on_error: bool) -> RunReport:
-        """All of it. Raises what reading raises, OutputLocked, OutputMissing, OutputWriteError, StateCorrupt and
-        StateIncompatible; what was committed stays."""
+    async def run(self, client: OpenClient, max_concurrency: int, *, stop_on_error: bool) -> RunReport:
+        """Read and commit all streams.
+
+        Raises what reading raises, OutputLocked, OutputMissing, OutputWriteError, StateCorrupt and StateIncompatible;
+        commits that are done stay.
+        """
         try:
-            await self._disk.wait(partial(self._output.open, self._clock.wall()))
-            planned = plan(self._to, self._streams, self._output.ledger)
-            await self._disk.wait(partial(self._output.begin, planned.begin))
-            for stream in planned.read:
-                self._written[stream.name] = replace(self._new_written(stream.name), was_read=True)
-            selected = [
+            await self._disk.run(partial(self._writer.open, self._clock.wall()))
+            ledger = self._writer.ledger
+            plan = plan_extraction(self._destination, self._streams, ledger)
+            await self._disk.run(partial(self._writer.begin_run, plan.begin_record))
+            for stream in plan.already_read:
+                self._reports[stream.name] = replace(self._new_report(stream.name), was_read=True)
+            selection = [
                 StreamSelection(
-                    stream, None, self._output.ledger.streams[stream.name].state, None, keeper=self, takes_lines=True
+                    stream, None, ledger.streams[stream.name].state, None, state_store=self, raw_passthrough=True
                 )
-                for stream in planned.left
+                for stream in plan.to_read
             ]
-            scheduler = Scheduler(selected, lease, max_concurrency, stop_on_error=stop_on_error)
+            scheduler = Scheduler(selection, client, max_concurrency, stop_on_error=stop_on_error)
             return await self._read(scheduler)
         finally:
-            with self._last_moments():
-                await self._disk.close(self._output.close)
+            with self._shutdown_scope():
+                await self._disk.close(self._writer.close)
 
-    def check(self, stream: Stream) -> None:
-        """Raises StateIncompatible for a stream that is not the one that was read before."""
-        one = self._output.ledger.streams[stream.name]
-        now = with_credential(stream, self._output.ledger.salt)
-        compare(stream.name, one.identity, now, allow_credential_change=self._to.allow_credential_change)
-        if one.identity != now:
-            self._identities[stream.name] = now
+    def check_stream(self, stream: Stream) -> None:
+        """Raises StateIncompatible if the output holds another stream, or was read with another credential."""
+        known = self._writer.ledger.streams[stream.name]
+        identity = identity_with_credential(stream, self._writer.ledger.salt)
+        check_compatible(
+            stream.name,
+            known.identity,
+            identity,
+            allow_credential_change=self._destination.allow_credential_change,
+        )
+        if known.identity != identity:
+            self._new_identities[stream.name] = identity
 
     @property
     def needs_schema(self) -> bool:
-        return self._to.needs_schema
+        return self._destination.needs_schema
 
-    def described(self, stream: Stream, schema: Mapping[str, Any] | None) -> None:
-        self._disk.submit(partial(self._output.describe, stream.name, shape_of(stream, schema)))
+    def describe_stream(self, stream: Stream, schema: Mapping[str, Any] | None) -> None:
+        self._disk.submit(partial(self._writer.describe_stream, stream.name, schema_of(stream, schema)))
 
-    def moved(self, stream: str) -> None:
-        """A state moves when its commit is done."""
+    def mark_progress(self, stream: str) -> None:
+        """Does nothing: the state of a stream advances when its commit is done."""
 
-    def ended(self, stream: str, read: ReadOutcome, parents: Mapping[str, StreamState]) -> None:
-        self._ended[stream] = read
-        self._parents[stream] = {name: one.to_json() for name, one in parents.items()}
-        self._gathered.set()
+    def finish_stream(self, stream: str, read: ReadOutcome, parents: Mapping[str, StreamState]) -> None:
+        self._outcomes[stream] = read
+        self._parent_states[stream] = {name: state.to_json() for name, state in parents.items()}
+        self._has_new_work.set()
 
     async def _read(self, scheduler: Scheduler) -> RunReport:
-        """Read all that is left, and commit what of it can be, however the reading ends."""
+        """Read what is left, and commit everything that can be committed, even after an error or a cancellation."""
         raised: Exception | None = None
         try:
             with self._scope:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(self._commit_when_due)
                     try:
-                        await self._take_all(scheduler)
+                        await self._consume_pages(scheduler)
                     except Exception as error:
                         raised = error
                     tasks.cancel_scope.cancel()
-            await self._commit_all()  # however long a slow disk takes
+            await self._commit_remaining()  # without a deadline, however slow the disk is
         finally:
-            with self._last_moments():
-                await self._commit_all()  # what there is to be, where this was cut off
-        if self._disk.failure is None and scheduler.fatal is None and not _is_to_be_resumed(raised):
-            self._disk.submit(self._output.end)
-            self._disk.submit(partial(self._output.tidy, is_end=True))
-            await self._disk.idle()
-        self._leave_by = None
+            with self._shutdown_scope():
+                await self._commit_remaining()  # after a cancellation: what fits into the grace period
+        if self._disk.failure is None and scheduler.fatal_error is None and not _is_resumed_later(raised):
+            self._disk.submit(self._writer.end_run)
+            self._disk.submit(partial(self._writer.maintain, is_end=True))
+            await self._disk.join()
+        self._shutdown_deadline = None
         if self._disk.failure is not None:
             raise self._disk.failure
         report = self._report(scheduler)
@@ -122,120 +131,123 @@ class Extraction:
             raise raised
         return report
 
-    def _last_moments(self) -> anyio.CancelScope:
-        """For what must still be done when a run was cut off: that long in all."""
-        self._leave_by = self._leave_by or anyio.current_time() + _TO_LEAVE
-        return anyio.CancelScope(deadline=self._leave_by, shield=True)
+    def _shutdown_scope(self) -> anyio.CancelScope:
+        """A shielded scope for the final commits; all such scopes share one deadline."""
+        self._shutdown_deadline = self._shutdown_deadline or anyio.current_time() + _SHUTDOWN_GRACE_S
+        return anyio.CancelScope(deadline=self._shutdown_deadline, shield=True)
 
-    async def _take_all(self, scheduler: Scheduler) -> None:
+    async def _consume_pages(self, scheduler: Scheduler) -> None:
         async with scheduler.pages() as pages:
             async for page in pages:
-                self._take(page)
-                await self._disk.room()
+                self._add_page(page)
+                await self._disk.wait_for_capacity()
 
-    def _take(self, page: Page) -> None:
-        if cast(SliceCheckpoint, page.promise).is_over:
-            return  # its slice failed, or is read from its beginning again
-        lines = {"part": page.records, "quarantined": page.quarantined}
-        chunks = [Chunk(kind, cast(EncodedLines, one).data, len(one)) for kind, one in lines.items() if one]
+    def _add_page(self, page: Page) -> None:
+        if cast(SliceCheckpoint, page.checkpoint).is_abandoned:
+            return  # its slice failed, or starts over
+        lines_by_kind = {"part": page.records, "quarantined": page.quarantined}
+        chunks = [
+            Chunk(kind, cast(EncodedLines, lines).data, len(lines)) for kind, lines in lines_by_kind.items() if lines
+        ]
         now = self._clock.monotonic()
-        self._grouping.take(page, chunks, now)
-        if self._grouping.due_in(now) == 0:
-            self._commit(now)
-        elif not self._gathered.is_set():
-            self._gathered.set()
-        while (large := self._grouping.too_large()) is not None:
-            stream, owner, some = large
-            self._disk.submit(partial(self._output.write, stream, owner, some), size=_size(some))
+        self._batcher.add_page(page, chunks, now)
+        if self._batcher.seconds_until_commit(now) == 0:
+            self._start_commit(now)
+        elif not self._has_new_work.is_set():
+            self._has_new_work.set()
+        while (spill := self._batcher.next_spill()) is not None:
+            stream, batch_id, spilled = spill
+            self._disk.submit(partial(self._writer.write, stream, batch_id, spilled), size=_size(spilled))
 
     async def _commit_when_due(self) -> None:
-        """What has been gathered does not wait for the next page."""
+        """Commit on time even if no further page arrives."""
         while True:
-            await self._gathered.wait()
-            self._gathered.clear()
-            due = self._due_in()
-            if due is not None and not self._is_committing:
-                await self._clock.sleep(due)
-                self._commit(self._clock.monotonic())
+            await self._has_new_work.wait()
+            self._has_new_work.clear()
+            delay = self._seconds_until_commit()
+            if delay is not None and not self._is_committing:
+                await self._clock.sleep(delay)
+                self._start_commit(self._clock.monotonic())
 
-    async def _commit_all(self) -> None:
-        self._grouping.cut()
-        await self._disk.idle()
-        while self._due_in() is not None and self._disk.failure is None:
-            self._commit(self._clock.monotonic(), is_last=True)
-            await self._disk.idle()
+    async def _commit_remaining(self) -> None:
+        self._batcher.close_open_slices()
+        await self._disk.join()
+        while self._seconds_until_commit() is not None and self._disk.failure is None:
+            self._start_commit(self._clock.monotonic(), is_last=True)
+            await self._disk.join()
 
-    def _due_in(self) -> float | None:
-        return self._grouping.due_in(self._clock.monotonic(), more=bool(self._finished()))
+    def _seconds_until_commit(self) -> float | None:
+        return self._batcher.seconds_until_commit(self._clock.monotonic(), has_more=bool(self._finishable_streams()))
 
-    def _finished(self) -> list[str]:
-        """Streams of which all is gathered or committed, that are yet to be finished."""
-        return [name for name, read in self._ended.items() if read.is_safe]
+    def _finishable_streams(self) -> list[str]:
+        """Streams whose pages are all batched or committed, and that the writer has not finished."""
+        return [name for name, read in self._outcomes.items() if read.is_fully_acknowledged]
 
-    def _commit(self, now: float, *, is_last: bool = False) -> None:
-        """One commit at a time: where it is due, and none is under way."""
-        finished = self._finished()
-        due = self._grouping.due_in(now, more=bool(finished))
-        if self._is_committing or self._disk.failure is not None or due is None:
+    def _start_commit(self, now: float, *, is_last: bool = False) -> None:
+        """Submit one commit, unless none is due or another one is in progress."""
+        finishable = self._finishable_streams()
+        delay = self._batcher.seconds_until_commit(now, has_more=bool(finishable))
+        if self._is_committing or self._disk.failure is not None or delay is None:
             return
-        if due > 0 and not is_last:
-            self._gathered.set()
+        if delay > 0 and not is_last:
+            self._has_new_work.set()
             return
         self._is_committing = True
-        for owner in self._grouping.over():
-            self._disk.submit(partial(self._output.drop, owner))
-        ready = self._grouping.taken(now)
-        for name in finished:
-            del self._ended[name]
-        if ready:
-            brought = {name: self._brought(name, gathered) for name, gathered in ready.items()}
-            size = sum(_size(chunks) for one in brought.values() for chunks in one.chunks.values())
-            self._disk.submit(partial(self._output.commit, brought), partial(self._committed, finished), size)
+        for batch_id in self._batcher.pop_abandoned():
+            self._disk.submit(partial(self._writer.drop, batch_id))
+        batches = self._batcher.pop_batches(now)
+        for name in finishable:
+            del self._outcomes[name]
+        if batches:
+            payloads = {name: self._payload_of(name, batch) for name, batch in batches.items()}
+            size = sum(_size(chunks) for payload in payloads.values() for chunks in payload.chunks.values())
+            self._disk.submit(partial(self._writer.commit, payloads), partial(self._apply_commit, finishable), size)
         else:
-            self._disk.submit(partial(self._finish, finished), self._settled)
+            self._disk.submit(partial(self._finish_streams, finishable), self._end_commit)
 
-    def _brought(self, name: str, gathered: StreamBatch) -> CommitPayload:
-        state = self._output.ledger.streams[name].state
-        told: dict[str, Any] = {"deltas": [state.delta_json(delta) for delta in gathered.deltas]}
-        if gathered.lookback:
-            told["lookback"] = gathered.lookback
-        if name in self._identities:
-            told["identity"] = self._identities.pop(name)
-        return CommitPayload(told, {owner: held.chunks for owner, held in gathered.held.items()})
+    def _payload_of(self, name: str, batch: StreamBatch) -> CommitPayload:
+        state = self._writer.ledger.streams[name].state
+        entry: dict[str, Any] = {"deltas": [state.delta_to_json(delta) for delta in batch.deltas]}
+        if batch.lookback:
+            entry["lookback"] = batch.lookback
+        if name in self._new_identities:
+            entry["identity"] = self._new_identities.pop(name)
+        return CommitPayload(entry, {batch_id: buffer.chunks for batch_id, buffer in batch.buffers.items()})
 
-    def _committed(self, finished: Sequence[str], record: Record) -> None:
-        self._output.ledger.apply(record)
-        for name, told in record["streams"].items():
-            before = self._written.get(name) or self._new_written(name)
-            self._written[name] = before.with_commit(told)
-        self._disk.submit(partial(self._finish, finished), self._settled)
+    def _apply_commit(self, finishable: Sequence[str], record: JournalRecord) -> None:
+        self._writer.ledger.apply(record)
+        for name, entry in record["streams"].items():
+            report = self._reports.get(name) or self._new_report(name)
+            self._reports[name] = report.with_commit(entry)
+        self._disk.submit(partial(self._finish_streams, finishable), self._end_commit)
 
-    def _finish(self, finished: Iterable[str]) -> None:
-        for name in finished:
-            self._output.finish(name, self._parents[name])
-        self._output.tidy()
+    def _finish_streams(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._writer.finish_stream(name, self._parent_states[name])
+        self._writer.maintain()
 
-    def _settled(self, _: None) -> None:
+    def _end_commit(self, _: None) -> None:
         self._is_committing = False
-        self._gathered.set()
+        self._has_new_work.set()
 
-    def _new_written(self, name: str) -> WriteReport:
-        return WriteReport(*self._output.place_of(name))
+    def _new_report(self, name: str) -> WriteReport:
+        return WriteReport(*self._writer.location_of(name))
 
     def _report(self, scheduler: Scheduler) -> RunReport:
-        told = scheduler.report()
-        known = {one.stream: one for one in told.streams}
+        """The report of the run, with what was written of each stream."""
+        run = scheduler.report()
+        by_name = {report.stream: report for report in run.streams}
         streams: list[StreamReport] = []
-        for name in (stream.name for stream in self._streams if stream.name not in told.unavailable):
-            written = self._written.get(name) or self._new_written(name)
-            streams.append(replace(known.get(name) or StreamReport(name, 0, 0, 0, 0, 0), written=written))
-        return replace(told, streams=tuple(streams))
+        for name in (stream.name for stream in self._streams if stream.name not in run.unavailable):
+            written = self._reports.get(name) or self._new_report(name)
+            streams.append(replace(by_name.get(name) or StreamReport(name, 0, 0, 0, 0, 0), written=written))
+        return replace(run, streams=tuple(streams))
 
 
-def _is_to_be_resumed(error: Exception | None) -> bool:
-    """Whether a run ended since it was told to come back later."""
+def _is_resumed_later(error: Exception | None) -> bool:
+    """Whether the run ended because a rate limit requires a longer wait than allowed: the next run continues it."""
     errors = error.errors if isinstance(error, PartialFailure) else (error,)
-    return any(isinstance(one, RateLimitWaitTooLong) for one in errors)
+    return any(isinstance(cause, RateLimitWaitTooLong) for cause in errors)
 
 
 def _size(chunks: Iterable[Chunk]) -> int:

@@ -1,4 +1,4 @@
-"""Which streams of an extraction begin anew, which are gone on with, and which have been read already?"""
+"""The plan of an extraction: which streams start over, which resume, and which an earlier run has already read."""
 
 from __future__ import annotations
 
@@ -7,95 +7,98 @@ from typing import Any, NamedTuple, cast
 
 from ..declaration.checks import check_cursor
 from ..destinations.base import Destination
-from ..destinations.ledger import Ledger, Mode, Record, StreamLedger
+from ..destinations.ledger import JournalRecord, Ledger, Mode, StreamLedger
 from ..destinations.writer_protocol import StreamSchema
 from ..errors import AsyncStreamsError, ConfigError
 from ..models import key_paths
 from ..protocols import Stream
-from ..state.compatibility import compare, identity_of
+from ..state.compatibility import check_compatible, identity_of
 from ..state.stream_selection import cursor_of
 
-_ORDERED = ("iso", "date", "epoch", "epoch_ms", "number")
-"""Formats of cursors in which what is written is in the order of what is meant."""
+_ORDERED_FORMATS = ("iso", "date", "epoch", "epoch_ms", "number")
+"""Cursor formats whose written values sort in the order of the values that they represent."""
 
 
 class ExtractionPlan(NamedTuple):
-    """`begin` is what the journal is told; `left` is to be read, and `read` has been."""
+    """The journal record that starts the run, the streams to read, and those that the same run has already read."""
 
-    begin: Record
-    left: Sequence[Stream]
-    read: Sequence[Stream]
+    begin_record: JournalRecord
+    to_read: Sequence[Stream]
+    already_read: Sequence[Stream]
 
 
-def plan(to: Destination, streams: Sequence[Stream], ledger: Ledger) -> ExtractionPlan:
-    """Raises ConfigError, and StateIncompatible where a stream is not the one that was read before."""
+def plan_extraction(to: Destination, streams: Sequence[Stream], ledger: Ledger) -> ExtractionPlan:
+    """The plan for these streams. Raises ConfigError, and StateIncompatible if the output holds another stream."""
     names = sorted(stream.name for stream in streams)
     is_same_run = to.resume and ledger.names == names
-    read = [one for one in streams if is_same_run and one.name in ledger.streams and ledger.streams[one.name].is_read]
-    left = [one for one in streams if one not in read]
-    anew: dict[str, Mapping[str, Any]] = {}
-    for stream in left:
+    already_read = [
+        stream
+        for stream in streams
+        if is_same_run and stream.name in ledger.streams and ledger.streams[stream.name].is_read
+    ]
+    to_read = [stream for stream in streams if stream not in already_read]
+    started: dict[str, Mapping[str, Any]] = {}
+    for stream in to_read:
         check_cursor(type(stream).__name__, stream)
         cursor_of(stream)
         known = ledger.streams.get(stream.name)
         try:
-            told = _begun(to, stream, known)
+            entry = _begin_entry(to, stream, known)
         except AsyncStreamsError as error:
             error.locate(stream=stream.name)
             raise
-        if told is not None:
-            anew[stream.name] = told
-    return ExtractionPlan({"op": "begin", "names": names, "streams": anew}, left, read)
+        if entry is not None:
+            started[stream.name] = entry
+    return ExtractionPlan({"op": "begin", "names": names, "streams": started}, to_read, already_read)
 
 
-def _begun(to: Destination, stream: Stream, known: StreamLedger | None) -> Mapping[str, Any] | None:
-    """What the journal is told of a stream that begins; None: what an earlier run did not finish is gone on with."""
-    now = identity_of(stream)
-    mode = _mode(to, stream)
+def _begin_entry(to: Destination, stream: Stream, known: StreamLedger | None) -> Mapping[str, Any] | None:
+    """What the begin record holds for a stream; None: the stream resumes what an earlier run did not finish."""
+    identity = identity_of(stream)
+    mode = _resolve_mode(to, stream)
     if known is None:
-        return {"identity": now, "mode": mode}
+        return {"identity": identity, "mode": mode}
     if known.is_open and known.mode == "replace" and mode != "replace":
         raise ConfigError(
-            f'mode="{mode}": an earlier run was to replace stream {stream.name!r}, and did not come to its end',
-            hint='let it come to its end with mode="replace" first',
+            f'mode="{mode}": an earlier run with mode="replace" has not finished stream {stream.name!r}',
+            hint='run with mode="replace" again until it finishes',
         )
     if known.is_open and known.mode == mode and (to.resume or mode != "replace"):
-        compare(stream.name, known.identity, now)
+        check_compatible(stream.name, known.identity, identity)
         return None
     if to.mode == "fail" and not known.is_open:
         raise ConfigError(
-            f'mode="fail": stream {stream.name!r} is in {to.path} already',
-            hint='mode="append" adds to it, and mode="replace" takes its place when all has been read',
+            f'mode="fail": {to.path} already contains stream {stream.name!r}',
+            hint='use mode="append" to add to it, or mode="replace" to replace it once everything has been read',
         )
     if mode == "replace":
-        return {"identity": now, "mode": mode}
-    compare(stream.name, known.identity, now)
-    return {"identity": {**known.identity, **now}, "mode": mode}
+        return {"identity": identity, "mode": mode}
+    check_compatible(stream.name, known.identity, identity)
+    return {"identity": {**known.identity, **identity}, "mode": mode}
 
 
-def _mode(to: Destination, stream: Stream) -> Mode:
-    """Raises ConfigError where rows are to be found again that have no key."""
-    is_told = to.mode is not None and to.mode != "fail"
-    if to.mode == "upsert" and not _key_of(stream):
+def _resolve_mode(to: Destination, stream: Stream) -> Mode:
+    """The mode of one stream. Raises ConfigError for "upsert" without a primary key."""
+    if to.mode == "upsert" and not _key_fields(stream):
         raise ConfigError(
-            f'mode="upsert": stream {stream.name!r} has no primary key of fields of its records',
-            hint='set primary_key, or add what comes with mode="append"',
+            f'mode="upsert": stream {stream.name!r} has no primary key of top-level fields',
+            hint='set primary_key, or use mode="append"',
         )
-    if is_told:
-        return cast(Mode, to.mode)
+    if to.mode is not None and to.mode != "fail":
+        return to.mode
     if not stream.cursor_field and not stream.incremental_dependency:
         return "replace"
-    return "upsert" if "upsert" in to.modes and _key_of(stream) else "append"
+    return "upsert" if "upsert" in to.modes and _key_fields(stream) else "append"
 
 
-def shape_of(stream: Stream, schema: Mapping[str, Any] | None) -> StreamSchema:
-    """What an output is told of a stream before its first record."""
+def schema_of(stream: Stream, schema: Mapping[str, Any] | None) -> StreamSchema:
+    """The description of a stream that its writer receives before the first record."""
     field = stream.cursor_field
-    is_ordered = isinstance(field, str) and stream.cursor_format in _ORDERED
-    return StreamSchema(_key_of(stream), cast(str, field) if is_ordered else None, schema)
+    is_ordered = isinstance(field, str) and stream.cursor_format in _ORDERED_FORMATS
+    return StreamSchema(_key_fields(stream), cast(str, field) if is_ordered else None, schema)
 
 
-def _key_of(stream: Stream) -> list[str]:
-    """The fields of the primary key, where they are the record's own."""
+def _key_fields(stream: Stream) -> list[str]:
+    """The fields of the primary key; empty if one of them is nested."""
     paths = key_paths(stream.primary_key)
     return [path[0] for path in paths] if all(len(path) == 1 for path in paths) else []

@@ -1,4 +1,4 @@
-"""How does an extraction end in an orderly way when the process is told to end?"""
+"""Cancellation on SIGTERM: an extraction commits what it holds before the process exits."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ import anyio
 
 
 class TerminationFlag:
-    """Whether the process was told to end."""
+    """Whether the process has received SIGTERM."""
 
     def __init__(self) -> None:
-        self.is_told = False
+        self.was_signalled = False
 
 
 @contextmanager
-def until_terminated(scope: anyio.CancelScope) -> Generator[TerminationFlag]:
-    """SIGTERM cancels the scope, where nobody else looks after that signal; a second one ends the process at once.
+def cancel_on_sigterm(scope: anyio.CancelScope) -> Generator[TerminationFlag]:
+    """Cancel the scope on SIGTERM, unless the signal already has a handler; a second SIGTERM ends the process at once.
 
-    Ctrl-C is `asyncio.run`'s, which cancels the main task and, at the second one, does not wait for it.
+    Ctrl-C is left to `asyncio.run`: the first one cancels the main task, the second one does not wait for it.
     """
-    leaving = TerminationFlag()
+    flag = TerminationFlag()
     if (
         os.name != "posix"
         or threading.current_thread() is not threading.main_thread()
         or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
     ):
-        yield leaving
+        yield flag
         return
     loop = asyncio.get_running_loop()
 
-    def leave() -> None:
-        loop.remove_signal_handler(signal.SIGTERM)  # the next one ends the process
-        leaving.is_told = True
+    def cancel() -> None:
+        loop.remove_signal_handler(signal.SIGTERM)  # the next SIGTERM ends the process
+        flag.was_signalled = True
         scope.cancel()
 
-    loop.add_signal_handler(signal.SIGTERM, leave)
+    loop.add_signal_handler(signal.SIGTERM, cancel)
     try:
-        yield leaving
+        yield flag
     finally:
         loop.remove_signal_handler(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""What is done with all that streams give: files of ours, or somebody's own destination?"""
+"""The loop that hands pages to a custom sink, and the checks that every destination passes first."""
 
 from __future__ import annotations
 
@@ -10,66 +10,67 @@ from typing import Any, TypeVar, cast
 
 import anyio
 
-from .._json import canonical
+from .._json import encode_canonical
 from ..destinations.base import Destination
 from ..destinations.sink import Sink
 from ..errors import ConfigError
 from ..execution.read_handle import ReadHandle
 from ..execution.report import RunReport
 from ..models import Page
-from .signals import until_terminated
+from .signals import cancel_on_sigterm
 
 T = TypeVar("T")
 
-_TERMINATED = 143  # 128 and the number of SIGTERM, as shells count
+_SIGTERM_EXIT_STATUS = 143  # 128 plus the number of the signal, as shells report it
 
 
-def check_destination(owner: str, to: object, state: Mapping[str, Any] | None) -> None:
-    """Raises ConfigError for what nothing can be extracted into, in the terms of `owner`."""
+def check_destination(class_name: str, to: object, state: Mapping[str, Any] | None) -> None:
+    """Raises ConfigError if `to` is neither a Destination nor a Sink; `class_name` is the caller's, for the message."""
     if isinstance(to, Destination):
         if state is not None:
             raise ConfigError(
-                f"{owner}.extract(state=...): the output keeps its state itself", hint="leave `state` out"
+                f"{class_name}.extract(state=...): the output keeps its own state", hint="remove the state argument"
             )
     elif isinstance(to, str | os.PathLike):
-        shown = os.fspath(cast("str | os.PathLike[str]", to))
+        path = os.fspath(cast("str | os.PathLike[str]", to))
         raise ConfigError(
-            f"{owner}.extract(to={shown!r}): a path alone does not say what to write there",
-            hint=f"to=JsonLines({shown!r})",
+            f"{class_name}.extract(to={path!r}): a path does not say which format to write",
+            hint=f"to=JsonLines({path!r})",
         )
     elif isinstance(to, io.IOBase | type) or not isinstance(to, Sink):
         kind = to.__name__ if isinstance(to, type) else type(to).__name__
         raise ConfigError(
-            f"{owner}.extract(to=...): {kind} is no destination",
-            hint='JsonLines("out/"), SQLite("out.sqlite"), or an object with `async def write(self, page, batch_id)`',
+            f"{class_name}.extract(to=...): {kind} is not a destination",
+            hint='use JsonLines("out/"), SQLite("out.sqlite"), or an object with '
+            "`async def write(self, page, batch_id)`",
         )
 
 
-async def into_sink(sink: Sink, reading: ReadHandle[Page]) -> RunReport:
-    """Hand page after page over; each is acknowledged when it has been taken."""
+async def extract_to_sink(sink: Sink, read: ReadHandle[Page]) -> RunReport:
+    """Write every page to the sink, one at a time; acknowledge each page when `write` has returned."""
 
-    async def all_pages() -> RunReport:
-        async with reading as pages:
+    async def write_pages() -> RunReport:
+        async with read as pages:
             async for page in pages:
-                await sink.write(page, batch_id(page))
+                await sink.write(page, batch_id_of(page))
                 page.ack()
-        return reading.report
+        return read.report
 
-    return await unless_terminated(all_pages)
+    return await exit_on_sigterm(write_pages)
 
 
-async def unless_terminated(work: Callable[[], Awaitable[T]]) -> T:
-    """Do it; where the process is told to end meanwhile, leave in an orderly way and raise SystemExit."""
+async def exit_on_sigterm(work: Callable[[], Awaitable[T]]) -> T:
+    """Run `work`; on SIGTERM cancel it, wait until it has cleaned up, and raise SystemExit(143)."""
     scope = anyio.CancelScope()
-    with until_terminated(scope) as leaving, scope:
+    with cancel_on_sigterm(scope) as flag, scope:
         return await work()
-    assert leaving.is_told
-    raise SystemExit(_TERMINATED)
+    assert flag.was_signalled
+    raise SystemExit(_SIGTERM_EXIT_STATUS)
 
 
-def batch_id(page: Page) -> str:
-    """The same for the same page of the same slice of the same stream."""
-    part = page.stream_slice
-    interval = None if part.interval is None else [None if one is None else str(one) for one in part.interval]
-    told = canonical([page.stream, part.partition, interval])
-    return f"{hashlib.blake2b(told, digest_size=12).hexdigest()}-{page.number}"
+def batch_id_of(page: Page) -> str:
+    """An id that depends only on the stream, the slice and the number of the page."""
+    slice_ = page.stream_slice
+    interval = None if slice_.interval is None else [None if end is None else str(end) for end in slice_.interval]
+    identity = encode_canonical([page.stream, slice_.partition, interval])
+    return f"{hashlib.blake2b(identity, digest_size=12).hexdigest()}-{page.number}"

@@ -1,7 +1,7 @@
-"""Is the body whole: decoded by us from the raw bytes, with every length, checksum and bound looked at.
+"""Decoding of response bodies, with a check of every length, checksum and size limit.
 
-HTTP clients pass cut, unmarked and exploding bodies on without a word; for lines and for arrays
-that are read piece by piece nobody else would notice.
+HTTP clients accept truncated, unlabelled and exploding bodies silently. Lines and arrays that are
+parsed while they arrive have no later check that would detect a missing end.
 """
 
 from __future__ import annotations
@@ -16,146 +16,151 @@ import httpx
 from ..errors import DecodeError, ResponseTooLarge, TruncatedBody
 from ..messages import Response
 from ..models import BodyLimits, Timeouts
-from .decoders import decompressor, through
+from .decoders import decode_through, new_decompressor
 from .timeouts import AttemptTimeout, TimedStream
 
-_MOST_CODINGS = 5
-_RATIO_FROM = 2**20
+_MAX_CODINGS = 5
+_MIN_RATIO_BYTES = 2**20
 
 
 class AbortableStream(httpx.AsyncByteStream):
-    """A body whose connection can be let go without waiting."""
+    """A body whose connection can be released synchronously."""
 
     @abstractmethod
     def close_now(self) -> None:
-        """Give a connection that was read to its end back; drop any other."""
+        """Release the connection if the body was read to its end; close it otherwise."""
 
     async def aclose(self) -> None:
         self.close_now()
 
 
 class _Framing:
-    """What the headers say of the body's length and codings."""
+    """Length and content codings of a body, according to its headers."""
 
     __slots__ = ("codings", "delimited", "length")
 
     def __init__(self, response: Response) -> None:
         length, transfer = response.raw_header(b"content-length"), response.raw_header(b"transfer-encoding")
         chunked = transfer is not None and b"chunked" in transfer.lower()
-        # A length that was sent twice is one length; anything else that is not a number tells nothing.
+        # A repeated equal length counts once; any other value that is not a number is ignored.
         text = b"" if length is None or chunked else length.partition(b",")[0].strip()
         self.length = int(text) if text.isdigit() else None
         self.delimited = chunked or self.length is not None or response.extensions.get("http_version") == b"HTTP/2"
         codings = response.raw_header(b"content-encoding")
         names = () if codings is None else codings.decode("ascii", "replace").lower().split(",")
         self.codings = [coding for name in names if (coding := name.strip()) not in ("", "identity")]
-        if len(self.codings) > _MOST_CODINGS:
+        if len(self.codings) > _MAX_CODINGS:
             raise DecodeError(f"sent a body with {len(self.codings)} content codings", retryable=False)
 
     def check(self, limits: BodyLimits) -> None:
-        """What can be said before the body has come."""
+        """Check the announced size. Raises ResponseTooLarge, TruncatedBody."""
         if self.length is not None and self.length > limits.wire:
             raise _too_large(f"announces a body of {self.length:,} bytes", "wire", limits.wire)
         if limits.require_length and not self.delimited:
-            raise TruncatedBody("sent a body that nothing delimits, so that a cut would not be seen")
+            raise TruncatedBody("sent a body without a length: truncation could not be detected")
 
     def check_end(self, size: int) -> None:
-        """What can be said after `size` bytes and no more have come."""
+        """Check the size of a body that ended after `size` bytes. Raises TruncatedBody."""
         if self.length is not None and size < self.length:
-            raise TruncatedBody(f"announced {self.length:,} bytes and sent {size:,}")
+            raise TruncatedBody(f"announced {self.length:,} bytes but sent {size:,}")
 
 
 class _Meter:
-    """Counts a body that is decoded against its bounds, each of its codings by itself."""
+    """Byte counts of a body while it is decoded, checked against the limits after each stage."""
 
     def __init__(self, limits: BodyLimits, stages: int) -> None:
         self._limits = limits
         self.wire = 0
         self._decoded = [0] * stages
 
-    def arrived(self, count: int) -> None:
+    def count_wire(self, count: int) -> None:
         self.wire += count
         if self.wire > self._limits.wire:
-            raise _more_than_wire(self._limits)
+            raise _wire_exceeded(self._limits)
         if not self._decoded and self.wire > self._limits.decoded:
-            raise _more_than_decoded(self._limits)
+            raise _decoded_exceeded(self._limits)
 
-    def unpacked(self, stage: int, count: int) -> None:
+    def count_decoded(self, stage: int, count: int) -> None:
         self._decoded[stage] += count
         decoded = self._decoded[stage]
         if decoded > self._limits.decoded:
-            raise _more_than_decoded(self._limits)
-        if decoded > _RATIO_FROM and decoded > self.wire * self._limits.ratio:
-            raise _too_large(f"sent {self.wire:,} bytes that became more than {decoded:,}", "ratio", self._limits.ratio)
+            raise _decoded_exceeded(self._limits)
+        if decoded > _MIN_RATIO_BYTES and decoded > self.wire * self._limits.ratio:
+            raise _too_large(
+                f"sent {self.wire:,} bytes that decode to {decoded:,} or more", "ratio", self._limits.ratio
+            )
 
 
 async def read_body(
-    response: Response, limits: BodyLimits, watch: AttemptTimeout, *, at_most: int | None = None
+    response: Response, limits: BodyLimits, attempt_timeout: AttemptTimeout, *, max_bytes: int | None = None
 ) -> bytes:
-    """The whole body, decoded and checked. Raises TruncatedBody, DecodeError, ResponseTooLarge.
+    """The complete body, decoded and checked. Raises TruncatedBody, DecodeError, ResponseTooLarge.
 
-    With `at_most`, its beginning, as far as it can be read: for errors, whose status says enough.
+    With `max_bytes`, as much of its beginning as can be read, and no error. This is for error
+    responses, whose status matters more than their body.
     """
     if response.request.method == "HEAD" or response.status_code in (204, 304):
         await _close(response)
         return b""
-    if at_most is not None:
-        return await _read_beginning(response, limits, watch, at_most)
+    if max_bytes is not None:
+        return await _read_prefix(response, limits, attempt_timeout, max_bytes)
     framing = _Framing(response)
     if not framing.codings:
-        return await _read_plain(response, framing, limits, watch)
-    async with aclosing(_decoded(response, framing, limits, _raw_pieces(response), watch.received)) as body:
+        return await _read_plain(response, framing, limits, attempt_timeout)
+    async with aclosing(_decode(response, framing, limits, _raw_pieces(response), attempt_timeout.add_bytes)) as body:
         return b"".join([piece async for piece in body])
 
 
-async def _read_beginning(response: Response, limits: BodyLimits, watch: AttemptTimeout, at_most: int) -> bytes:
+async def _read_prefix(
+    response: Response, limits: BodyLimits, attempt_timeout: AttemptTimeout, max_bytes: int
+) -> bytes:
     pieces: list[bytes] = []
     size = 0
     try:
         framing = _Framing(response)
         framing.length = None
         source = _raw_pieces(response)
-        async with aclosing(_decoded(response, framing, limits, source, watch.received)) as body:
+        async with aclosing(_decode(response, framing, limits, source, attempt_timeout.add_bytes)) as body:
             async for piece in body:
                 pieces.append(piece)
                 size += len(piece)
-                if size >= at_most:
+                if size >= max_bytes:
                     break
     except (TruncatedBody, DecodeError, ResponseTooLarge):
         await _close(response)
-    return b"".join(pieces)[:at_most]
+    return b"".join(pieces)[:max_bytes]
 
 
-def streamed_pieces(response: Response, limits: BodyLimits, timeouts: Timeouts) -> AsyncGenerator[bytes]:
-    """The decoded body while it arrives, in pieces of at most 256 KiB or what one read brought.
+def stream_body(response: Response, limits: BodyLimits, timeouts: Timeouts) -> AsyncGenerator[bytes]:
+    """The decoded body while it arrives, in pieces of at most 256 KiB; an uncoded body in pieces of one read.
 
     Only time spent waiting for the server counts against `timeouts`, not the consumer's.
-    Raises as `read_body`, and StallTimeout. Close it, to let the connection go.
+    Raises the same errors as `read_body`, and StallTimeout. Close the generator to release the connection.
     """
     framing = _Framing(response)
-    return _decoded(response, framing, limits, TimedStream(_raw_pieces(response), timeouts), _ignore)
+    return _decode(response, framing, limits, TimedStream(_raw_pieces(response), timeouts), _ignore)
 
 
-async def _decoded(
+async def _decode(
     response: Response,
     framing: _Framing,
     limits: BodyLimits,
     source: AsyncIterator[bytes],
-    received: Callable[[int], None],
+    on_bytes: Callable[[int], None],
 ) -> AsyncGenerator[bytes]:
     try:
         framing.check(limits)
-        # The coding that was applied last is undone first (RFC 9110, 8.4).
-        chain = [decompressor(coding) for coding in reversed(framing.codings)]
-        meter = _Meter(limits, len(chain))
+        # The coding that was applied last is decoded first (RFC 9110, 8.4).
+        stages = [new_decompressor(coding) for coding in reversed(framing.codings)]
+        meter = _Meter(limits, len(stages))
         while (raw := await _next_piece(source)) is not None:
-            received(len(raw))
-            meter.arrived(len(raw))
-            for piece in through(chain, raw, meter.unpacked):
+            on_bytes(len(raw))
+            meter.count_wire(len(raw))
+            for piece in decode_through(stages, raw, meter.count_decoded):
                 yield piece
         framing.check_end(meter.wire)
-        for coding in chain:
-            coding.end()
+        for stage in stages:
+            stage.finish()
     finally:
         await _close(response, source)
 
@@ -164,23 +169,25 @@ def _ignore(count: int) -> None:
     return
 
 
-async def _read_plain(response: Response, framing: _Framing, limits: BodyLimits, watch: AttemptTimeout) -> bytes:
-    """A body without codings: what `_decoded` does, in fewer steps."""
+async def _read_plain(
+    response: Response, framing: _Framing, limits: BodyLimits, attempt_timeout: AttemptTimeout
+) -> bytes:
+    """A body without codings: a shorter form of `_decode`."""
     pieces: list[bytes] = []
     size = 0
     source = _raw_pieces(response)
     try:
         framing.check(limits)
         while (raw := await _next_piece(source)) is not None:
-            watch.received(len(raw))
+            attempt_timeout.add_bytes(len(raw))
             size += len(raw)
             if size > limits.wire:
-                raise _more_than_wire(limits)
+                raise _wire_exceeded(limits)
             if size > limits.decoded:
-                raise _more_than_decoded(limits)
+                raise _decoded_exceeded(limits)
             pieces.append(raw)
             if size == framing.length and isinstance(response.stream, AbortableStream):
-                break  # ours has seen the end by now; httpcore's connection has not
+                break  # our transport has seen the end by now; httpcore's connection has not
     finally:
         await _close(response, source)
     framing.check_end(size)
@@ -188,7 +195,7 @@ async def _read_plain(response: Response, framing: _Framing, limits: BodyLimits,
 
 
 class _SyncPieces:
-    """A plain iterator under an async face: mocks answer with these."""
+    """An async iterator over a synchronous body, which mocks return."""
 
     def __init__(self, stream: httpx.SyncByteStream) -> None:
         self._pieces = iter(stream)
@@ -209,19 +216,19 @@ def _raw_pieces(response: Response) -> AsyncIterator[bytes]:
 
 
 async def _next_piece(source: AsyncIterator[bytes]) -> bytes | None:
-    """The next piece, or None at the end. Raises TruncatedBody where the connection broke off."""
+    """The next piece, or None at the end. Raises TruncatedBody if the connection fails."""
     try:
         return await anext(source)
     except StopAsyncIteration:
         return None
     except httpx.TransportError as error:
         reason = type(error).__name__
-    # Raised outside the handler: what a transport says may show more than it should.
-    raise TruncatedBody(f"broke off in mid-body ({reason})")
+    # Raised outside the handler: the text of a transport error may contain secrets.
+    raise TruncatedBody(f"lost the connection within the body ({reason})")
 
 
 async def _close(response: Response, source: AsyncIterator[bytes] | None = None) -> None:
-    """Give the connection back, or drop it where the body was not read to its end."""
+    """Release the connection, or close it if the body was not read to its end."""
     response.is_closed = True
     stream = response.stream
     if isinstance(stream, AbortableStream):
@@ -235,17 +242,17 @@ async def _close(response: Response, source: AsyncIterator[bytes] | None = None)
         stream.close()
 
 
-def _more_than_wire(limits: BodyLimits) -> ResponseTooLarge:
+def _wire_exceeded(limits: BodyLimits) -> ResponseTooLarge:
     return _too_large(f"sent more than {limits.wire:,} bytes", "wire", limits.wire)
 
 
-def _more_than_decoded(limits: BodyLimits) -> ResponseTooLarge:
+def _decoded_exceeded(limits: BodyLimits) -> ResponseTooLarge:
     return _too_large(f"sent a body of more than {limits.decoded:,} bytes", "decoded", limits.decoded)
 
 
-def _too_large(told: str, bound: str, value: int) -> ResponseTooLarge:
+def _too_large(problem: str, bound: str, value: int) -> ResponseTooLarge:
     return ResponseTooLarge(
-        told,
-        hint=f"if that is expected: body_limits = BodyLimits({bound}=...), now {value:,}; "
-        "read as a stream, by an async generator as parse_response, it needs no memory",
+        problem,
+        hint=f"if that is expected, set body_limits = BodyLimits({bound}=...), now {value:,}; "
+        "to keep memory use low, make parse_response an async generator, which reads the body as a stream",
     )

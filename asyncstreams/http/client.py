@@ -1,4 +1,4 @@
-"""How is one request made safe: retry -> middleware -> govern -> sign -> transport -> body."""
+"""Client of one stream: retry -> middleware -> rate limit -> authentication -> transport -> body."""
 
 from __future__ import annotations
 
@@ -14,234 +14,243 @@ from ..events import EventEmitter
 from ..messages import Request, Response
 from ..models import RequestContext, ResponseAction
 from ..protocols import Middleware, RequestSlot, Send, Stream
-from ..rate_limits.circuit_breaker import RETRY, THROTTLE
+from ..rate_limits.circuit_breaker import RETRY_COST, THROTTLE_COST
 from ..rate_limits.governor import Permit
-from ..rate_limits.quota_headers import used_up_for
-from ..rate_limits.retry_after import asked_to_back_off, retry_after
+from ..rate_limits.quota_headers import exhausted_for
+from ..rate_limits.retry_after import backoff_seconds, retry_after
 from ..redaction import safe_url
 from .request_builder import RequestBuilder
-from .response_errors import refusal, retry_status_error, unexpected_body
+from .response_errors import refusal_error, retry_status_error, unexpected_body_error
 from .retry import RetryState, StreamBackoff, checked_backoff_time
-from .sender import GATE, PLACE, TICKET, HostNameNotFound, RequestSender, as_ours, copied, let_go
+from .sender import PAUSED_KEY, PERMIT_KEY, SLOT_KEY, HostNameNotFound, RequestSender, discard, to_request, to_response
 from .session import Session
 from .wait_tracker import WaitTracker
 
 _log = logging.getLogger("asyncstreams")
-_UNTOLD = 60.0  # seconds; GitHub: "wait for at least one minute"
-_SILENT = (502, 503, 504)  # of whatever stands before the API
-_DONE = frozenset((ResponseAction.SUCCESS, ResponseAction.IGNORE, ResponseAction.RESET_PAGINATION))
+_UNEXPLAINED_403_WAIT_S = 60.0  # GitHub: "wait for at least one minute"
+_GATEWAY_STATUSES = (502, 503, 504)  # sent by gateways in front of the API
+_FINAL_ACTIONS = frozenset((ResponseAction.SUCCESS, ResponseAction.IGNORE, ResponseAction.RESET_PAGINATION))
 
 
 class ClassifiedResponse(NamedTuple):
-    """A response that counts, and what `classify` made of it."""
+    """A response, and the action that `classify` chose for it."""
 
     response: Response
     action: ResponseAction
 
 
 class HttpClient:
-    """The links through which every request of one stream goes, for one session."""
+    """The client that sends every request of one stream, for one session."""
 
     def __init__(self, stream: Stream, session: Session) -> None:
         self._stream = stream
         self._session = session
-        self.audience = EventEmitter(stream.listeners, session.listeners)
+        self.events = EventEmitter(stream.listeners, session.listeners)
         self.builder = RequestBuilder(stream)
         self._backoff = StreamBackoff()
-        self._answered = False
-        self._warned = False
-        self.told_of_more = False
-        self.waits = WaitTracker(stream.name, self.audience, session.clock)
-        self._wire = RequestSender(stream, session, self.builder.allowed, self.waits)
-        innermost: Send = self._wire.send
-        self._once = reduce(_wrapped, reversed(stream.middleware), innermost)
+        self._has_answered = False
+        self._has_warned = False
+        self.warned_of_more_pages = False
+        self.wait_tracker = WaitTracker(stream.name, self.events, session.clock)
+        self._sender = RequestSender(stream, session, self.builder.allowed_origins, self.wait_tracker)
+        innermost: Send = self._sender.send
+        self._send = reduce(_wrap, reversed(stream.middleware), innermost)
 
-    def tries(self, context: RequestContext, place: RequestSlot | None = None) -> RetryState:
-        """What the page of this context may spend; its place is given back while it waits."""
-        return RetryState(self._stream, context, self._session, self._backoff, self.audience, self.waits, place)
+    def new_retry_state(self, context: RequestContext, slot: RequestSlot | None = None) -> RetryState:
+        """The retry state of a new page; its slot is released while the page waits."""
+        return RetryState(self._stream, context, self._session, self._backoff, self.events, self.wait_tracker, slot)
 
-    def limits(self) -> str:
-        """What has been found of the limits that hold for the stream, for people."""
-        return self._wire.limits()
+    def describe_limits(self) -> str:
+        """The limits known for the stream, as text."""
+        return self._sender.describe_limits()
 
-    async def fetch(self, make: Callable[[RequestContext], Request], tries: RetryState) -> ClassifiedResponse:
-        """Send, and send again while that helps; `make` builds a fresh request for each attempt.
+    async def fetch(self, build_request: Callable[[RequestContext], Request], retry: RetryState) -> ClassifiedResponse:
+        """Send a request, and retry it; `build_request` builds a fresh one for each attempt.
 
-        The body has been read and checked, unless the stream parses it while it arrives.
-        Raises the RemoteError or ConfigError that stood at the end.
+        The body is complete and checked, unless the stream parses it while it arrives.
+        Raises the RemoteError or ConfigError of the last attempt.
         """
         while True:
-            request = make(tries.next_context())
-            if tries.place is not None:
-                request.extensions[PLACE] = tries.place
+            request = build_request(retry.begin_attempt())
+            if retry.slot is not None:
+                request.extensions[SLOT_KEY] = retry.slot
             try:
-                response = await self._attempt(request)
-                self._answered = True
+                response = await self._send_attempt(request)
+                self._has_answered = True
                 try:
                     action = self._classify(response, request.extensions["asyncstreams"].context)
                 except BaseException:
-                    await let_go(response)
+                    await discard(response)
                     raise
-                if action in _DONE:
-                    tries.succeeded()
-                    self._host_answered(request, tries)
+                if action in _FINAL_ACTIONS:
+                    retry.record_success()
+                    self._record_host_success(request, retry)
                     return ClassifiedResponse(response, action)
-                tries.waited_at_gate(request.extensions.pop(GATE, 0.0))
-                await self._again(response, action, request, tries)
+                retry.exclude_pause(request.extensions.pop(PAUSED_KEY, 0.0))
+                await self._wait_or_raise(response, action, request, retry)
             except AsyncStreamsError as error:
-                tries.waited_at_gate(request.extensions.pop(GATE, 0.0))
-                self._locate(error, request, tries)
-                # Malformed JSON may have been cut without a sign of it: once more, and no more.
-                again = error.retryable or (isinstance(error, MalformedJSON) and tries.first_reread())
-                if not again or not self._may_repeat(error):
+                retry.exclude_pause(request.extensions.pop(PAUSED_KEY, 0.0))
+                self._locate(error, request, retry)
+                # Malformed JSON may be an undetected truncation: it is retried once.
+                is_retryable = error.retryable or (isinstance(error, MalformedJSON) and retry.claim_reread())
+                if not is_retryable or not self._is_repeatable(error):
                     raise
-                await self._failed(error, request, tries)
+                await self._handle_failure(error, request, retry)
 
-    async def _failed(self, error: AsyncStreamsError, request: Request, tries: RetryState) -> None:
+    async def _handle_failure(self, error: AsyncStreamsError, request: Request, retry: RetryState) -> None:
         is_silent = isinstance(error, HostUnavailable)
-        if self._must_wait_for_host(request, tries, is_overload=isinstance(error, StallTimeout), is_silent=is_silent):
+        if self._record_host_failure(request, retry, is_overload=isinstance(error, StallTimeout), is_silent=is_silent):
             return
         try:
-            await tries.failed(error)
+            await retry.wait_for_retry(error)
         except HostNameNotFound:
-            if self._answered:
+            if self._has_answered:
                 raise
             failure = ConfigError(
                 "did not answer: the host name in url_base cannot be found",
-                hint="is it spelt right, and is there a network?",
+                hint="check its spelling and the network connection",
             )
         else:
             return
-        raise failure.locate(stream=error.stream, url=error.url, method=error.method, tries=tries.sent)
+        raise failure.locate(stream=error.stream, url=error.url, method=error.method, tries=retry.attempt)
 
-    async def _attempt(self, request: Request) -> Response:
+    async def _send_attempt(self, request: Request) -> Response:
         failure: AsyncStreamsError
         try:
-            return await self._once(request)
+            return await self._send(request)
         except httpx.UnsupportedProtocol:
-            failure = ConfigError("only http and https URLs can be fetched")
+            failure = ConfigError("only http and https URLs can be requested")
         except httpx.TransportError as error:
-            failure = self._wire.no_answer(error, request)
-        # Raised outside the handler: what a transport says may show more than it should.
+            failure = self._sender.to_error(error, request)
+        # Raised outside the handler: the text of a transport error may contain secrets.
         raise failure
 
     def _classify(self, response: Response, context: RequestContext) -> ResponseAction:
         try:
             action = self._stream.classify(response, context)
         except MalformedJSON as error:
-            raise unexpected_body(self._stream, response, error) from None
+            raise unexpected_body_error(self._stream, response, error) from None
         if not isinstance(action, ResponseAction):
-            owner = type(self._stream).__name__
+            class_name = type(self._stream).__name__
             raise ConfigError(
-                f"{owner}.classify returned {action!r}: a ResponseAction is needed",
+                f"{class_name}.classify returned {action!r}: must be a ResponseAction",
                 hint="end it with `return super().classify(response, context)`",
             )
-        if (pause := asked_to_back_off(response)) is not None:
-            self._wire.governor(response.request).close_for(pause)
+        if (pause := backoff_seconds(response)) is not None:
+            self._sender.governor_for(response.request).pause_for(pause)
         return action
 
-    async def _again(self, response: Response, action: ResponseAction, request: Request, tries: RetryState) -> None:
-        """Wait for the next attempt, or raise what this one came to."""
+    async def _wait_or_raise(
+        self, response: Response, action: ResponseAction, request: Request, retry: RetryState
+    ) -> None:
+        """Wait for the next attempt, or raise the error of this one."""
         stream = self._stream
-        await let_go(response)
+        await discard(response)
         if action in (ResponseAction.FAIL, ResponseAction.REFRESH_AUTH):
-            self._host_answered(request, tries)
+            self._record_host_success(request, retry)
         if action is ResponseAction.FAIL:
-            raise refusal(stream, response)
+            raise refusal_error(stream, response)
         if action is ResponseAction.REFRESH_AUTH:
-            if tries.refreshed:
-                raise refusal(stream, response, renewed=True)
-            tries.refreshed = True
-            refuse = getattr(self._wire.authenticator, "refuse", None)
-            if refuse is not None:
-                refuse(response.request)
+            if retry.auth_refreshed:
+                raise refusal_error(stream, response, renewed=True)
+            retry.auth_refreshed = True
+            invalidate_token = getattr(self._sender.authenticator, "invalidate_token", None)
+            if invalidate_token is not None:
+                invalidate_token(response.request)
             return
         error = retry_status_error(stream, response)
         if not stream.idempotent:
             raise error
         wait = checked_backoff_time(stream, partial(stream.backoff_time, response))
-        ordered = self._ordered(response) if wait is None else None
+        ordered = self._server_wait(response) if wait is None else None
         if action is ResponseAction.THROTTLED:
             if wait is None and ordered is None:
-                ordered = self._untold(response)
-            if (ticket := _ticket(request)) is not None:
+                ordered = self._implied_wait(response)
+            if (permit := _permit_for(request)) is not None:
                 is_ordered = ordered is not None or wait is not None
-                tries.paid += 0.0 if is_ordered else THROTTLE
-                ticket.governor.refused(ticket, is_ordered=is_ordered)
-            governor = self._wire.governor(response.request)
-            told = ordered if wait is None else wait
-            if told is not None:
-                # Before this page gives up, if it does: the others may not go on asking.
-                governor.close_for(told)
-            governor.close_for(tries.ordered_wait(error, told))
-        elif ordered is not None or not self._must_wait_for_host(
+                retry.budget_spent += 0.0 if is_ordered else THROTTLE_COST
+                permit.governor.record_refusal(permit, has_retry_after=is_ordered)
+            governor = self._sender.governor_for(response.request)
+            pause = ordered if wait is None else wait
+            if pause is not None:
+                # Before this page can give up, so that the other pages stop sending.
+                governor.pause_for(pause)
+            governor.pause_for(retry.record_throttle(error, pause))
+        elif ordered is not None or not self._record_host_failure(
             request,
-            tries,
+            retry,
             is_overload=response.status_code == 503,
-            is_silent=response.status_code in _SILENT,
+            is_silent=response.status_code in _GATEWAY_STATUSES,
         ):
-            await tries.failed(error, wait=wait, ordered=ordered)
+            await retry.wait_for_retry(error, wait=wait, ordered=ordered)
 
-    def _host_answered(self, request: Request, tries: RetryState) -> None:
-        if (ticket := _ticket(request)) is not None:
-            ticket.governor.succeeded(ticket, tries.paid)
+    def _record_host_success(self, request: Request, retry: RetryState) -> None:
+        if (permit := _permit_for(request)) is not None:
+            permit.governor.record_success(permit, retry.budget_spent)
 
-    def _must_wait_for_host(self, request: Request, tries: RetryState, *, is_overload: bool, is_silent: bool) -> bool:
-        """Whether a failure is an outage's: then no try is spent, and the next ticket comes when the host is well.
+    def _record_host_failure(self, request: Request, retry: RetryState, *, is_overload: bool, is_silent: bool) -> bool:
+        """Record a failure; true if it is part of an outage, which spends no try.
 
-        `is_silent`: nothing came from the API itself.
+        In an outage the next permit is granted after the host has recovered. `is_silent`: the API itself
+        sent nothing.
         """
-        ticket = _ticket(request)
-        tries.is_outlasting = ticket is not None and is_silent and ticket.governor.is_silent_since(tries.began)
-        if ticket is None or not tries.may_repeat:
+        permit = _permit_for(request)
+        retry.is_host_silent = (
+            permit is not None and is_silent and permit.governor.has_been_silent_since(retry.started_at)
+        )
+        if permit is None or not retry.can_retry:
             return False
-        tries.paid += RETRY
-        return ticket.governor.failed(ticket, is_overload=is_overload)
+        retry.budget_spent += RETRY_COST
+        return permit.governor.record_failure(permit, is_overload=is_overload)
 
-    def _untold(self, response: Response) -> float | None:
-        """The wait that follows from a quota that is used up, or from a refusal of which nothing is told."""
-        return used_up_for(response, self._session.clock.wall()) or (_UNTOLD if response.status_code == 403 else None)
+    def _implied_wait(self, response: Response) -> float | None:
+        """Seconds to wait because a quota is used up, or because of an unexplained 403; None for neither."""
+        return exhausted_for(response, self._session.clock.wall()) or (
+            _UNEXPLAINED_403_WAIT_S if response.status_code == 403 else None
+        )
 
-    def _ordered(self, response: Response) -> float | None:
-        """What the server orders; one that orders nothing that can be understood is told of, once."""
+    def _server_wait(self, response: Response) -> float | None:
+        """Seconds of the Retry-After header; an invalid one is logged once."""
         ordered = retry_after(response, self._session.clock.wall())
-        told = response.raw_header(b"retry-after")
-        if ordered is None and told is not None and told.strip() != b"0" and not self._warned:
-            self._warned = True
-            _log.warning("%s: a Retry-After that cannot be followed is ignored: %.40r", self._stream.name, told)
+        header = response.raw_header(b"retry-after")
+        if ordered is None and header is not None and header.strip() != b"0" and not self._has_warned:
+            self._has_warned = True
+            _log.warning("%s: invalid Retry-After ignored: %.40r", self._stream.name, header)
         return ordered
 
-    def _may_repeat(self, error: AsyncStreamsError) -> bool:
+    def _is_repeatable(self, error: AsyncStreamsError) -> bool:
         return self._stream.idempotent or (isinstance(error, HostUnavailable) and not error.was_sent)
 
-    def _locate(self, error: AsyncStreamsError, request: Request, tries: RetryState) -> None:
-        error.locate(stream=self._stream.name, method=request.method, url=safe_url(request.url_text), tries=tries.sent)
+    def _locate(self, error: AsyncStreamsError, request: Request, retry: RetryState) -> None:
+        error.locate(
+            stream=self._stream.name, method=request.method, url=safe_url(request.url_text), tries=retry.attempt
+        )
 
 
-def _ticket(request: Request) -> Permit | None:
-    """The last ticket under which a request was sent; None where a middleware answered itself."""
-    return request.extensions.get(TICKET)
+def _permit_for(request: Request) -> Permit | None:
+    """The permit under which a request was last sent; None if a middleware produced the response."""
+    return request.extensions.get(PERMIT_KEY)
 
 
-def _wrapped(send: Send, middleware: Middleware) -> Send:
-    return partial(_through, middleware, send)
+def _wrap(send: Send, middleware: Middleware) -> Send:
+    return partial(_call_middleware, middleware, send)
 
 
-async def _through(middleware: Middleware, send: Send, request: httpx.Request) -> Response:
-    ours = request if isinstance(request, Request) else copied(request)
-    return await _finished(await middleware(ours, send), ours)
+async def _call_middleware(middleware: Middleware, send: Send, request: httpx.Request) -> Response:
+    own_request = request if isinstance(request, Request) else to_request(request)
+    return await _read_response(await middleware(own_request, send), own_request)
 
 
-async def _finished(response: httpx.Response, request: Request) -> Response:
-    """The chain's response, or one that a middleware made itself, whose body httpx has decoded."""
+async def _read_response(response: httpx.Response, request: Request) -> Response:
+    """The client's response, or one that a middleware created, whose body httpx has decoded."""
     if isinstance(response, Response):
         return response
     if not isinstance(response, httpx.Response):
         raise ConfigError(
-            f"a middleware returned {type(response).__name__}: a response is needed",
-            hint="is there a `return` missing? `return await send(request)`",
+            f"a middleware returned {type(response).__name__}: must be a response",
+            hint="end it with `return await send(request)`",
         )
     body = await response.aread()
-    ours = as_ours(response, request)
-    ours.set_body(body)
-    return ours
+    own_response = to_response(response, request)
+    own_response.set_body(body)
+    return own_response

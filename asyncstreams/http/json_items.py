@@ -1,7 +1,7 @@
-"""Where in a JSON text, that is still arriving, do the items of one array lie?
+"""Incremental scanner for the items of one array in a JSON text.
 
-Written here, and not taken from ijson: that refuses integers beyond 64 bits where floats are
-wanted as such, and replaces lone surrogates without a word.
+ijson does not fit: with native floats it rejects integers beyond 64 bits, and it replaces lone
+surrogates silently.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from ..errors import MalformedJSON, UnexpectedContent
 from ..pagination.selectors import select_path
 
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|["{}\[\],:]', re.DOTALL)
-_LONGEST_ITEM = 16 * 2**20
+_MAX_ITEM_BYTES = 16 * 2**20
 
 
 class ItemScanner:
-    """Cuts the items of the array at `path` out of the text, and decodes those of a piece in one call.
+    """Extracts the items of the array at `path`, and decodes the items of one piece in one call.
 
-    What remains, the skeleton, is kept and decoded at the end: so all of the text is checked,
-    and only the items are not held.
+    The rest of the text, the skeleton, is kept and decoded at the end. Thus the complete text is
+    checked, while the items are not held in memory.
     """
 
     def __init__(self, path: str) -> None:
@@ -29,57 +29,57 @@ class ItemScanner:
         self._steps = path.split(".") if path else []
         self._buffer: bytes = b""
         self._pieces: list[bytes] = []
-        self._waiting = 0
+        self._pending_size = 0
         self._skeleton: list[bytes] = []
         self._skeleton_size = 0
-        # Outside the array: the open containers, each with its last key where it is an object.
+        # Outside the array: the open containers, and the last key of each object among them.
         self._open: list[bytes] = []
         self._keys: list[str] = []
         self._last_string: bytes | None = None
-        # Inside it: how many commas between items have passed, and from which size of the
-        # buffer another look is worth while: one long item is not scanned anew with each piece.
-        self._inside = False
+        # Inside the array: the number of commas between items so far, and the buffer size at which
+        # the next scan starts, so that one long item is not scanned again with each piece.
+        self._in_array = False
         self._commas = 0
-        self._look_from = 0
-        self._found = False
+        self._rescan_size = 0
+        self._array_found = False
 
     def feed(self, piece: bytes) -> list[Any]:
-        """The items that end in this piece. Raises MalformedJSON."""
+        """The items that end in this piece. Raises MalformedJSON, UnexpectedContent."""
         self._pieces.append(piece)
-        self._waiting += len(piece)
-        if len(self._buffer) + self._waiting > _LONGEST_ITEM + len(piece):
-            raise UnexpectedContent(f"sent JSON with an item of more than {_LONGEST_ITEM:,} bytes")
-        if self._inside and len(self._buffer) + self._waiting < self._look_from:
+        self._pending_size += len(piece)
+        if len(self._buffer) + self._pending_size > _MAX_ITEM_BYTES + len(piece):
+            raise UnexpectedContent(f"sent JSON with an item of more than {_MAX_ITEM_BYTES:,} bytes")
+        if self._in_array and len(self._buffer) + self._pending_size < self._rescan_size:
             return []
         return self._scan()
 
-    def end(self) -> list[Any]:
-        """The items that were left. Raises MalformedJSON, or UnexpectedContent when there was no array."""
-        self._look_from = 0
+    def finish(self) -> list[Any]:
+        """The remaining items. Raises MalformedJSON, or UnexpectedContent if there was no array."""
+        self._rescan_size = 0
         items = self._scan()
-        if self._inside:
-            raise MalformedJSON("sent JSON that ends within its array: it was cut on the way")
-        self._keep(self._buffer)
+        if self._in_array:
+            raise MalformedJSON("sent JSON that ends within its array: the body is truncated")
+        self._add_to_skeleton(self._buffer)
         skeleton = _json.decode(b"".join(self._skeleton))
-        if not self._found:
+        if not self._array_found:
             found = select_path(self._path, skeleton) if self._path else skeleton
-            told = "nothing" if found is None else f"a {type(found).__name__}"
+            kind = "nothing" if found is None else f"a {type(found).__name__}"
             fields = _json.as_object(skeleton)
             keys = "" if fields is None else f"; the body's keys are {sorted(fields)[:20]}"
-            raise UnexpectedContent(f"sent {told} where {self._path or 'the body'!r} should be an array{keys}")
+            raise UnexpectedContent(f"sent {kind} where {self._path or 'the body'!r} should be an array{keys}")
         return items
 
     def _scan(self) -> list[Any]:
         self._buffer = b"".join((self._buffer, *self._pieces))
-        self._pieces, self._waiting = [], 0
+        self._pieces, self._pending_size = [], 0
         items: list[Any] = []
-        moved = True
-        while moved:
-            moved = self._scan_items(items) if self._inside else self._seek()
+        progressed = True
+        while progressed:
+            progressed = self._scan_items(items) if self._in_array else self._find_array()
         return items
 
-    def _seek(self) -> bool:
-        """Look for the array's opening bracket; true when it was found."""
+    def _find_array(self) -> bool:
+        """Search for the opening bracket of the array; true if it was found."""
         buffer, done = self._buffer, 0
         for match in _TOKEN.finditer(buffer):
             token = match.group()
@@ -89,31 +89,31 @@ class ItemScanner:
             if len(token) > 1:
                 self._last_string = token
             elif token == b":" and self._keys and self._last_string is not None:
-                self._keys[-1] = _text(self._last_string)
-            elif token == b"[" and not self._found and self._on_target():
+                self._keys[-1] = _decode_key(self._last_string)
+            elif token == b"[" and not self._array_found and self._is_at_path():
                 # The bracket itself belongs to the skeleton.
-                self._inside = self._found = True
+                self._in_array = self._array_found = True
             if token in b"{[":
                 self._open.append(token)
                 self._keys.append("")
-                if self._inside:
+                if self._in_array:
                     break
             elif token in b"}]" and self._open:
                 self._open.pop()
                 self._keys.pop()
-        self._keep(buffer[:done])
+        self._add_to_skeleton(buffer[:done])
         self._buffer = buffer[done:]
-        return self._inside
+        return self._in_array
 
-    def _on_target(self) -> bool:
+    def _is_at_path(self) -> bool:
         if any(opened == b"[" for opened in self._open):
             return False
         return self._keys in (self._steps, [self._path]) if self._path else not self._keys
 
     def _scan_items(self, items: list[Any]) -> bool:
-        """Decode up to the last comma between items; true when the array ended."""
+        """Decode up to the last comma between items; true if the array ended."""
         buffer, depth, cut, commas = self._buffer, 0, 0, self._commas
-        self._look_from = 0
+        self._rescan_size = 0
         for match in _TOKEN.finditer(buffer):
             token = match.group()
             if len(token) > 1:
@@ -124,48 +124,50 @@ class ItemScanner:
                 depth += 1
             elif token in b"}]":
                 if depth == 0:
-                    self._finish(items, buffer[:cut], buffer[cut : match.start()], commas)
+                    self._end_array(items, buffer[:cut], buffer[cut : match.start()], commas)
                     self._buffer = buffer[match.start() :]
-                    self._inside = False
+                    self._in_array = False
                     return True
                 depth -= 1
             elif token == b"," and depth == 0:
                 cut = match.end()
                 commas += 1
         if cut:
-            whole = buffer[: cut - 1]
-            if not whole.strip():
-                raise MalformedJSON("sent JSON that is malformed: a comma without an item before it")
-            items.extend(_decoded(whole))
+            complete = buffer[: cut - 1]
+            if not complete.strip():
+                raise MalformedJSON("sent malformed JSON: a comma without an item before it")
+            items.extend(_decode_items(complete))
             self._buffer, self._commas = buffer[cut:], commas
         else:
-            self._look_from = 2 * len(buffer)
+            self._rescan_size = 2 * len(buffer)
         return False
 
-    def _finish(self, items: list[Any], whole: bytes, last: bytes, commas: int) -> None:
+    def _end_array(self, items: list[Any], complete: bytes, last: bytes, commas: int) -> None:
         if commas and not last.strip():
-            raise MalformedJSON("sent JSON that is malformed: a comma before the end of an array")
-        if text := whole + last:
-            items.extend(_decoded(text))
+            raise MalformedJSON("sent malformed JSON: a comma before the end of an array")
+        if text := complete + last:
+            items.extend(_decode_items(text))
         self._commas = 0
 
-    def _keep(self, text: bytes) -> None:
+    def _add_to_skeleton(self, text: bytes) -> None:
         self._skeleton.append(text)
         self._skeleton_size += len(text)
-        if self._skeleton_size > _LONGEST_ITEM:
-            raise UnexpectedContent(f"sent more than {_LONGEST_ITEM:,} bytes of JSON beside the array {self._path!r}")
+        if self._skeleton_size > _MAX_ITEM_BYTES:
+            raise UnexpectedContent(
+                f"sent more than {_MAX_ITEM_BYTES:,} bytes of JSON outside the array {self._path!r}"
+            )
 
 
-def _decoded(text: bytes) -> list[Any]:
+def _decode_items(text: bytes) -> list[Any]:
     try:
         items: list[Any] = _json.decode(b"[" + text + b"]")
     except MalformedJSON as error:
-        # The offset would be that within this piece.
+        # The offset of the error is relative to this piece, and is removed.
         raise MalformedJSON(f"{error.message.partition(' at byte')[0]}, among the items of an array") from None
     return items
 
 
-def _text(token: bytes) -> str:
+def _decode_key(token: bytes) -> str:
     try:
         return str(_json.decode(token))
     except MalformedJSON:

@@ -1,4 +1,4 @@
-"""Where may a request go: scheme, host and port, compared exactly, before any connection."""
+"""Origins of URLs, and the check that a request goes to an allowed origin."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class Origin(NamedTuple):
-    """RFC 6454: scheme, host (lower case) and port."""
+    """Scheme, host (lower case) and port of a URL (RFC 6454), compared exactly."""
 
     scheme: str
     host: str
@@ -26,7 +26,7 @@ class Origin(NamedTuple):
 
     @property
     def is_loopback(self) -> bool:
-        """Whether what goes there stays on this machine."""
+        """Whether requests to this origin stay on the local machine."""
         if self.host == "localhost" or self.host.endswith(".localhost"):
             return True
         try:
@@ -36,7 +36,7 @@ class Origin(NamedTuple):
 
 
 def origin_of(url: str) -> Origin:
-    """The origin of an absolute http(s) URL. Raises ValueError for anything else, without showing it."""
+    """The origin of an absolute http(s) URL. Raises ValueError for any other text, and does not quote it."""
     parts = _split(url)
     if parts is None:
         raise ValueError("its host or its port is malformed")
@@ -49,15 +49,20 @@ def origin_of(url: str) -> Origin:
     )
 
 
-def allowed_origins(owner: str, url_base: str, extra: Iterable[str]) -> frozenset[Origin]:
-    """The origins that a stream may talk to: its own, and those it names. Raises ConfigError."""
-    return frozenset([_declared(owner, "url_base", url_base), *(_declared(owner, "allowed_origins", x) for x in extra)])
+def allowed_origins(class_name: str, url_base: str, extra: Iterable[str]) -> frozenset[Origin]:
+    """The origins that a stream may send requests to: that of `url_base`, and `extra`. Raises ConfigError."""
+    return frozenset(
+        [
+            _declared_origin(class_name, "url_base", url_base),
+            *(_declared_origin(class_name, "allowed_origins", x) for x in extra),
+        ]
+    )
 
 
 def resolve(link: str, base: str, allowed: frozenset[Origin]) -> str:
-    """The absolute URL of a link, relative ones resolved against `base` (RFC 3986).
+    """The absolute URL of a link; a relative one is resolved against `base` (RFC 3986).
 
-    Raises CrossOriginLink, naming no query, when it leaves the allowed origins.
+    Raises CrossOriginLink, whose text contains no query, if the URL leaves the allowed origins.
     """
     try:
         url = urljoin(base, link.strip())
@@ -66,21 +71,21 @@ def resolve(link: str, base: str, allowed: frozenset[Origin]) -> str:
     try:
         origin = origin_of(url)
     except ValueError as error:
-        raise CrossOriginLink(f"links to something that is not fetched ({error}): {safe_url(link)!r}") from None
+        raise CrossOriginLink(f"links to a URL that cannot be requested ({error}): {safe_url(link)!r}") from None
     if "@" in urlsplit(url).netloc:
-        raise CrossOriginLink(f"links to a URL with user information in it, at {origin}: nothing was sent there")
+        raise CrossOriginLink(f"links to a URL with user information, at {origin}: nothing was sent there")
     if origin not in allowed:
         raise CrossOriginLink(
             f"links to another origin, {origin}: nothing was sent there",
-            hint=f'if the API really continues there, declare allowed_origins = ("{origin}",); '
-            "the credential is then sent there too",
+            hint=f'if the API continues there, declare allowed_origins = ("{origin}",); '
+            "the credential is then also sent there",
         )
-    # What is written already stays; only what no request line may hold is encoded.
+    # Existing escapes stay; only characters that a request line may not contain are encoded.
     return quote(url.partition("#")[0], safe="%/:=&?~+!$,;'@()*[]|\"<>{}^`\\")
 
 
 def _split(url: str) -> SplitResult | None:
-    """None where it cannot be split: the standard library's errors show what they could not read."""
+    """The parts of a URL, or None if it is malformed. The standard library's errors would quote the URL."""
     try:
         parts = urlsplit(url)
         _ = parts.port
@@ -89,15 +94,15 @@ def _split(url: str) -> SplitResult | None:
     return parts
 
 
-def _declared(owner: str, attribute: str, url: str) -> Origin:
+def _declared_origin(class_name: str, attribute: str, url: str) -> Origin:
     if "@" in url:
         raise ConfigError(
-            f"{owner}.{attribute} holds user information",
+            f"{class_name}.{attribute} contains user information",
             hint="pass authenticator=BasicHttpAuthenticator(username, password) instead",
         )
     try:
         return origin_of(url)
     except ValueError as error:
         raise ConfigError(
-            f"{owner}.{attribute} = {safe_url(url)!r}: {error}", hint='write it as "https://api.example.com/v1/"'
+            f"{class_name}.{attribute} = {safe_url(url)!r}: {error}", hint='write it as "https://api.example.com/v1/"'
         ) from None

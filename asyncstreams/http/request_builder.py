@@ -1,4 +1,4 @@
-"""Which request does a page need: the author's hooks and the page token, put together."""
+"""Builder of the requests of one stream, from its hooks and the page token."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _PER_CLIENT = ("verify", "cert", "proxy", "http2")
 
 @dataclass(frozen=True, slots=True)
 class ClientOptions:
-    """What only a connection of its own can give; equal ones share connections."""
+    """Options of a connection; requests with equal options share connections."""
 
     verify: bool | str | ssl.SSLContext = True
     cert: str | tuple[str, ...] | None = None
@@ -49,7 +49,7 @@ class ClientOptions:
 
 @dataclass(frozen=True, slots=True)
 class SendOptions:
-    """How one request is sent, as its stream and its `request_kwargs` say."""
+    """How one request is sent, according to its stream and `request_kwargs`."""
 
     timeouts: Timeouts
     follow_redirects: bool = False
@@ -58,7 +58,7 @@ class SendOptions:
 
 
 class Attempt(NamedTuple):
-    """What a middleware finds in `request.extensions["asyncstreams"]`."""
+    """One attempt to send a request, in `request.extensions["asyncstreams"]` for middleware."""
 
     stream: Stream
     context: RequestContext
@@ -67,48 +67,50 @@ class Attempt(NamedTuple):
 
 
 class RequestBody(NamedTuple):
-    """At most one of the two."""
+    """The body of a request: at most one of the two forms."""
 
     json: Any = None
     data: Mapping[str, Any] | str | bytes | None = None
 
 
 class RequestBuilder:
-    """Makes the requests of one stream; what does not change between them is computed once."""
+    """Builds the requests of one stream; whatever is equal in all of them is computed once."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
-        self._owner = type(stream).__name__
-        self.allowed: frozenset[Origin] = allowed_origins(self._owner, stream.url_base, stream.allowed_origins)
+        self._class_name = type(stream).__name__
+        self.allowed_origins: frozenset[Origin] = allowed_origins(
+            self._class_name, stream.url_base, stream.allowed_origins
+        )
         self._options = SendOptions(stream.timeouts, client=ClientOptions(reuse=stream.idempotent))
 
-    def page(self, context: RequestContext, came_from: str | None) -> Request:
-        """The request of one page. `came_from` is the URL whose response gave the token."""
+    def build_page_request(self, context: RequestContext, referrer: str | None) -> Request:
+        """The request of one page. `referrer` is the URL of the page that contained the token."""
         stream = self._stream
         page = _NO_PAGE
         if stream.paginator is not None and stream.uses_paginator:
             token = context.next_page_token
             page = stream.paginator.apply(stream.paginator.first() if token is None else token)
         if page.url is not None:
-            url = resolve(page.url, came_from or stream.url_base, self.allowed)
+            url = resolve(page.url, referrer or stream.url_base, self.allowed_origins)
         else:
             params = stream.request_params(context)
             params = {**params, **page.params} if params else page.params
-            url = self.url(stream.path(context), params)
+            url = self.build_url(stream.path(context), params)
         json, data = stream.request_json(context), stream.request_data(context)
         if page.json:
-            json = _merged(self._owner, "request_json", json, page.json)
+            json = _merge(self._class_name, "request_json", json, page.json)
         if page.data:
-            data = _merged(self._owner, "request_data", data, page.data)
+            data = _merge(self._class_name, "request_data", data, page.data)
         body = RequestBody(json, data)
         headers = stream.request_headers(context) or _NO_HEADERS
         if page.headers:
-            ours = {name.lower() for name in page.headers}
-            headers = {name: value for name, value in headers.items() if name.lower() not in ours} | dict(page.headers)
+            names = {name.lower() for name in page.headers}
+            headers = {name: value for name, value in headers.items() if name.lower() not in names} | dict(page.headers)
         kwargs = stream.request_kwargs(context)
-        return self.request(stream.http_method, url, headers, body, context, kwargs, stream.streams_body)
+        return self.build_request(stream.http_method, url, headers, body, context, kwargs, stream.streams_body)
 
-    def request(
+    def build_request(
         self,
         method: str,
         url: str,
@@ -118,55 +120,55 @@ class RequestBuilder:
         kwargs: Mapping[str, Any],
         streamed: bool = False,
     ) -> Request:
-        """One request of these parts. Raises ConfigError for what cannot be sent."""
-        content, content_type = _encoded(self._owner, body)
-        pairs = self._headers(headers, content_type)
-        options = parse_request_kwargs(self._owner, kwargs, self._options) if kwargs else self._options
+        """A request from its parts. Raises ConfigError for a part that cannot be sent."""
+        content, content_type = _encode_body(self._class_name, body)
+        pairs = self._build_headers(headers, content_type)
+        options = parse_request_kwargs(self._class_name, kwargs, self._options) if kwargs else self._options
         extensions: dict[str, Any] = {
             **options.extensions,
-            "timeout": _connect_only(options.timeouts.connect),
+            "timeout": _httpx_timeout(options.timeouts.connect),
             "asyncstreams": Attempt(self._stream, context, options, streamed),
         }
         return Request(method.upper(), url, headers=pairs, content=content, extensions=extensions)
 
-    def url(self, path: str | tuple[str | int, ...], params: Mapping[str, Any]) -> str:
-        """`url_base`, path and params, joined. Raises ConfigError, or CrossOriginLink for another origin."""
+    def build_url(self, path: str | tuple[str | int, ...], params: Mapping[str, Any]) -> str:
+        """`url_base`, path and params, joined. Raises ConfigError, or CrossOriginLink for a foreign origin."""
         if isinstance(path, str) and path.startswith(("https://", "http://")):
-            joined = resolve(path, self._stream.url_base, self.allowed)
+            joined = resolve(path, self._stream.url_base, self.allowed_origins)
         else:
-            joined = join(self._owner, self._stream.url_base, path)
-        return with_params(self._owner, joined, params) if params else joined
+            joined = join(self._class_name, self._stream.url_base, path)
+        return with_params(self._class_name, joined, params) if params else joined
 
-    def _headers(self, headers: Mapping[str, Any], content_type: str | None) -> list[tuple[str, str]]:
+    def _build_headers(self, headers: Mapping[str, Any], content_type: str | None) -> list[tuple[str, str]]:
         pairs = list(_DEFAULT_HEADERS)
         if content_type is not None:
             pairs.append(("Content-Type", content_type))
         if not headers:
             return pairs
-        given = [(name, self._header_value(name, value)) for name, value in headers.items() if value is not None]
-        names = {name.lower() for name, _ in given}
-        return [pair for pair in pairs if pair[0].lower() not in names] + given
+        custom = [(name, self._check_header(name, value)) for name, value in headers.items() if value is not None]
+        names = {name.lower() for name, _ in custom}
+        return [pair for pair in pairs if pair[0].lower() not in names] + custom
 
-    def _header_value(self, name: str, value: Any) -> str:
+    def _check_header(self, name: str, value: Any) -> str:
         text = value if isinstance(value, str) else str(value)
         if not _HEADER_NAME.fullmatch(name):
-            raise ConfigError(f"{self._owner}.request_headers: {name!r} is not the name of a header")
+            raise ConfigError(f"{self._class_name}.request_headers: {name!r} is not a valid header name")
         if not _HEADER_VALUE.fullmatch(text):
             raise ConfigError(
-                f"{self._owner}.request_headers: the value of {name} holds a line break, a control character "
-                "or a character beyond ASCII"
+                f"{self._class_name}.request_headers: the value of {name} contains a line break, a control character "
+                "or a character outside ASCII"
             )
         return text
 
 
-def parse_request_kwargs(owner: str, kwargs: Mapping[str, Any], default: SendOptions) -> SendOptions:
-    """Raises ConfigError for a key that is not known, listing those that are."""
+def parse_request_kwargs(class_name: str, kwargs: Mapping[str, Any], default: SendOptions) -> SendOptions:
+    """The options of one request. Raises ConfigError for an unknown key, and lists the known ones."""
     known = {_ALIASES.get(name, name): value for name, value in kwargs.items() if name != "stream"}
     for name in known:
         if name not in _PER_REQUEST + _PER_CLIENT:
             raise ConfigError(
-                f"{owner}.request_kwargs: unknown key {name!r}",
-                hint=f"known are {', '.join(_PER_REQUEST + _PER_CLIENT)}, and the aliases "
+                f"{class_name}.request_kwargs: unknown key {name!r}",
+                hint=f"known keys are {', '.join(_PER_REQUEST + _PER_CLIENT)}, and the aliases "
                 "allow_redirects, proxies and stream",
             )
     client = {name: known[name] for name in _PER_CLIENT if name in known}
@@ -174,20 +176,20 @@ def parse_request_kwargs(owner: str, kwargs: Mapping[str, Any], default: SendOpt
         proxies = client["proxy"]
         client["proxy"] = proxies.get("https") or proxies.get("http") or proxies.get("all")
     if client.get("proxy") and not str(client["proxy"]).startswith(("http://", "https://", "socks5://", "socks5h://")):
-        raise ConfigError(f"{owner}.request_kwargs: the proxy has no scheme", hint="write it as http://host:port")
+        raise ConfigError(f"{class_name}.request_kwargs: the proxy has no scheme", hint="write it as http://host:port")
     if isinstance(client.get("cert"), list):
         client["cert"] = tuple(client["cert"])
     timeout = known.get("timeout")
     return replace(
         default,
-        timeouts=default.timeouts if timeout is None else _timeouts(owner, timeout, default.timeouts),
+        timeouts=default.timeouts if timeout is None else _parse_timeouts(class_name, timeout, default.timeouts),
         follow_redirects=bool(known.get("follow_redirects", default.follow_redirects)),
         extensions=dict(known.get("extensions") or {}),
         client=replace(default.client, **client) if client else default.client,
     )
 
 
-def _timeouts(owner: str, timeout: Any, default: Timeouts) -> Timeouts:
+def _parse_timeouts(class_name: str, timeout: Any, default: Timeouts) -> Timeouts:
     if isinstance(timeout, Timeouts):
         return timeout
     if isinstance(timeout, httpx.Timeout):
@@ -198,41 +200,43 @@ def _timeouts(owner: str, timeout: Any, default: Timeouts) -> Timeouts:
         return replace(default, connect=connect, first_byte=read, read=read, total=max(default.total, read))
     if isinstance(timeout, int | float):
         return replace(default, connect=timeout, first_byte=timeout, read=timeout, total=max(default.total, timeout))
-    raise ConfigError(f"{owner}.request_kwargs: timeout is a number of seconds, (connect, read), or Timeouts(...)")
+    raise ConfigError(
+        f"{class_name}.request_kwargs: timeout must be a number of seconds, (connect, read), or Timeouts(...)"
+    )
 
 
-def _merged(owner: str, hook: str, ours: Any, pages: Mapping[str, Any]) -> Any:
-    if ours is not None and not isinstance(ours, Mapping):
-        raise ConfigError(f"{owner}.{hook} must be a mapping, since the paginator adds to it")
-    merged = dict(cast(Mapping[str, Any], ours or {}))
-    for name, value in pages.items():
+def _merge(class_name: str, hook: str, hook_fields: Any, page_fields: Mapping[str, Any]) -> Any:
+    if hook_fields is not None and not isinstance(hook_fields, Mapping):
+        raise ConfigError(f"{class_name}.{hook} must be a mapping, because the paginator adds fields to it")
+    merged = dict(cast(Mapping[str, Any], hook_fields or {}))
+    for name, value in page_fields.items():
         nested = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
-        merged[name] = _merged(owner, hook, merged[name], cast(Mapping[str, Any], value)) if nested else value
+        merged[name] = _merge(class_name, hook, merged[name], cast(Mapping[str, Any], value)) if nested else value
     return merged
 
 
-def _encoded(owner: str, body: RequestBody) -> tuple[bytes, str | None]:
-    """The octets of a body, and their content type."""
+def _encode_body(class_name: str, body: RequestBody) -> tuple[bytes, str | None]:
+    """The bytes of a body, and their content type."""
     json, data = body
     if json is None and not data:
         return b"", None
     if json is not None and data is not None:
-        raise ConfigError(f"{owner}: request_json and request_data both return a body; one request has one")
+        raise ConfigError(f"{class_name}: request_json and request_data both returned a body; a request has only one")
     if isinstance(data, str | bytes):
         return (data.encode() if isinstance(data, str) else data), None
     if data is not None:
-        return _form(owner, data), "application/x-www-form-urlencoded"
+        return _encode_form(class_name, data), "application/x-www-form-urlencoded"
     try:
         return _json.encode(json), "application/json"
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{owner}: request_json returned what JSON cannot hold: {error}") from None
+        raise ConfigError(f"{class_name}: request_json returned a value that JSON cannot represent: {error}") from None
 
 
-def _form(owner: str, fields: Mapping[str, Any]) -> bytes:
-    return with_params(owner, "", fields).removeprefix("?").replace("%20", "+").encode()
+def _encode_form(class_name: str, fields: Mapping[str, Any]) -> bytes:
+    return with_params(class_name, "", fields).removeprefix("?").replace("%20", "+").encode()
 
 
 @functools.lru_cache(maxsize=64)
-def _connect_only(connect: float) -> dict[str, float | None]:
-    """httpx's form of the one limit that a transport keeps; the others are kept above it."""
+def _httpx_timeout(connect: float) -> dict[str, float | None]:
+    """The connect timeout in the form of httpx; the other timeouts are enforced above the transport."""
     return {"connect": connect, "read": None, "write": None, "pool": None}

@@ -1,4 +1,4 @@
-"""How are a request line and its headers written, so that nothing in them can be taken for another request?"""
+"""Serialization of a request line and its headers, safe against request smuggling."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _HEAD = re.compile(rf"{_TOKEN} [\x21-\x7e]+ HTTP/1\.1\r\n(?:{_TOKEN}: [\t\x20-\x
 def request_head(
     method: str, target: str, host: str, headers: Sequence[tuple[str, str]], size: int, *, close: bool = False
 ) -> bytes:
-    """The head of a message whose body has `size` bytes (RFC 9112, 3 and 5), to the empty line that ends it.
+    """The head of a message whose body has `size` bytes (RFC 9112, 3 and 5), including the empty line.
 
-    `host` is told unless the headers name another, and `close` says that no other request follows.
-    How the body is framed is said by its size alone, whatever the headers say. Raises ValueError
-    for a character that HTTP does not allow where it stands.
+    `host` is sent unless the headers contain one; `close` announces that no other request follows.
+    The framing headers follow from `size` alone; those in `headers` are ignored. Raises ValueError
+    for a character that HTTP does not allow at its position.
     """
     names = {name.lower() for name, _ in headers}
     lines = [] if "host" in names else [f"Host: {host}\r\n"]
@@ -31,7 +31,7 @@ def request_head(
     if close and "connection" not in names:
         lines.append("Connection: close\r\n")
     head = f"{method} {target} HTTP/1.1\r\n{''.join(lines)}"
-    # As many lines as were written: the end of one and the beginning of another would fit as well.
+    # The line count must match: an injected line break would also fit the pattern.
     if not _HEAD.fullmatch(head) or head.count("\n") != 1 + len(lines):
         raise ValueError("a character that HTTP does not allow")
     return f"{head}\r\n".encode("latin-1")

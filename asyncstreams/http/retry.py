@@ -1,4 +1,4 @@
-"""Is it worth another try, and when: delays, and what one page and one stream have spent."""
+"""Retry decisions: delays between tries, and the tries, time and waits of one page."""
 
 from __future__ import annotations
 
@@ -14,47 +14,48 @@ from ..errors import AsyncStreamsError, ConfigError, RateLimitWaitTooLong
 from ..events import EventEmitter, RetryScheduled
 from ..models import Backoff, RequestContext
 from ..protocols import RequestSlot, Stream
+from ..rate_limits.wait_reason import WaitReason
 from .session import Session
 from .wait_tracker import WaitTracker
 
 _log = logging.getLogger("asyncstreams")
 _THROTTLE_BACKOFF = Backoff(base=1.0, cap=60.0)
-_PATIENCE = 4  # waits without a success in between, as a multiple of max_server_wait
-_LARGEST_EXPONENT = 60
-_A_YEAR = 366 * 86_400
-_LONG_WAIT = 10.0
-_OUTLASTED = 120.0  # seconds of silence from a whole host in which no page runs out of tries
+_MAX_SERVER_WAITS = 4  # sum of waits without a success, as a multiple of max_server_wait
+_MAX_EXPONENT = 60
+_YEAR_S = 366 * 86_400
+_LONG_WAIT_S = 10.0
+_MAX_OUTAGE_S = 120.0  # while the whole host is silent this long, no page runs out of tries
 
 
 def full_jitter(failures: int, backoff: Backoff, random: Random) -> float:
     """Seconds to wait after `failures` in a row (from 1): uniform in [0, min(cap, base * 2**(failures-1))].
 
-    Of the usual jitters the only one without a common floor, so that those who failed together
-    do not come back together (Brooker, "Exponential Backoff And Jitter", 2015).
+    Full jitter has no common minimum, so requests that failed together do not retry together
+    (Brooker, "Exponential Backoff And Jitter", 2015).
     """
-    ceiling = min(backoff.cap, backoff.base * 2.0 ** min(failures - 1, _LARGEST_EXPONENT))
+    ceiling = min(backoff.cap, backoff.base * 2.0 ** min(failures - 1, _MAX_EXPONENT))
     return random.uniform(0.0, ceiling)
 
 
 class StreamBackoff:
-    """How sick an endpoint is, as all slices of its stream see it together.
+    """Consecutive failures of an endpoint, shared by all slices of its stream.
 
-    `failures` counts those in a row without a success. What was sent before the count last rose
-    does not raise it again: 32 requests that fail at once are one observation.
+    `failures` counts failures in a row. A request sent before the last increment does not
+    increment it again: 32 requests that fail at once are one observation.
     """
 
     def __init__(self) -> None:
         self.failures = 0
         self._raised_at = -math.inf
 
-    def failed(self, sent_at: float, now: float) -> None:
-        """A request sent at `sent_at` failed; both on the monotonic clock."""
+    def record_failure(self, sent_at: float, now: float) -> None:
+        """Record the failure of a request sent at `sent_at`; both times are on the monotonic clock."""
         if sent_at > self._raised_at:
             self.failures += 1
             self._raised_at = now
 
-    def succeeded(self) -> None:
-        """The endpoint is well again."""
+    def record_success(self) -> None:
+        """Reset the count."""
         self.failures = 0
 
     def __repr__(self) -> str:
@@ -62,164 +63,164 @@ class StreamBackoff:
 
 
 class RetryState:
-    """What one page has spent of its tries, its time and its patience with the server's waits."""
+    """Tries, time and server-ordered waits that one page has used."""
 
     def __init__(
         self,
         stream: Stream,
         context: RequestContext,
         session: Session,
-        shared: StreamBackoff,
-        audience: EventEmitter,
-        waits: WaitTracker,
-        place: RequestSlot | None,
+        backoff: StreamBackoff,
+        events: EventEmitter,
+        wait_tracker: WaitTracker,
+        slot: RequestSlot | None,
     ) -> None:
-        self._stream, self._shared, self._audience, self._waits = stream, shared, audience, waits
+        self._stream, self._backoff, self._events, self._wait_tracker = stream, backoff, events, wait_tracker
         self._clock, self._random = session.clock, session.random
         self._context = context
-        self.place = place
-        self.sent = 0
-        self.refreshed = False
-        self.paid = 0.0
-        """What its retries have cost of the host's budget."""
-        self.is_outlasting = False
-        """Whether nobody is answered at the moment: the page is not what fails."""
-        self._spent = 0
-        self._reread = False
-        self._at_gate = 0.0
-        self._waited = 0.0
-        self._throttled = 0
-        self._waited_for_server = 0.0
-        self.began = self._sent_at = 0.0
-        self._arrived_at: float | None = None
+        self.slot = slot
+        self.attempt = 0
+        self.auth_refreshed = False
+        self.budget_spent = 0.0
+        """Cost of the page's retries in the retry budget of the host."""
+        self.is_host_silent = False
+        """Whether the host answers no request at the moment, so that this page is not the cause."""
+        self._tries = 0
+        self._was_reread = False
+        self._paused_s = 0.0
+        self._ordered_wait_s = 0.0
+        self._throttles = 0
+        self._server_wait_s = 0.0
+        self.started_at = self._sent_at = 0.0
+        self._succeeded_at: float | None = None
 
-    def next_context(self) -> RequestContext:
-        """The context of the next send: its `attempt` counts from 1."""
-        self.sent += 1
+    def begin_attempt(self) -> RequestContext:
+        """Start an attempt, and return its context, whose `attempt` counts from 1."""
+        self.attempt += 1
         self._sent_at = self._clock.monotonic()
-        self._arrived_at = None
-        if self.sent > 1:
-            return replace(self._context, attempt=self.sent)
-        self.began = self._sent_at
+        self._succeeded_at = None
+        if self.attempt > 1:
+            return replace(self._context, attempt=self.attempt)
+        self.started_at = self._sent_at
         return self._context
 
-    def waited_at_gate(self, seconds: float) -> None:
-        """Time that a closed gate took: it is not the page's."""
-        self._at_gate += seconds
+    def exclude_pause(self, seconds: float) -> None:
+        """Exclude the seconds of a pause from the time of the page."""
+        self._paused_s += seconds
 
     @property
-    def may_repeat(self) -> bool:
-        """Whether a failure now would not be the last."""
-        return self._spent + 1 < self._stream.max_tries or self._outlasts(self._clock.monotonic())
+    def can_retry(self) -> bool:
+        """Whether another try would follow a failure now."""
+        return self._tries + 1 < self._stream.max_tries or self._is_in_outage(self._clock.monotonic())
 
-    def first_reread(self) -> bool:
-        """Whether the page may be fetched again because its JSON was malformed: once."""
-        first, self._reread = not self._reread, True
+    def claim_reread(self) -> bool:
+        """Use the page's only retry for malformed JSON; false if it was used before."""
+        first, self._was_reread = not self._was_reread, True
         return first
 
-    def succeeded(self) -> None:
-        """The page is here; how long it then waits for its consumer is not its time."""
-        self._arrived_at = self._clock.monotonic()
-        if self._shared.failures:
-            self._shared.succeeded()
+    def record_success(self) -> None:
+        """Stop the time of the page: its wait for the consumer does not count."""
+        self._succeeded_at = self._clock.monotonic()
+        if self._backoff.failures:
+            self._backoff.record_success()
 
-    async def failed(
+    async def wait_for_retry(
         self, error: AsyncStreamsError, *, wait: float | None = None, ordered: float | None = None
     ) -> None:
-        """Spend a try and wait for the next one: `wait` is the author's, `ordered` the server's, in seconds.
+        """Spend a try and wait for the next one, for `wait` of the author or `ordered` of the server, in seconds.
 
-        Raises `error` when the tries or the time are used up, and as `ordered_wait`.
+        Raises `error` if the tries or the time are used up, and RateLimitWaitTooLong as `record_throttle`.
         """
         now = self._clock.monotonic()
-        self._spent += 1
-        self._shared.failed(self._sent_at, now)
+        self._tries += 1
+        self._backoff.record_failure(self._sent_at, now)
         delay = wait
         if delay is None:
-            failures = max(self._spent, self._shared.failures)
+            failures = max(self._tries, self._backoff.failures)
             delay = full_jitter(failures, self._stream.backoff, self._random)
             if ordered is not None:
-                # Those who were sent away together do not come back together.
+                # Jitter, so that requests refused together do not retry together.
                 delay = max(delay, ordered) + self._random.uniform(0.0, min(1.0, 0.1 * ordered))
         own = 0.0 if ordered is not None else delay
-        until = now if self._arrived_at is None else self._arrived_at
-        elapsed = until - self.began - self._at_gate - self._waited
-        is_last = self._spent >= self._stream.max_tries and not self._outlasts(now)
+        until = now if self._succeeded_at is None else self._succeeded_at
+        elapsed = until - self.started_at - self._paused_s - self._ordered_wait_s
+        is_last = self._tries >= self._stream.max_tries and not self._is_in_outage(now)
         if is_last or elapsed + own > self._stream.max_time:
             self._log("give_up", error, None)
-            # Whoever catches it, such as a page that asked for a detail, does not try it all again.
+            # A caller that catches it, such as a page with a detail request, must not retry it again.
             error.retryable = False
-            raise error.locate(tries=self.sent)
+            raise error.locate(tries=self.attempt)
         if ordered is not None:
-            self._wait_for_server(error, ordered)
-            self._waited += delay
-        self._again("retry", error, delay)
-        with self._waits.on("another try", delay):
-            async with nullcontext() if self.place is None else self.place.away():
+            self._spend_server_wait(error, ordered)
+            self._ordered_wait_s += delay
+        self._announce("retry", error, delay)
+        with self._wait_tracker.track(WaitReason.RETRY_BACKOFF, delay):
+            async with nullcontext() if self.slot is None else self.slot.released():
                 await self._clock.sleep(delay)
 
-    def ordered_wait(self, error: AsyncStreamsError, wait: float | None) -> float:
-        """Seconds for which the gate is to close; no try is spent. `wait` None: our own backoff.
+    def record_throttle(self, error: AsyncStreamsError, wait: float | None) -> float:
+        """Record a throttled attempt; return the seconds to pause, which spend no try. `wait` None: our backoff.
 
-        Raises RateLimitWaitTooLong when that is beyond the stream's `max_server_wait`, or when
-        the waits without a success add up to four times as much.
+        Raises RateLimitWaitTooLong for more than the stream's `max_server_wait`, or if the waits
+        without a success add up to four times as much.
         """
-        self._throttled += 1
-        own = full_jitter(self._throttled, _THROTTLE_BACKOFF, self._random)
-        # A floor below the jitter: a server that says no may not be asked again at once.
+        self._throttles += 1
+        own = full_jitter(self._throttles, _THROTTLE_BACKOFF, self._random)
+        # With a minimum, because a server that refuses must not receive the next request at once.
         delay = max(own, _THROTTLE_BACKOFF.base / 2) if wait is None else wait
-        self._wait_for_server(error, delay)
-        self._again("gate", error, delay)
+        self._spend_server_wait(error, delay)
+        self._announce("pause", error, delay)
         return delay
 
-    def _outlasts(self, now: float) -> bool:
-        """A few at work would use up their tries in an outage before anybody could tell that it is one."""
-        return self.is_outlasting and now - self.began < _OUTLASTED
+    def _is_in_outage(self, now: float) -> bool:
+        """Whether tries are unlimited because the host is silent: with few pages an outage is detected late."""
+        return self.is_host_silent and now - self.started_at < _MAX_OUTAGE_S
 
-    def _wait_for_server(self, error: AsyncStreamsError, delay: float) -> None:
-        most = self._stream.max_server_wait
-        if delay > most or self._waited_for_server + delay > most * _PATIENCE:
+    def _spend_server_wait(self, error: AsyncStreamsError, delay: float) -> None:
+        max_wait = self._stream.max_server_wait
+        if delay > max_wait or self._server_wait_s + delay > max_wait * _MAX_SERVER_WAITS:
             raise wait_too_long(self._stream, error.message, delay, self._clock.wall()).locate(
-                status=error.status, tries=self.sent
+                status=error.status, tries=self.attempt
             )
-        self._waited_for_server += delay
+        self._server_wait_s += delay
 
-    def _again(self, event: str, error: AsyncStreamsError, delay: float) -> None:
-        self._audience.emit(RetryScheduled(self._stream.name, error.message, delay, self.sent))
+    def _announce(self, event: str, error: AsyncStreamsError, delay: float) -> None:
+        self._events.emit(RetryScheduled(self._stream.name, error.message, delay, self.attempt))
         self._log(event, error, delay)
 
     def _log(self, event: str, error: AsyncStreamsError, delay: float | None) -> None:
         _log.log(
-            # What gives up raises as well; a wait that somebody may wonder about is told by default.
-            logging.WARNING if event != "give_up" and (delay or 0.0) >= _LONG_WAIT else logging.INFO,
+            # Giving up also raises an error; long waits are logged at the default level.
+            logging.WARNING if event != "give_up" and (delay or 0.0) >= _LONG_WAIT_S else logging.INFO,
             "%s: %s: %s (%s, request %d of this page)",
             self._stream.name,
             event,
             error.message,
             "no try is left" if delay is None else f"next in {delay:.2f} s",
-            self.sent,
-            extra={"event": event, "stream": self._stream.name, "delay": delay, "attempt": self.sent},
+            self.attempt,
+            extra={"event": event, "stream": self._stream.name, "delay": delay, "attempt": self.attempt},
         )
 
 
-def wait_too_long(stream: Stream, told: str, delay: float, wall: float) -> RateLimitWaitTooLong:
-    """The error for a wait of `delay` seconds, counted from `wall`; it names the time to come back."""
+def wait_too_long(stream: Stream, reason: str, delay: float, wall: float) -> RateLimitWaitTooLong:
+    """The error for a wait of `delay` seconds from `wall`, which names the time of the next request."""
     moment = ""
-    if delay <= _A_YEAR:
+    if delay <= _YEAR_S:
         moment = f", at {datetime.fromtimestamp(wall + delay, UTC):%Y-%m-%d %H:%M:%S} UTC"
     return RateLimitWaitTooLong(
-        f"{told}; it wants us to come back in {delay:,.0f} s{moment}",
+        f"{reason}; the next request is allowed in {delay:,.0f} s{moment}",
         hint=f"start again then, or raise max_server_wait (now {stream.max_server_wait:g} s)",
     )
 
 
-def checked_backoff_time(stream: Stream, told: Callable[[], float | None]) -> float | None:
-    """What the author's `backoff_time` says, in seconds; None and 0 leave it to us, as in the Airbyte CDK.
+def checked_backoff_time(stream: Stream, hook: Callable[[], float | None]) -> float | None:
+    """The seconds returned by the author's `backoff_time`; None for None and 0, as in the Airbyte CDK.
 
-    Raises ConfigError for what is no duration.
+    Raises ConfigError for a value that is not a duration.
     """
-    seconds = told()
+    seconds = hook()
     if not seconds:
         return None
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
-        raise ConfigError(f"{type(stream).__name__}.backoff_time returned {seconds!r}: seconds, or None")
+        raise ConfigError(f"{type(stream).__name__}.backoff_time returned {seconds!r}: must be seconds > 0, or None")
     return float(seconds)

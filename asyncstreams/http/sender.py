@@ -1,4 +1,4 @@
-"""How does one attempt reach the wire: governed, signed, sent, and read?"""
+"""One attempt of a request: permit, authentication, sending, and reading of the response."""
 
 from __future__ import annotations
 
@@ -12,239 +12,251 @@ from typing import Any, TypeAlias, TypeVar
 import anyio
 import httpx
 
-from ..auth.authenticators import SigningAuth, known_secrets
+from ..auth.authenticators import SigningAuth, held_secrets
 from ..errors import AsyncStreamsError, ConfigError, HostUnavailable, HttpStatusError
 from ..messages import Request, Response
 from ..models import BodyLimits, RateLimit
 from ..protocols import RequestSlot, Stream
 from ..rate_limits.governor import Governor, Permit, QuotaClient
-from ..rate_limits.quota_headers import told_quotas
+from ..rate_limits.quota_headers import reported_quotas
 from ..rate_limits.retry_after import retry_after
-from ..rate_limits.wait_reason import BUSY, DOWN, LONG, PAUSE, TOLD, Wait
+from ..rate_limits.wait_reason import LONG_WAIT_S, Wait, WaitReason
 from ..redaction import safe_url, scrub, sent_secrets
-from .body import read_body, streamed_pieces
+from .body import read_body, stream_body
 from .origin import Origin, origin_of, resolve
 from .request_builder import USER_AGENT, Attempt, ClientOptions, SendOptions
-from .response_errors import ERROR_BODY_LIMIT, is_transient
+from .response_errors import MAX_ERROR_BODY_BYTES, is_transient
 from .retry import wait_too_long
-from .session import Session, borrowed
+from .session import Session, as_transport
 from .timeouts import AttemptTimeout
 from .transport import AiohttpTransport, CertificateRejected, HostNotFound
 from .wait_tracker import WaitTracker
 
 T = TypeVar("T")
-Flow: TypeAlias = AsyncGenerator[httpx.Request, Response]
+AuthFlow: TypeAlias = AsyncGenerator[httpx.Request, Response]
 
 _TOKEN_ENDPOINT = object()
-_NO_WAIT = Wait(0.0, BUSY, 0.0)
-_TOKEN_LIMITS = BodyLimits(wire=ERROR_BODY_LIMIT, decoded=ERROR_BODY_LIMIT)
-GATE = "asyncstreams.gate"
-"""Where a request's extensions tell the seconds that it waited at a gate."""
-PLACE = "asyncstreams.place"
-"""Where they hold the place of the slice, to be given back meanwhile."""
-TICKET = "asyncstreams.ticket"
-"""And the last ticket, for those who know what became of the request."""
-_MOST_REDIRECTS = 5
-_LAST_WORDS = 10.0  # seconds
-_EARLY = 0.5  # seconds before the end of a long wait, to queue with the others
-_LOOK = 1.0  # seconds between looks at a host that is down
-_JITTER = 1.01  # seconds; so much longer may a wait last by now that was allowed
+_NO_WAIT = Wait(0.0, WaitReason.CONCURRENCY, 0.0)
+_TOKEN_LIMITS = BodyLimits(wire=MAX_ERROR_BODY_BYTES, decoded=MAX_ERROR_BODY_BYTES)
+PAUSED_KEY = "asyncstreams.paused"
+"""Request extension: the seconds that the request waited for a permit."""
+SLOT_KEY = "asyncstreams.slot"
+"""Request extension: the slot of the slice, released during long waits."""
+PERMIT_KEY = "asyncstreams.permit"
+"""Request extension: the last permit, needed to report the outcome of the request."""
+_MAX_REDIRECTS = 5
+_RENEWAL_GRACE_S = 10.0
+_WAKE_EARLY_S = 0.5  # before the end of a long wait, to queue with the other requests
+_PROBE_INTERVAL_S = 1.0  # between checks of a host that is down
+_WAIT_TOLERANCE_S = 1.01  # by which an accepted wait may have grown
 
 
 class HostNameNotFound(HostUnavailable):
-    """A host name that cannot be found, perhaps only now."""
+    """The host name cannot be resolved, perhaps only temporarily."""
 
 
 class RequestSender:
-    """What lies between a stream's chain and the network, for one session.
+    """Sends the attempts of one stream's client, for one session.
 
-    Every physical send takes a ticket of its governor, and is signed after it has it.
+    Every request acquires a permit from its governor, and is signed afterwards.
     """
 
-    def __init__(self, stream: Stream, session: Session, allowed: frozenset[Origin], waits: WaitTracker) -> None:
+    def __init__(self, stream: Stream, session: Session, allowed: frozenset[Origin], wait_tracker: WaitTracker) -> None:
         self._stream = stream
         self._session = session
         self._allowed = allowed
-        self._waits = waits
-        # Read once: a property may make a new one each time.
+        self._wait_tracker = wait_tracker
+        # Read once: a property may return a new authenticator each time.
         self.authenticator = stream.authenticator
-        self._borrowed = borrowed(stream.transport)
-        self._home = origin_of(stream.url_base)
-        self._home_prefix = f"{self._home}/"
-        self._at_home: tuple[ClientOptions, httpx.AsyncBaseTransport] | None = None
-        self._clients: dict[Governor, QuotaClient] = {}
+        self._custom_transport = as_transport(stream.transport)
+        self._base_origin = origin_of(stream.url_base)
+        self._base_prefix = f"{self._base_origin}/"
+        self._base_transport: tuple[ClientOptions, httpx.AsyncBaseTransport] | None = None
+        self._quota_clients: dict[Governor, QuotaClient] = {}
         if self.authenticator is not None:
             self._require_encryption(allowed)
 
     async def send(self, request: httpx.Request) -> Response:
-        """One attempt as the middleware sees it: signed, sent, and redirected where that is asked for."""
+        """Sign and send a request, and follow redirects if its options ask for it."""
         attempt = request.extensions.get("asyncstreams")
         if not isinstance(attempt, Attempt):
             raise ConfigError(
-                "a middleware passed a request on that is not the stream's",
-                hint="give a request that you make yourself extensions=request.extensions",
+                "a middleware sent a request without the extensions of the stream's request",
+                hint="create the new request with extensions=request.extensions",
             )
-        unsigned = list(_pairs(request)) if attempt.options.follow_redirects else []
-        response = await self._signed(request, attempt)
-        for hops in range(1, _MOST_REDIRECTS + 2):
+        unsigned = list(_header_pairs(request)) if attempt.options.follow_redirects else []
+        response = await self._sign_and_send(request, attempt)
+        for hops in range(1, _MAX_REDIRECTS + 2):
             if not (attempt.options.follow_redirects and response.has_redirect_location):
                 break
-            if hops > _MOST_REDIRECTS:
+            if hops > _MAX_REDIRECTS:
                 target = safe_url(response.headers["location"])
-                told = f"redirected more than {_MOST_REDIRECTS} times, the last time to {target!r}"
-                raise HttpStatusError(told, status=response.status_code)
-            request = self._redirected(request, unsigned, response)
-            response = await self._signed(request, attempt)
+                problem = f"redirected more than {_MAX_REDIRECTS} times, the last time to {target!r}"
+                raise HttpStatusError(problem, status=response.status_code)
+            request = self._redirect(request, unsigned, response)
+            response = await self._sign_and_send(request, attempt)
         return response
 
-    def governor(self, request: httpx.Request) -> Governor:
-        """The governor of where the request goes, with the stream's credential."""
-        return self._session.governor_for(self._origin(request), self.authenticator, self._stream.quota_group)
+    def governor_for(self, request: httpx.Request) -> Governor:
+        """The governor of the request's origin and the stream's credential."""
+        return self._session.governor_for(self._origin_for(request), self.authenticator, self._stream.quota_group)
 
-    def limits(self) -> str:
-        """What has been found of the limits of those that were asked."""
-        return ", ".join(filter(None, (governor.limits(client) for governor, client in self._clients.items())))
+    def describe_limits(self) -> str:
+        """The limits known for the origins that received requests, as text."""
+        return ", ".join(
+            filter(None, (governor.describe_limits(client) for governor, client in self._quota_clients.items()))
+        )
 
-    def no_answer(self, error: httpx.TransportError, request: httpx.Request) -> AsyncStreamsError:
-        """The error of ours for a request that a transport could not get answered."""
-        reason = scrub(str(error), {*sent_secrets(request), *known_secrets(self.authenticator)})
+    def to_error(self, error: httpx.TransportError, request: httpx.Request) -> AsyncStreamsError:
+        """The library's error for a transport error."""
+        reason = scrub(str(error), {*sent_secrets(request), *held_secrets(self.authenticator)})
         cause = error.__cause__ or error.__context__
         if isinstance(error, CertificateRejected) or isinstance(cause, ssl.SSLCertVerificationError):
             return ConfigError(
                 f"the server's certificate was not accepted: {reason}",
-                hint='a private authority: return {"verify": "/path/to/ca.pem"} from request_kwargs',
+                hint='for a private certificate authority return {"verify": "/path/to/ca.pem"} from request_kwargs',
             )
         if isinstance(error, httpx.LocalProtocolError):
             return ConfigError(reason)
-        told = "did not answer" if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout) else "broke off"
-        failure = (HostNameNotFound if isinstance(error, HostNotFound) else HostUnavailable)(f"{told}: {reason}")
+        problem = "did not answer" if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout) else "failed"
+        failure = (HostNameNotFound if isinstance(error, HostNotFound) else HostUnavailable)(f"{problem}: {reason}")
         if "refused" in reason.lower():
-            failure.hint = "is the server running, and is the port right?"
+            failure.hint = "check that the server is running, and that the port is right"
         failure.retryable = True
         failure.was_sent = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
         return failure
 
-    async def _signed(self, request: httpx.Request, attempt: Attempt) -> Response:
-        """Sign under a ticket, and send; what an authenticator sends besides takes tickets of its own."""
+    async def _sign_and_send(self, request: httpx.Request, attempt: Attempt) -> Response:
+        """Acquire a permit, sign and send; additional requests of an authenticator acquire their own permits."""
         authenticator = self.authenticator
-        governor = self.governor(request)
-        ticket = await self._ticket(governor, request)
+        governor = self.governor_for(request)
+        permit = await self._acquire_permit(governor, request)
         if authenticator is None or isinstance(authenticator, SigningAuth):
             try:
                 if authenticator is not None:
                     authenticator.sign(request)
-                return await self._on_the_wire(request, attempt, ticket)
+                return await self._send_once(request, attempt, permit)
             finally:
-                governor.release(ticket)
+                governor.release(permit)
         async with aclosing(authenticator.async_auth_flow(request)) as flow:
             try:
                 outgoing = await anext(flow)
-                own = self._is_own(outgoing, request)
-                response = await self._on_the_wire(outgoing, attempt, ticket) if own else None
+                own = self._is_stream_request(outgoing, request)
+                response = await self._send_once(outgoing, attempt, permit) if own else None
             finally:
-                governor.release(ticket)
+                governor.release(permit)
             while True:
                 if response is not None:
-                    heard, following = response, await _following(flow, response)
-                else:  # a token must be fetched first: meanwhile the ticket is given back
-                    heard, following = await _heard_out(self._renewal(flow, outgoing, attempt.options))
+                    received, following = response, await _next_request(flow, response)
+                else:  # a token must be fetched first, without the permit
+                    received, following = await _complete_renewal(self._renew(flow, outgoing, attempt.options))
                 if following is None:
-                    return heard
-                await let_go(heard)
+                    return received
+                await discard(received)
                 outgoing, response = following, None
-                if self._is_own(outgoing, request):
-                    ticket = await self._ticket(governor, request)
+                if self._is_stream_request(outgoing, request):
+                    permit = await self._acquire_permit(governor, request)
                     try:
-                        response = await self._on_the_wire(outgoing, attempt, ticket)
+                        response = await self._send_once(outgoing, attempt, permit)
                     finally:
-                        governor.release(ticket)
+                        governor.release(permit)
 
-    async def _renewal(
-        self, flow: Flow, outgoing: httpx.Request, options: SendOptions
+    async def _renew(
+        self, flow: AuthFlow, outgoing: httpx.Request, options: SendOptions
     ) -> tuple[Response, httpx.Request | None]:
-        """What a token endpoint answers, and what the authenticator, which knows it then, sends next.
+        """The response of a token endpoint, and the next request of the authenticator.
 
-        No ticket is needed to hear it: a rotated token must not wait at a gate.
+        The authenticator receives the response without a permit: a rotated token must not wait for a pause.
         """
-        response = await self._token_answer(outgoing, options)
-        return response, await _following(flow, response)
+        response = await self._fetch_token(outgoing, options)
+        return response, await _next_request(flow, response)
 
-    async def _ticket(self, governor: Governor, request: httpx.Request) -> Permit:
-        """Wait for a ticket, and note for how long: it does not count as the page's time."""
-        client = self._clients.get(governor) or self._client(governor)
-        place: RequestSlot | None = request.extensions.get(PLACE)
-        ticket = governor.acquire_nowait(client)
-        if ticket is None:
+    async def _acquire_permit(self, governor: Governor, request: httpx.Request) -> Permit:
+        """Acquire a permit, and note the time it took, which does not count as time of the page."""
+        client = self._quota_clients.get(governor) or self._open_quota_client(governor)
+        slot: RequestSlot | None = request.extensions.get(SLOT_KEY)
+        permit = governor.acquire_nowait(client)
+        if permit is None:
             began = self._session.clock.monotonic()
-            ticket = await self._waited(governor, client, place)
+            permit = await self._wait_for_permit(governor, client, slot)
             waited = self._session.clock.monotonic() - began
-            request.extensions[GATE] = request.extensions.get(GATE, 0.0) + waited
-        if place is not None:
-            place.sent()
-        request.extensions[TICKET] = ticket
-        return ticket
+            request.extensions[PAUSED_KEY] = request.extensions.get(PAUSED_KEY, 0.0) + waited
+        if slot is not None:
+            slot.charge_request()
+        request.extensions[PERMIT_KEY] = permit
+        return permit
 
-    async def _waited(self, governor: Governor, client: QuotaClient, place: RequestSlot | None) -> Permit:
-        """A ticket that does not come at once. Whoever waits for long gives its place back, and queues after that."""
+    async def _wait_for_permit(self, governor: Governor, client: QuotaClient, slot: RequestSlot | None) -> Permit:
+        """Wait for a permit; a long wait releases the slot, and joins the queue near its end."""
         while True:
-            wait = governor.wait(client) or _NO_WAIT
+            wait = governor.current_wait(client) or _NO_WAIT
             self._check_wait(wait, governor)
-            is_down = wait.reason is DOWN
-            if not is_down and (wait.seconds < LONG or wait.seconds == math.inf):
-                with self._waits.on(wait.reason, wait.seconds):
-                    if (ticket := await governor.acquire(client)) is not None:
-                        return ticket
+            is_down = wait.reason is WaitReason.HOST_DOWN
+            if not is_down and (wait.seconds < LONG_WAIT_S or wait.seconds == math.inf):
+                with self._wait_tracker.track(wait.reason, wait.seconds):
+                    if (permit := await governor.acquire(client)) is not None:
+                        return permit
                 continue
-            with self._waits.told(wait.reason, wait.seconds):
-                async with nullcontext() if place is None else place.away():
+            with self._wait_tracker.announce(wait.reason, wait.seconds):
+                async with nullcontext() if slot is None else slot.released():
                     await self._session.clock.sleep(
-                        _LOOK if is_down else min(wait.seconds, wait.soonest + LONG) - _EARLY
+                        _PROBE_INTERVAL_S
+                        if is_down
+                        else min(wait.seconds, wait.min_seconds + LONG_WAIT_S) - _WAKE_EARLY_S
                     )
 
     def _check_wait(self, wait: Wait, governor: Governor) -> None:
         stream = self._stream
-        if wait.reason in (PAUSE, TOLD) and stream.max_server_wait + _JITTER < wait.seconds < math.inf:
-            told = "the API asked for a pause" if wait.reason is PAUSE else "its quota is used up"
-            raise wait_too_long(stream, told, wait.seconds, self._session.clock.wall())
+        if (
+            wait.reason in (WaitReason.PAUSED, WaitReason.QUOTA)
+            and stream.max_server_wait + _WAIT_TOLERANCE_S < wait.seconds < math.inf
+        ):
+            reason = "the API asked for a pause" if wait.reason is WaitReason.PAUSED else "its quota is used up"
+            raise wait_too_long(stream, reason, wait.seconds, self._session.clock.wall())
         if governor.down_for > stream.outage_timeout:
             raise HostUnavailable(
-                f"has not answered properly for {governor.down_for:.0f} s, in which it was asked again and again",
-                hint="start again when it is well, or raise outage_timeout",
+                f"no successful response for {governor.down_for:.0f} s despite repeated probes",
+                hint="start again after the host has recovered, or raise outage_timeout",
             )
 
-    def _client(self, governor: Governor) -> QuotaClient:
+    def _open_quota_client(self, governor: Governor) -> QuotaClient:
         stream = self._stream
         limits = stream.rate_limit
-        told = () if limits is None else (limits,) if isinstance(limits, RateLimit) else tuple(limits)
-        client = self._clients[governor] = governor.client(
-            stream.name, stream.weight, told, stream.rate_limit_cost, adaptive=stream.adaptive, patient=False
+        declared = () if limits is None else (limits,) if isinstance(limits, RateLimit) else tuple(limits)
+        client = self._quota_clients[governor] = governor.add_client(
+            stream.name,
+            stream.weight,
+            declared,
+            stream.rate_limit_cost,
+            adaptive=stream.adaptive,
+            accept_long_waits=False,
         )
         return client
 
-    def _is_own(self, outgoing: httpx.Request, request: httpx.Request) -> bool:
-        """Whether an authenticator sends the stream's request, or one to its token endpoint."""
+    def _is_stream_request(self, outgoing: httpx.Request, request: httpx.Request) -> bool:
+        """Whether an authenticator's request is that of the stream, and not one to its token endpoint."""
         if outgoing is request:
             return True
-        same_place = outgoing.url.copy_with(query=None) == request.url.copy_with(query=None)
-        return same_place and outgoing.method == request.method
+        same_url = outgoing.url.copy_with(query=None) == request.url.copy_with(query=None)
+        return same_url and outgoing.method == request.method
 
-    async def _token_answer(self, request: httpx.Request, options: SendOptions) -> Response:
-        """What a token endpoint says; raises a retryable error where it does not answer properly."""
+    async def _fetch_token(self, request: httpx.Request, options: SendOptions) -> Response:
+        """The response of a token endpoint. Raises a retryable error if the endpoint fails."""
         origin = origin_of(str(request.url))
         self._require_encryption([origin])
         governor = self._session.governor_for(origin, _TOKEN_ENDPOINT)
-        client = governor.client("token", adaptive=False)
+        client = governor.add_client("token", adaptive=False)
         request.extensions = {**request.extensions, "timeout": {"connect": options.timeouts.connect}}
         failure: AsyncStreamsError | None = None
         try:
-            ticket = await governor.acquire(client)
-            assert ticket is not None, "it is patient"
+            permit = await governor.acquire(client)
+            assert permit is not None, "the client accepts long waits"
             try:
-                response = await self._token_response(request, options)
+                response = await self._send_token_request(request, options)
             finally:
-                governor.release(ticket)
+                governor.release(permit)
         except httpx.TransportError as error:
-            failure = self.no_answer(error, request)
+            failure = self.to_error(error, request)
             failure.args = (f"the token endpoint {failure.message}",)
         else:
             if not is_transient(response.status_code):
@@ -254,40 +266,42 @@ class RequestSender:
             )
             failure.retryable = True
             if (wait := retry_after(response, self._session.clock.wall())) is not None:
-                governor.close_for(min(wait, self._stream.max_server_wait))
+                governor.pause_for(min(wait, self._stream.max_server_wait))
         raise failure.locate(url=safe_url(str(request.url)), method=request.method)
 
-    async def _token_response(self, request: httpx.Request, options: SendOptions) -> Response:
-        with AttemptTimeout(options.timeouts, self._session.alarm) as watch:
-            transport = self._transport(origin_of(str(request.url)), options)
+    async def _send_token_request(self, request: httpx.Request, options: SendOptions) -> Response:
+        with AttemptTimeout(options.timeouts, self._session.deadlines) as timeout:
+            transport = self._transport_for(origin_of(str(request.url)), options)
             request.headers.setdefault("User-Agent", USER_AGENT)
-            response = as_ours(await transport.handle_async_request(request), request)
-            watch.body_begins()
-            at_most = None if response.is_success else ERROR_BODY_LIMIT
-            response.set_body(await read_body(response, _TOKEN_LIMITS, watch, at_most=at_most))
+            response = to_response(await transport.handle_async_request(request), request)
+            timeout.start_body()
+            max_bytes = None if response.is_success else MAX_ERROR_BODY_BYTES
+            response.set_body(await read_body(response, _TOKEN_LIMITS, timeout, max_bytes=max_bytes))
         return response
 
-    async def _on_the_wire(self, request: httpx.Request, attempt: Attempt, ticket: Permit) -> Response:
+    async def _send_once(self, request: httpx.Request, attempt: Attempt, permit: Permit) -> Response:
         options = attempt.options
-        transport = self._transport(self._origin(request), options)
+        transport = self._transport_for(self._origin_for(request), options)
         streamed = attempt.streamed and not getattr(self.authenticator, "requires_response_body", False)
-        with AttemptTimeout(options.timeouts, self._session.alarm, whole=not streamed) as watch:
-            request.extensions["connected"] = watch.connected
-            _complete(request, transport)
-            response = as_ours(await transport.handle_async_request(request), request)
-            watch.body_begins()
-            governor = ticket.governor
-            governor.first_byte(ticket, told_quotas(response, self._session.clock.wall(), governor.host.time))
+        with AttemptTimeout(options.timeouts, self._session.deadlines, limit_total=not streamed) as timeout:
+            request.extensions["connected"] = timeout.start_request
+            _add_client_headers(request, transport)
+            response = to_response(await transport.handle_async_request(request), request)
+            timeout.start_body()
+            governor = permit.governor
+            governor.record_first_byte(
+                permit, reported_quotas(response, self._session.clock.wall(), governor.host.server_clock)
+            )
             limits = self._stream.body_limits
             succeeded = 200 <= response.status_code < 300
             if streamed and succeeded and response.status_code != 204:
-                response.set_pieces(streamed_pieces(response, limits, options.timeouts))
+                response.set_chunks(stream_body(response, limits, options.timeouts))
             else:
-                at_most = None if succeeded else ERROR_BODY_LIMIT
-                response.set_body(await read_body(response, limits, watch, at_most=at_most))
+                max_bytes = None if succeeded else MAX_ERROR_BODY_BYTES
+                response.set_body(await read_body(response, limits, timeout, max_bytes=max_bytes))
         return response
 
-    def _redirected(self, request: httpx.Request, unsigned: list[tuple[str, str]], response: Response) -> httpx.Request:
+    def _redirect(self, request: httpx.Request, unsigned: list[tuple[str, str]], response: Response) -> httpx.Request:
         if request.method not in ("GET", "HEAD") and response.status_code not in (307, 308):
             raise HttpStatusError(
                 f"answered a {request.method} with a redirect that would turn it into a GET",
@@ -298,48 +312,48 @@ class RequestSender:
             request.method, target, headers=list(unsigned), content=request.content, extensions=request.extensions
         )
 
-    def _transport(self, origin: Origin, options: SendOptions) -> httpx.AsyncBaseTransport:
-        if self._borrowed is not None:
-            return self._borrowed
-        if origin is not self._home:
+    def _transport_for(self, origin: Origin, options: SendOptions) -> httpx.AsyncBaseTransport:
+        if self._custom_transport is not None:
+            return self._custom_transport
+        if origin is not self._base_origin:
             return self._session.transport_for(origin, options.client)
-        client, transport = self._at_home or (None, None)
+        client, transport = self._base_transport or (None, None)
         if transport is None or client is not options.client:
             # Options are compared by value there, field by field.
             transport = self._session.transport_for(origin, options.client)
-            self._at_home = options.client, transport
+            self._base_transport = options.client, transport
         return transport
 
-    def _origin(self, request: httpx.Request) -> Origin:
-        """Where the request goes; looked at before any connection, whoever made or changed it."""
+    def _origin_for(self, request: httpx.Request) -> Origin:
+        """The origin of a request, checked before any connection, also after changes by middleware."""
         url = request.url_text if isinstance(request, Request) else str(request.url)
-        if url.startswith(self._home_prefix):
-            return self._home
+        if url.startswith(self._base_prefix):
+            return self._base_origin
         return origin_of(resolve(url, self._stream.url_base, self._allowed))
 
     def _require_encryption(self, origins: Iterable[Origin]) -> None:
-        """Raises ConfigError where a credential would cross a network in the clear."""
+        """Raise ConfigError if a credential would be sent unencrypted over a network."""
         for origin in origins:
             if origin.scheme == "http" and not origin.is_loopback and not self._stream.allow_insecure:
                 raise ConfigError(
                     f"{type(self._stream).__name__}: a credential would go to {origin} unencrypted",
-                    hint="use https, or set allow_insecure = True where the network is your own",
+                    hint="use https, or set allow_insecure = True in a trusted network",
                 )
 
 
-async def _following(flow: Flow, response: Response) -> httpx.Request | None:
-    """What an authenticator sends after it has heard an answer."""
+async def _next_request(flow: AuthFlow, response: Response) -> httpx.Request | None:
+    """The authenticator's next request after a response; None after the last one."""
     try:
         return await flow.asend(response)
     except StopAsyncIteration:
         return None
 
 
-async def _heard_out(renewal: Coroutine[Any, Any, T]) -> T:
-    """A renewal that goes on where the caller is cancelled meanwhile, for ten seconds more.
+async def _complete_renewal(renewal: Coroutine[Any, Any, T]) -> T:
+    """Run a token renewal to its end, for at most ten more seconds if the caller is cancelled.
 
-    A token that was rotated, and was not taken, cannot be had again. A task of its own, since no cancel scope holds
-    back a plain `Task.cancel()`; it ends in here.
+    A rotated token whose response is lost cannot be fetched again. The renewal is a task, because no cancel
+    scope shields from a plain `Task.cancel()`; the task ends before this function returns.
     """
     task = asyncio.ensure_future(renewal)
     try:
@@ -347,19 +361,19 @@ async def _heard_out(renewal: Coroutine[Any, Any, T]) -> T:
     except asyncio.CancelledError:
         # A cancelled scope would cancel the wait again and again.
         with anyio.CancelScope(shield=True):
-            await asyncio.wait({task}, timeout=_LAST_WORDS)
+            await asyncio.wait({task}, timeout=_RENEWAL_GRACE_S)
         raise
     finally:
         task.cancel()
-        while not task.done():  # nothing may be asked of the authenticator that it is still busy with
+        while not task.done():  # the authenticator may not be used again before it has finished
             with suppress(asyncio.CancelledError), anyio.CancelScope(shield=True):
                 await asyncio.wait({task})
         if not task.cancelled():
-            task.exception()  # has been told, or nobody is there to hear it
+            task.exception()  # already raised, or the caller is cancelled
 
 
-def copied(request: httpx.Request) -> Request:
-    """A request that a middleware made itself, as our own kind."""
+def to_request(request: httpx.Request) -> Request:
+    """A request that a middleware created, as an asyncstreams Request."""
     return Request(
         request.method,
         str(request.url),
@@ -369,20 +383,20 @@ def copied(request: httpx.Request) -> Request:
     )
 
 
-def _pairs(request: httpx.Request) -> list[tuple[str, str]]:
+def _header_pairs(request: httpx.Request) -> list[tuple[str, str]]:
     return request.header_pairs() if isinstance(request, Request) else request.headers.multi_items()
 
 
-def _complete(request: httpx.Request, transport: httpx.AsyncBaseTransport) -> None:
-    """Add what aiohttp adds by itself, and httpx's transports expect of their client."""
+def _add_client_headers(request: httpx.Request, transport: httpx.AsyncBaseTransport) -> None:
+    """Add the headers that httpx's transports expect from their client; our transport adds them itself."""
     if not isinstance(transport, AiohttpTransport):
         request.headers.setdefault("Host", request.url.netloc.decode("ascii"))
         if request.content:
             request.headers.setdefault("Content-Length", str(len(request.content)))
 
 
-def as_ours(response: httpx.Response, request: httpx.Request) -> Response:
-    """A transport's response as our own kind: mocks and other transports answer with httpx's."""
+def to_response(response: httpx.Response, request: httpx.Request) -> Response:
+    """A transport's response as an asyncstreams Response; mocks and other transports return httpx's."""
     if isinstance(response, Response):
         return response
     return Response(
@@ -394,7 +408,7 @@ def as_ours(response: httpx.Response, request: httpx.Request) -> Response:
     )
 
 
-async def let_go(response: Response | None) -> None:
-    """Drop a body that is still arriving."""
+async def discard(response: Response | None) -> None:
+    """Close the connection of a body that is still arriving."""
     if response is not None and not response.has_body:
         await response.aclose()

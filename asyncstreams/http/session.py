@@ -1,4 +1,4 @@
-"""What is open while something is being read: connections, gates, time and chance."""
+"""Sessions: connections, governors, clock and randomness of running reads, one per event loop."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ T = TypeVar("T")
 
 
 class Session:
-    """Connections per origin and client options, governors per quota key; for one event loop.
+    """Connections per origin and client options, and governors per quota key, for one event loop.
 
-    What the session opened is closed with it.
+    The session closes whatever it opened.
     """
 
     def __init__(self, clock: Clock, random: Random, listeners: Sequence[Listener] = ()) -> None:
@@ -40,50 +40,50 @@ class Session:
         self.random = random
         self.listeners = listeners
         self._transports: dict[tuple[Origin, ClientOptions], httpx.AsyncBaseTransport] = {}
-        # With the credential, whose id nobody else can have as long as it is kept.
+        # The credential is stored as well: its id is unique only as long as it exists.
         self._governors: dict[tuple[Origin, int, str | None], tuple[Governor, object]] = {}
         self._hosts: dict[tuple[Origin, int], HostState] = {}
         self._lag = LoopLag()
-        self.alarm = Deadlines()
-        self._kept: dict[int, object] = {}
+        self.deadlines = Deadlines()
+        self._cache: dict[int, object] = {}
 
     def transport_for(self, origin: Origin, options: ClientOptions) -> httpx.AsyncBaseTransport:
-        """What sends to this origin, where the stream brings no transport of its own."""
+        """The transport to this origin, for streams without a transport of their own."""
         key = (origin, options)
         transport = self._transports.get(key)
         if transport is None:
             transport = self._transports[key] = _open(origin, options)
         return transport
 
-    def governor_for(self, origin: Origin, credential: object, label: str | None = None) -> Governor:
-        """The governor of this origin, credential (told by identity) and label."""
-        key = (origin, id(credential), label)
-        known = self._governors.get(key)
-        if known is None:
+    def governor_for(self, origin: Origin, credential: object, quota_group: str | None = None) -> Governor:
+        """The governor of this origin, credential (compared by identity) and quota group."""
+        key = (origin, id(credential), quota_group)
+        entry = self._governors.get(key)
+        if entry is None:
             host = self._hosts.setdefault(key[:2], HostState(self.random))
-            known = self._governors[key] = Governor(self.clock, self.random, self._lag, host), credential
-        return known[0]
+            entry = self._governors[key] = Governor(self.clock, self.random, self._lag, host), credential
+        return entry[0]
 
-    def kept_for(self, owner: object, make: Callable[[], T]) -> T:
-        """What `make` made when `owner` first asked; it lives as long as the session is open."""
-        if id(owner) not in self._kept:
-            self._kept[id(owner)] = make()
-        return cast(T, self._kept[id(owner)])
+    def cached(self, key: object, factory: Callable[[], T]) -> T:
+        """The result of `factory`, which is called once for each `key` object while the session is open."""
+        if id(key) not in self._cache:
+            self._cache[id(key)] = factory()
+        return cast(T, self._cache[id(key)])
 
     async def aclose(self) -> None:
         """Close what the session opened."""
         with anyio.CancelScope(shield=True):
-            async with AsyncExitStack() as everything:
+            async with AsyncExitStack() as stack:
                 for transport in self._transports.values():
-                    everything.push_async_callback(transport.aclose)
+                    stack.push_async_callback(transport.aclose)
         self._transports.clear()
-        self._kept.clear()
+        self._cache.clear()
         self._lag.stop()
-        self.alarm.stop()
+        self.deadlines.stop()
 
 
 class SessionPool:
-    """At most one open session per event loop: whoever comes while it is open shares it."""
+    """At most one open session per event loop, shared by all its users."""
 
     def __init__(self, open_session: Callable[[], Session]) -> None:
         self._open_session = open_session
@@ -91,22 +91,22 @@ class SessionPool:
 
     @property
     def is_open(self) -> bool:
-        """Whether anybody has a lease, in any event loop."""
+        """Whether a session is open, in any event loop."""
         return bool(self._open)
 
     def lease(self) -> SessionLease:
-        """The running loop's session, opened by the first that asks and closed by the last that leaves."""
+        """The running loop's session: opened for its first user, and closed after its last."""
         return SessionLease(self)
 
     def acquire(self) -> Session:
-        """For Lease: one user more."""
+        """Add a user of the running loop's session, which is opened if there is none; for SessionLease."""
         loop = asyncio.get_running_loop()
         session, users = self._open.get(loop) or (self._open_session(), 0)
         self._open[loop] = (session, users + 1)
         return session
 
     async def release(self) -> None:
-        """For Lease: one user less."""
+        """Remove a user; the last one closes the session; for SessionLease."""
         loop = asyncio.get_running_loop()
         session, users = self._open[loop]
         if users > 1:
@@ -117,27 +117,30 @@ class SessionPool:
 
 
 class SessionLease:
-    """No generator: one that is left open at the end of a loop could not be closed in the right order."""
+    """A use of the running loop's session.
 
-    def __init__(self, sessions: SessionPool) -> None:
-        self._sessions = sessions
+    A class, because a generator left open at the end of a loop could not be closed in the right order.
+    """
+
+    def __init__(self, pool: SessionPool) -> None:
+        self._pool = pool
 
     async def __aenter__(self) -> Session:
-        return self._sessions.acquire()
+        return self._pool.acquire()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._sessions.release()
+        await self._pool.release()
 
 
 def _open(origin: Origin, options: ClientOptions) -> httpx.AsyncBaseTransport:
     if not options.proxy and not options.http2:
-        # Loading the certificate authorities takes 20 ms, which nobody needs who does not encrypt.
+        # Loading the certificate authorities takes 20 ms, and only https needs them.
         return AiohttpTransport(_tls(options) if origin.scheme == "https" else None, reuse=options.reuse)
     if options.http2 and importlib.util.find_spec("h2") is None:
-        raise ConfigError('request_kwargs: http2 needs another package: pip install "asyncstreams[http2]"')
-    # No limits: httpcore's pool loses connections when those who queue in it are cancelled.
+        raise ConfigError("request_kwargs: http2 needs the package h2", hint='pip install "asyncstreams[http2]"')
+    # No limits: httpcore's pool loses connections if requests that wait in it are cancelled.
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     return httpx.AsyncHTTPTransport(
         verify=_tls(options), proxy=options.proxy, http2=options.http2, limits=limits, trust_env=False
@@ -151,12 +154,12 @@ def _tls(options: ClientOptions) -> ssl.SSLContext:
         raise ConfigError(f"request_kwargs: verify or cert cannot be loaded: {error.strerror or error}") from None
 
 
-def borrowed(transport: httpx.AsyncBaseTransport | MockRouter | None) -> httpx.AsyncBaseTransport | None:
-    """What the user gave as transport, which stays open: a router is wrapped. Raises ConfigError."""
+def as_transport(transport: httpx.AsyncBaseTransport | MockRouter | None) -> httpx.AsyncBaseTransport | None:
+    """The user's transport, which stays open; a mock router is wrapped. Raises ConfigError."""
     if transport is None or isinstance(transport, httpx.AsyncBaseTransport):
         return transport
     if isinstance(transport, MockRouter):
         return httpx.MockTransport(transport.async_handler)
     raise ConfigError(
-        f"transport={type(transport).__name__}: an httpx.AsyncBaseTransport, such as httpx.MockTransport, is needed"
+        f"transport={type(transport).__name__}: must be an httpx.AsyncBaseTransport, such as httpx.MockTransport"
     )

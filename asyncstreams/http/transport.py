@@ -1,9 +1,9 @@
-"""How does a request reach the network: an httpx transport over aiohttp, raw bytes and no extras.
+"""httpx transport over aiohttp's connector and protocol, with raw bodies.
 
-httpcore's pool costs many times aiohttp's at 100 connections (benchmarks/read.py), and can be
-killed by cancelling those who wait for it (httpcore #1093). Of aiohttp, its connector and its
-protocol do the work: names, connections, TLS, the pool, and reading the answer. Its client between
-them, which builds each request and each response a second time, costs as much again.
+At 100 connections, httpcore's pool costs many times that of aiohttp (benchmarks/read.py), and the
+cancellation of waiting requests can break it (httpcore #1093). aiohttp's connector and protocol do
+name resolution, connections, TLS, pooling and response parsing. aiohttp's client is not used: it
+builds each request and response a second time, which costs as much again.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from .body import AbortableStream
 from .request_head import request_head
 
 # Below the 5 s after which many servers close an idle connection.
-_KEEP_ALIVE = 4.5
-# Signed links and cookies of gateways grow beyond aiohttp's 8 KiB.
-_LONGEST_HEADER = 64 * 1024
-_MOST_HEADERS = 512
+_KEEP_ALIVE_S = 4.5
+# Signed links and gateway cookies exceed aiohttp's default of 8 KiB.
+_MAX_HEADER_BYTES = 64 * 1024
+_MAX_HEADERS = 512
 _AUTHORITY = re.compile(r"https?://[^/?]+")
 
 
@@ -55,18 +55,18 @@ def tls_context(
 
 
 class AiohttpTransport(httpx.AsyncBaseTransport):
-    """Sends each request as it is, once: no redirects, cookies, decompression, proxies of the environment.
+    """Sends each request once and unchanged: no redirects, cookies, decompression or proxies of the environment.
 
     Bound to the event loop of its first request. `reuse=False` uses each connection once, for
-    requests that must not meet one that the server has just closed. Nobody queues in the pool:
-    it has no limit.
+    requests that must not be sent on a connection that the server has just closed. The pool has no
+    limit, so no request waits in it.
     """
 
     def __init__(self, tls: ssl.SSLContext | None = None, *, reuse: bool = True) -> None:
         self._tls = tls
         self._reuse = reuse
         self._connector: aiohttp.TCPConnector | None = None
-        self._peers: dict[str, PeerConnection] = {}
+        self._peers: dict[str, Peer] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if isinstance(request, Request):
@@ -77,21 +77,21 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             url, body = str(request.url), await request.aread()
         failure: httpx.TransportError
         try:
-            peer, target = self._peer(url)
+            peer, target = self._peer_for(url)
             head = request_head(request.method, target, peer.host, headers, len(body), close=not self._reuse)
-            connection, protocol = await self._connection(peer, request.extensions)
+            connection, protocol = await self._connect(peer, request.extensions)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            failure = _as_httpx(error)
+            failure = _to_httpx(error)
         else:
             try:
-                return await _answer(request, connection, protocol, head + body)
+                return await _send_message(request, connection, protocol, head + body)
             except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
                 _drop(connection)
-                failure = _as_httpx(error)
+                failure = _to_httpx(error)
             except BaseException:
                 _drop(connection)
                 raise
-        # Raised outside the handler: aiohttp's errors may show a URL with its query.
+        # Raised outside the handler: aiohttp's errors may contain a URL with its query.
         raise failure
 
     async def aclose(self) -> None:
@@ -99,8 +99,8 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             await self._connector.close()
             self._connector = None
 
-    def _peer(self, url: str) -> tuple[PeerConnection, str]:
-        """Whom a URL addresses, and the target of the request line. Raises ValueError."""
+    def _peer_for(self, url: str) -> tuple[Peer, str]:
+        """The peer that a URL addresses, and the target of the request line. Raises ValueError."""
         url = url.partition("#")[0]
         split = _AUTHORITY.match(url)
         if split is None:
@@ -109,39 +109,37 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         peer = self._peers.get(origin)
         if peer is None:
             tls = (self._tls or tls_context()) if origin.startswith("https") else True
-            pattern = PatternRequest("GET", URL(f"{origin}/"), loop=asyncio.get_running_loop(), ssl=tls)
-            peer = self._peers[origin] = PeerConnection(pattern, pattern.headers["Host"])
+            pattern = TemplateRequest("GET", URL(f"{origin}/"), loop=asyncio.get_running_loop(), ssl=tls)
+            peer = self._peers[origin] = Peer(pattern, pattern.headers["Host"])
         return peer, target if target.startswith("/") else f"/{target}"
 
-    async def _connection(
-        self, peer: PeerConnection, extensions: Mapping[str, Any]
-    ) -> tuple[Connection, ResponseHandler]:
-        """One that nobody else has, and on which no bytes came that nobody had asked for."""
-        connector = self._connector or self._open()
+    async def _connect(self, peer: Peer, extensions: Mapping[str, Any]) -> tuple[Connection, ResponseHandler]:
+        """An unused connection of the pool or a new one, without unsolicited bytes."""
+        connector = self._connector or self._open_connector()
         timeout = _client_timeout(extensions.get("timeout", {}).get("connect"))
         while True:
             try:
-                connection = await connector.connect(peer.pattern, [], timeout)
+                connection = await connector.connect(peer.template, [], timeout)
             except TimeoutError:
                 raise aiohttp.ConnectionTimeoutError from None
             protocol = connection.protocol
             if protocol is not None and not protocol.should_close:
-                told: Callable[[], None] | None = extensions.get("connected")
-                if told is not None:
-                    told()
+                on_connected: Callable[[], None] | None = extensions.get("connected")
+                if on_connected is not None:
+                    on_connected()
                 return connection, protocol
             connection.close()
 
-    def _open(self) -> aiohttp.TCPConnector:
+    def _open_connector(self) -> aiohttp.TCPConnector:
         if self._reuse:
-            self._connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE)
+            self._connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S)
         else:
             self._connector = aiohttp.TCPConnector(limit=0, force_close=True)
         return self._connector
 
 
-class PatternRequest(aiohttp.ClientRequest):
-    """What the connector wants to see of every request to one origin."""
+class TemplateRequest(aiohttp.ClientRequest):
+    """The request that the connector needs to connect to one origin."""
 
     _key: ConnectionKey | None = None
 
@@ -152,33 +150,33 @@ class PatternRequest(aiohttp.ClientRequest):
         return self._key
 
 
-class PeerConnection(NamedTuple):
-    """Whom a transport talks to, and its name in headers."""
+class Peer(NamedTuple):
+    """The server of one origin, and its value of the Host header."""
 
-    pattern: PatternRequest
+    template: TemplateRequest
     host: str
 
 
-async def _answer(
+async def _send_message(
     request: httpx.Request, connection: Connection, protocol: ResponseHandler, message: bytes
 ) -> Response:
-    """Sends a whole message, and waits for the head of its answer."""
+    """Send a complete message, and wait for the head of its response."""
     protocol.set_response_params(
         skip_payload=request.method == "HEAD",
         read_until_eof=True,
         auto_decompress=False,
-        max_line_size=_LONGEST_HEADER,
-        max_field_size=_LONGEST_HEADER,
-        max_headers=_MOST_HEADERS,
+        max_line_size=_MAX_HEADER_BYTES,
+        max_field_size=_MAX_HEADER_BYTES,
+        max_headers=_MAX_HEADERS,
     )
     if protocol.transport is None:
         raise aiohttp.ServerDisconnectedError
-    # All of it at once: a server that answers before it has read a large body is heard as well.
+    # Written without waiting, so that an early response to a large body is received as well.
     protocol.transport.write(message)
     head, content = await protocol.read()
     while 100 <= head.code < 200 and head.code != 101:
         head, content = await protocol.read()
-    content.on_eof(functools.partial(_give_back, connection) if request.content else connection.release)
+    content.on_eof(functools.partial(_release, connection) if request.content else connection.release)
     return Response(
         head.code,
         headers=head.raw_headers,
@@ -188,15 +186,15 @@ async def _answer(
     )
 
 
-def _give_back(connection: Connection) -> None:
-    """Back into the pool, unless the server has answered before all of the request was written."""
+def _release(connection: Connection) -> None:
+    """Return the connection to the pool, unless the server responded before it read the complete request."""
     if _is_writing(connection):
         _drop(connection)
     connection.release()
 
 
 def _drop(connection: Connection) -> None:
-    """Close it, without waiting for a server to take what is still to be written; no more than once."""
+    """Close the connection without waiting for unsent bytes; repeated calls have no effect."""
     if _is_writing(connection) and (transport := connection.transport) is not None:
         transport.abort()
     connection.close()
@@ -208,7 +206,7 @@ def _is_writing(connection: Connection) -> bool:
 
 
 class ResponseStream(AbortableStream):
-    """The raw body of one response, piece by piece; its own iterator, since a generator costs more."""
+    """The raw body of one response, piece by piece; its own iterator, because a generator costs more."""
 
     def __init__(self, connection: Connection, content: aiohttp.StreamReader) -> None:
         self._connection = connection
@@ -222,7 +220,7 @@ class ResponseStream(AbortableStream):
         try:
             piece = await self._content.readany()
         except (aiohttp.ClientError, OSError) as error:
-            failure = _as_httpx(error)
+            failure = _to_httpx(error)
         else:
             if not piece:
                 raise StopAsyncIteration
@@ -230,39 +228,39 @@ class ResponseStream(AbortableStream):
         raise failure
 
     def close_now(self) -> None:
-        # Read to its end, the connection is back in the pool already, and this does nothing.
+        # After a complete read the connection is already back in the pool, and this does nothing.
         _drop(self._connection)
 
 
 @functools.lru_cache(maxsize=64)
 def _client_timeout(connect: float | None) -> aiohttp.ClientTimeout:
-    # All other limits are kept above the transport, the same for every kind of it.
+    # All other limits are enforced above the transport, for every kind of transport.
     return aiohttp.ClientTimeout(total=None, connect=connect, sock_connect=connect)
 
 
-def _as_httpx(error: Exception) -> httpx.TransportError:
-    """The httpx error of the same meaning; its text holds no URL, header or body."""
+def _to_httpx(error: Exception) -> httpx.TransportError:
+    """The httpx error of the same meaning; its text contains no URL, header or body."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError | ssl.SSLCertVerificationError):
-        return CertificateRejected(_reason(error))
+        return CertificateRejected(_reason_for(error))
     if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
-        return httpx.ConnectError(f"the TLS handshake failed: {_reason(error)}")
+        return httpx.ConnectError(f"the TLS handshake failed: {_reason_for(error)}")
     if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return HostNotFound(_reason(error))
+        return HostNotFound(_reason_for(error))
     if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return httpx.ConnectTimeout("connecting took too long")
+        return httpx.ConnectTimeout("the connection timed out")
     if isinstance(error, aiohttp.ClientConnectorError):
-        return httpx.ConnectError(_reason(error))
+        return httpx.ConnectError(_reason_for(error))
     if isinstance(error, aiohttp.ServerDisconnectedError):
-        return httpx.RemoteProtocolError("the server closed the connection without an answer")
+        return httpx.RemoteProtocolError("the server closed the connection without a response")
     if isinstance(error, aiohttp.ClientPayloadError):
         return httpx.RemoteProtocolError("the connection ended before the body did")
     if isinstance(error, HttpProcessingError):
-        return httpx.RemoteProtocolError("the server's answer is not valid HTTP")
+        return httpx.RemoteProtocolError("the server's response is not valid HTTP")
     if isinstance(error, TimeoutError):
         return httpx.ReadTimeout("timed out")
     if isinstance(error, OSError):
-        return httpx.ReadError(_reason(error))
-    return httpx.LocalProtocolError("a header or the URL holds a character that HTTP does not allow")
+        return httpx.ReadError(_reason_for(error))
+    return httpx.LocalProtocolError("a header or the URL contains a character that HTTP does not allow")
 
 
 class CertificateRejected(httpx.ConnectError):
@@ -273,7 +271,7 @@ class HostNotFound(httpx.ConnectError):
     """The host's name could not be resolved."""
 
 
-def _reason(error: Exception) -> str:
+def _reason_for(error: Exception) -> str:
     cause = getattr(error, "os_error", None) or getattr(error, "certificate_error", None) or error
     if isinstance(cause, ssl.SSLCertVerificationError):
         return cause.verify_message

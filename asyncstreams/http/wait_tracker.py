@@ -1,4 +1,4 @@
-"""What do the requests of a stream wait for, and until when?"""
+"""Current waits of the requests of a stream, with reasons and ends."""
 
 from __future__ import annotations
 
@@ -9,44 +9,46 @@ from contextlib import contextmanager
 from ..clock import Clock
 from ..events import EventEmitter, WaitStarted
 
-# A wait that ends so many seconds later than the one that was told is told as well: a rate makes each wait anew.
-_NEWS, _SELDOM = 1.0, 10.0
+# Another wait is announced only if it ends later than the last announced one by its own length, within
+# these bounds: a rate limit causes many short waits.
+_MIN_EXTENSION_S, _MAX_EXTENSION_S = 1.0, 10.0
 
 
 class WaitTracker:
-    """The waits of one stream's requests in one reading, by reason."""
+    """The waits of one stream's requests in one session, by reason."""
 
-    def __init__(self, stream_name: str, audience: EventEmitter, clock: Clock) -> None:
-        self._stream_name, self._audience, self._clock = stream_name, audience, clock
+    def __init__(self, stream_name: str, events: EventEmitter, clock: Clock) -> None:
+        self._stream_name, self._events, self._clock = stream_name, events, clock
         self._counts: dict[str, int] = {}
         self._ends: dict[str, float] = {}
-        self._told: dict[str, float] = {}
+        self._announced_until: dict[str, float] = {}
 
     @contextmanager
-    def on(self, reason: str, seconds: float) -> Generator[None]:
-        """One request more waits inside, for about so long; infinity: nobody knows how long."""
+    def track(self, reason: str, seconds: float) -> Generator[None]:
+        """Count a request as waiting inside the block, for about `seconds`; infinity if the end is unknown."""
         until = self._clock.monotonic() + seconds
         self._counts[reason] = self._counts.get(reason, 0) + 1
-        # An end that nobody knows gives way to one that is known.
-        before = self._ends.get(reason, 0.0)
-        self._ends[reason] = until if before == math.inf else max(until, before)
+        # A known end replaces an unknown one.
+        previous = self._ends.get(reason, 0.0)
+        self._ends[reason] = until if previous == math.inf else max(until, previous)
         try:
             yield
         finally:
             self._counts[reason] -= 1
 
     @contextmanager
-    def told(self, reason: str, seconds: float) -> Generator[None]:
-        """The same, for a wait that many share: it is told to who listens, once in the time that it takes."""
+    def announce(self, reason: str, seconds: float) -> Generator[None]:
+        """Count a request as waiting, and emit WaitStarted once per wait: many requests may share it."""
         now = self._clock.monotonic()
-        if now + seconds > self._told.get(reason, -math.inf) + max(_NEWS, min(seconds, _SELDOM)):
-            self._told[reason] = now + seconds
-            self._audience.emit(WaitStarted(self._stream_name, reason, seconds))
-        with self.on(reason, seconds):
+        extension = max(_MIN_EXTENSION_S, min(seconds, _MAX_EXTENSION_S))
+        if now + seconds > self._announced_until.get(reason, -math.inf) + extension:
+            self._announced_until[reason] = now + seconds
+            self._events.emit(WaitStarted(self._stream_name, reason, seconds))
+        with self.track(reason, seconds):
             yield
 
     def __str__(self) -> str:
-        """What is waited for at this moment; empty where nothing is."""
+        """The current waits with their reasons; empty if there are none."""
         now = self._clock.monotonic()
         return ", ".join(
             f"{count} {_verb(count)} for {reason}{_until(self._ends[reason] - now)}"

@@ -1,4 +1,4 @@
-"""What does a `Link` header say (RFC 8288, section 3)?"""
+"""Parser for the `Link` header (RFC 8288, section 3)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _NEXT = re.compile(r"\s*,")
 
 
 def parse_link_header(value: str) -> dict[str, str]:
-    """Targets by relation type, lower-cased; the first of a type wins, what is malformed is skipped.
+    """Targets by relation type in lower case. The first link of a type wins; malformed links are skipped.
 
-    Several headers are joined by commas, as HTTP has it. A link with an `anchor` speaks of
-    another resource and is left out.
+    Several headers must be joined by commas (RFC 9110, 5.3). A link with an `anchor` describes another resource and
+    is skipped.
     """
     links: dict[str, str] = {}
     position = 0

@@ -12,7 +12,7 @@ from pathlib import Path
 import platformdirs
 
 from ..errors import ConfigError
-from ..storage.framing import FORMAT, CorruptData, LogFooter
+from ..storage.framing import LOG_FORMAT, CorruptData, LogFooter
 from .log_file import LogFile, whole
 
 _log = logging.getLogger("asyncstreams")
@@ -69,15 +69,15 @@ class CacheDir:
             _log.warning("the parent log %s is damaged: %s; it is set aside as %s", path.name, error, aside.name)
             os.replace(path, aside)
             return None
-        if begin.format == FORMAT and 0 <= now - begin.at < ttl:
+        if begin.format == LOG_FORMAT and 0 <= now - begin.started_at < ttl:
             return log, start, counts
         log.close()
-        if begin.format != FORMAT:
+        if begin.format != LOG_FORMAT:
             _log.warning(
                 "the parent log %s has format %d and this version reads format %d; the parent is fetched again",
                 path.name,
                 begin.format,
-                FORMAT,
+                LOG_FORMAT,
             )
         return None
 

@@ -13,7 +13,7 @@ from ..protocols import Stream
 # Attributes that change how a stream is read, and not what is read.
 _READING_OPTIONS = frozenset(
     ("adaptive", "allow_insecure", "allowed_origins", "availability_strategy", "backoff", "body_limits")
-    + ("cache_dir", "cache_filename", "cache_ttl", "clock", "home", "idempotent", "listeners", "detect_loops")
+    + ("cache_dir", "cache_filename", "cache_ttl", "clock", "session_owner", "idempotent", "listeners", "detect_loops")
     + ("max_concurrency", "max_failed_slices", "max_pages", "max_quarantined", "max_server_wait", "max_time")
     + ("max_tries", "outage_timeout", "parallel_pages", "quota_group", "rate_limit", "rate_limit_cost", "seed")
     + ("timeouts", "transport", "use_cache", "weight")
@@ -28,7 +28,7 @@ _DECLARATION = (
     "validation",
     "authenticator",
 )
-_CACHED = frozenset(("_streams_body", "_uses_paginator", "_fits"))
+_CACHED = frozenset(("_streams_body", "_uses_paginator", "_batch_size"))
 
 
 def fingerprint(stream: Stream, salt: bytes = b"") -> str:

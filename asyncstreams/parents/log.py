@@ -10,7 +10,7 @@ from typing import TypeAlias
 import anyio
 
 from ..models import Record
-from ..storage.framing import HEAD_SIZE, CorruptData, LogFooter, end_frame, frames, length_at, page_frame
+from ..storage.framing import HEAD_SIZE, CorruptData, LogFooter, footer_frame, frame_length_at, iter_frames, page_frame
 from .log_file import LogFile
 
 _WRITTEN = 256 * 1024  # bytes that are written in one hop to a thread
@@ -143,7 +143,7 @@ class ParentLog:
 
         def read() -> bytes:
             data = file.read(self._base + offset, min(_CHUNK, most))
-            if len(data) >= HEAD_SIZE and (length := length_at(data, 0)) > len(data):
+            if len(data) >= HEAD_SIZE and (length := frame_length_at(data, 0)) > len(data):
                 data = file.read(self._base + offset, min(length, most))
             return data
 
@@ -233,7 +233,7 @@ class LogReader:
             frame = self._log.at(self.offset)
             data = await self._log.from_disk(self.offset) if frame is None else frame
             before = 0
-            for _, payload, end in frames(memoryview(data), are_checked=self._log.is_checked):
+            for _, payload, end in iter_frames(memoryview(data), already_checked=self._log.is_checked):
                 self._ahead.append((payload, end - before))
                 before = end
             if not self._ahead:
@@ -269,7 +269,7 @@ async def pages_of(readers: Sequence[LogReader], news: asyncio.Event) -> AsyncGe
 
 
 def _end_size(counts: LogFooter) -> int:
-    return len(end_frame(counts))
+    return len(footer_frame(counts))
 
 
 def _no_file() -> LogFile:

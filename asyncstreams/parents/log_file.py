@@ -15,15 +15,15 @@ from ..storage.framing import (
     CorruptData,
     LogFooter,
     LogHeader,
-    begin_frame,
-    end_frame,
-    frames,
-    is_begin,
-    is_end,
+    footer_frame,
+    frame_length_at,
+    header_frame,
+    is_footer,
+    is_header,
     is_page,
-    length_at,
-    read_begin,
-    read_end,
+    iter_frames,
+    read_footer,
+    read_header,
 )
 
 _CHUNK = 1 << 20
@@ -51,7 +51,7 @@ class LogFile:
         """A new one that is to be kept, once it is whole. Raises OSError."""
         made = cls(FileIO(_opened(path, os.O_RDWR | os.O_CREAT | os.O_EXCL), "rb+"), path)
         try:
-            made.append(begin_frame(at))
+            made.append(header_frame(at))
         except BaseException:
             made.close()
             raise
@@ -80,7 +80,7 @@ class LogFile:
     def keep(self, to: Path, counts: LogFooter) -> None:
         """It is whole: end it, and give it its name. Raises OSError."""
         assert self.path is not None
-        self.append(end_frame(counts))
+        self.append(footer_frame(counts))
         os.fsync(self._file.fileno())
         os.replace(self.path, to)
         self.path = None
@@ -116,18 +116,18 @@ def _checked(log: LogFile) -> tuple[LogHeader, LogFooter, int]:
     begin: LogHeader | None = None
     while offset < log.size:
         data = log.read(offset, _CHUNK)
-        if len(data) >= HEAD_SIZE and (length := length_at(data, 0)) > len(data):
+        if len(data) >= HEAD_SIZE and (length := frame_length_at(data, 0)) > len(data):
             if length > min(_LARGEST, log.size - offset):
                 raise CorruptData("it is cut short")
             data = log.read(offset, length)
         read = 0
-        for kind, payload, read in frames(memoryview(data)):
+        for kind, payload, read in iter_frames(memoryview(data)):
             if begin is None:
-                if not is_begin(kind):
+                if not is_header(kind):
                     raise CorruptData("it is no parent log")
-                begin, start = read_begin(bytes(payload)), read
-            elif is_end(kind):
-                counts = read_end(bytes(payload))
+                begin, start = read_header(bytes(payload)), read
+            elif is_footer(kind):
+                counts = read_footer(bytes(payload))
                 if counts.pages != pages or offset + read != log.size:
                     raise CorruptData("it does not end where it says")
                 return begin, counts, start

@@ -10,7 +10,7 @@ import msgspec
 
 from .._json import as_array, as_object, decode
 from ..errors import ConfigError, MalformedJSON
-from ..models import Record, shortened
+from ..models import Record, shorten
 from ..storage.framing import CorruptData
 from .log import Decode
 
@@ -82,7 +82,7 @@ def _part(record: Record, paths: Sequence[Sequence[str]], child: str, parent: st
 def _missing(field: str, record: Record, child: str, parent: str) -> ConfigError:
     has = ", ".join(list(record)[:_SHOWN]) + (", ..." if len(record) > _SHOWN else "")
     return ConfigError(
-        f"parent_fields names {field!r}, which a record of {parent} does not have; it has {shortened(has)}",
+        f"parent_fields names {field!r}, which a record of {parent} does not have; it has {shorten(has)}",
         hint="mend the name, or leave parent_fields out: then the whole record is in the slice",
         stream=child,
     )

@@ -1,4 +1,4 @@
-"""Who is next of those who wait for the same thing: the stream that has had least by its weight?"""
+"""Weighted fair queue of waiting requests."""
 
 from __future__ import annotations
 
@@ -13,85 +13,85 @@ T = TypeVar("T")
 
 
 class QueueEntry(Generic[T]):
-    """Those of one stream, in their order; `due` is what it has had, by weight."""
+    """One stream's waiters, in order; `start_tag` is the service it has received, divided by its weight."""
 
-    __slots__ = ("__weakref__", "due", "waiting", "weight")
+    __slots__ = ("__weakref__", "start_tag", "waiting", "weight")
 
     def __init__(self, weight: float) -> None:
         self.weight = weight
-        self.due = 0.0
+        self.start_tag = 0.0
         self.waiting: deque[asyncio.Future[T]] = deque()
 
 
-L = TypeVar("L", bound=QueueEntry[Any])
+E = TypeVar("E", bound=QueueEntry[Any])
 
 
-class FairQueue(Generic[L]):
-    """Lanes of waiters (start-time fair queueing, Goyal et al., 1996).
+class FairQueue(Generic[E]):
+    """Start-time fair queueing (Goyal et al., 1996): the entry with the lowest start tag is served next.
 
-    Whoever did not wait comes back at the virtual time: it neither makes up for what it missed nor
-    is charged for it.
+    An entry that was idle returns at the current virtual time: it neither catches up on what it missed
+    nor is charged for it.
     """
 
     def __init__(self) -> None:
-        self.lanes: dict[L, None] = {}
-        """Those in which somebody waits."""
-        self._now = 0.0
+        self.entries: dict[E, None] = {}
+        """Entries with at least one waiter."""
+        self._virtual_time = 0.0
 
     def __len__(self) -> int:
-        return sum(len(lane.waiting) for lane in self.lanes)
+        return sum(len(entry.waiting) for entry in self.entries)
 
-    def ahead_of(self, lane: L) -> float:
-        """How many would go before one more of this lane, about."""
-        return len(lane.waiting) * sum(other.weight for other in self.lanes) / lane.weight
+    def ahead_of(self, entry: E) -> float:
+        """Approximate number of waiters that would be served before another one of this entry."""
+        return len(entry.waiting) * sum(other.weight for other in self.entries) / entry.weight
 
-    def __iter__(self) -> Iterator[L]:
-        """The lanes in which somebody waits, the next one first."""
-        return iter(sorted(self.lanes, key=_DUE) if len(self.lanes) > 1 else tuple(self.lanes))
+    def __iter__(self) -> Iterator[E]:
+        """Entries with waiters, the next one first."""
+        return iter(sorted(self.entries, key=_START_TAG) if len(self.entries) > 1 else tuple(self.entries))
 
-    def push(self, lane: L, *, first: bool = False) -> asyncio.Future[Any]:
-        """One more waits, for a future that whoever pops it sets; `first`: before the others of its lane."""
-        if lane not in self.lanes:
-            lane.due = max(lane.due, self._now)
-            self.lanes[lane] = None
+    def push(self, entry: E, *, first: bool = False) -> asyncio.Future[Any]:
+        """Add a waiter, whose future the caller of `pop` sets; `first`: before the others of its entry."""
+        if entry not in self.entries:
+            entry.start_tag = max(entry.start_tag, self._virtual_time)
+            self.entries[entry] = None
         waiter: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        (lane.waiting.appendleft if first else lane.waiting.append)(waiter)
+        (entry.waiting.appendleft if first else entry.waiting.append)(waiter)
         return waiter
 
-    def pop(self, lane: L) -> asyncio.Future[Any] | None:
-        """The first of a lane, which has its turn; None where nobody there wants it any more."""
-        while lane.waiting:
-            waiter = lane.waiting.popleft()
+    def pop(self, entry: E) -> asyncio.Future[Any] | None:
+        """Remove and charge the first waiter of an entry that is not done; None if there is none."""
+        while entry.waiting:
+            waiter = entry.waiting.popleft()
             if not waiter.done():
-                self._now = max(self._now, lane.due)
-                lane.due += 1 / lane.weight
-                self._tidy(lane)
+                self._virtual_time = max(self._virtual_time, entry.start_tag)
+                entry.start_tag += 1 / entry.weight
+                self._drop_if_empty(entry)
                 return waiter
-        self._tidy(lane)
+        self._drop_if_empty(entry)
         return None
 
-    def send_away(self, lane: L) -> None:
-        """All of a lane wait no more, and are told None."""
-        while lane.waiting:
-            waiter = lane.waiting.popleft()
+    def dismiss(self, entry: E) -> None:
+        """Remove all waiters of an entry, with None as their result."""
+        while entry.waiting:
+            waiter = entry.waiting.popleft()
             if not waiter.done():
                 waiter.set_result(None)
-        self._tidy(lane)
+        self._drop_if_empty(entry)
 
-    def passed(self, lane: L) -> None:
-        """One of a lane went without waiting."""
-        self._now = lane.due = max(lane.due, self._now)
-        lane.due += 1 / lane.weight
+    def charge(self, entry: E) -> None:
+        """Charge an entry for a request that did not wait."""
+        self._virtual_time = entry.start_tag = max(entry.start_tag, self._virtual_time)
+        entry.start_tag += 1 / entry.weight
 
-    def forget(self, lane: L, waiter: asyncio.Future[Any]) -> None:
-        """It waits no more."""
+    def remove(self, entry: E, waiter: asyncio.Future[Any]) -> None:
+        """Remove a waiter; no error if it is not in the queue."""
         with suppress(ValueError):
-            lane.waiting.remove(waiter)
-        self._tidy(lane)
+            entry.waiting.remove(waiter)
+        self._drop_if_empty(entry)
 
-    def _tidy(self, lane: L) -> None:
-        if not lane.waiting:
-            self.lanes.pop(lane, None)
+    def _drop_if_empty(self, entry: E) -> None:
+        if not entry.waiting:
+            self.entries.pop(entry, None)
 
 
-_DUE = attrgetter("due")
+_START_TAG = attrgetter("start_tag")

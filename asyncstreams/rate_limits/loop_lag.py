@@ -1,49 +1,50 @@
-"""How late is this event loop with what is due: time that no server is to blame for?"""
+"""Measurement of the event loop's own delay."""
 
 from __future__ import annotations
 
 import asyncio
 
-_EVERY = 0.05
+_INTERVAL_S = 0.05
 
 
 class LoopLag:
-    """Looks twenty times a second while somebody asks, and stops soon after.
+    """How late the event loop runs its timers; this delay must not be counted as server latency.
 
+    Measures twenty times a second while `sample` is called, and stops soon after the last call.
     `seconds` is the larger of the last two delays.
     """
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self._last = 0.0
-        self._is_asked = False
-        self._due = 0.0
+        self._last_delay = 0.0
+        self._is_in_use = False
+        self._due_at = 0.0
         self._handle: asyncio.TimerHandle | None = None
 
-    def ask(self) -> float:
-        """The delay, and a reason to go on looking."""
-        self._is_asked = True
+    def sample(self) -> float:
+        """Return the delay in seconds and keep the measurement running."""
+        self._is_in_use = True
         if self._handle is None:
-            self._begin()
+            self._schedule()
         return self.seconds
 
     def stop(self) -> None:
-        """Look no more."""
+        """Cancel the measurement; `sample` starts it again."""
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
 
-    def _begin(self) -> None:
+    def _schedule(self) -> None:
         loop = asyncio.get_running_loop()
-        self._due = loop.time() + _EVERY
-        self._handle = loop.call_at(self._due, self._look, loop)
+        self._due_at = loop.time() + _INTERVAL_S
+        self._handle = loop.call_at(self._due_at, self._measure, loop)
 
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        late = max(0.0, loop.time() - self._due)
-        self.seconds, self._last = max(late, self._last), late
+    def _measure(self, loop: asyncio.AbstractEventLoop) -> None:
+        delay = max(0.0, loop.time() - self._due_at)
+        self.seconds, self._last_delay = max(delay, self._last_delay), delay
         self._handle = None
-        if self._is_asked:
-            self._is_asked = False
-            self._begin()
+        if self._is_in_use:
+            self._is_in_use = False
+            self._schedule()
         else:
-            self.seconds = self._last = 0.0
+            self.seconds = self._last_delay = 0.0

@@ -1,7 +1,7 @@
-"""What does a response tell of the quotas that its request counted against?
+"""Server-reported quotas, parsed from response headers.
 
-This runs for every response. Which of its headers matter follows from their names alone, which are
-the same on most responses of an API: so that is found out once for each set of names, and kept.
+This runs for every response. The header names determine which headers matter, and most responses of an
+API have the same names. So a parse plan is built once for each set of names and cached.
 """
 
 from __future__ import annotations
@@ -14,139 +14,160 @@ from typing import NamedTuple, Protocol
 
 from ..messages import Response
 from .header_values import (
-    ROUNDING,
+    ROUNDING_S,
     HeaderIndex,
     ResponseTiming,
     ServerClock,
-    ahead,
-    count,
-    nth,
-    number,
-    resets_in,
+    non_negative,
+    parse_number,
+    parse_reset,
+    seconds_ahead,
     split_values,
+    value_at,
 )
 from .retry_after import retry_after
 from .structured_fields import Item, parse_dictionary, parse_list
-from .vendor_headers import COUNTERS, PAIRS_PREFIX, POLICY, STATE, USAGES, CounterNames, UsageNames
+from .vendor_headers import (
+    COUNTER_HEADERS,
+    POLICY_HEADERS,
+    STATE_HEADERS,
+    USAGE_HEADERS,
+    ZENDESK_PREFIX,
+    CounterNames,
+    UsageNames,
+)
 
-_KEPT_PLANS, _KEPT_TEXTS, _LONGEST_NAMES, _LONGEST_NAME = 256, 64, 4096, 64
-_MOST = 64  # quotas of one response
+_MAX_CACHED_PLANS, _MAX_CACHED_TEXTS = 256, 64
+_MAX_CACHED_NAMES_BYTES = 4096  # a larger set of header names is not cached
+_MAX_NAME_LENGTH = 64  # of a quota
+_MAX_QUOTAS = 64  # of one response
 
 _USAGE = re.compile(rb"(?<![\w./-])(?:([a-z-]{1,64})=)?([0-9]{1,15})/([0-9]{1,15})(?![\w./])")
 _PAIR = re.compile(rb"(?<![\w-])(total|remaining|resets)=([0-9]{1,15})(?![\w.])")
-_ORDINARY_STATE = re.compile(rb'"([A-Za-z0-9_-]{1,64})";r=([0-9]{1,15})(?:;t=([0-9]{1,15}))?')
+_SIMPLE_STATE = re.compile(rb'"([A-Za-z0-9_-]{1,64})";r=([0-9]{1,15})(?:;t=([0-9]{1,15}))?')
 
 
 class ReportedQuota(NamedTuple):
-    """What one response tells of one quota; no number is negative, infinite or NaN.
+    """The state of one quota as one response reports it; no number is negative, infinite or NaN.
 
-    Rates are to be had in two ways, `remaining / resets_in` and `limit / window`; the lower one
-    holds. `remaining` may be above `limit`, where a bucket holds more than one window gives.
+    Two rates follow from it, `remaining / resets_in` and `limit / window`; the lower one applies.
+    `remaining` may exceed `limit` if a bucket holds more than one window refills.
     """
 
     name: str
-    """The policy's, followed by its partition or resource, or the header's where policies have no names."""
+    """Name of the policy with its partition or resource, or of the header if policies have no names."""
     remaining: float
-    """Units, mostly requests, until the reset; of a policy whose state is not told, its limit."""
+    """Units, usually requests, until the reset; the limit of a policy whose state is not reported."""
     resets_in: float | None
-    """Seconds from when the response came; None where nothing tells, or nothing that can be true."""
+    """Seconds from the response to the reset; None if it is not reported or implausible."""
     limit: float | None
-    """Units for each window."""
+    """Units in each window."""
     window: float | None
-    """Seconds."""
+    """Length in seconds."""
 
 
-def told_quotas(response: Response, wall: float, server: ServerClock | None = None) -> tuple[ReportedQuota, ...]:
-    """The quotas of a response, in RateLimit (all drafts) or the headers of `quota_dialects`; of most APIs, none.
+def reported_quotas(response: Response, wall: float, server: ServerClock | None = None) -> tuple[ReportedQuota, ...]:
+    """The quotas of a response, from RateLimit (all drafts) or the headers of `vendor_headers`.
 
-    Points in time are read against the response's own `Date`, which is told in whole seconds and
-    which `server` knows better the more often it is given; else against `wall`, our time. Resets
-    above 1e12 are milliseconds since 1970, above 1e9 seconds, else seconds from now; one in the
-    past (by more than rounding) or over 24 hours ahead (or its window, where that is longer) has
-    been misread, and is None. What is malformed is left out, and so is a limit of 0, with which
-    servers say that there is none, and a policy that counts what is under way at once. A response
-    that a cache has kept (`Age` above 0) tells nothing: its quota is of another time, perhaps
-    another client's.
+    Timestamps are compared with the response's own `Date`, or with `wall`, our time in seconds since
+    1970. `Date` has whole seconds; a `server` clock that is passed each time estimates it more closely.
+
+    Resets above 1e12 are milliseconds since 1970, above 1e9 seconds since 1970, otherwise seconds from
+    now. A reset in the past (beyond rounding), or more than 24 hours ahead (or one window, if that is
+    longer), is implausible and becomes None.
+
+    The result omits malformed values, limits of 0, which mean that there is no limit, and policies that
+    count concurrent requests. A cached response (`Age` above 0) reports nothing: its quota is of another
+    time and perhaps of another client.
     """
     raw = response.raw_headers
     names = tuple([name for name, _ in raw])
     try:
         plan = _plans[names]
     except KeyError:
-        plan = _keep_plan(names)
-    if plan is None or (plan.age and number(plan.age.text(raw))):
+        plan = _build_and_cache_plan(names)
+    if plan is None or (plan.age and parse_number(plan.age.value(raw))):
         return ()
-    arrival, told = ResponseTiming(raw, wall, plan.date, server or ServerClock()), list[ReportedQuota]()
-    for reader in plan.readers:
-        reader.read(arrival, told)
-    return tuple(told if len(told) <= _MOST else told[:_MOST])
+    timing = ResponseTiming(raw, wall, plan.date, server or ServerClock())
+    quotas: list[ReportedQuota] = []
+    for parser in plan.parsers:
+        parser.parse(timing, quotas)
+    return tuple(quotas if len(quotas) <= _MAX_QUOTAS else quotas[:_MAX_QUOTAS])
 
 
-def used_up_for(response: Response, wall: float) -> float | None:
-    """Seconds until the quotas that a response tells to be used up are whole again; None where none is, or untold."""
-    return max((quota.resets_in or 0.0 for quota in told_quotas(response, wall) if quota.remaining < 1), default=None)
+def exhausted_for(response: Response, wall: float) -> float | None:
+    """Seconds until all used-up quotas of a response reset; 0 if no reset is known, None if no quota is used up."""
+    return max(
+        (quota.resets_in or 0.0 for quota in reported_quotas(response, wall) if quota.remaining < 1), default=None
+    )
 
 
-def says_exhausted(response: Response, wall: float) -> bool:
-    """Whether a response, whatever its status, orders a wait or says that a quota is used up.
+def asks_to_wait(response: Response, wall: float) -> bool:
+    """Whether a response of any status orders a wait or reports a used-up quota.
 
-    With it a 403 is a throttle and no refusal, as GitHub's of its primary limit.
+    A 403 that does so is a throttle and not a refusal, such as the one of GitHub's primary limit.
     """
-    return retry_after(response, wall) is not None or used_up_for(response, wall) is not None
+    return retry_after(response, wall) is not None or exhausted_for(response, wall) is not None
 
 
 class HeaderParser(Protocol):
-    def read(self, arrival: ResponseTiming, told: list[ReportedQuota]) -> None:
-        """Add what it finds."""
+    def parse(self, timing: ResponseTiming, quotas: list[ReportedQuota]) -> None:
+        """Append the quotas found in the headers of `timing`."""
         ...
 
 
 class ParsePlan(NamedTuple):
     age: HeaderIndex | None
     date: HeaderIndex | None
-    readers: tuple[HeaderParser, ...]
+    parsers: tuple[HeaderParser, ...]
 
 
 _plans: dict[tuple[bytes, ...], ParsePlan | None] = {}
 
 
-def _keep_plan(names: tuple[bytes, ...]) -> ParsePlan | None:
-    plan = _plan(names)
-    # A server that makes up names each time must not fill the memory.
-    if sum(map(len, names)) <= _LONGEST_NAMES:
-        if len(_plans) >= _KEPT_PLANS:
+def _build_and_cache_plan(names: tuple[bytes, ...]) -> ParsePlan | None:
+    plan = _build_plan(names)
+    # A server that invents header names must not fill the memory.
+    if sum(map(len, names)) <= _MAX_CACHED_NAMES_BYTES:
+        if len(_plans) >= _MAX_CACHED_PLANS:
             _plans.clear()
         _plans[names] = plan
     return plan
 
 
-def _plan(names: tuple[bytes, ...]) -> ParsePlan | None:
-    places: dict[bytes, list[int]] = {}
-    for place, name in enumerate(names):
-        places.setdefault(name.lower(), []).append(place)
+def _build_plan(names: tuple[bytes, ...]) -> ParsePlan | None:
+    positions: dict[bytes, list[int]] = {}
+    for position, name in enumerate(names):
+        positions.setdefault(name.lower(), []).append(position)
 
-    def where(*wanted: bytes) -> HeaderIndex | None:
-        return next((HeaderIndex(places[name]) for name in wanted if name in places), None)
+    def find(*candidates: bytes) -> HeaderIndex | None:
+        return next((HeaderIndex(positions[name]) for name in candidates if name in positions), None)
 
-    readers: list[HeaderParser] = []
-    if where(*STATE, *POLICY):
-        readers.append(StandardHeaders(where(*STATE), where(*POLICY), is_counted=b"ratelimit-remaining" in places))
-    readers.extend(
-        CounterHeaders(form, where)
-        for form in COUNTERS
-        if where(*form.remaining) or (where(*form.used) and where(*form.limit))
+    parsers: list[HeaderParser] = []
+    if find(*STATE_HEADERS, *POLICY_HEADERS):
+        parsers.append(
+            StandardHeaders(
+                find(*STATE_HEADERS), find(*POLICY_HEADERS), has_counters=b"ratelimit-remaining" in positions
+            )
+        )
+    parsers.extend(
+        CounterHeaders(form, find)
+        for form in COUNTER_HEADERS
+        if find(*form.remaining) or (find(*form.used) and find(*form.limit))
     )
-    readers.extend(UsageHeader(form, HeaderIndex(places[form.header])) for form in USAGES if form.header in places)
-    readers.extend(
-        PairsHeader(_short(name.decode("latin-1")), HeaderIndex(at))
-        for name, at in places.items()
-        if name.startswith(PAIRS_PREFIX)
+    parsers.extend(
+        UsageHeader(form, HeaderIndex(positions[form.header])) for form in USAGE_HEADERS if form.header in positions
     )
-    return ParsePlan(where(b"age"), where(b"date"), tuple(readers)) if readers else None
+    parsers.extend(
+        PairsHeader(_shortened(name.decode("latin-1")), HeaderIndex(at))
+        for name, at in positions.items()
+        if name.startswith(ZENDESK_PREFIX)
+    )
+    return ParsePlan(find(b"age"), find(b"date"), tuple(parsers)) if parsers else None
 
 
-class _Policy(NamedTuple):
-    """A promise of `limit` units in each window; drafts to 07 know no names."""
+class QuotaPolicy(NamedTuple):
+    """A policy of `limit` units in each window; it has no name in drafts up to 07."""
 
     name: str | None
     partition: str
@@ -154,247 +175,253 @@ class _Policy(NamedTuple):
     window: float | None
     is_rate: bool
 
-    def title(self, header: str) -> str:
-        """Its name, or one from its window."""
+    def quota_name(self, header: str) -> str:
+        """Name of the policy, or one derived from its window."""
         if self.name is not None:
-            return _short(self.name + self.partition)
+            return _shortened(self.name + self.partition)
         return header if self.window is None else f"{header};w={self.window:.10g}"
 
 
 class StandardHeaders:
-    """RateLimit and RateLimit-Policy, structured fields since draft 07."""
+    """Parser for RateLimit and RateLimit-Policy, structured fields since draft 07."""
 
-    def __init__(self, state: HeaderIndex | None, policy: HeaderIndex | None, *, is_counted: bool) -> None:
-        self._state, self._policy, self._is_counted = state, policy, is_counted
+    def __init__(self, state: HeaderIndex | None, policy: HeaderIndex | None, *, has_counters: bool) -> None:
+        self._state, self._policy, self._has_counters = state, policy, has_counters
 
-    def read(self, arrival: ResponseTiming, told: list[ReportedQuota]) -> None:
-        promised = self._policy.text(arrival.raw) if self._policy else b""
-        text = self._state.text(arrival.raw) if self._state else b""
-        match = _ORDINARY_STATE.fullmatch(text)
-        alone = None if match is None else _alone(promised, match[1])
-        if match is None or alone is None:
-            self._read_lists(text.decode("latin-1"), _policies(promised), arrival, told)
+    def parse(self, timing: ResponseTiming, quotas: list[ReportedQuota]) -> None:
+        policy_text = self._policy.value(timing.raw) if self._policy else b""
+        text = self._state.value(timing.raw) if self._state else b""
+        match = _SIMPLE_STATE.fullmatch(text)
+        single = None if match is None else _single_quota(policy_text, match[1])
+        if match is None or single is None:
+            self._parse_lists(text.decode("latin-1"), _parse_policies(policy_text), timing, quotas)
             return
-        title, limit, window = alone
+        title, limit, window = single
         reset = match[3]
-        seconds = None if reset is None else ahead(float(reset), window, arrival)
-        told.append(ReportedQuota(title, float(match[2]), seconds, limit, window))
+        seconds = None if reset is None else seconds_ahead(float(reset), window, timing)
+        quotas.append(ReportedQuota(title, float(match[2]), seconds, limit, window))
 
-    def _read_lists(
-        self, text: str, policies: tuple[_Policy, ...], arrival: ResponseTiming, told: list[ReportedQuota]
+    def _parse_lists(
+        self, text: str, policies: tuple[QuotaPolicy, ...], timing: ResponseTiming, quotas: list[ReportedQuota]
     ) -> None:
-        """Several states, or several policies."""
+        """Parse several states or several policies."""
         states: list[tuple[str, str, float, float | None]] = []
         if (items := parse_list(text)) is not None:
             for item in items:
-                left = count(item.parameters.get("r"))
-                if isinstance(item.value, str) and left is not None:
-                    states.append((item.value, _partition(item), left, count(item.parameters.get("t"))))
+                remaining = non_negative(item.parameters.get("r"))
+                if isinstance(item.value, str) and remaining is not None:
+                    states.append((item.value, _partition(item), remaining, non_negative(item.parameters.get("t"))))
         elif fields := parse_dictionary(text):
-            self._read_fields(fields, policies, arrival, told)
+            self._parse_fields(fields, policies, timing, quotas)
             return
-        touched: list[_Policy] = []
-        for name, partition, left, reset in states[:_MOST]:
-            policy = _policy_of(name, partition, policies)
+        matched: list[QuotaPolicy] = []
+        for name, partition, remaining, reset in states[:_MAX_QUOTAS]:
+            policy = _named_policy(name, partition, policies)
             if policy is not None:
-                touched.append(policy)
+                matched.append(policy)
                 if not (policy.is_rate and policy.limit):
                     continue
             limit, window = (None, None) if policy is None else (policy.limit, policy.window)
-            seconds = None if reset is None else ahead(reset, window, arrival)
-            told.append(ReportedQuota(_short(name + partition), left, seconds, limit, window))
-        if len(touched) < len(policies):
-            rest = (policy for policy in policies if policy not in touched and (policy.name or not self._is_counted))
-            _tell_untouched(rest, "ratelimit", told)
+            seconds = None if reset is None else seconds_ahead(reset, window, timing)
+            quotas.append(ReportedQuota(_shortened(name + partition), remaining, seconds, limit, window))
+        if len(matched) < len(policies):
+            rest = (policy for policy in policies if policy not in matched and (policy.name or not self._has_counters))
+            _add_unreported(rest, "ratelimit", quotas)
 
-    def _read_fields(
-        self, fields: dict[str, Item], policies: tuple[_Policy, ...], arrival: ResponseTiming, told: list[ReportedQuota]
+    def _parse_fields(
+        self,
+        fields: dict[str, Item],
+        policies: tuple[QuotaPolicy, ...],
+        timing: ResponseTiming,
+        quotas: list[ReportedQuota],
     ) -> None:
-        """Draft 07: RateLimit: limit=100, remaining=50, reset=5."""
-        limit, left, reset = (
-            count(fields[key].value) if key in fields else None for key in ("limit", "remaining", "reset")
+        """Parse draft 07: RateLimit: limit=100, remaining=50, reset=5."""
+        limit, remaining, reset = (
+            non_negative(fields[key].value) if key in fields else None for key in ("limit", "remaining", "reset")
         )
-        if left is not None and limit != 0:
-            seconds = None if reset is None else ahead(reset, None, arrival)
+        if remaining is not None and limit != 0:
+            seconds = None if reset is None else seconds_ahead(reset, None, timing)
             unnamed = [policy for policy in policies if policy.name is None]
-            _tell("ratelimit", ReportedQuota("ratelimit", left, seconds, limit, None), unnamed, told)
-            _tell_untouched(unnamed, "ratelimit", told)
+            _add_with_policy("ratelimit", ReportedQuota("ratelimit", remaining, seconds, limit, None), unnamed, quotas)
+            _add_unreported(unnamed, "ratelimit", quotas)
 
 
 class CounterHeaders:
-    """A few headers of one number each, as `Counter` describes them."""
+    """Parser for headers of one number each, as described by `CounterNames`."""
 
-    def __init__(self, form: CounterNames, where: Callable[..., HeaderIndex | None]) -> None:
+    def __init__(self, form: CounterNames, find: Callable[..., HeaderIndex | None]) -> None:
         self._form = form
-        self._remaining, self._limit, self._used = where(*form.remaining), where(*form.limit), where(*form.used)
-        self._reset, self._window = where(*form.reset), where(*form.window_told)
-        self._policy, self._which = where(*form.policy), where(*form.which)
+        self._remaining, self._limit, self._used = find(*form.remaining), find(*form.limit), find(*form.used)
+        self._reset, self._window = find(*form.reset), find(*form.window_header)
+        self._policy, self._qualifier = find(*form.policy), find(*form.qualifier)
 
-    def read(self, arrival: ResponseTiming, told: list[ReportedQuota]) -> None:
-        form, raw, name, window = self._form, arrival.raw, self._form.name, self._form.window
-        if self._which:
-            name = _short(f"{name}/{self._which.text(raw).strip().decode('latin-1')}")
-        if self._window and (told_window := number(self._window.text(raw))):
-            window = told_window * form.window_unit
-        limits, policies = _limits(self._limit.text(raw)) if self._limit else _NO_LIMITS
+    def parse(self, timing: ResponseTiming, quotas: list[ReportedQuota]) -> None:
+        form, raw, name, window = self._form, timing.raw, self._form.name, self._form.window
+        if self._qualifier:
+            name = _shortened(f"{name}/{self._qualifier.value(raw).strip().decode('latin-1')}")
+        if self._window and (reported_window := parse_number(self._window.value(raw))):
+            window = reported_window * form.window_unit
+        limits, policies = _parse_limits(self._limit.value(raw)) if self._limit else _NO_LIMITS
         if self._policy:
-            policies += tuple([policy for policy in _policies(self._policy.text(raw)) if policy.name is None])
-        used = split_values(self._used.text(raw)) if self._used else ()
-        lefts = split_values(self._remaining.text(raw)) if self._remaining else used
-        resets = split_values(self._reset.text(raw)) if self._reset else ()
+            policies += tuple([policy for policy in _parse_policies(self._policy.value(raw)) if policy.name is None])
+        used = split_values(self._used.value(raw)) if self._used else ()
+        remainings = split_values(self._remaining.value(raw)) if self._remaining else used
+        resets = split_values(self._reset.value(raw)) if self._reset else ()
         rest = list(policies)
-        for place, text in enumerate(lefts[:_MOST]):
-            limit = nth(limits, place, lefts)
-            spent = number(nth(used, place, lefts) or b"") if used else None
+        for position, text in enumerate(remainings[:_MAX_QUOTAS]):
+            limit = value_at(limits, position, remainings)
+            spent = parse_number(value_at(used, position, remainings) or b"") if used else None
             if self._remaining:
-                left = number(text)
+                remaining = parse_number(text)
             else:
-                left = None if spent is None or limit is None else max(0.0, limit - spent)
-            if left is None or limit == 0:
+                remaining = None if spent is None or limit is None else max(0.0, limit - spent)
+            if remaining is None or limit == 0:
                 continue
             if spent is not None and not self._limit:
-                limit = left + spent
-            reset = nth(resets, place, lefts) if left < 1 or not form.reset_is_wait else None
-            seconds = None if reset is None else resets_in(reset, form.reset_unit, window, arrival)
-            own = f"{name}#{place + 1}" if place else name
-            quota = ReportedQuota(own, left, seconds, limit, window)
+                limit = remaining + spent
+            reset = value_at(resets, position, remainings) if remaining < 1 or not form.reset_is_wait else None
+            seconds = None if reset is None else parse_reset(reset, form.reset_unit, window, timing)
+            quota_name = f"{name}#{position + 1}" if position else name
+            quota = ReportedQuota(quota_name, remaining, seconds, limit, window)
             if policies:
-                _tell(name, quota, rest, told)
+                _add_with_policy(name, quota, rest, quotas)
             else:
-                told.append(quota)
+                quotas.append(quota)
         if rest:
-            _tell_untouched(rest, name, told)
+            _add_unreported(rest, name, quotas)
 
 
 class UsageHeader:
-    """Shares of a limit, as "32/40"."""
+    """Parser for headers such as "32/40", the used part of a limit."""
 
     def __init__(self, form: UsageNames, header: HeaderIndex) -> None:
         self._form, self._header = form, header
 
-    def read(self, arrival: ResponseTiming, told: list[ReportedQuota]) -> None:
+    def parse(self, timing: ResponseTiming, quotas: list[ReportedQuota]) -> None:
         form, name = self._form, self._form.header.decode()
-        for label, used, whole in _USAGE.findall(self._header.text(arrival.raw)):
-            limit = float(whole)
+        for label, used, total in _USAGE.findall(self._header.value(timing.raw)):
+            limit = float(total)
             if not limit:
                 continue
-            left = max(0.0, limit - float(used))
-            own = f"{name}/{label.decode()}" if label else name
+            remaining = max(0.0, limit - float(used))
+            quota_name = f"{name}/{label.decode()}" if label else name
             if form.leaky:
-                # It is never whole again at once: what resets is one unit, each time it has leaked.
+                # A leaky bucket refills gradually: each reset returns one unit.
                 each = form.window / limit
-                told.append(ReportedQuota(own, left, each, 1.0, each))
+                quotas.append(ReportedQuota(quota_name, remaining, each, 1.0, each))
             else:
-                told.append(ReportedQuota(own, left, None, limit, form.window))
+                quotas.append(ReportedQuota(quota_name, remaining, None, limit, form.window))
 
 
 class PairsHeader:
-    """total=100; remaining=99; resets=41."""
+    """Parser for headers such as "total=100; remaining=99; resets=41"."""
 
     def __init__(self, name: str, header: HeaderIndex) -> None:
         self._name, self._header = name, header
 
-    def read(self, arrival: ResponseTiming, told: list[ReportedQuota]) -> None:
-        found = {key: float(value) for key, value in _PAIR.findall(self._header.text(arrival.raw))}
-        left, reset, limit = found.get(b"remaining"), found.get(b"resets"), found.get(b"total")
-        if left is not None and limit != 0:
-            seconds = None if reset is None else ahead(reset, None, arrival)
-            told.append(ReportedQuota(self._name, left, seconds, limit, None))
+    def parse(self, timing: ResponseTiming, quotas: list[ReportedQuota]) -> None:
+        found = {key: float(value) for key, value in _PAIR.findall(self._header.value(timing.raw))}
+        remaining, reset, limit = found.get(b"remaining"), found.get(b"resets"), found.get(b"total")
+        if remaining is not None and limit != 0:
+            seconds = None if reset is None else seconds_ahead(reset, None, timing)
+            quotas.append(ReportedQuota(self._name, remaining, seconds, limit, None))
 
 
-def _tell(header: str, quota: ReportedQuota, rest: list[_Policy], told: list[ReportedQuota]) -> None:
-    """Add a quota with the limit and window of the policy behind it, which is then told of."""
-    policy = _policy_behind(quota.remaining, quota.resets_in, quota.limit, rest)
+def _add_with_policy(header: str, quota: ReportedQuota, rest: list[QuotaPolicy], quotas: list[ReportedQuota]) -> None:
+    """Append a quota with the limit and window of its policy, and remove the policy from `rest`."""
+    policy = _matching_policy(quota.remaining, quota.resets_in, quota.limit, rest)
     if policy is None:
-        told.append(quota)
+        quotas.append(quota)
         return
-    name = policy.title(header) if len(rest) > 1 or told else quota.name
+    name = policy.quota_name(header) if len(rest) > 1 or quotas else quota.name
     rest.remove(policy)
-    told.append(ReportedQuota(name, quota.remaining, quota.resets_in, policy.limit, policy.window))
+    quotas.append(ReportedQuota(name, quota.remaining, quota.resets_in, policy.limit, policy.window))
 
 
-def _tell_untouched(policies: Iterable[_Policy], name: str, told: list[ReportedQuota]) -> None:
-    """Add policies of which nothing else is told, as when RateLimit speaks only of the one that binds."""
-    names = {quota.name for quota in told}
+def _add_unreported(policies: Iterable[QuotaPolicy], name: str, quotas: list[ReportedQuota]) -> None:
+    """Append policies without a reported state, as when RateLimit only reports the binding one."""
+    names = {quota.name for quota in quotas}
     for policy in policies:
-        own = policy.title(name)
-        if policy.is_rate and policy.limit and own not in names:
-            told.append(ReportedQuota(own, policy.limit, None, policy.limit, policy.window))
+        quota_name = policy.quota_name(name)
+        if policy.is_rate and policy.limit and quota_name not in names:
+            quotas.append(ReportedQuota(quota_name, policy.limit, None, policy.limit, policy.window))
 
 
-@lru_cache(_KEPT_TEXTS)
-def _alone(promised: bytes, name: bytes) -> tuple[str, float | None, float | None] | None:
-    """Name, limit and window of the only quota that there is; None where that is not all."""
-    policies, title = _policies(promised), name.decode()
+@lru_cache(_MAX_CACHED_TEXTS)
+def _single_quota(policy_text: bytes, name: bytes) -> tuple[str, float | None, float | None] | None:
+    """Name, limit and window of a response with a single quota; None if there are more policies."""
+    policies, title = _parse_policies(policy_text), name.decode()
     if not policies:
-        return _short(title), None, None
+        return _shortened(title), None, None
     (policy, *others) = policies
     if others or policy.name != title or not policy.is_rate or not policy.limit:
         return None
-    return _short(title), policy.limit, policy.window
+    return _shortened(title), policy.limit, policy.window
 
 
-def _policy_of(name: str, partition: str, policies: tuple[_Policy, ...]) -> _Policy | None:
-    """The policy of that name: of that partition where several share it."""
+def _named_policy(name: str, partition: str, policies: tuple[QuotaPolicy, ...]) -> QuotaPolicy | None:
+    """The policy of a name, and of the partition if several policies share the name."""
     if len(policies) == 1 and policies[0].name == name:
         return policies[0]
     same = [policy for policy in policies if policy.name == name]
     return next((policy for policy in same if policy.partition == partition), same[0] if same else None)
 
 
-def _policy_behind(left: float, seconds: float | None, limit: float | None, policies: list[_Policy]) -> _Policy | None:
-    """Which policy without a name is in this state: one that is large and long enough.
+def _matching_policy(
+    remaining: float, seconds: float | None, limit: float | None, policies: list[QuotaPolicy]
+) -> QuotaPolicy | None:
+    """The unnamed policy that fits a state: one with a sufficient limit and window.
 
-    By preference that of the told limit; but Klaviyo tells the limit of one ("75, 75;w=1, 700;w=60")
-    with what is left of another, as 699.
+    A policy with the reported limit is preferred. But Klaviyo reports the limit of one policy
+    ("75, 75;w=1, 700;w=60") with the remaining units of another, such as 699.
     """
     fits = [
         policy
         for policy in policies
         if policy.is_rate
-        and policy.limit >= left
-        and (seconds is None or policy.window is None or policy.window + ROUNDING > seconds)
+        and policy.limit >= remaining
+        and (seconds is None or policy.window is None or policy.window + ROUNDING_S > seconds)
     ]
     return min(fits, key=lambda policy: (policy.limit != limit, policy.limit), default=None)
 
 
-@lru_cache(_KEPT_TEXTS)
-def _policies(text: bytes) -> tuple[_Policy, ...]:
-    """The policies of a field, which is the same on each response."""
-    policies: list[_Policy] = []
+@lru_cache(_MAX_CACHED_TEXTS)
+def _parse_policies(text: bytes) -> tuple[QuotaPolicy, ...]:
+    """The policies of a field, which rarely changes between responses."""
+    policies: list[QuotaPolicy] = []
     for item in parse_list(text.decode("latin-1")) or ():
         named = isinstance(item.value, str)
-        limit = count(item.parameters.get("q") if named else item.value)
+        limit = non_negative(item.parameters.get("q") if named else item.value)
         if limit or (limit is not None and named):
             name = str(item.value) if named else None
             is_rate = "concurren" not in str(item.parameters.get("qu"))
-            window = count(item.parameters.get("w")) or None
-            policies.append(_Policy(name, _partition(item), limit, window, is_rate))
+            window = non_negative(item.parameters.get("w")) or None
+            policies.append(QuotaPolicy(name, _partition(item), limit, window, is_rate))
     return tuple(policies)
 
 
-_NO_LIMITS: tuple[tuple[float | None, ...], tuple[_Policy, ...]] = ((), ())
+_NO_LIMITS: tuple[tuple[float | None, ...], tuple[QuotaPolicy, ...]] = ((), ())
 
 
-@lru_cache(_KEPT_TEXTS)
-def _limits(text: bytes) -> tuple[tuple[float | None, ...], tuple[_Policy, ...]]:
-    """The numbers of a field, and what has a window: drafts to 03 and Klaviyo have "3, 3;w=1, 60;w=60"."""
-    limits = tuple(number(value) for value in split_values(text) if b";" not in value)
-    return limits, tuple(policy for policy in _policies(text) if policy.window) if b";" in text else ()
+@lru_cache(_MAX_CACHED_TEXTS)
+def _parse_limits(text: bytes) -> tuple[tuple[float | None, ...], tuple[QuotaPolicy, ...]]:
+    """The limits of a field, and its policies: drafts up to 03 and Klaviyo send "3, 3;w=1, 60;w=60"."""
+    limits = tuple(parse_number(value) for value in split_values(text) if b";" not in value)
+    return limits, tuple(policy for policy in _parse_policies(text) if policy.window) if b";" in text else ()
 
 
-def _short(name: str) -> str:
-    """A name that a server may make as long as it likes."""
-    if len(name) <= _LONGEST_NAME:
+def _shortened(name: str) -> str:
+    """A name of bounded length, since the server may send one of any length."""
+    if len(name) <= _MAX_NAME_LENGTH:
         return name
     digest = hashlib.blake2s(name.encode(), digest_size=4).hexdigest()
-    return f"{name[: _LONGEST_NAME - 9]}#{digest}"
+    return f"{name[: _MAX_NAME_LENGTH - 9]}#{digest}"
 
 
 def _partition(item: Item) -> str:
     key = item.parameters.get("pk")
     if key is None:
         return ""
-    # Only whether it is the same matters, and it may be an address or a user's name.
+    # Hashed, since it may be an address or a user's name; only equality matters.
     text = key if isinstance(key, bytes) else str(key).encode()
     return f"/{hashlib.blake2s(text, digest_size=4).hexdigest()}"

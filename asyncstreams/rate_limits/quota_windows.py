@@ -1,4 +1,4 @@
-"""How many more requests do the quotas let pass that the server itself tells of?"""
+"""Remaining units of the quotas that the server reports."""
 
 from __future__ import annotations
 
@@ -7,141 +7,154 @@ from collections.abc import Iterator, Sequence
 
 from .quota_headers import ReportedQuota
 
-_SHORT = 60.0  # seconds; a window whose reset is not told is waited for as long as it lasts, if it is as short
-_SAME_WINDOW = 1.5  # seconds by which two resets of the same window may differ: they are told in whole ones
+_MAX_ASSUMED_RESET_S = 60.0  # without a reported reset, a window of at most this length is waited for in full
+_RESET_TOLERANCE_S = 1.5  # by which two resets of one window may differ: they are reported in whole seconds
 _UNLIMITED = 1e9
-_SHARED = 1.0  # seconds, from which on a window is shared between streams by weight
-_FORGOTTEN = 60.0  # seconds since it was told last, after which a quota gives way to another
-_SHOWN = 2
-_MOST = 64  # quotas of one key, at most: a server that makes up names must not fill the memory
+_MIN_SHARED_WINDOW_S = 1.0  # shorter windows are not shared between streams by weight
+_STALE_AFTER_S = 60.0  # since its last report, after which a quota may be evicted for another
+_MAX_DESCRIBED = 2
+_MAX_QUOTAS = 64  # of one governor: a server that invents quota names must not fill the memory
 
 
 class QuotaWindow:
-    """One quota, as it was told last."""
+    """One quota, as last reported.
 
-    __slots__ = ("after_reset", "begun_at", "is_new", "limit", "remaining", "resets_at", "since", "told_at")
+    Requests sent before `counts_from` belong to an earlier window. With `needs_probe`, the window was
+    used up and has been reset: a single request is sent first, whose response reports the new window.
+    """
 
-    def __init__(self, told: ReportedQuota, now: float) -> None:
-        self.begun_at, self.since = now, -math.inf
-        self.take(told, now)
+    __slots__ = (
+        "counts_from",
+        "is_rolled_over",
+        "limit",
+        "needs_probe",
+        "remaining",
+        "reported_at",
+        "resets_at",
+        "started_at",
+    )
 
-    def take(self, told: ReportedQuota, now: float) -> None:
-        self.remaining, self.limit = told.remaining, told.limit
-        resets_in = told.resets_in
-        if resets_in is None and told.window is not None and told.window <= _SHORT:
-            resets_in = told.window
+    def __init__(self, reported: ReportedQuota, now: float) -> None:
+        self.started_at, self.counts_from = now, -math.inf
+        self.update(reported, now)
+
+    def update(self, reported: ReportedQuota, now: float) -> None:
+        self.remaining, self.limit = reported.remaining, reported.limit
+        resets_in = reported.resets_in
+        if resets_in is None and reported.window is not None and reported.window <= _MAX_ASSUMED_RESET_S:
+            resets_in = reported.window
         self.resets_at = math.inf if resets_in is None else now + resets_in
-        self.told_at = now
-        self.after_reset = self.is_new = False
+        self.reported_at = now
+        self.needs_probe = self.is_rolled_over = False
 
     def roll(self, now: float) -> None:
-        """The window is over: the next one is as large, as far as is known, and its first request tells."""
-        # Whoever was not kept by it needs no probe: it may be a bucket, which is refilled bit by bit.
-        self.after_reset, self.is_new = self.remaining < 1, True
+        """Begin the next window, with the same limit until a response reports it."""
+        # If the old window was not used up, no probe is needed: it may be a bucket that refills gradually.
+        self.needs_probe, self.is_rolled_over = self.remaining < 1, True
         self.remaining = max(self.remaining, _UNLIMITED if self.limit is None else self.limit)
         self.resets_at = math.inf
-        self.begun_at = self.since = now
+        self.started_at = self.counts_from = now
 
-    def is_of_another(self, quota: ReportedQuota, sent_at: float, now: float) -> bool:
-        """Whether an answer tells of the window before this one."""
-        if sent_at >= self.since:
+    def predates_window(self, quota: ReportedQuota, sent_at: float, now: float) -> bool:
+        """Whether a report belongs to the window before this one."""
+        if sent_at >= self.counts_from:
             return False
-        return quota.resets_in is None or abs(now + quota.resets_in - self.resets_at) > _SAME_WINDOW
+        return quota.resets_in is None or abs(now + quota.resets_in - self.resets_at) > _RESET_TOLERANCE_S
 
 
 class QuotaWindows:
-    """Keeps what is left of each quota, reserving for what is on the wire.
+    """The remaining units of each reported quota, less the requests in flight.
 
-    In one window what is left only falls, in whatever order answers come; what a request that was
-    sent after the last news tells is taken as it is, since a quota may also be refilled. After a
-    reset one request goes alone, and tells what the next window holds. What is left is spent at
-    once: to spread it costs a tenth of the time where it need not.
+    Within a window the remaining units only decrease, whatever the order in which responses arrive.
+    But a request that was sent after the last report replaces it, since a quota may be refilled. After
+    the reset of a used-up quota a single request is sent first, to learn what the next window holds.
+    Remaining units are spent at once: pacing them takes up to a tenth longer, even when no pacing is needed.
     """
 
     def __init__(self) -> None:
         self._windows: dict[str, QuotaWindow] = {}
-        self.resets = 0
-        """How often a window has begun anew."""
+        self.reset_count = 0
+        """Number of windows that have begun."""
 
-    def free_at(self, in_flight: int, now: float) -> float:
-        """When one more may pass: `now`, the reset, or infinity: when an answer comes."""
+    def available_at(self, in_flight: int, now: float) -> float:
+        """When one more request may be sent: `now`, the time of a reset, or infinity until a response comes."""
         at = now
         for window in self._windows.values():
             if now >= window.resets_at:
                 window.roll(now)
-                self.resets += 1
-            if window.after_reset:
+                self.reset_count += 1
+            if window.needs_probe:
                 if in_flight:
                     return math.inf
             elif window.remaining - in_flight < 1:
                 if window.resets_at == math.inf:
-                    # Of a new window an answer will tell; what never tells of a reset is not waited for.
-                    if window.is_new and in_flight:
+                    # A response will report the new window; a quota without a reset is not waited for.
+                    if window.is_rolled_over and in_flight:
                         at = math.inf
                 else:
-                    # What is on the wire may be counted already, and leave something.
+                    # The server may have counted the requests in flight already, so that units are left.
                     at = math.inf if window.remaining >= 1 else max(at, window.resets_at)
         return at
 
     @property
-    def next_reset(self) -> float:
-        """When the next window begins anew, as far as is told."""
+    def next_reset_at(self) -> float:
+        """When the next window begins; infinity if no reset is known."""
         return min((window.resets_at for window in self._windows.values()), default=math.inf)
 
-    def learn(self, told: Sequence[ReportedQuota], sent_at: float, now: float) -> None:
-        """What an answer tells; it came `now`."""
-        for quota in told:
+    def update(self, quotas: Sequence[ReportedQuota], sent_at: float, now: float) -> None:
+        """Apply the quotas reported by a response that came at `now` to a request sent at `sent_at`."""
+        for quota in quotas:
             window = self._windows.get(quota.name)
             if window is None:
-                if len(self._windows) < _MOST or self._forget_one(now):
+                if len(self._windows) < _MAX_QUOTAS or self._evict_stale(now):
                     self._windows[quota.name] = QuotaWindow(quota, now)
                 continue
             before = window.resets_at
-            is_news = quota.resets_in is not None and now + quota.resets_in > before + _SAME_WINDOW
-            if sent_at >= window.told_at or is_news:
-                if is_news:
-                    window.begun_at = window.since = now
-                window.take(quota, now)
-                if abs(window.resets_at - before) <= _SAME_WINDOW:
-                    # Resets are rounded up to seconds: of those of one window the earliest is the best.
+            is_new_window = quota.resets_in is not None and now + quota.resets_in > before + _RESET_TOLERANCE_S
+            if sent_at >= window.reported_at or is_new_window:
+                if is_new_window:
+                    window.started_at = window.counts_from = now
+                window.update(quota, now)
+                if abs(window.resets_at - before) <= _RESET_TOLERANCE_S:
+                    # Resets are rounded up to seconds, so the earliest of one window is the most exact.
                     window.resets_at = min(window.resets_at, before)
-            elif quota.remaining < window.remaining and not window.is_of_another(quota, sent_at, now):
-                window.remaining, window.told_at = quota.remaining, now
-                window.after_reset = False
+            elif quota.remaining < window.remaining and not window.predates_window(quota, sent_at, now):
+                window.remaining, window.reported_at = quota.remaining, now
+                window.needs_probe = False
 
-    def _forget_one(self, now: float) -> bool:
-        """Whether one has not been told of for long, and is forgotten."""
-        oldest = min(self._windows, key=lambda name: self._windows[name].told_at)
-        if now - self._windows[oldest].told_at < _FORGOTTEN:
+    def _evict_stale(self, now: float) -> bool:
+        """Evict the quota that was reported longest ago, if it is stale. Returns whether it was."""
+        oldest = min(self._windows, key=lambda name: self._windows[name].reported_at)
+        if now - self._windows[oldest].reported_at < _STALE_AFTER_S:
             return False
         del self._windows[oldest]
         return True
 
-    def untold(self, sent_at: float) -> None:
-        """A request has ended and nothing came back: it may have been counted."""
+    def record_unreported(self, sent_at: float) -> None:
+        """Deduct a request whose response reported no quota: the server may have counted it."""
         for window in self._windows.values():
-            if sent_at >= window.since:
+            if sent_at >= window.counts_from:
                 window.remaining -= 1
-                window.after_reset = False
+                window.needs_probe = False
 
-    def is_young(self, now: float) -> bool:
-        """Whether some window is not half over, so that it can be spent later as well."""
+    def has_window_in_first_half(self, now: float) -> bool:
+        """Whether a window is less than half over, so that its units can also be spent later."""
         return any(
             window.resets_at != math.inf
-            and window.resets_at - window.begun_at >= _SHARED
-            and 2 * (now - window.begun_at) < window.resets_at - window.begun_at
+            and window.resets_at - window.started_at >= _MIN_SHARED_WINDOW_S
+            and 2 * (now - window.started_at) < window.resets_at - window.started_at
             for window in self._windows.values()
         )
 
-    def told(self, now: float) -> Iterator[str]:
-        """What is left of those that are nearest to their end, for people."""
-        for window in sorted(self._windows.values(), key=lambda window: window.remaining)[:_SHOWN]:
+    def describe(self, now: float) -> Iterator[str]:
+        """Text for the quotas with the fewest remaining units."""
+        for window in sorted(self._windows.values(), key=lambda window: window.remaining)[:_MAX_DESCRIBED]:
             if window.remaining < _UNLIMITED:
-                whole = "" if window.limit is None else f" of {window.limit:,.0f}"
+                limit = "" if window.limit is None else f" of {window.limit:,.0f}"
                 until = "" if window.resets_at == math.inf else f" for {max(0.0, window.resets_at - now):.1f} s"
-                yield f"{max(0.0, window.remaining):,.0f}{whole} requests left{until}"
+                yield f"{max(0.0, window.remaining):,.0f}{limit} requests left{until}"
 
     @property
-    def is_known(self) -> bool:
-        """Whether any quota is told whose reset is known: then a refusal needs no other explanation."""
+    def has_known_reset(self) -> bool:
+        """Whether the reset of a quota is known; a refusal then needs no adaptive rate."""
         return any(window.resets_at != math.inf for window in self._windows.values())

@@ -1,4 +1,4 @@
-"""How are requests spaced evenly, where a declared limit asks for that?"""
+"""Even spacing of requests under a smooth declared limit."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from aiolimiter import AsyncLimiter
 
 from ..models import RateLimit
 
-_BURST = 0.02  # seconds of the rate that may pass at once, so that late timers cost nothing
+_BURST_S = 0.02  # of the rate that may pass at once, so that late timers cost no throughput
 
 
 class SmoothLimiter:
-    """Lets units pass at an even rate, one request after the other."""
+    """Admits units at an even rate, one request after the other."""
 
     def __init__(self, limit: RateLimit) -> None:
         rate = limit.limit / limit.per
-        self._burst = max(1.0, rate * _BURST)
+        self._burst = max(1.0, rate * _BURST_S)
         self._limiter = AsyncLimiter(self._burst, self._burst / rate)
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
-    async def wait(self, cost: float) -> None:
-        """Wait for the turn of a request of so many units."""
-        async with self._turn:
+    async def acquire(self, cost: float) -> None:
+        """Wait until a request of `cost` units may be sent."""
+        async with self._lock:
             while cost > 0:
-                # The limiter knows nothing that is dearer than what may pass at once.
+                # AsyncLimiter refuses to acquire more than its burst at once.
                 units = min(cost, self._burst)
                 await self._limiter.acquire(units)
                 cost -= units

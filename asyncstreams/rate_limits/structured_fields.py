@@ -1,4 +1,4 @@
-"""What does a structured field say? (RFC 9651)"""
+"""Parser for structured field values (RFC 9651)."""
 
 from __future__ import annotations
 
@@ -29,38 +29,38 @@ _SEPARATOR = re.compile(r"[ \t]*,[ \t]*")
 
 
 class Item(NamedTuple):
-    """A value and its parameters; a token is a str like a string, a date an int of seconds since 1970."""
+    """A value and its parameters. Tokens and strings are str; a date is an int of seconds since 1970."""
 
     value: BareItem
     parameters: dict[str, BareItem]
 
 
 def parse_list(text: str) -> list[Item] | None:
-    """The items of a List (4.2.1), in order; None where any of it is malformed, or is an Inner List."""
-    members = _members(text, _ITEM)
+    """The items of a List (4.2.1), in order; None if any of it is malformed or an Inner List."""
+    members = _parse_members(text, _ITEM)
     return None if members is None else [item for _, item in members]
 
 
 def parse_dictionary(text: str) -> dict[str, Item] | None:
-    """The items of a Dictionary (4.2.2); of equal keys the last counts. None as for `parse_list`."""
-    members = _members(text, _MEMBER)
+    """The items of a Dictionary (4.2.2); the last of equal keys counts. None as for `parse_list`."""
+    members = _parse_members(text, _MEMBER)
     return None if members is None else dict(members)
 
 
-def _members(text: str, form: re.Pattern[str]) -> list[tuple[str, Item]] | None:
+def _parse_members(text: str, pattern: re.Pattern[str]) -> list[tuple[str, Item]] | None:
     text = text.lstrip(" ").rstrip(" \t")
     members: list[tuple[str, Item]] = []
     at = 0
     while at < len(text) or members:
-        if (match := form.match(text, at)) is None or (value := _value(match)) is None:
+        if (match := pattern.match(text, at)) is None or (value := _value(match)) is None:
             return None
-        key = match["key"] if form is _MEMBER else ""
+        key = match["key"] if pattern is _MEMBER else ""
         parameters: dict[str, BareItem] = {}
         at = match.end()
         while (parameter := _PARAMETER.match(text, at)) is not None:
-            if (told := _value(parameter)) is None:
+            if (parameter_value := _value(parameter)) is None:
                 return None
-            parameters[parameter["key"]] = told
+            parameters[parameter["key"]] = parameter_value
             at = parameter.end()
         members.append((key, Item(value, parameters)))
         if at == len(text):
@@ -72,7 +72,7 @@ def _members(text: str, form: re.Pattern[str]) -> list[tuple[str, Item]] | None:
 
 
 def _value(match: re.Match[str]) -> BareItem | None:
-    """What the last group of a match holds; a key alone is true."""
+    """The bare item in the last group of a match; a key without a value is true."""
     kind = match.lastgroup
     if kind is None or kind == "key":
         return True
@@ -87,14 +87,14 @@ def _value(match: re.Match[str]) -> BareItem | None:
         case "boolean":
             return text == "1"
         case "bytes":
-            return _decoded(text)
+            return _decode_bytes(text)
         case "display":
-            return _displayed(text)
+            return _decode_display(text)
         case _:
             return text
 
 
-def _decoded(text: str) -> bytes | None:
+def _decode_bytes(text: str) -> bytes | None:
     try:
         # Padding may be left out (4.2.7).
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
@@ -102,7 +102,7 @@ def _decoded(text: str) -> bytes | None:
         return None
 
 
-def _displayed(text: str) -> str | None:
+def _decode_display(text: str) -> str | None:
     try:
         return unquote_to_bytes(text).decode()
     except UnicodeDecodeError:

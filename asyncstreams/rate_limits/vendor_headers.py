@@ -1,6 +1,6 @@
-"""In which headers do APIs tell of their quotas?
+"""Names of the headers in which APIs report their quotas.
 
-Header names are in lower case. Where several are given for one thing, the first that is there counts.
+Header names are in lower case. If several names are given for one value, the first present one counts.
 """
 
 from __future__ import annotations
@@ -14,65 +14,65 @@ _MINUTE, _HOUR, _DAY, _MONTH = 60.0, 3600.0, 86_400.0, 2_592_000.0
 
 @dataclass(frozen=True, slots=True)
 class CounterNames:
-    """A quota that is told in a few headers of one number each; several values stand for several quotas."""
+    """A quota reported in headers of one number each; several values in a header mean several quotas."""
 
     name: str
     remaining: Names
     limit: Names = ()
     used: Names = ()
     reset: Names = ()
-    # Of `reset`, where it does not count in seconds.
+    # In seconds.
     reset_unit: float = 1.0
-    # The reset is the wait for the next request, so that it is told of what is used up only.
+    # The reset is the wait for the next request, so it only counts once the quota is used up.
     reset_is_wait: bool = False
     window: float | None = None
-    window_told: Names = ()
+    window_header: Names = ()
     window_unit: float = 1.0
     policy: Names = ()
-    # Tells which of several quotas with the same headers this is.
-    which: Names = ()
+    # The header that names the quota, if several quotas use the same headers.
+    qualifier: Names = ()
 
 
 @dataclass(frozen=True, slots=True)
 class UsageNames:
-    """A quota told as "used/limit". A leaky one gives units back one by one, `limit` of them in `window` seconds."""
+    """A quota reported as "used/limit". A leaky one refills one unit at a time, `limit` units in `window` seconds."""
 
     header: bytes
     window: float
     leaky: bool = False
 
 
-def _usual(name: str, prefix: bytes, **more: Names) -> CounterNames:
-    """A counter in the form that nearly all share."""
+def _common(name: str, prefix: bytes, **more: Names) -> CounterNames:
+    """The usual header names, which all begin with `prefix`."""
     return CounterNames(
         name,
         remaining=(prefix + b"-remaining",),
         limit=(*more.get("limit", ()), prefix + b"-limit", *more.get("or_limit", ())),
         used=(prefix + b"-used", *more.get("used", ())),
         reset=(prefix + b"-reset-after", prefix + b"-reset", *more.get("reset", ())),
-        window_told=more.get("window_told", ()),
+        window_header=more.get("window_header", ()),
         policy=(prefix + b"-policy",),
-        which=more.get("which", ()),
+        qualifier=more.get("qualifier", ()),
     )
 
 
-COUNTERS = (
-    # Drafts of the IETF to 06; GitLab adds the date and the name.
-    _usual("ratelimit", b"ratelimit", reset=(b"ratelimit-resettime",), which=(b"ratelimit-name",)),
+COUNTER_HEADERS = (
+    # IETF drafts up to 06; GitLab adds the date and the name.
+    _common("ratelimit", b"ratelimit", reset=(b"ratelimit-resettime",), qualifier=(b"ratelimit-name",)),
     # GitHub (-Resource), Discord (-Reset-After, -Bucket), Reddit, Jira, ClickUp, Pipedrive and most others;
     # Atlassian Data Center fills FillRate into its bucket each interval, Freshdesk says Total, Strava Usage.
-    _usual(
+    _common(
         "x-ratelimit",
         b"x-ratelimit",
         limit=(b"x-ratelimit-fillrate",),
         or_limit=(b"x-ratelimit-total",),
         used=(b"x-ratelimit-usage",),
-        window_told=(b"x-ratelimit-interval-seconds",),
-        which=(b"x-ratelimit-resource", b"x-ratelimit-bucket"),
+        window_header=(b"x-ratelimit-interval-seconds",),
+        qualifier=(b"x-ratelimit-resource", b"x-ratelimit-bucket"),
     ),
-    # Okta, Twitter; Zendesk tells the limit without a suffix.
-    _usual("x-rate-limit", b"x-rate-limit", or_limit=(b"x-rate-limit",)),
-    # Strava, of reading.
+    # Okta, Twitter; the limit of Zendesk has no suffix.
+    _common("x-rate-limit", b"x-rate-limit", or_limit=(b"x-rate-limit",)),
+    # Strava, read requests.
     CounterNames("x-readratelimit", (), limit=(b"x-readratelimit-limit",), used=(b"x-readratelimit-usage",)),
     # Kong.
     *(
@@ -85,7 +85,7 @@ COUNTERS = (
         for prefix in ("x-ratelimit", "ratelimit")
         for unit, window in (("second", 1.0), ("minute", _MINUTE), ("hour", _HOUR), ("day", _DAY), ("month", _MONTH))
     ),
-    # OpenAI counts both; its resets are durations as "6m0s".
+    # OpenAI counts both; its resets are durations such as "6m0s".
     *(
         CounterNames(
             f"x-ratelimit-{unit}",
@@ -96,14 +96,14 @@ COUNTERS = (
         for unit in ("requests", "tokens")
     ),
     *(
-        _usual(f"anthropic-ratelimit-{unit}", f"anthropic-ratelimit-{unit}".encode())
+        _common(f"anthropic-ratelimit-{unit}", f"anthropic-ratelimit-{unit}".encode())
         for unit in ("requests", "tokens", "input-tokens", "output-tokens")
     ),
     CounterNames(
         "x-hubspot-ratelimit",
         remaining=(b"x-hubspot-ratelimit-remaining",),
         limit=(b"x-hubspot-ratelimit-max",),
-        window_told=(b"x-hubspot-ratelimit-interval-milliseconds",),
+        window_header=(b"x-hubspot-ratelimit-interval-milliseconds",),
         window_unit=0.001,
     ),
     *(
@@ -133,7 +133,7 @@ COUNTERS = (
         limit=(b"x-rate-limit-requests-quota",),
         reset=(b"x-rate-limit-time-reset-ms",),
         reset_unit=0.001,
-        window_told=(b"x-rate-limit-time-window-ms",),
+        window_header=(b"x-rate-limit-time-window-ms",),
         window_unit=0.001,
     ),
     # Docusign, besides X-RateLimit.
@@ -147,17 +147,17 @@ COUNTERS = (
     CounterNames("x-daylimit", remaining=(b"x-daylimit-remaining",), window=_DAY),
 )
 
-USAGES = (
-    # 2 per second of 40, and more of more: the whole in 20 seconds on each plan.
+USAGE_HEADERS = (
+    # 2 per second of 40, proportionally more on larger plans: a full refill takes 20 seconds on each plan.
     UsageNames(b"x-shopify-shop-api-call-limit", window=20.0, leaky=True),
     UsageNames(b"x-gorgias-account-api-call-limit", window=20.0, leaky=True),
     UsageNames(b"x-recharge-limit", window=20.0, leaky=True),
-    # Salesforce: of the last 24 hours, which have no reset.
+    # Salesforce: the last 24 hours, without a reset.
     UsageNames(b"sforce-limit-info", window=_DAY),
 )
 
-# Zendesk, by endpoint: "total=100; remaining=99; resets=41".
-PAIRS_PREFIX = b"zendesk-ratelimit-"
+# Zendesk, for each endpoint: "total=100; remaining=99; resets=41".
+ZENDESK_PREFIX = b"zendesk-ratelimit-"
 
-# The standard's own, which Jira has under another name.
-STATE, POLICY = (b"ratelimit", b"beta-ratelimit"), (b"ratelimit-policy", b"beta-ratelimit-policy")
+# The IETF headers; Jira sends them under another name.
+STATE_HEADERS, POLICY_HEADERS = (b"ratelimit", b"beta-ratelimit"), (b"ratelimit-policy", b"beta-ratelimit-policy")

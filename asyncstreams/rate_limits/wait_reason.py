@@ -1,25 +1,33 @@
-"""What keeps a request, and for how long?"""
+"""Reasons for which a request waits."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import NamedTuple
 
-LONG = 1.0
-"""Seconds from which on a wait is a long one: whoever is not patient leaves the queue, and comes back later."""
+LONG_WAIT_S = 1.0
+"""Seconds from which a wait is long: a client that does not accept long waits leaves the queue and comes back later."""
 
-PAUSE = "the API's pause to end"
-DOWN = "the host to answer again"
-TOLD = "the quota that the API tells of"
-DECLARED = "its rate_limit"
-PACED = "the pace that refusals have taught"
-SHARED = "the turn of a stream that has had less of the quota"
-BUSY = "an answer to what is on the wire"
+
+class WaitReason(StrEnum):
+    """What a request waits for; the text completes "waits for ..." in events and `explain()`."""
+
+    PAUSED = "the API's pause to end"
+    """A Retry-After, or our own pause after a 429 without one."""
+    HOST_DOWN = "the host to respond again"
+    QUOTA = "the API's quota to reset"
+    DECLARED_LIMIT = "the declared rate_limit"
+    ADAPTIVE_RATE = "the rate learned from refusals"
+    FAIR_SHARE = "a stream that has used less of the quota"
+    CONCURRENCY = "a response to a request in flight"
+    RETRY_BACKOFF = "the next try"
 
 
 class Wait(NamedTuple):
-    """What keeps a request, and for how many seconds as far as is known: infinity is until an answer comes."""
+    """The reason of a wait and its estimated length."""
 
     seconds: float
-    reason: str
-    soonest: float
-    """Seconds until another request may pass, if those before this one give up."""
+    """Infinity: until a response comes."""
+    reason: WaitReason
+    min_seconds: float
+    """Seconds until a request may be admitted if those queued before it give up."""

@@ -1,4 +1,4 @@
-"""How are records held that only go into a file? As the lines that they will be there: bytes, and how many."""
+"""Records encoded as JSON Lines, for streams whose records only go into files."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _encoder = msgspec.json.Encoder()
 
 
 class EncodedLines(Sequence[Record]):
-    """Records of one page; each is made when somebody looks at it."""
+    """The records of one page as newline-delimited JSON in `data`; indexing decodes them."""
 
     __slots__ = ("_count", "data")
 
     def __init__(self, data: bytes, count: int) -> None:
         self.data, self._count = data, count
 
-    def as_array(self) -> bytes:
-        """The same as one JSON array."""
+    def to_json_array(self) -> bytes:
+        """The records as one JSON array."""
         return b"[" + self.data[:-1].replace(b"\n", b",") + b"]"
 
     def __len__(self) -> int:
@@ -37,29 +37,29 @@ class EncodedLines(Sequence[Record]):
         return decode_lines(self.data)[index]
 
     def __repr__(self) -> str:
-        return f"<Lines of {self._count:,} records>"
+        return f"<EncodedLines({self._count:,} records)>"
 
 
-def lines_of(records: Sequence[Record], *, is_decoded: bool) -> EncodedLines:
-    """One line for each; records that were decoded, and not changed, have a form in JSON. Raises TypeError.
+def encode_records(records: Sequence[Record], *, is_json: bool) -> EncodedLines:
+    """Encode one record per line; raw records are copied. Raises TypeError for a record without a JSON form.
 
-    Those that are still as they came stay so.
+    `is_json`: the records are unmodified output of the JSON decoder, so that the check is unnecessary.
     """
-    if is_decoded or are_raw(records):
+    if is_json or are_raw(records):
         return EncodedLines(_encoder.encode_lines(records), len(records))
     return EncodedLines(encode_lines(records), len(records))
 
 
-def quarantined_lines(records: Sequence[QuarantinedRecord]) -> EncodedLines:
-    """The same of those that do not fit their schema, each with where it does not."""
-    told = [
+def encode_quarantined(records: Sequence[QuarantinedRecord]) -> EncodedLines:
+    """Encode one quarantined record per line, with its schema violations. Raises TypeError."""
+    entries = [
         {
-            "record": one.record,
+            "record": quarantined.record,
             "problems": [
                 {"pointer": problem.pointer, "keyword": problem.keyword, "detail": problem.detail}
-                for problem in one.problems
+                for problem in quarantined.problems
             ],
         }
-        for one in records
+        for quarantined in records
     ]
-    return lines_of(told, is_decoded=False)
+    return encode_records(entries, is_json=False)

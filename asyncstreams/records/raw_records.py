@@ -1,7 +1,7 @@
-"""Can the records of a stream go from the wire into a file as they came, and where in a body are they?
+"""Raw passthrough: records that are copied from the response into a file as bytes.
 
-One scan of a body finds where each record begins and ends, without making it. What has to be looked at (a token beside
-the records, their keys and cursors) is decoded, and nothing else.
+One scan of a body finds the bounds of each record. Only the required values are decoded: page tokens beside the
+records, and the primary keys and cursors in them.
 """
 
 from __future__ import annotations
@@ -17,28 +17,29 @@ from ..models import Record, key_paths
 from ..pagination.paginators import body_paths
 from ..protocols import Stream
 
-Raw: TypeAlias = msgspec.Raw
-_Tree: TypeAlias = dict[str, Any]
-_RECORDS = list[msgspec.Raw]
-_NO_OBJECT = re.compile(rb"\n[^{]")
-_KEY = re.compile(r"[^.\[\]]+")
+RawRecord: TypeAlias = msgspec.Raw
+_TypeTree: TypeAlias = dict[str, Any]
+_RAW_RECORDS = list[msgspec.Raw]
+_NON_OBJECT_LINE = re.compile(rb"\n[^{]")
+_PATH_KEY = re.compile(r"[^.\[\]]+")
 
 
 class RawReader:
-    """Reads the bodies of one stream, for which `why_not` gives no reason."""
+    """Extracts raw records from the bodies of one stream, for which `reason_to_decode` returns None."""
 
     def __init__(self, stream: Stream) -> None:
         self._paths = frozenset(body_paths(stream.paginator) or ())
-        self._node = None if stream.records_path is None else _Node(_tree(stream) or {})
-        kind: Any = _RECORDS if self._node is None else self._node.kind
-        fields = cast(Any, TypedDict)("fields", dict.fromkeys(_looked_at(stream), Any), total=False)
+        self._decoder = None if stream.records_path is None else _ObjectDecoder(_type_tree(stream) or {})
+        kind: Any = _RAW_RECORDS if self._decoder is None else self._decoder.type
+        fields = cast(Any, TypedDict)("fields", dict.fromkeys(_inspected_fields(stream), Any), total=False)
         self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(kind).decode
-        self._decode_fields: Callable[[bytes], list[Record]] = msgspec.json.Decoder(list[fields]).decode  # type: ignore[valid-type]  # made here
+        self._decode_fields: Callable[[bytes], list[Record]] = msgspec.json.Decoder(list[fields]).decode  # type: ignore[valid-type]  # a type built at runtime
 
-    def records(self, response: Response) -> list[Raw] | None:
-        """The records of a whole body, none with a line break; None where the body is not what was declared.
+    def extract_records(self, response: Response) -> list[RawRecord] | None:
+        """The records of a complete body, each without line breaks.
 
-        Whoever decodes all of it then finds out what is wrong, if anything is.
+        None if the body is not what the stream declares; decoding it in full then explains the problem. Attaches the
+        decoded page tokens to the response.
         """
         body = response.content
         try:
@@ -46,128 +47,135 @@ class RawReader:
                 body.decode()
             if b"\n" in body or b"\r" in body:
                 body = msgspec.json.format(body, indent=-1)
-            found: Any = self._decode(body)
+            decoded: Any = self._decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
-        records = found if self._node is None else self._node.records(found)
+        records = decoded if self._decoder is None else self._decoder.records(decoded)
         if not _are_objects(records):
             return None
-        if self._node is not None:
-            response.know(self._node.rest(found), self._paths)
+        if self._decoder is not None:
+            response.set_partial_json(self._decoder.decoded_fields(decoded), self._paths)
         return records
 
-    def fields(self, records: Sequence[Raw]) -> list[Record]:
-        """Keys and cursors of the records, as far as they have them."""
+    def decode_fields(self, records: Sequence[RawRecord]) -> list[Record]:
+        """The key and cursor fields of each record; absent fields are omitted."""
         return self._decode_fields(b"[" + b",".join(records) + b"]")
 
 
-def why_not(stream: Stream, *, has_schema: bool) -> str | None:
-    """Why the records of a stream have to be made; None where they need not be."""
+def reason_to_decode(stream: Stream, *, has_schema: bool) -> str | None:
+    """Why the records of a stream must be decoded; None if raw passthrough is possible."""
     if not stream.uses_default_parser:
         return "it has a parse_response of its own"
     if stream.transformer is not None and stream.transformer.is_active:
         return "it has a transformer"
     if has_schema:
-        return "its records are held against a schema"
+        return "its records are validated against a schema"
     if not stream.uses_paginator:
         return "it has a next_page_token of its own"
     if body_paths(stream.paginator) is None:
-        return "its paginator looks at whole responses"
-    if _tree(stream) is None:
-        return "its records do not lie beside what its paginator looks at"
+        return "its paginator inspects complete responses"
+    if _type_tree(stream) is None:
+        return "its records cannot be separated from what its paginator reads"
     if stream.cursor_field and not stream.primary_key:
-        return "it has a cursor_field, and no primary_key to know its records by"
+        return "it has a cursor_field but no primary_key to identify its records"
     return None
 
 
-def is_as_decoded(stream: Stream) -> bool:
-    """Whether nothing but the decoder has a hand in the records of a stream, so that they have a form in JSON."""
+def has_unmodified_records(stream: Stream) -> bool:
+    """Whether the records are unmodified output of the JSON decoder, and thus can be encoded without checks."""
     return stream.uses_default_parser and (stream.transformer is None or not stream.transformer.is_active)
 
 
-def are_raw(records: Sequence[object]) -> TypeGuard[Sequence[Raw]]:
-    """Whether the records of a page are as they came: all of them are, or none."""
-    return bool(records) and isinstance(records[0], Raw)
+def are_raw(records: Sequence[object]) -> TypeGuard[Sequence[RawRecord]]:
+    """Whether the records of a page are raw: either all of them are, or none."""
+    return bool(records) and isinstance(records[0], RawRecord)
 
 
-class _Node:
-    """An object of which some fields are decoded, and of all others nothing."""
+class _ObjectDecoder:
+    """Decodes the fields of an object that are in `tree`, and skips all others."""
 
-    def __init__(self, tree: _Tree) -> None:
-        self._inner = {name: _Node(cast(_Tree, kind)) for name, kind in tree.items() if isinstance(kind, dict)}
+    def __init__(self, tree: _TypeTree) -> None:
+        self._children = {
+            name: _ObjectDecoder(cast(_TypeTree, kind)) for name, kind in tree.items() if isinstance(kind, dict)
+        }
         self._names = {f"field_{number}": name for number, name in enumerate(tree)}
-        self._to_records = next((at for at, name in self._names.items() if _has_records(tree[name])), None)
-        fields: list[Any] = []
-        for at, name in self._names.items():
-            kind = self._inner[name].kind if name in self._inner else tree[name]
-            # What is not where it was declared is no reason to give up, unless the records are.
-            fields.append((at, kind) if at == self._to_records else (at, kind | None if name in self._inner else Any))
-        optional = [(*field, msgspec.UNSET) for field in fields if field[0] != self._to_records]
-        fields = [field for field in fields if field[0] == self._to_records] + optional
-        self.kind: Any = msgspec.defstruct("Body", fields, rename=self._names, gc=False)
+        self._records_field = next(
+            (field for field, name in self._names.items() if _contains_records(tree[name])), None
+        )
+        required: list[Any] = []
+        optional: list[Any] = []
+        for field, name in self._names.items():
+            kind = self._children[name].type if name in self._children else tree[name]
+            # Only the records are required: other fields may be absent.
+            if field == self._records_field:
+                required.append((field, kind))
+            else:
+                optional.append((field, kind | None if name in self._children else Any, msgspec.UNSET))
+        self.type: Any = msgspec.defstruct("Body", required + optional, rename=self._names, gc=False)
 
-    def records(self, found: Any) -> list[Raw]:
-        assert self._to_records is not None
-        inner = getattr(found, self._to_records)
-        name = self._names[self._to_records]
-        return self._inner[name].records(inner) if name in self._inner else inner
+    def records(self, body: Any) -> list[RawRecord]:
+        """The records in a decoded body."""
+        assert self._records_field is not None
+        inner = getattr(body, self._records_field)
+        name = self._names[self._records_field]
+        return self._children[name].records(inner) if name in self._children else inner
 
-    def rest(self, found: Any) -> Mapping[str, Any]:
-        """What was decoded, but for the records."""
-        told: dict[str, Any] = {}
-        for at, name in self._names.items():
-            value = getattr(found, at)
-            if name in self._inner and value is not None and value is not msgspec.UNSET:
-                told[name] = self._inner[name].rest(value)
-            elif at != self._to_records and value is not msgspec.UNSET:
-                told[name] = value
-        return told
+    def decoded_fields(self, body: Any) -> Mapping[str, Any]:
+        """The decoded fields without the records."""
+        fields: dict[str, Any] = {}
+        for field, name in self._names.items():
+            value = getattr(body, field)
+            if name in self._children and value is not None and value is not msgspec.UNSET:
+                fields[name] = self._children[name].decoded_fields(value)
+            elif field != self._records_field and value is not msgspec.UNSET:
+                fields[name] = value
+        return fields
 
 
-def _tree(stream: Stream) -> _Tree | None:
-    """What is decoded of a body; None where the records are part of that, or where nobody can tell."""
+def _type_tree(stream: Stream) -> _TypeTree | None:
+    """The types of the body's fields that are decoded; None if the records cannot be separated from them."""
     path = stream.records_path
-    tree: _Tree = {}
+    tree: _TypeTree = {}
     if path is None:
         return None if body_paths(stream.paginator) else tree
     if "[" in path:
         return None
-    _put(tree, path.split("."), _RECORDS)
-    for told in body_paths(stream.paginator) or ():
-        # A key may hold the dot itself.
-        steps = _KEY.findall(told.partition("[")[0])
-        if not (_put(tree, [told], Any) and _put(tree, steps, Any)):
+    _add_path(tree, path.split("."), _RAW_RECORDS)
+    for token_path in body_paths(stream.paginator) or ():
+        # The path may also be a single key that contains dots.
+        steps = _PATH_KEY.findall(token_path.partition("[")[0])
+        if not (_add_path(tree, [token_path], Any) and _add_path(tree, steps, Any)):
             return None
     return tree
 
 
-def _put(tree: _Tree, steps: Sequence[str], leaf: Any) -> bool:
-    """Add a path; False where it meets the records."""
+def _add_path(tree: _TypeTree, steps: Sequence[str], leaf: Any) -> bool:
+    """Add a path to the tree. Returns False if the path contains the records."""
     *outer, last = steps
     for step in outer:
         inner = tree.setdefault(step, {})
         if not isinstance(inner, dict):
-            return inner is not _RECORDS
-        tree = cast(_Tree, inner)
-    if _has_records(tree.get(last)):
+            return inner is not _RAW_RECORDS
+        tree = cast(_TypeTree, inner)
+    if _contains_records(tree.get(last)):
         return False
     tree[last] = leaf
     return True
 
 
-def _has_records(kind: Any) -> bool:
+def _contains_records(kind: Any) -> bool:
     if isinstance(kind, dict):
-        return any(map(_has_records, cast(_Tree, kind).values()))
-    return kind is _RECORDS
+        return any(map(_contains_records, cast(_TypeTree, kind).values()))
+    return kind is _RAW_RECORDS
 
 
-def _looked_at(stream: Stream) -> set[str]:
+def _inspected_fields(stream: Stream) -> set[str]:
     field = stream.cursor_field
     cursor = [] if not field else [field if isinstance(field, str) else field[0]]
     return {*cursor, *(path[0] for path in key_paths(stream.primary_key))}
 
 
-def _are_objects(records: Sequence[Raw]) -> bool:
-    """Whether each is a JSON object, as they are without line breaks and with nothing before them."""
+def _are_objects(records: Sequence[RawRecord]) -> bool:
+    """Whether each record, which has no line breaks and no leading whitespace, is a JSON object."""
     joined = b"\n".join(records)
-    return not records or (joined.startswith(b"{") and _NO_OBJECT.search(joined) is None)
+    return not records or (joined.startswith(b"{") and _NON_OBJECT_LINE.search(joined) is None)

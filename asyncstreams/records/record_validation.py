@@ -1,4 +1,4 @@
-"""What becomes of the records of a page: transformed, then held against their schema."""
+"""Transformation and schema validation of the records of a page."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Any
 
 from .._json import as_object
 from ..errors import AsyncStreamsError, ConfigError, SchemaError
-from ..models import PrimaryKey, QuarantinedRecord, Record, SchemaViolation, key_paths, shortened
+from ..models import PrimaryKey, QuarantinedRecord, Record, SchemaViolation, key_paths, shorten
 from ..protocols import Stream
 from ..schemas.record_schema import RecordSchema, record_schema
 from ..state.stream_selection import StateStore
 
-_MOST_KINDS = 100
-_SHOWN_KINDS = 5
-_LONGEST_KEY = 100
-_INDEX = re.compile(r"/\d+(?=/|$)")
+_MAX_KINDS = 100
+_MAX_KINDS_SHOWN = 5
+_MAX_KEY_CHARS = 100
+_ARRAY_INDEX = re.compile(r"/\d+(?=/|$)")
 _log = logging.getLogger("asyncstreams")
 
 
 class RecordValidator:
-    """The schema of one stream, for one reading of it, and how many records did not fit.
+    """Transforms and validates the records of one stream during one run, and counts schema violations.
 
     Records are transformed in place.
     """
@@ -32,110 +32,111 @@ class RecordValidator:
     def __init__(self, stream: Stream, schema: RecordSchema | None) -> None:
         self._stream = stream
         self._schema = None if stream.validation == "off" else schema
-        self._transform = _transform(stream, schema)
+        self._transform = _page_transform(stream, schema)
         self._records = 0
-        self._misfits = 0
+        self._invalid = 0
         self._kinds: Counter[tuple[str, str]] = Counter()
 
     @property
     def has_schema(self) -> bool:
-        """Whether records are held against anything."""
+        """Whether records are validated."""
         return self._schema is not None
 
-    def page(self, records: list[Record]) -> tuple[list[Record], tuple[QuarantinedRecord, ...]]:
-        """The records to hand over, and those that are kept back. Raises SchemaError."""
+    def validate_page(self, records: list[Record]) -> tuple[list[Record], tuple[QuarantinedRecord, ...]]:
+        """The records to deliver and the quarantined ones. Raises SchemaError."""
         if self._transform is not None:
             self._transform(records)
         if self._schema is None:
             return records, ()
         self._records += len(records)
-        if self._schema.fits(records):
+        if self._schema.all_valid(records):
             return records, ()
-        return self._sorted(records, self._schema)
+        return self._partition(records, self._schema)
 
-    def tell(self) -> None:
-        """Warn of how many did not fit, at the end of a reading."""
-        if self._misfits and self._stream.validation != "fail":
-            what = "were quarantined" if self._stream.validation == "quarantine" else "do not fit the schema"
+    def log_summary(self) -> None:
+        """Log a warning with the number of invalid records, at the end of a run."""
+        if self._invalid and self._stream.validation != "fail":
+            what = "were quarantined" if self._stream.validation == "quarantine" else "do not match the schema"
             _log.warning(
                 "%s: %d of %d records %s: %s",
                 self._stream.name,
-                self._misfits,
+                self._invalid,
                 self._records,
                 what,
                 self._most_frequent(),
             )
 
-    def _sorted(
+    def _partition(
         self, records: list[Record], schema: RecordSchema
     ) -> tuple[list[Record], tuple[QuarantinedRecord, ...]]:
-        fitting: list[Record] = []
+        valid: list[Record] = []
         quarantined: list[QuarantinedRecord] = []
         for number, record in enumerate(records):
-            if schema.fits_one(record):
-                fitting.append(record)
+            if schema.is_valid(record):
+                valid.append(record)
                 continue
-            problems = schema.problems(record)
-            key = _key(self._stream.primary_key, record)
-            self._count(problems, _named(key, number))
+            problems = schema.find_violations(record)
+            key = _key_of(self._stream.primary_key, record)
+            self._count_violations(problems, _record_label(key, number))
             if self._stream.validation == "fail":
                 more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-                told = f"sent a record that does not fit the schema: {_named(key, number)}: {problems[0]}{more}"
-                raise _error(told, key, problems[0])
+                label = _record_label(key, number)
+                message = f"sent a record that does not match the schema: {label}: {problems[0]}{more}"
+                raise _schema_error(message, key, problems[0])
             if self._stream.validation == "report":
                 continue
             quarantined.append(QuarantinedRecord(record, tuple(problems)))
-            if self._misfits > self._stream.max_quarantined:
-                most = f"{self._stream.max_quarantined:,} records (max_quarantined)"
-                told = f"sent more than {most} that do not fit the schema: {self._most_frequent()}"
-                raise _error(told, key, problems[0])
-        return (fitting, tuple(quarantined)) if self._stream.validation == "quarantine" else (records, ())
+            if self._invalid > self._stream.max_quarantined:
+                limit = f"{self._stream.max_quarantined:,} records (max_quarantined)"
+                message = f"sent more than {limit} that do not match the schema: {self._most_frequent()}"
+                raise _schema_error(message, key, problems[0])
+        return (valid, tuple(quarantined)) if self._stream.validation == "quarantine" else (records, ())
 
-    def _count(self, problems: list[SchemaViolation], named: str) -> None:
-        """One more misfit; warns of each place and keyword once."""
-        self._misfits += 1
+    def _count_violations(self, problems: list[SchemaViolation], label: str) -> None:
+        """Count an invalid record, and log the first violation of each place and keyword."""
+        self._invalid += 1
         for kind, problem in {(_place(problem), problem.keyword): problem for problem in problems}.items():
             if kind not in self._kinds:
-                if len(self._kinds) >= _MOST_KINDS:
+                if len(self._kinds) >= _MAX_KINDS:
                     continue
                 if self._stream.validation != "fail":
-                    _log.warning("%s: %s does not fit the schema: %s", self._stream.name, named, problem)
+                    _log.warning("%s: %s does not match the schema: %s", self._stream.name, label, problem)
             self._kinds[kind] += 1
 
     def _most_frequent(self) -> str:
-        shown = self._kinds.most_common(_SHOWN_KINDS)
-        told = ", ".join(f"{place or 'the record'} {keyword} ({count:,})" for (place, keyword), count in shown)
-        return told + (", ..." if len(self._kinds) > _SHOWN_KINDS else "")
+        kinds = self._kinds.most_common(_MAX_KINDS_SHOWN)
+        shown = ", ".join(f"{place or 'the record'} {keyword} ({count:,})" for (place, keyword), count in kinds)
+        return shown + (", ..." if len(self._kinds) > _MAX_KINDS_SHOWN else "")
 
 
-async def validation_of(stream: Stream, keeper: StateStore | None = None) -> RecordValidator:
-    """The validation for one reading of a stream, whose schema is asked for where it matters.
+async def create_validator(stream: Stream, state_store: StateStore | None = None) -> RecordValidator:
+    """The validator of a stream for one run. It loads the schema if validation, transformer or `state_store` need it.
 
-    Whoever keeps what is read is asked whether it is the same stream, and told what its records look like. Raises
-    ConfigError, and StateIncompatible.
+    The store checks that its state belongs to the stream, and receives the schema. Raises ConfigError and
+    StateIncompatible.
     """
-    if keeper is not None:
-        keeper.check(stream)
+    if state_store is not None:
+        state_store.check_stream(stream)
     transforms = stream.transformer is not None and stream.transformer.is_active
-    is_needed = keeper is not None and keeper.needs_schema
-    schema = None if stream.validation == "off" and not transforms and not is_needed else await schema_of(stream)
+    is_needed = state_store is not None and state_store.needs_schema
+    schema = None if stream.validation == "off" and not transforms and not is_needed else await load_schema(stream)
     if schema is None and transforms:
         raise ConfigError(
-            f"{type(stream).__name__}.transformer has nothing to go by: the stream has no schema",
-            hint=f"add schemas/{stream.name}.json beside its module, or get_json_schema(self)",
+            f"{type(stream).__name__}.transformer: the stream has no schema",
+            hint=f"add schemas/{stream.name}.json next to the stream's module, or define get_json_schema(self)",
         ).locate(stream=stream.name)
-    if keeper is not None:
-        keeper.described(stream, None if schema is None else schema.json)
+    if state_store is not None:
+        state_store.describe_stream(stream, None if schema is None else schema.json)
     return RecordValidator(stream, schema)
 
 
-async def schema_of(stream: Stream) -> RecordSchema | None:
-    """What the stream's `get_json_schema` gives, compiled. Raises ConfigError for what is no schema."""
+async def load_schema(stream: Stream) -> RecordSchema | None:
+    """The compiled result of the stream's `get_json_schema`, or None. Raises ConfigError for an invalid schema."""
     try:
-        given: Any = stream.get_json_schema()
-        if inspect.isawaitable(given):
-            given = await given
-        return None if given is None else record_schema(given, "the schema")
+        schema: Any = stream.get_json_schema()
+        if inspect.isawaitable(schema):
+            schema = await schema
+        return None if schema is None else record_schema(schema, "the schema")
     except AsyncStreamsError as error:
         error.locate(stream=stream.name)
         raise
@@ -144,41 +145,41 @@ async def schema_of(stream: Stream) -> RecordSchema | None:
         raise
 
 
-def _transform(stream: Stream, schema: RecordSchema | None) -> Callable[[list[Record]], None] | None:
+def _page_transform(stream: Stream, schema: RecordSchema | None) -> Callable[[list[Record]], None] | None:
     if schema is None or stream.transformer is None or not stream.transformer.is_active:
         return None
-    return stream.transformer.compiled(schema.json)
+    return stream.transformer.compile(schema.json)
 
 
 def _place(problem: SchemaViolation) -> str:
-    """The pointer, for all items of an array together."""
-    return shortened(_INDEX.sub("/*", problem.pointer))
+    """The pointer with array indexes replaced by `*`."""
+    return shorten(_ARRAY_INDEX.sub("/*", problem.pointer))
 
 
-def _key(primary_key: PrimaryKey, record: Record) -> Any:
-    """The value of the primary key, or a mapping where it has several fields; None where there is none."""
+def _key_of(primary_key: PrimaryKey, record: Record) -> Any:
+    """The primary key of a record: a value, or a mapping if it has several fields; None without a primary key."""
     paths = key_paths(primary_key)
     if len(paths) == 1:
-        return _at(record, paths[0])
-    return {".".join(path): _at(record, path) for path in paths} or None
+        return _value_at(record, paths[0])
+    return {".".join(path): _value_at(record, path) for path in paths} or None
 
 
-def _at(record: Record, path: list[str]) -> Any:
+def _value_at(record: Record, path: list[str]) -> Any:
     value: Any = record
     for name in path:
         value = (as_object(value) or {}).get(name)
     return value
 
 
-def _named(key: Any, number: int) -> str:
-    return f"record {number} of its page" if key is None else f"record {shortened(repr(key), _LONGEST_KEY)}"
+def _record_label(key: Any, number: int) -> str:
+    return f"record {number} of its page" if key is None else f"record {shorten(repr(key), _MAX_KEY_CHARS)}"
 
 
-def _error(message: str, key: Any, problem: SchemaViolation) -> SchemaError:
+def _schema_error(message: str, key: Any, problem: SchemaViolation) -> SchemaError:
     return SchemaError(
         message,
         key=key,
         pointer=problem.pointer,
         keyword=problem.keyword,
-        hint='mend the schema; or keep such records apart (validation = "quarantine"), or only count them ("report")',
+        hint='fix the schema, or set validation to "quarantine" (withhold such records) or "report" (only count them)',
     )

@@ -1,4 +1,4 @@
-"""Does a configuration fit the spec of its Source?"""
+"""Validation of a configuration against the spec of its Source."""
 
 from __future__ import annotations
 
@@ -11,31 +11,32 @@ from ..errors import ConfigError
 from ..models import SchemaViolation, Secret
 from .record_schema import RecordSchema
 
-_MOST_SHOWN = 5
-_CLOSE = 0.6
+_MAX_SHOWN = 5
+_MIN_SIMILARITY = 0.6
 
 
-def check_config(owner: str, spec: Mapping[str, Any] | None, config: Mapping[str, Any]) -> None:
-    """Raises ConfigError with pointer and rule of what does not fit, and never a value.
+def check_config(class_name: str, spec: Mapping[str, Any] | None, config: Mapping[str, Any]) -> None:
+    """Check a configuration against a JSON schema. Raises ConfigError, whose message contains no values.
 
-    A spec may stand in an Airbyte connector's `connectionSpecification`.
+    `spec` is the schema, or an Airbyte connector's spec with the schema under `connectionSpecification`;
+    None: there is nothing to check.
     """
     if spec is None:
         return
     if not isinstance(spec, Mapping):
-        raise ConfigError(f"{owner}.spec is a {type(spec).__name__}: a JSON schema, as a dict, is needed")
-    schema = RecordSchema(spec.get("connectionSpecification", spec), f"{owner}.spec")
-    plain = _revealed(owner, config)
-    if schema.fits_one(plain):
+        raise ConfigError(f"{class_name}.spec: must be a JSON schema as a dict, not {type(spec).__name__}")
+    schema = RecordSchema(spec.get("connectionSpecification", spec), f"{class_name}.spec")
+    plain = _reveal(class_name, config)
+    if schema.is_valid(plain):
         return
-    problems = schema.problems(plain)
-    told = "; ".join(map(str, problems[:_MOST_SHOWN])) + ("; ..." if len(problems) > _MOST_SHOWN else "")
-    hint = _meant(problems, plain, schema.json)
-    raise ConfigError(f"{owner}: the configuration does not fit its spec: {told}", hint=hint)
+    problems = schema.find_violations(plain)
+    shown = "; ".join(map(str, problems[:_MAX_SHOWN])) + ("; ..." if len(problems) > _MAX_SHOWN else "")
+    hint = _key_hint(problems, plain, schema.json)
+    raise ConfigError(f"{class_name}: the configuration does not match its spec: {shown}", hint=hint)
 
 
-def _meant(problems: list[SchemaViolation], config: dict[str, Any], spec: Mapping[str, Any]) -> str | None:
-    """A key that is almost one that the spec has at the same place; else the keys that it has there."""
+def _key_hint(problems: list[SchemaViolation], config: dict[str, Any], spec: Mapping[str, Any]) -> str | None:
+    """A hint at a misspelt key; without one, the list of keys that the spec declares there."""
     known: list[str] = []
     for problem in problems:
         *path, name = problem.pointer.split("/")[1:] or [""]
@@ -46,28 +47,30 @@ def _meant(problems: list[SchemaViolation], config: dict[str, Any], spec: Mappin
         properties = as_object(wanted.get("properties")) or {}
         foreign = [key for key in given if key not in properties]
         missing = [key for key in properties if key not in given]
-        if problem.keyword == "required" and (close := difflib.get_close_matches(name, foreign, 1, _CLOSE)):
-            return f"there is {close[0]!r}: is it {name!r}?"
-        if problem.keyword == "additionalProperties" and (close := difflib.get_close_matches(name, missing, 1, _CLOSE)):
-            return f"there is {name!r}: is it {close[0]!r}?"
+        if problem.keyword == "required" and (close := difflib.get_close_matches(name, foreign, 1, _MIN_SIMILARITY)):
+            return f"rename {close[0]!r} to {name!r}"
+        if problem.keyword == "additionalProperties" and (
+            close := difflib.get_close_matches(name, missing, 1, _MIN_SIMILARITY)
+        ):
+            return f"rename {name!r} to {close[0]!r}"
         known = known or list(properties)
-    return f"known are {', '.join(known)}" if known else None
+    return f"declared keys: {', '.join(known)}" if known else None
 
 
-def _revealed(owner: str, value: Any, at: str = "") -> Any:
-    """The configuration as JSON has it: a Secret is a string. Raises ConfigError for what JSON has not."""
+def _reveal(class_name: str, value: Any, path: str = "") -> Any:
+    """The configuration as plain JSON, with secrets as strings. Raises ConfigError for other types."""
     if isinstance(value, Secret):
         return value.reveal()
     if isinstance(value, Mapping):
         fields = cast(Mapping[str, Any], value)
         if not all(isinstance(key, str) for key in fields):
-            raise ConfigError(f"{owner}: a key of the configuration is no string", hint="JSON has no others")
-        return {key: _revealed(owner, inner, f"{at}/{key}") for key, inner in fields.items()}
+            raise ConfigError(f"{class_name}: a key of the configuration is not a string", hint="use string keys")
+        return {key: _reveal(class_name, inner, f"{path}/{key}") for key, inner in fields.items()}
     if isinstance(value, list | tuple):
-        return [_revealed(owner, item, f"{at}/{n}") for n, item in enumerate(cast(list[Any], value))]
+        return [_reveal(class_name, item, f"{path}/{n}") for n, item in enumerate(cast(list[Any], value))]
     if not isinstance(value, str | bool | int | float | None):
         kind = type(value).__name__
         raise ConfigError(
-            f"{owner}: the configuration holds a {kind} at {at}, and JSON has none", hint="write a string"
+            f"{class_name}: the configuration has a {kind} at {path}, which is not a JSON type", hint="use a string"
         )
     return value

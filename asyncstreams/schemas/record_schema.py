@@ -1,4 +1,4 @@
-"""Does a record fit its JSON schema, and where does it not?"""
+"""Compiled JSON schemas, and the violations of a record."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import jsonschema_rs
 import orjson
 from jsonschema import exceptions
 
-from .._json import JSON_NAMES, as_array, as_object, json_name
+from .._json import JSON_TYPE_NAMES, as_array, as_object, json_type_name
 from ..errors import ConfigError
 from ..models import Record, SchemaViolation
-from .schema_files import DATA, OF_NAMES, bundled
+from .schema_files import DATA_KEYWORDS, NAME_MAP_KEYWORDS, bundle
 
 _DEFAULT_DRAFT = "http://json-schema.org/draft-07/schema#"
 _DRAFTS: dict[str, Any] = {
@@ -26,164 +26,172 @@ _DRAFTS: dict[str, Any] = {
     "https://json-schema.org/draft/2019-09/schema": jsonschema.Draft201909Validator,
     "https://json-schema.org/draft/2020-12/schema": jsonschema.Draft202012Validator,
 }
-_RECORD = "urn:asyncstreams:record"
-_NOTES = frozenset(("contentEncoding", "contentMediaType"))
-_MOST_PROBLEMS = 100
-_SHOWN = 60
+_RECORD_URI = "urn:asyncstreams:record"
+_ANNOTATIONS = frozenset(("contentEncoding", "contentMediaType"))
+_MAX_VIOLATIONS = 100
+_MAX_DETAIL_CHARS = 60
 
 
 class RecordSchema:
-    """A JSON schema of one record, compiled. Formats and content encodings are notes, and not checked.
+    """A compiled JSON schema of one record. `format` and content keywords are annotations, and are not checked.
 
-    Raises ConfigError for a schema that is none: of an unknown draft, with a keyword that its own
-    meta-schema refuses, or with a reference that leads nowhere. Without `$schema` it is draft-07.
+    Supports drafts 4, 6, 7, 2019-09 and 2020-12; without `$schema`, draft 7. Raises ConfigError for an unknown
+    draft, for a schema that its meta-schema rejects, and for an unresolvable reference.
     """
 
     def __init__(self, schema: Mapping[str, Any], where: str = "the schema") -> None:
-        self.json = bundled(schema, where=where)
+        self.json = bundle(schema, where=where)
         draft = _draft(self.json, where)
-        _check(self.json, draft, where)
-        record = {**_asserted(self.json), "$schema": draft}
-        page = {"$schema": draft, "type": "array", "items": {"$ref": _RECORD}}
+        _check_schema(self.json, draft, where)
+        record = {**_without_annotations(self.json), "$schema": draft}
+        page = {"$schema": draft, "type": "array", "items": {"$ref": _RECORD_URI}}
         try:
-            self._record = _compiled(record)
-            self._page = _compiled(page, record)
+            self._record = _compile(record)
+            self._page = _compile(page, record)
         except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
             at = pointer(getattr(error, "instance_path", ()))
             reason = str(error).partition("\n")[0]
-            raise ConfigError(f"{where} cannot be compiled{f': at {at}' if at else ''}: {reason}") from None
+            raise ConfigError(f"{where}: cannot be compiled{f' at {at}' if at else ''}: {reason}") from None
 
-    def fits(self, records: list[Record]) -> bool:
-        """Whether all records of a page fit: one call for the page."""
+    def all_valid(self, records: list[Record]) -> bool:
+        """Whether all records of a page are valid; one call for the page."""
         try:
             return self._page.is_valid(records)
-        except ValueError:  # something that is not JSON, or too deep
+        except ValueError:  # not a JSON value, or nested too deeply
             return False
 
-    def fits_one(self, record: Record) -> bool:
+    def is_valid(self, record: Record) -> bool:
+        """Whether one record is valid."""
         try:
             return self._record.is_valid(record)
         except ValueError:
             return False
 
-    def problems(self, record: Record) -> list[SchemaViolation]:
-        """Where a record that does not fit does not: up to 100 places, and never none."""
+    def find_violations(self, record: Record) -> list[SchemaViolation]:
+        """The violations of an invalid record: at least 1, at most 100."""
         found: list[SchemaViolation] = []
         try:
             for error in self._record.iter_errors(record):
-                found += _problems(error)
-                if len(found) >= _MOST_PROBLEMS:
-                    return found[:_MOST_PROBLEMS]
+                found += _violations(error)
+                if len(found) >= _MAX_VIOLATIONS:
+                    return found[:_MAX_VIOLATIONS]
         except ValueError:
-            # Outside the handler: what is raised there may hold the value.
+            # The error may contain the value: it must not become the context of a later one.
             pass
-        return found or list(_not_json(record, [])) or [SchemaViolation("", "type", "it is too deep, or holds no JSON")]
+        return (
+            found or list(_find_non_json(record, [])) or [SchemaViolation("", "type", "nested too deeply, or not JSON")]
+        )
 
 
 def record_schema(schema: Mapping[str, Any], where: str) -> RecordSchema:
-    """The compiled schema; the same content is compiled once."""
+    """The compiled schema, cached by content. Raises ConfigError."""
     try:
         text = orjson.dumps(schema)
     except TypeError:  # integers beyond 64 bits
         return RecordSchema(schema, where)
-    return _of_text(text, where)
+    return _cached_schema(text, where)
 
 
 @lru_cache(maxsize=256)
-def _of_text(text: bytes, where: str) -> RecordSchema:
+def _cached_schema(text: bytes, where: str) -> RecordSchema:
     return RecordSchema(orjson.loads(text), where)
 
 
-def _compiled(schema: dict[str, Any], record: dict[str, Any] | None = None) -> jsonschema_rs.Validator:
-    # Under a name of its own, the references within the record's schema keep their root.
-    registry = None if record is None else jsonschema_rs.Registry([(_RECORD, record)])
+def _compile(schema: dict[str, Any], record: dict[str, Any] | None = None) -> jsonschema_rs.Validator:
+    # Registered under its own URI, the schema of the record remains the root of its references.
+    registry = None if record is None else jsonschema_rs.Registry([(_RECORD_URI, record)])
     return jsonschema_rs.validator_for(schema, validate_formats=False, registry=registry, offline=True)
 
 
 def _draft(schema: Mapping[str, Any], where: str) -> str:
-    """The draft of a schema, as it is written in full."""
-    told = schema.get("$schema", _DEFAULT_DRAFT)
+    """The canonical URI of the schema's draft."""
+    declared = schema.get("$schema", _DEFAULT_DRAFT)
     for draft in _DRAFTS:
-        if str(told).rstrip("#").partition("://")[2] == draft.partition("://")[2]:
+        if str(declared).rstrip("#").partition("://")[2] == draft.partition("://")[2]:
             return draft
-    raise ConfigError(f"{where} is of an unknown draft, $schema = {told!r}", hint=f"known are {', '.join(_DRAFTS)}")
+    raise ConfigError(f"{where}: unknown draft $schema = {declared!r}", hint=f"supported: {', '.join(_DRAFTS)}")
 
 
-def _asserted(node: Any, *, of_names: bool = False) -> Any:
-    """A schema without what drafts 6 and 7 leave open whether it is asserted; `of_names`: it maps names to schemas."""
+def _without_annotations(node: Any, *, is_name_map: bool = False) -> Any:
+    """The schema without the keywords that drafts 6 and 7 allow, but do not require, validators to check.
+
+    `is_name_map`: the node maps names to schemas.
+    """
     if (items := as_array(node)) is not None:
-        return [_asserted(item) for item in items]
+        return [_without_annotations(item) for item in items]
     if (fields := as_object(node)) is None:
         return node
     return {
-        key: value if key in DATA and not of_names else _asserted(value, of_names=key in OF_NAMES and not of_names)
+        key: value
+        if key in DATA_KEYWORDS and not is_name_map
+        else _without_annotations(value, is_name_map=key in NAME_MAP_KEYWORDS and not is_name_map)
         for key, value in fields.items()
-        if of_names or key not in _NOTES
+        if is_name_map or key not in _ANNOTATIONS
     }
 
 
-def _check(schema: Mapping[str, Any], draft: str, where: str) -> None:
-    """Raises ConfigError where the schema is not what its draft's meta-schema says."""
+def _check_schema(schema: Mapping[str, Any], draft: str, where: str) -> None:
+    """Raise ConfigError if the schema violates its draft's meta-schema, or does not describe an object."""
     checker = _DRAFTS[draft]
     error = cast(Any, exceptions).best_match(checker(checker.META_SCHEMA).iter_errors(schema))
     if error is not None:
         at = pointer(error.absolute_path)
         raise ConfigError(
-            f"{where} is no JSON schema: at {at or 'its root'}: {error.message}",
-            hint=f"types are {', '.join(sorted(JSON_NAMES.values()))}" if at.endswith("/type") else None,
+            f"{where}: invalid JSON schema at {at or 'its root'}: {error.message}",
+            hint=f"valid types: {', '.join(sorted(JSON_TYPE_NAMES.values()))}" if at.endswith("/type") else None,
         )
     wanted = schema.get("type", "object")
     if wanted != "object" and "object" not in wanted:
         raise ConfigError(
-            f'{where} describes {wanted!r}, and a record is an object: "type": "object"',
-            hint='the schema is that of one record, not of the page: what stands under "items"',
+            f'{where}: the "type" is {wanted!r}, but a record is an object',
+            hint='pass the schema of one record, not that of the page: usually the one under "items"',
         )
 
 
-def _not_json(value: Any, path: list[str | int]) -> Iterator[SchemaViolation]:
-    """The first place where a record holds what JSON has no form for."""
+def _find_non_json(value: Any, path: list[str | int]) -> Iterator[SchemaViolation]:
+    """The first value in a record that has no JSON form."""
     if (fields := as_object(value)) is not None:
         for key, inner in cast(dict[Any, Any], fields).items():
             if not isinstance(key, str):
                 yield SchemaViolation(
-                    pointer(path), "type", f"it has a key that is {json_name(key)}, and JSON has no such keys"
+                    pointer(path), "type", f"got a key of type {json_type_name(key)}, expected string"
                 )
                 return
-            yield from _not_json(inner, [*path, key])
+            yield from _find_non_json(inner, [*path, key])
     elif isinstance(value, list | tuple):
         for number, item in enumerate(cast(list[Any], value)):
-            yield from _not_json(item, [*path, number])
+            yield from _find_non_json(item, [*path, number])
     elif isinstance(value, str):
         if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
-            yield SchemaViolation(pointer(path), "type", "it holds half a character (a lone surrogate)")
+            yield SchemaViolation(pointer(path), "type", "contains a lone surrogate")
     elif not isinstance(value, bool | int | float | Decimal | None):
-        yield SchemaViolation(pointer(path), "type", f"it is {json_name(value)}, which JSON has not")
+        yield SchemaViolation(pointer(path), "type", f"got {json_type_name(value)}, which is not a JSON type")
 
 
-def _problems(error: jsonschema_rs.ValidationError) -> Iterator[SchemaViolation]:
+def _violations(error: jsonschema_rs.ValidationError) -> Iterator[SchemaViolation]:
     kind: Any = error.kind
     keyword, at = kind.name, list(error.instance_path)
     if keyword == "required":
-        yield SchemaViolation(pointer([*at, kind.property]), keyword, "it is missing")
+        yield SchemaViolation(pointer([*at, kind.property]), keyword, "missing property")
     elif keyword == "additionalProperties":
         for name in kind.unexpected:
-            yield SchemaViolation(pointer([*at, name]), keyword, "the schema does not know it")
+            yield SchemaViolation(pointer([*at, name]), keyword, "unknown property")
     elif keyword == "type":
         wanted = " or ".join(kind.types)
-        yield SchemaViolation(pointer(at), keyword, f"it is {json_name(error.instance)}, and should be {wanted}")
+        yield SchemaViolation(pointer(at), keyword, f"got {json_type_name(error.instance)}, expected {wanted}")
     else:
-        yield SchemaViolation(pointer(at), keyword, _wanted(kind))
+        yield SchemaViolation(pointer(at), keyword, _expectation(kind))
 
 
-def _wanted(kind: Any) -> str:
-    """What the schema says there, where it is short."""
+def _expectation(kind: Any) -> str:
+    """The keyword's value in the schema, shortened."""
     for name in ("limit", "pattern", "options", "expected_value", "multiple_of"):
         if hasattr(kind, name):
             text = json.dumps(getattr(kind, name), ensure_ascii=False, default=str)
-            return f"the schema says {text if len(text) <= _SHOWN else text[:_SHOWN] + '...'}"
-    return "it does not fit"
+            return f"the schema requires {text if len(text) <= _MAX_DETAIL_CHARS else text[:_MAX_DETAIL_CHARS] + '...'}"
+    return "does not match"
 
 
 def pointer(path: Iterable[str | int]) -> str:
-    """A JSON pointer, as RFC 6901 escapes it."""
+    """A JSON pointer, escaped as in RFC 6901."""
     return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in path)

@@ -1,4 +1,4 @@
-"""Is a stream still the one that was read before, as the same account?"""
+"""Compatibility of a stored state with a stream and its credential."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..protocols import Stream
 
 
 def identity_of(stream: Stream) -> dict[str, Any]:
-    """What must be the same, as JSON values."""
+    """The settings that must not change while a state is reused, as JSON values."""
     field = stream.cursor_field
     parents = {parent.name: identity_of(parent) for parent in stream.parents} if stream.incremental_dependency else {}
     return {
@@ -24,32 +24,34 @@ def identity_of(stream: Stream) -> dict[str, Any]:
     }
 
 
-def with_credential(stream: Stream, salt: str) -> dict[str, Any]:
-    """The same with its credential, so that nobody can read it; the stream and its parents have all their options."""
-    now = identity_of(stream)
-    if "parents" in now:
-        now["parents"] = {parent.name: with_credential(parent, salt) for parent in stream.parents}
-    with suppress(NotFingerprintable):  # then nobody can say that it is another one
-        now["credential"] = credential_id(stream, bytes.fromhex(salt))
-    return now
+def identity_with_credential(stream: Stream, salt: str) -> dict[str, Any]:
+    """The identity with a salted hash of the credential. Call it once the stream and its parents have all options."""
+    identity = identity_of(stream)
+    if "parents" in identity:
+        identity["parents"] = {parent.name: identity_with_credential(parent, salt) for parent in stream.parents}
+    with suppress(NotFingerprintable):  # without a fingerprint a changed credential cannot be detected
+        identity["credential"] = credential_id(stream, bytes.fromhex(salt))
+    return identity
 
 
-def compare(
-    name: str, known: Mapping[str, Any], now: Mapping[str, Any], *, allow_credential_change: bool = False
+def check_compatible(
+    name: str, known: Mapping[str, Any], current: Mapping[str, Any], *, allow_credential_change: bool = False
 ) -> None:
-    """Raises StateIncompatible, with the field that differs."""
-    for field, value in now.items():
+    """Compare a stored identity with the current one. Raises StateIncompatible with the first field that differs."""
+    for field, value in current.items():
         if field == "parents":
             for parent in value.keys() & known.get(field, {}).keys():
-                compare(parent, known[field][parent], value[parent], allow_credential_change=allow_credential_change)
+                check_compatible(
+                    parent, known[field][parent], value[parent], allow_credential_change=allow_credential_change
+                )
             continue
         if field not in known or known[field] == value or (field == "credential" and allow_credential_change):
             continue
-        shown = "" if field == "credential" else f": it was {known[field]!r}, and is {value!r}"
+        change = "" if field == "credential" else f": {known[field]!r} changed to {value!r}"
         raise StateIncompatible(
-            f"the state is that of another {field}{shown}",
+            f"state: it belongs to another {field}{change}",
             field=field,
-            hint="allow_credential_change=True keeps it for a new credential of the same account"
+            hint="if the new credential belongs to the same account, pass allow_credential_change=True"
             if field == "credential"
-            else "give each its own, or begin anew without this one to read everything again",
+            else "use a separate state, or delete this one to read everything again",
         ).locate(stream=name)

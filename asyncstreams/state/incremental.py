@@ -1,4 +1,4 @@
-"""Which records of a slice are in its interval, and what is done when they are safe?"""
+"""Incremental reads: the intervals of one run, and the records that belong to them."""
 
 from __future__ import annotations
 
@@ -17,204 +17,216 @@ from ..models import Record, Slice, key_paths
 from ..protocols import Stream, Windows
 from .stream_state import StateDelta, StreamState, partition_key, points_of, row_key, value_at
 
-_MOST_SEEN = 50_000
+_MAX_REMEMBERED_ROWS = 50_000
 _log = logging.getLogger("asyncstreams")
 
 
 class IncrementalPlan:
-    """The line of a stream's cursor in one run: where it ends, and what of it is new.
+    """The intervals of a stream's cursor that one run reads, and the end of its range.
 
-    With a state that nobody keeps all up to now is read, since nobody would come back for the rest.
+    Without a state store everything up to now is read, since no later run reads the rest.
     """
 
-    def __init__(self, stream: Stream, state: StreamState, now: float, *, is_kept: bool) -> None:
-        self.stream, self.state, self.cursor, self.now, self.is_kept = stream, state, state.cursor, now, is_kept
-        self._begun: set[str] = set()
+    def __init__(self, stream: Stream, state: StreamState, now: float, *, has_state_store: bool) -> None:
+        self.stream, self.state, self.cursor, self.now, self.has_state_store = (
+            stream,
+            state,
+            state.cursor,
+            now,
+            has_state_store,
+        )
+        self._started_partitions: set[str] = set()
         given = stream.windows
-        self.windows: Windows = TimeWindows(settle=60 if is_kept else 0) if given is None else given
-        self.end = self.windows.ends_at(self.cursor, now)
+        self.windows: Windows = TimeWindows(settle=60 if has_state_store else 0) if given is None else given
+        self.end = self.windows.end_at(self.cursor, now)
         self.lookback = self.windows.lookback_of(self.cursor)
         state.lookback = self.lookback
         field = stream.cursor_field
         self.path: Sequence[str] = [field] if isinstance(field, str) else list(field or ())
         self.key = key_paths(stream.primary_key)
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
-    def slices(self, whole: Slice) -> list[Slice]:
-        """What is to be read of a slice: the gaps of its interval, or the windows that are new. Raises ConfigError."""
-        partitions = self.stream.partitions_of(whole)
-        if self.is_kept and len(partitions) > 1:
+    def slices(self, stream_slice: Slice) -> list[Slice]:
+        """The slices to read for a slice: the gaps in its interval, or the new windows. Raises ConfigError."""
+        partitions = self.stream.partitions_of(stream_slice)
+        if self.has_state_store and len(partitions) > 1:
             raise ConfigError(
-                f"{type(self.stream).__name__} reads several parents at once, and each may be read up to another time",
-                hint="remove parent_batch_size, or the cursor_field",
+                f"{type(self.stream).__name__}: parent_batch_size cannot be combined with cursor_field, because each "
+                "parent has a state of its own",
+                hint="remove parent_batch_size or cursor_field",
             )
         done = self.state.of(partitions[0]).partition().done
-        if whole.interval is not None:
-            start, end = points_of(whole, self.cursor)
+        if stream_slice.interval is not None:
+            start, end = points_of(stream_slice, self.cursor)
             gaps = done.gaps(start, end)
             if gaps == [(start, end)]:
-                return [whole]
-            return [self._slice(whole, gap, like=whole.interval[1]) for gap in gaps]
-        if self._is_again(partitions[0]):
-            return []
-        return [self._slice(whole, one) for one in self.windows.intervals(self.cursor, done, self.now)]
+                return [stream_slice]
+            return [self._slice_of(stream_slice, gap, like=stream_slice.interval[1]) for gap in gaps]
+        if self.has_state_store:
+            # A parent that changes while it is read is delivered twice; its partition is read once per run.
+            key = partition_key(partitions[0])
+            if key in self._started_partitions:
+                return []
+            self._started_partitions.add(key)
+        return [self._slice_of(stream_slice, window) for window in self.windows.intervals(self.cursor, done, self.now)]
 
-    def _is_again(self, partition: Mapping[str, Any]) -> bool:
-        """Whether a partition has come before in this run: a parent does that changes while it is read."""
-        if not self.is_kept:
-            return False
-        before = len(self._begun)
-        self._begun.add(partition_key(partition))
-        return len(self._begun) == before
-
-    def _slice(self, whole: Slice, interval: Interval, like: Any = None) -> Slice:
+    def _slice_of(self, stream_slice: Slice, interval: Interval, like: Any = None) -> Slice:
         values = [None if math.isinf(point) else self.cursor.value(point, like) for point in interval]
-        asked = self.windows.asked(self.cursor, interval)
-        bounds = [None if math.isinf(point) else self.cursor.value(point, like) for point in asked]
-        return Slice(whole.partition, (values[0], values[1]), bounds=(bounds[0], bounds[1]))
+        query_bounds = self.windows.query_bounds(self.cursor, interval)
+        bounds = [None if math.isinf(point) else self.cursor.value(point, like) for point in query_bounds]
+        return Slice(stream_slice.partition, (values[0], values[1]), bounds=(bounds[0], bounds[1]))
 
-    def warn_once(self, what: str, *more: object) -> None:
-        if what not in self._told:
-            self._told.add(what)
-            _log.warning("%s: " + what, self.stream.name, *more)
+    def warn_once(self, message: str, *args: object) -> None:
+        """Log a warning with the name of the stream, once per message."""
+        if message not in self._warned:
+            self._warned.add(message)
+            _log.warning("%s: " + message, self.stream.name, *args)
 
 
 class SliceFilter:
-    """One slice of an incremental stream, while it is read."""
+    """Selects the records of one slice of an incremental stream, and reports its progress as state deltas."""
 
-    def __init__(self, incremental: IncrementalPlan, stream_slice: Slice, partition: Mapping[str, Any]) -> None:
-        self._of, self._partition, self._cursor = incremental, partition, incremental.cursor
-        self._start, self._end = points_of(stream_slice, incremental.cursor)
-        # Nobody comes after the last one: what lies beyond its end is dated in the future, or just being written.
-        self._is_last = self._end >= incremental.end
-        self._known = incremental.state.of(partition).partition().seen
+    def __init__(self, plan: IncrementalPlan, stream_slice: Slice, partition: Mapping[str, Any]) -> None:
+        self._plan, self._partition, self._cursor = plan, partition, plan.cursor
+        self._start, self._end = points_of(stream_slice, plan.cursor)
+        # No window follows the last one: records beyond its end have future dates, or are just being written.
+        self._is_last = self._end >= plan.end
+        self._delivered = plan.state.of(partition).partition().seen
         self._seen: dict[str, Point] = {}
         self._reached = self._start
         self._since_checkpoint = 0
-        self._ascends = incremental.stream.state_checkpoint_interval is not None
-        self._is_begun = False
+        self._is_ascending = plan.stream.state_checkpoint_interval is not None
+        self._is_started = False
 
-    def page(self, records: list[Record], response: Response) -> list[Record]:
-        """The records of a page that belong here and were not handed over before."""
-        if not self._is_begun:
-            self._is_begun = True
-            if self._is_last and self._of.is_kept:
+    def filter_page(self, records: list[Record], response: Response) -> list[Record]:
+        """The records of a page that belong to the slice and were not delivered before."""
+        if not self._is_started:
+            self._is_started = True
+            if self._is_last and self._plan.has_state_store:
                 self._end = min(self._end, self._server_end(response))
-        values = [value_at(record, self._of.path) for record in records]
-        return records if self._is_plain(values) else self._chosen(records, values)
+        values = [value_at(record, self._plan.path) for record in records]
+        return records if self._passes_unchanged(values) else self._filter_records(records, values)
 
-    def finished(self) -> StateDelta:
-        """The slice was read to its end."""
+    def final_delta(self) -> StateDelta:
+        """The progress to store when the complete slice has been read."""
         return StateDelta(self._partition, (self._start, max(self._start, self._end)), self._seen)
 
-    def checkpoint(self, count: int) -> StateDelta | None:
-        """What of the slice is done after one more page of so many records, if its author says that it ascends."""
-        interval = self._of.stream.state_checkpoint_interval
+    def add_page(self, count: int) -> StateDelta | None:
+        """Count a page of `count` records; returns a delta when `state_checkpoint_interval` records have been read."""
+        interval = self._plan.stream.state_checkpoint_interval
         self._since_checkpoint += count
         reached = min(self._reached, self._end)
-        if interval is None or not self._ascends or self._since_checkpoint < interval or reached <= self._start:
+        if interval is None or not self._is_ascending or self._since_checkpoint < interval or reached <= self._start:
             return None
         if self._cursor.is_ambiguous(reached):
             return None
         self._since_checkpoint = 0
         return StateDelta(self._partition, (self._start, reached), dict(self._seen))
 
-    def _is_plain(self, values: list[Any]) -> bool:
-        """Whether nothing is to be left out or remembered of a page; told by its first and last value in time."""
+    def _passes_unchanged(self, values: list[Any]) -> bool:
+        """Whether all records of a page belong to the slice and none has to be remembered, by its extreme values."""
         if not values:
             return True
-        if self._known or self._ascends or not _are_sortable(values, self._cursor):
+        if self._delivered or self._is_ascending or not _are_sortable(values, self._cursor):
             return False
         try:
             first, last = self._cursor.point(min(values)), self._cursor.point(max(values))
         except InvalidCursorValue:
             return False
-        return self._start <= first and last < min(self._end, self._remembered_from())
+        return self._start <= first and last < min(self._end, self._replay_start())
 
-    def _chosen(self, records: list[Record], values: list[Any]) -> list[Record]:
-        """One record after the other."""
+    def _filter_records(self, records: list[Record], values: list[Any]) -> list[Record]:
+        """The records that belong to the slice, checked one by one."""
         kept: list[Record] = []
         points: list[Point] = []
         for record, value in zip(records, values, strict=True):
             point = self._point(value)
             if point is not None:
-                if not self._belongs(point) or self._is_known(record, point):
+                if not self._belongs(point) or self._already_delivered(record, point):
                     continue
                 points.append(point)
             kept.append(record)
-            if point is not None and point >= self._remembered_from(point):
+            if point is not None and point >= self._replay_start(point):
                 self._remember(record, point)
-        self._went_on(points)
+        self._advance(points)
         return kept
 
     def _point(self, value: Any) -> Point | None:
         try:
             return self._cursor.point(value)
         except InvalidCursorValue as error:
-            name = ".".join(self._of.path)
-            self._of.warn_once("records whose %s is no cursor are handed over each time: it is %s", name, error)
+            name = ".".join(self._plan.path)
+            self._plan.warn_once(
+                "records with an invalid cursor value are delivered in every run: %s is %s", name, error
+            )
             return None
 
     def _belongs(self, point: Point) -> bool:
         if self._start <= point < self._end:
             return True
-        # Rows from beyond the end come in the next window, or in the next run, unless they are dated in the future.
+        # Rows beyond the end belong to the next window or the next run, except rows with a future date.
         if point < self._start or not self._is_last:
             return False
-        return not self._of.is_kept or point >= self._cursor.at(self._of.now)
+        return not self._plan.has_state_store or point >= self._cursor.point_at(self._plan.now)
 
-    def _is_known(self, record: Record, point: Point) -> bool:
-        return bool(self._known) and self._row(record, point) in self._known
+    def _already_delivered(self, record: Record, point: Point) -> bool:
+        return bool(self._delivered) and self._row_id(record, point) in self._delivered
 
-    def _remembered_from(self, reached: Point = math.inf) -> Point:
-        """Rows that lie there or after may come again, when the slice has been read up to `reached`."""
-        found: Point = reached if self._ascends else math.inf
-        if self._of.is_kept and self._is_last:
-            found = min(found, self._end - self._of.lookback)
-        return found
+    def _replay_start(self, reached: Point = math.inf) -> Point:
+        """The point from which on rows may be read again, once the slice has been read up to `reached`."""
+        start: Point = reached if self._is_ascending else math.inf
+        if self._plan.has_state_store and self._is_last:
+            start = min(start, self._end - self._plan.lookback)
+        return start
 
     def _remember(self, record: Record, point: Point) -> None:
-        if len(self._seen) < _MOST_SEEN:
-            self._seen[self._row(record, point)] = point
+        if len(self._seen) < _MAX_REMEMBERED_ROWS:
+            self._seen[self._row_id(record, point)] = point
             return
-        self._of.warn_once("more than %d rows lie where they may be read again: some will come twice", _MOST_SEEN)
+        self._plan.warn_once(
+            "more than %d rows are in the range that is read again: some will be delivered twice", _MAX_REMEMBERED_ROWS
+        )
 
-    def _went_on(self, points: list[Point]) -> None:
-        if not self._ascends or not points:
+    def _advance(self, points: list[Point]) -> None:
+        if not self._is_ascending or not points:
             return
         if points[0] < self._reached or points != sorted(points):
-            self._ascends = False
-            self._of.warn_once("its records do not ascend, so a slice is done only when it has been read to its end")
+            self._is_ascending = False
+            self._plan.warn_once(
+                "records are not in ascending order, so the state advances only when a slice is complete"
+            )
         self._reached = points[-1]
-        # A checkpoint leaves behind what lies before it.
-        since = self._remembered_from(self._reached)
+        # Rows before a checkpoint are not read again.
+        since = self._replay_start(self._reached)
         self._seen = {row: point for row, point in self._seen.items() if point >= since}
 
-    def _row(self, record: Record, point: Point) -> str:
-        return f"{row_key(record, self._of.key)}@{point}"
+    def _row_id(self, record: Record, point: Point) -> str:
+        return f"{row_key(record, self._plan.key)}@{point}"
 
     def _server_end(self, response: Response) -> Point:
-        """Where the line ends by the server's clock, where that is behind ours."""
-        told = response.headers.get("date")
-        if told is None or not self._cursor.is_time:
+        """The end of the range by the server's clock, or infinity if that clock is not behind ours."""
+        date = response.headers.get("date")
+        if date is None or not self._cursor.is_time:
             return math.inf
         try:
-            moment = parsedate_to_datetime(told).timestamp()
+            moment = parsedate_to_datetime(date).timestamp()
         except (ValueError, TypeError):
             return math.inf
-        # A Date is the second in which the answer was made, and that was after the run began.
-        return math.inf if moment + 1 >= self._of.now else self._of.windows.ends_at(self._cursor, moment)
+        # Date has a resolution of one second, and the response was created after the run began.
+        return math.inf if moment + 1 >= self._plan.now else self._plan.windows.end_at(self._cursor, moment)
 
 
-def incremental_of(stream: Stream, state: Mapping[str, Any], now: float, *, is_kept: bool) -> IncrementalPlan | None:
-    """Of a stream with a cursor; None for others, and where a state is told that is the author's business."""
+def plan_incremental(
+    stream: Stream, state: Mapping[str, Any], now: float, *, has_state_store: bool
+) -> IncrementalPlan | None:
+    """The plan of a stream with a cursor; None for other streams, and for a state that the author manages."""
     if not stream.cursor_field or not isinstance(state, StreamState):
         return None
-    return IncrementalPlan(stream, state, now, is_kept=is_kept)
+    return IncrementalPlan(stream, state, now, has_state_store=has_state_store)
 
 
 def _are_sortable(values: list[Any], cursor: CursorFormat) -> bool:
-    """Whether comparing the values is comparing their points."""
+    """Whether the values sort in the same order as their points."""
     first = values[0]
     if cursor.format == "iso" and isinstance(first, str) and first.endswith("Z"):
         length = len(first)

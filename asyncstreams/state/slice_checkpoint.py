@@ -1,4 +1,4 @@
-"""When does a state move: what of a slice is known when which of its pages are safe?"""
+"""State progress of one slice, released as its pages are acknowledged."""
 
 from __future__ import annotations
 
@@ -16,105 +16,112 @@ from .stream_state import ResumePoint, StateDelta, StreamState
 
 
 class SliceCheckpoint:
-    """One slice whose state is kept: which of its records are wanted, and what its pages promise.
+    """Pending state deltas of one slice, and the filter for its records.
 
-    A state never moves past a page that is not acknowledged: it waits for those before it as well. One that is
-    `carried` does: it counts when children of all that it knows of have been read.
+    The state advances in page order: never past a page that is not acknowledged.
+    `state_for_children` advances as soon as a page is registered: it is stored with the states of the children, once
+    they have been read. `count_pending` is called with each change of the number of pending deltas.
     """
 
     def __init__(
         self,
         stream: Stream,
         state: StreamState,
-        keeper: StateStore | None,
-        carried: StreamState | None,
+        state_store: StateStore | None,
+        state_for_children: StreamState | None,
         incremental: IncrementalPlan | None,
-        part: Slice,
-        owe: Callable[[int], None],
+        stream_slice: Slice,
+        count_pending: Callable[[int], None],
     ) -> None:
-        self._stream, self._state, self._keeper, self._carried = stream, state, keeper, carried
-        self.partitions: Sequence[Mapping[str, Any]] = stream.partitions_of(part)
-        self._window = None
-        if incremental is not None and part.interval is not None:
-            self._window = SliceFilter(incremental, part, self.partitions[0])
+        self._stream, self._state, self._state_store = stream, state, state_store
+        self._state_for_children = state_for_children
+        self.partitions: Sequence[Mapping[str, Any]] = stream.partitions_of(stream_slice)
+        self._filter = None
+        if incremental is not None and stream_slice.interval is not None:
+            self._filter = SliceFilter(incremental, stream_slice, self.partitions[0])
         known = state.of(self.partitions[0]).partition()
-        self.resume = known.resume if self._may_resume and self._window is None else None
-        self._next = 0 if self.resume is None else self.resume.number
-        self._early: set[int] = set()
-        self._owed: deque[tuple[int, Sequence[StateDelta]]] = deque()
-        self._owe = owe
-        self._since = 0
-        self.has_moved = self.resume is not None
-        self.is_over = False
-        """Whether nothing more comes of it, though it was not read to its end."""
+        self.resume = known.resume if self._is_resumable and self._filter is None else None
+        self._next_number = 0 if self.resume is None else self.resume.number
+        self._acknowledged_early: set[int] = set()
+        self._pending: deque[tuple[int, Sequence[StateDelta]]] = deque()
+        self._count_pending = count_pending
+        self._records_since = 0
+        self.has_progress = self.resume is not None
+        """Whether the slice was resumed, or a delta before its last page was registered."""
+        self.is_abandoned = False
+        """Whether the slice will deliver no further pages, although it is incomplete."""
 
     @property
     def lookback(self) -> Point:
-        """How far behind its end rows may come again."""
+        """The distance before the end of the range that later runs read again, in points."""
         return self._state.lookback
 
     @property
-    def _may_resume(self) -> bool:
-        return self._stream.state_checkpoint_interval is not None and self._keeper is not None
+    def _is_resumable(self) -> bool:
+        return self._stream.state_checkpoint_interval is not None and self._state_store is not None
 
     @property
-    def chooses(self) -> bool:
-        """Whether some records may not belong to the slice."""
-        return self._window is not None
+    def filters_records(self) -> bool:
+        """Whether `filter_page` may remove records."""
+        return self._filter is not None
 
-    def chosen(self, records: list[Record], response: Response) -> list[Record]:
-        """Of the records of a page those that belong to the slice."""
-        return records if self._window is None else self._window.page(records, response)
+    def filter_page(self, records: list[Record], response: Response) -> list[Record]:
+        """The records of a page that belong to the slice."""
+        return records if self._filter is None else self._filter.filter_page(records, response)
 
-    def made(self, number: int, count: int, token: Any, *, is_last: bool) -> None:
-        """A page of so many records will be handed over; `token` is that of the next one, where it may be kept."""
-        if self._keeper is None and self._carried is None:
+    def register_page(self, number: int, count: int, token: Any, *, is_last: bool) -> None:
+        """Register a page of `count` records before it is delivered; `token` is that of the next page."""
+        if self._state_store is None and self._state_for_children is None:
             return
         deltas: list[StateDelta] = []
         if is_last:
-            deltas = [StateDelta(one) for one in self.partitions] if self._window is None else [self._window.finished()]
-        elif self._window is not None:
-            checkpoint = self._window.checkpoint(count)
+            if self._filter is None:
+                deltas = [StateDelta(partition) for partition in self.partitions]
+            else:
+                deltas = [self._filter.final_delta()]
+        elif self._filter is not None:
+            checkpoint = self._filter.add_page(count)
             deltas = [] if checkpoint is None else [checkpoint]
-        elif self._may_resume and _may_be_kept(token) and len(self.partitions) == 1:
-            self._since += count
-            if self._since >= (self._stream.state_checkpoint_interval or 0):
-                self._since = 0
+        elif self._is_resumable and _is_storable(token) and len(self.partitions) == 1:
+            self._records_since += count
+            if self._records_since >= (self._stream.state_checkpoint_interval or 0):
+                self._records_since = 0
                 deltas = [StateDelta(self.partitions[0], resume=ResumePoint(token, number + 1))]
-        if self._carried is not None:
+        if self._state_for_children is not None:
             for delta in deltas:
-                self._carried.apply(delta)
-        if deltas and self._keeper is not None:
-            self.has_moved = self.has_moved or not is_last
-            self._owed.append((number, deltas))
-            self._owe(1)
+                self._state_for_children.apply(delta)
+        if deltas and self._state_store is not None:
+            self.has_progress = self.has_progress or not is_last
+            self._pending.append((number, deltas))
+            self._count_pending(1)
 
-    def cut(self) -> None:
-        """The page that was made last is handed over in part."""
-        if self._owed:
-            self._owed.pop()
-            self._owe(-1)
+    def discard_last(self) -> None:
+        """Drop the delta of the page registered last, because the page is delivered in part."""
+        if self._pending:
+            self._pending.pop()
+            self._count_pending(-1)
 
     def ack(self, number: int) -> None:
-        self._early.add(number)
-        while self._next in self._early:
-            self._early.remove(self._next)
-            self._next += 1
-        moved = self.due(self._next - 1)
-        for delta in moved:
+        """Acknowledge a page; the state advances over all pages up to the first unacknowledged one."""
+        self._acknowledged_early.add(number)
+        while self._next_number in self._acknowledged_early:
+            self._acknowledged_early.remove(self._next_number)
+            self._next_number += 1
+        deltas = self.pop_due(self._next_number - 1)
+        for delta in deltas:
             self._state.apply(delta)
-        if moved and self._keeper is not None:
-            self._keeper.moved(self._stream.name)
+        if deltas and self._state_store is not None:
+            self._state_store.mark_progress(self._stream.name)
 
-    def due(self, number: int) -> Sequence[StateDelta]:
-        """What is known when the pages up to this one are safe; whoever asks sees to it that it becomes so."""
-        found: list[StateDelta] = []
-        while self._owed and self._owed[0][0] <= number:
-            found += self._owed.popleft()[1]
-            self._owe(-1)
-        return found
+    def pop_due(self, number: int) -> Sequence[StateDelta]:
+        """Remove and return the deltas of the pages up to `number`; the caller must store them."""
+        deltas: list[StateDelta] = []
+        while self._pending and self._pending[0][0] <= number:
+            deltas += self._pending.popleft()[1]
+            self._count_pending(-1)
+        return deltas
 
 
-def _may_be_kept(token: Any) -> bool:
-    """Whether a page token may be written down: URLs may hold secrets, and are good for a while only."""
+def _is_storable(token: Any) -> bool:
+    """Whether a page token may be stored: URLs may contain secrets, and expire."""
     return isinstance(token, int | str) and not (isinstance(token, str) and "://" in token)

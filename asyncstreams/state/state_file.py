@@ -1,4 +1,4 @@
-"""Where is the state of streams kept between runs, and is it still that of the same streams?"""
+"""State of several streams, stored in a file between runs."""
 
 from __future__ import annotations
 
@@ -17,119 +17,128 @@ from ..clock import Clock
 from ..errors import MalformedJSON, OutputWriteError, StateCorrupt, StateIncompatible
 from ..protocols import SliceInput, Stream
 from ..storage.filesystem import FileSystem, write_file
-from .compatibility import compare, identity_of, with_credential
+from .compatibility import check_compatible, identity_of, identity_with_credential
 from .stream_selection import ReadOutcome, StreamSelection, state_of
 from .stream_state import StreamState, empty_state
 
 _FORMAT = 2
-_LEAST_PAUSE = 1.0  # seconds between two saves
-_SHARE = 20  # saving takes at most this part of the time
+_MIN_SAVE_INTERVAL_S = 1.0
+_SAVE_INTERVAL_PER_DURATION = 20  # saves take at most 1/20 of the time
 
 
 class State(Mapping[str, StreamState]):
-    """What has been read of streams, by their names; kept in a file where it was loaded from one.
+    """The progress of several streams: a mapping from stream names to StreamState, optionally stored in a file.
 
-    Pass it as `state=` to a reading: it moves in place as pages are acknowledged, never past one that is not, and
-    writes itself back from time to time and when the reading is left. `await save()` when it must be sure.
+    Pass it as `state=` when reading. It advances in place as pages are acknowledged, never past a page that is
+    not. A state that was loaded from a file is saved periodically and when the read is closed; `await save()`
+    saves it at once.
     """
 
     def __init__(self) -> None:
         self._path: Path | None = None
-        self._any_credential = False
+        self._allow_credential_change = False
         self._salt = secrets.token_hex(16)
         self._streams: dict[str, StreamState] = {}
         self._identities: dict[str, dict[str, Any]] = {}
-        self._unbound: dict[str, Any] = {}  # what was loaded of streams that nobody has read yet
-        self._parents: dict[str, Mapping[str, StreamState]] = {}  # what those that have ended were read of
-        self._is_moved = False
+        self._unbound: dict[str, Any] = {}  # loaded states of streams that have not been read yet
+        self._parents: dict[str, Mapping[str, StreamState]] = {}  # of finished streams: the states of their parents
+        self._has_unsaved_changes = False
         self._saved_at: float | None = None
-        self._took = 0.0
+        self._save_duration = 0.0
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, allow_credential_change: bool = False) -> Self:
-        """The state in a file, or a new one that will be kept there.
+        """The state in a file; an empty state that will be saved there, if the file does not exist.
 
-        With `allow_credential_change` it is taken over by a credential that has changed. Raises StateCorrupt and
-        StateIncompatible; OSError where the file cannot be read.
+        With `allow_credential_change` the state remains valid if the credential of a stream has changed. Raises
+        StateCorrupt, StateIncompatible, and OSError if the file cannot be read.
         """
         state = cls()
-        state._path, state._any_credential = Path(path), allow_credential_change
+        state._path, state._allow_credential_change = Path(path), allow_credential_change
         with suppress(FileNotFoundError):
-            state._take(state._path.read_bytes())
+            state._read_text(state._path.read_bytes())
         return state
 
     async def save(self) -> None:
-        """Write it down, so that it outlives a loss of power. Raises OutputWriteError; what was there stays then."""
+        """Write the state to its file and flush it to disk, atomically; does nothing without a file.
+
+        Raises OutputWriteError, which leaves the previous file unchanged.
+        """
         if self._path is None:
             return
         path, text = self._path, self._to_text()
-        self._is_moved = False
+        self._has_unsaved_changes = False
         try:
-            await anyio.to_thread.run_sync(_replace, path, text)
+            await anyio.to_thread.run_sync(_replace_file, path, text)
         except OSError as error:
-            self._is_moved = True
+            self._has_unsaved_changes = True
             raise OutputWriteError(
-                f"the state cannot be written to {path}: {error.strerror or error}",
-                hint=f"{len(text):,} bytes are needed; what was written there before is intact",
+                f"state: cannot write {path}: {error.strerror or error}",
+                hint=f"free {len(text):,} bytes, or check the permissions; the previous file is unchanged",
             ) from error
 
-    async def saved_when_due(self, clock: Clock) -> None:
-        """Save what has moved, if that was not done a moment ago. Raises OutputWriteError."""
-        if not self._is_moved or self._path is None:
+    async def save_when_due(self, clock: Clock) -> None:
+        """Save changes, at most once a second and for at most 1/20 of the time. Raises OutputWriteError."""
+        if not self._has_unsaved_changes or self._path is None:
             return
         now = clock.monotonic()
-        if self._saved_at is not None and now - self._saved_at < max(_LEAST_PAUSE, _SHARE * self._took):
+        if self._saved_at is not None and now - self._saved_at < max(
+            _MIN_SAVE_INTERVAL_S, _SAVE_INTERVAL_PER_DURATION * self._save_duration
+        ):
             return
         await self.save()
         self._saved_at = clock.monotonic()
-        self._took = self._saved_at - now
+        self._save_duration = self._saved_at - now
 
-    async def saved_if_moved(self) -> None:
-        """At the end of a reading. Raises OutputWriteError."""
-        if self._is_moved:
+    async def save_if_changed(self) -> None:
+        """Save unsaved changes. Raises OutputWriteError."""
+        if self._has_unsaved_changes:
             await self.save()
 
     def of(self, stream: Stream) -> StreamState:
-        """The state of a stream, which is empty when it was never read. Raises StateIncompatible and StateCorrupt."""
-        found = self._streams.get(stream.name)
-        if found is None:
-            found = empty_state(identity_of(stream))
+        """The state of a stream; empty if it was never read. Raises StateIncompatible and StateCorrupt."""
+        state = self._streams.get(stream.name)
+        if state is None:
+            state = empty_state(identity_of(stream))
             if stream.name in self._unbound:
-                told = self._unbound[stream.name]
-                compare(stream.name, told["identity"], identity_of(stream))
-                found.read_json(told["partitions"])
-                self._identities[stream.name] = told["identity"]
+                stored = self._unbound[stream.name]
+                check_compatible(stream.name, stored["identity"], identity_of(stream))
+                state.merge_json(stored["partitions"])
+                self._identities[stream.name] = stored["identity"]
                 del self._unbound[stream.name]
-            self._streams[stream.name] = found
-        return found
+            self._streams[stream.name] = state
+        return state
 
-    def check(self, stream: Stream) -> None:
-        """Raises StateIncompatible for a stream that is not the one whose state this is."""
-        now = with_credential(stream, self._salt)
-        compare(stream.name, self._identities.get(stream.name, now), now, allow_credential_change=self._any_credential)
-        self._identities[stream.name] = now
+    def check_stream(self, stream: Stream) -> None:
+        """Check the identity and credential of a stream against its state. Raises StateIncompatible."""
+        identity = identity_with_credential(stream, self._salt)
+        known = self._identities.get(stream.name, identity)
+        check_compatible(stream.name, known, identity, allow_credential_change=self._allow_credential_change)
+        self._identities[stream.name] = identity
 
     @property
     def needs_schema(self) -> bool:
+        """False: a state does not depend on schemas."""
         return False
 
-    def described(self, stream: Stream, schema: Mapping[str, Any] | None) -> None:
-        """A state is the same whatever records look like."""
+    def describe_stream(self, stream: Stream, schema: Mapping[str, Any] | None) -> None:
+        """Does nothing."""
 
-    def moved(self, stream: str) -> None:
-        self._is_moved = True
+    def mark_progress(self, stream: str) -> None:
+        """Note that the state has unsaved changes."""
+        self._has_unsaved_changes = True
 
-    def ended(self, stream: str, read: ReadOutcome, parents: Mapping[str, StreamState]) -> None:
-        """Whether all of a reading is safe is known at its end."""
+    def finish_stream(self, stream: str, read: ReadOutcome, parents: Mapping[str, StreamState]) -> None:
+        """Remember the parents' states; `restart` applies them once every page is acknowledged."""
         self._parents[stream] = parents
 
-    def begin_anew(self, stream: str) -> None:
-        """All of a stream has been read: forget its slices without a cursor, and go on from where its parents are."""
-        self._streams[stream].begin_anew(self._parents.pop(stream, None))
-        self._is_moved = True
+    def restart(self, stream: str) -> None:
+        """After a complete read: forget partitions without intervals, and continue from the parents' states."""
+        self._streams[stream].restart(self._parents.pop(stream, None))
+        self._has_unsaved_changes = True
 
     def to_json(self) -> dict[str, Any]:
-        """All that is known, as JSON values."""
+        """The complete state, as JSON values."""
         streams = dict(self._unbound)
         for name, state in self._streams.items():
             streams[name] = {"identity": self._identities.get(name, {}), "partitions": state.to_json()}
@@ -152,62 +161,62 @@ class State(Mapping[str, StreamState]):
         return f"<State of {names or 'nothing'}>"
 
     def _to_text(self) -> bytes:
-        told = encode(self.to_json())
-        return b'{"sum": "' + _sum(told).encode() + b'", "state": ' + told + b"}\n"
+        payload = encode(self.to_json())
+        return b'{"sum": "' + _checksum(payload).encode() + b'", "state": ' + payload + b"}\n"
 
-    def _take(self, text: bytes) -> None:
-        told = self._checked(text)
-        if told.get("format") != _FORMAT:
+    def _read_text(self, text: bytes) -> None:
+        payload = self._verified(text)
+        if payload.get("format") != _FORMAT:
             raise StateIncompatible(
-                f"the state in {self._path} has format {told.get('format')!r}, and this version writes {_FORMAT}",
+                f"state: {self._path} has format {payload.get('format')!r}; this version reads format {_FORMAT}",
                 field="format",
-                hint="was it written by a newer version? then read it with that one",
+                hint="if a newer version of asyncstreams wrote it, use that version",
             )
-        self._salt, self._unbound = told["salt"], dict(told["streams"])
+        self._salt, self._unbound = payload["salt"], dict(payload["streams"])
 
-    def _checked(self, text: bytes) -> dict[str, Any]:
+    def _verified(self, text: bytes) -> dict[str, Any]:
         try:
-            told = as_object(decode(text)) or {}
+            document = as_object(decode(text)) or {}
         except MalformedJSON:
-            told = {}
-        inner = as_object(told.get("state"))
-        if inner is not None and told.get("sum") == _sum(encode(inner)):
-            return inner
+            document = {}
+        payload = as_object(document.get("state"))
+        if payload is not None and document.get("sum") == _checksum(encode(payload)):
+            return payload
         assert self._path is not None
-        previous = _previous(self._path)
-        kept = f"; the one that was saved before it is {previous}" if previous.exists() else ""
+        previous = _previous_path(self._path)
+        restore = f"restore the previous save, {previous}, or " if previous.exists() else ""
         raise StateCorrupt(
-            f"what is in {self._path} is not the state that was written there{kept}",
-            hint="put that in its place, or remove both to read everything again: rows will come twice",
+            f"state: {self._path} is corrupt: its checksum does not match its content",
+            hint=f"{restore}delete the state files to read everything again; rows will then be delivered twice",
         )
 
 
-def select(
-    stream: Stream, slices: SliceInput | None, told: Mapping[str, Any] | None, limit: int | None
+def select_stream(
+    stream: Stream, slices: SliceInput | None, given: Mapping[str, Any] | None, limit: int | None
 ) -> StreamSelection:
-    """A stream that is to be read, with its state: one that is kept, or what the caller tells. Raises ConfigError."""
-    if isinstance(told, State):
-        return StreamSelection(stream, slices, told.of(stream), limit, keeper=told)
-    return StreamSelection(stream, slices, state_of(stream, told), limit)
+    """A stream selected for a read; `given` is a State, or a mapping of the caller. Raises ConfigError."""
+    if isinstance(given, State):
+        return StreamSelection(stream, slices, given.of(stream), limit, state_store=given)
+    return StreamSelection(stream, slices, state_of(stream, given), limit)
 
 
-def _sum(text: bytes) -> str:
+def _checksum(text: bytes) -> str:
     return hashlib.blake2b(text, digest_size=16).hexdigest()
 
 
-def _previous(path: Path) -> Path:
+def _previous_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.previous")
 
 
-def _replace(path: Path, text: bytes) -> None:
-    """Write a file anew, at once and for good; what was in it before is kept beside it."""
+def _replace_file(path: Path, text: bytes) -> None:
+    """Replace a file atomically and durably; its previous content stays beside it as `.previous`."""
     fs = FileSystem()
     fs.make_folder(path.parent)
-    own = path.with_name(f"{path.name}.{secrets.token_hex(6)}.partial")
-    write_file(fs, own, text, synced=True)
-    with suppress(OSError):  # where there is none yet, or no links
-        link = own.with_suffix(".link")
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(6)}.partial")
+    write_file(fs, partial, text, synced=True)
+    with suppress(OSError):  # no previous file, or a file system without hard links
+        link = partial.with_suffix(".link")
         os.link(path, link)
-        fs.rename(link, _previous(path))
-    fs.rename(own, path)
+        fs.rename(link, _previous_path(path))
+    fs.rename(partial, path)
     fs.sync_folder(path.parent)

@@ -1,4 +1,4 @@
-"""What is to be read in a run, and who remembers how far it came?"""
+"""Streams selected for a run, and the interface of the store that keeps their state."""
 
 from __future__ import annotations
 
@@ -10,50 +10,53 @@ from ..cursors.cursor_format import CursorFormat
 from ..declaration.checks import check_cursor
 from ..protocols import SliceInput, Stream
 from .compatibility import identity_of
-from .stream_state import StreamState, empty_state, take_state
+from .stream_state import StreamState, empty_state, merge_state
 
 
 class ReadOutcome(Protocol):
-    """What was read of one stream."""
+    """The result of reading one stream."""
 
     @property
-    def is_safe(self) -> bool:
-        """Whether all that was promised is kept."""
+    def is_fully_acknowledged(self) -> bool:
+        """Whether every page that carries state progress was acknowledged."""
         ...
 
 
 class StateStore(Protocol):
-    """Who keeps the state of streams from one run to the next."""
+    """Keeps the state of streams from one run to the next."""
 
-    def check(self, stream: Stream) -> None:
-        """Raises StateIncompatible where what is kept is of something else; the stream has all its options."""
+    def check_stream(self, stream: Stream) -> None:
+        """Raises StateIncompatible if the stored state belongs to another stream; called once all options are set."""
         ...
 
     @property
     def needs_schema(self) -> bool:
-        """Whether it is told of schemas that nothing is held against, too."""
+        """Whether `describe_stream` needs the schema even if records are not validated."""
         ...
 
-    def described(self, stream: Stream, schema: Mapping[str, Any] | None) -> None:
-        """Comes before the first page of a stream; None: it has no schema, or none that is needed."""
+    def describe_stream(self, stream: Stream, schema: Mapping[str, Any] | None) -> None:
+        """Called before the first page of a stream; `schema` is None if there is none, or none is needed."""
         ...
 
-    def moved(self, stream: str) -> None:
-        """The state of a stream has changed."""
+    def mark_progress(self, stream: str) -> None:
+        """Called after the state of a stream has advanced."""
         ...
 
-    def ended(self, stream: str, read: ReadOutcome, parents: Mapping[str, StreamState]) -> None:
-        """All of a stream has been read, and its last pages are on their way; `parents`: what it was read of."""
+    def finish_stream(self, stream: str, read: ReadOutcome, parents: Mapping[str, StreamState]) -> None:
+        """Called when a stream has been read completely; its last pages may not be acknowledged yet.
+
+        `parents` maps the names of its parents to the states from which its slices were made.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class StreamSelection:
-    """A stream that is to be read, and what of it: `limit` is a number of records.
+    """A stream selected for a run, with its slices, its state and the maximum number of records.
 
-    One that is not emitted is read for its children only. `keeper` keeps `state`, which is a StreamState then. Where
-    it `takes_lines` its pages hold `Lines` in place of records, and of those that are kept back. One that
-    `is_carried` is read for children that keep its state with theirs.
+    A stream that is not `is_emitted` is read only for its children. A `state_store` keeps `state`, which is then a
+    StreamState. With `raw_passthrough` pages hold `Lines` instead of records and of quarantined records. With
+    `feeds_children` the children store its state together with theirs.
     """
 
     stream: Stream
@@ -61,32 +64,32 @@ class StreamSelection:
     state: Mapping[str, Any]
     limit: int | None
     is_emitted: bool = True
-    keeper: StateStore | None = None
-    takes_lines: bool = False
-    is_carried: bool = False
+    state_store: StateStore | None = None
+    raw_passthrough: bool = False
+    feeds_children: bool = False
 
     @property
-    def is_kept(self) -> bool:
-        """Whether somebody comes back for what this reading leaves."""
-        return self.keeper is not None or self.is_carried
+    def has_state_store(self) -> bool:
+        """Whether a later run reads what this run leaves."""
+        return self.state_store is not None or self.feeds_children
 
     @property
     def reads_everything(self) -> bool:
-        """Whether all of the stream is to be read."""
-        is_of_new = self.is_kept and bool(self.stream.cursor_field)
-        return self.slices is None and self.limit is None and not self.state and not is_of_new
+        """Whether the run reads the complete stream."""
+        only_new = self.has_state_store and bool(self.stream.cursor_field)
+        return self.slices is None and self.limit is None and not self.state and not only_new
 
 
-def state_of(stream: Stream, told: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """A state as hooks find it: that of a stream with a cursor knows intervals, others are the author's business."""
-    if isinstance(told, StreamState):
-        return told
+def state_of(stream: Stream, given: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The state passed to hooks: a StreamState for incremental streams, for others the caller's own mapping."""
+    if isinstance(given, StreamState):
+        return given
     check_cursor(type(stream).__name__, stream)
     if not stream.cursor_field and not stream.incremental_dependency:
-        return {} if told is None else told
-    return take_state(empty_state(identity_of(stream)), told or {})
+        return {} if given is None else given
+    return merge_state(empty_state(identity_of(stream)), given or {})
 
 
 def cursor_of(stream: Stream) -> CursorFormat:
-    """How the cursor of a stream is written. Raises ConfigError."""
+    """The format of a stream's cursor values. Raises ConfigError."""
     return CursorFormat(stream.cursor_format, stream.cursor_timezone)

@@ -1,4 +1,4 @@
-"""Through what does everything pass that an output does to a disk? One operation each, so that each can be broken."""
+"""File system operations of an output, one method each, so that tests can break any of them."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ from ..errors import OutputWriteError
 
 
 class FileSystem:
-    """The file system, one operation at a time. All of them block, and raise OSError.
+    """The file system, one operation at a time. All methods block, and raise OSError.
 
-    Tests kill the process between any two operations, or let one of them fail.
+    Tests kill the process between any two operations, or make one of them fail.
     """
 
     def make_folder(self, path: Path, mode: int = 0o777) -> None:
-        """With its parents; nothing, where it is there."""
+        """Create a folder and its parents, unless it exists."""
         path.mkdir(mode=mode, parents=True, exist_ok=True)
 
     def create(self, path: Path) -> int:
-        """A descriptor of a new file, which must not be there yet, for its owner alone."""
+        """Create a file that must not exist, with mode 0o600; return its descriptor."""
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
 
     def write(self, file: int, data: bytes | memoryview) -> int:
-        """How many bytes were written; it may be fewer."""
+        """Write some of the data; return the number of bytes written, which may be fewer than given."""
         return os.write(file, data)
 
     def sync(self, file: int) -> None:
-        """What was written outlives a loss of power."""
+        """Flush a file to the disk, so that its content survives a loss of power."""
         os.fsync(file)
 
     def close(self, file: int) -> None:
         os.close(file)
 
     def rename(self, path: Path, to: Path) -> None:
-        """At once, in place of what is there."""
+        """Rename a file atomically; an existing target is replaced."""
         os.replace(path, to)
 
     def unlink(self, path: Path) -> None:
         os.unlink(path)
 
     def sync_folder(self, path: Path) -> None:
-        """The names in a folder outlive a loss of power."""
+        """Flush a folder to the disk, so that the names in it survive a loss of power; POSIX only."""
         if os.name != "posix":
             return
         folder = os.open(path, os.O_RDONLY)
@@ -54,14 +54,14 @@ class FileSystem:
 
 
 def write_all(fs: FileSystem, file: int, data: bytes) -> None:
-    """All of it, however many writes that takes."""
+    """Write all of the data, with as many writes as that takes."""
     rest = memoryview(data)
     while rest:
         rest = rest[fs.write(file, rest) :]
 
 
 def write_file(fs: FileSystem, path: Path, data: bytes, *, synced: bool) -> None:
-    """A whole new file; nothing of it is left where that fails."""
+    """Create a file with this content; remove it again if that fails."""
     file = fs.create(path)
     try:
         try:
@@ -77,13 +77,13 @@ def write_file(fs: FileSystem, path: Path, data: bytes, *, synced: bool) -> None
 
 
 @contextmanager
-def writing(path: Path, needed: int = 0) -> Generator[None]:
-    """What goes wrong with the disk in here is an OutputWriteError that names the file, and the bytes needed."""
+def write_errors(path: Path, size: int = 0) -> Generator[None]:
+    """Raise an OSError of the block as OutputWriteError; it names the file, and the `size` in bytes if given."""
     try:
         yield
     except OSError as error:
-        more = f"{needed:,} bytes were to be written; " if needed else ""
+        needed = f"{size:,} bytes were to be written; " if size else ""
         raise OutputWriteError(
             f"{error.filename or path} cannot be written: {error.strerror or error}",
-            hint=f"{more}what was committed before is intact, and the next run goes on from there",
+            hint=f"{needed}everything committed before is intact, and the next run resumes from there",
         ) from error

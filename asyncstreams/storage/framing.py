@@ -1,4 +1,9 @@
-"""How are pieces laid one after the other in a file, so that one that was cut or damaged is known?"""
+"""Checksummed frames in files, and the layout of a parent log.
+
+A frame is a head (kind, length, CRC-32) followed by its payload, so a reader recognizes one that is cut off or damaged.
+Journals and parent logs are sequences of frames. A parent log is one header frame, any number of page frames, and one
+footer frame; a log without its footer is incomplete.
+"""
 
 from __future__ import annotations
 
@@ -10,31 +15,49 @@ from typing import Any, NamedTuple, TypeVar
 from .._json import as_object, decode, encode
 from ..errors import MalformedJSON
 
-_HEAD = struct.Struct("<cII")  # kind, length of what follows, CRC-32 of kind and that
+_HEAD = struct.Struct("<cII")  # kind, length of the payload, CRC-32 of kind and payload
 HEAD_SIZE = _HEAD.size
+
+LOG_FORMAT = 2
+_LOG_HEADER, _LOG_PAGE, _LOG_FOOTER = b"B", b"P", b"E"
+_LOG_SIGNATURE = "asyncstreams parents"
 
 Data = TypeVar("Data", bytes, "memoryview[int]")
 
 
 class CorruptData(Exception):
-    """What is in a file is not what was written."""
+    """A file does not hold what was written to it."""
+
+
+class LogHeader(NamedTuple):
+    """The header of a parent log: its format, and when the read began, in seconds since the epoch."""
+
+    format: int
+    started_at: float
+
+
+class LogFooter(NamedTuple):
+    """The footer of a complete parent log: the number of its pages and of its records."""
+
+    pages: int
+    records: int
 
 
 def frame(kind: bytes, payload: bytes) -> bytes:
-    """A piece with its head; `kind` is one byte."""
+    """A frame with its head; `kind` is one byte."""
     return _HEAD.pack(kind, len(payload), zlib.crc32(payload, zlib.crc32(kind))) + payload
 
 
-def length_at(data: bytes, offset: int) -> int:
-    """Of the whole frame that begins there; its head must be in `data`."""
+def frame_length_at(data: bytes, offset: int) -> int:
+    """The length of the frame that begins at `offset`, head included; `data` must hold at least its head."""
     return HEAD_SIZE + int(_HEAD.unpack_from(data, offset)[1])
 
 
-def frames(data: Data, *, are_checked: bool = False) -> Iterator[tuple[bytes, Data, int]]:
-    """The kind and payload of each whole frame from the beginning of `data`, with where it ends.
+def iter_frames(data: Data, *, already_checked: bool = False) -> Iterator[tuple[bytes, Data, int]]:
+    """The kind, payload and end offset of each complete frame, from the beginning of `data`.
 
-    Payloads of a memoryview are parts of it, and not copied. Raises Damaged where a checksum is wrong, unless
-    they have been looked at already.
+    Payloads of a memoryview are views of it, not copies. Raises CorruptData for a wrong checksum; `already_checked`
+    skips that check.
     """
     offset = 0
     while len(data) - offset >= HEAD_SIZE:
@@ -43,14 +66,14 @@ def frames(data: Data, *, are_checked: bool = False) -> Iterator[tuple[bytes, Da
         if end > len(data):
             return
         payload = data[offset + HEAD_SIZE : end]
-        if not are_checked and zlib.crc32(payload, zlib.crc32(kind)) != checksum:
-            raise CorruptData("a checksum is wrong")
+        if not already_checked and zlib.crc32(payload, zlib.crc32(kind)) != checksum:
+            raise CorruptData("wrong checksum")
         yield kind, payload, end
         offset = end
 
 
-def is_followed(data: bytes, kind: bytes, offset: int) -> bool:
-    """Whether a whole frame of this kind begins anywhere from `offset` on."""
+def has_frame_after(data: bytes, kind: bytes, offset: int) -> bool:
+    """Whether a complete frame of this kind begins at `offset` or anywhere after it."""
     while (offset := data.find(kind, offset)) >= 0:
         if len(data) - offset >= HEAD_SIZE:
             _, length, checksum = _HEAD.unpack_from(data, offset)
@@ -61,68 +84,49 @@ def is_followed(data: bytes, kind: bytes, offset: int) -> bool:
     return False
 
 
-FORMAT = 2
-_BEGIN, _PAGE, _END = b"B", b"P", b"E"
-_SIGN = "asyncstreams parents"
-
-
-class LogHeader(NamedTuple):
-    """What a log says of itself: its format, and when the fetching began, in seconds of the epoch."""
-
-    format: int
-    at: float
-
-
-class LogFooter(NamedTuple):
-    """What a whole log holds."""
-
-    pages: int
-    records: int
+def header_frame(started_at: float) -> bytes:
+    return frame(_LOG_HEADER, encode({"sign": _LOG_SIGNATURE, "format": LOG_FORMAT, "at": started_at}))
 
 
 def page_frame(page: bytes) -> bytes:
-    return frame(_PAGE, page)
+    return frame(_LOG_PAGE, page)
 
 
-def begin_frame(at: float) -> bytes:
-    return frame(_BEGIN, encode({"sign": _SIGN, "format": FORMAT, "at": at}))
+def footer_frame(footer: LogFooter) -> bytes:
+    return frame(_LOG_FOOTER, encode({"pages": footer.pages, "records": footer.records}))
 
 
-def end_frame(counts: LogFooter) -> bytes:
-    return frame(_END, encode({"pages": counts.pages, "records": counts.records}))
-
-
-def read_begin(payload: bytes) -> LogHeader:
-    """Raises Damaged."""
-    told = _told(payload)
-    if told.get("sign") != _SIGN:
-        raise CorruptData("it is no parent log")
-    return LogHeader(told["format"], told["at"])
-
-
-def read_end(payload: bytes) -> LogFooter:
-    """Raises Damaged."""
-    told = _told(payload)
-    return LogFooter(told["pages"], told["records"])
-
-
-def is_begin(kind: bytes) -> bool:
-    return kind == _BEGIN
+def is_header(kind: bytes) -> bool:
+    return kind == _LOG_HEADER
 
 
 def is_page(kind: bytes) -> bool:
-    return kind == _PAGE
+    return kind == _LOG_PAGE
 
 
-def is_end(kind: bytes) -> bool:
-    return kind == _END
+def is_footer(kind: bytes) -> bool:
+    return kind == _LOG_FOOTER
 
 
-def _told(payload: bytes) -> dict[str, Any]:
+def read_header(payload: bytes) -> LogHeader:
+    """Raises CorruptData."""
+    fields = _fields_of(payload)
+    if fields.get("sign") != _LOG_SIGNATURE:
+        raise CorruptData("not a parent log")
+    return LogHeader(fields["format"], fields["at"])
+
+
+def read_footer(payload: bytes) -> LogFooter:
+    """Raises CorruptData."""
+    fields = _fields_of(payload)
+    return LogFooter(fields["pages"], fields["records"])
+
+
+def _fields_of(payload: bytes) -> dict[str, Any]:
     try:
-        told = as_object(decode(payload))
+        fields = as_object(decode(payload))
     except MalformedJSON:
-        told = None
-    if told is None:
-        raise CorruptData("what it says of itself cannot be read")
-    return told
+        fields = None
+    if fields is None:
+        raise CorruptData("unreadable header or footer")
+    return fields

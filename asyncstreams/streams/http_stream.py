@@ -1,4 +1,4 @@
-"""What an author declares: where a stream is, how it pages, how it is parsed."""
+"""The base class of all streams: one resource of an HTTP API."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from functools import partial
 from random import Random
 from typing import Any, Unpack, cast
 
-from ..declaration.availability import Availability, HttpAvailabilityStrategy, answered, strategy_of
-from ..declaration.checks import check_class, check_options, check_reading, check_values, snake_case
+from ..declaration.availability import Availability, HttpAvailabilityStrategy, checked_availability, strategy_of
+from ..declaration.checks import check_class, check_options, check_read_arguments, check_values, snake_case
 from ..destinations.base import Destination
 from ..destinations.sink import Sink
 from ..errors import AsyncStreamsError, ConfigError, HttpStatusError
 from ..events import Listener
-from ..execution.acknowledgement import Ack, acknowledged
+from ..execution.acknowledgement import Ack, open_pages
 from ..execution.parent_coordinator import CachedLog
-from ..execution.read_handle import ReadHandle, records_of
+from ..execution.read_handle import ReadHandle, iter_records
 from ..execution.report import RunReport
 from ..execution.scheduler import OnError, Scheduler
 from ..execution.sequential import first_page
 from ..extraction.extraction import Extraction
-from ..extraction.sink_loop import check_destination, into_sink, unless_terminated
+from ..extraction.sink_loop import check_destination, exit_on_sigterm, extract_to_sink
 from ..http.client import HttpClient
 from ..http.request_builder import RequestBody
 from ..http.response_errors import default_action, should_be_retried
@@ -41,23 +41,23 @@ from ..models import (
 from ..pagination.record_path import records_at
 from ..protocols import ParsedRecords, SliceInput, Stream
 from ..schemas.schema_files import find_schema, similar_files
-from ..state.state_file import State, select
+from ..state.state_file import State, select_stream
 from .options import ListenerList, SessionOwner, StreamOptions
 from .settings import StreamSettings
 
 _log = logging.getLogger("asyncstreams")
-_asked: ContextVar[frozenset[int]] = ContextVar("asked", default=frozenset())
+_streams_in_check: ContextVar[frozenset[int]] = ContextVar("streams_in_check", default=frozenset())
 
 
 class HttpStream(StreamSettings):
-    """One resource of an HTTP API. Subclass it: `url_base` and `path` are required.
+    """One resource of an HTTP API. Subclasses must define `url_base` and `path`.
 
-    An instance may be read any number of times, several times at once, and in several event loops.
-    Hooks are called anew for each attempt, and see what it is for in their RequestContext.
+    An instance may be read any number of times, concurrently, and in several event loops.
+    Hooks are called again for each attempt; their RequestContext holds the slice, the page token and the state.
     """
 
     parents: tuple[HttpStream, ...] = ()
-    """The streams whose records are this one's slices: those of an HttpSubStream."""
+    """The parents of an HttpSubStream; empty for other streams."""
 
     def __init__(self, **options: Unpack[StreamOptions]) -> None:
         check_options(type(self), options, StreamOptions.__annotations__)
@@ -66,139 +66,152 @@ class HttpStream(StreamSettings):
             try:
                 setattr(self, name, value)
             except AttributeError:
-                owner = type(self).__name__
-                raise ConfigError(f"{owner}({name}=...): the class says it itself, as a property") from None
+                class_name = type(self).__name__
+                raise ConfigError(
+                    f"{class_name}({name}=...): the class defines {name} as a property without a setter",
+                    hint=f"remove the argument, or make {name} a plain attribute of {class_name}",
+                ) from None
         if not self.name:
             self.name = snake_case(type(self).__name__)
         self._streams_body = inspect.isasyncgenfunction(type(self).parse_response)
         self._uses_paginator = type(self).next_page_token is HttpStream.next_page_token
-        self.home = SessionOwner(SessionPool(self._new_session))
+        self.session_owner = SessionOwner(SessionPool(self._new_session))
         self.listeners = ListenerList()
 
     def path(self, context: RequestContext) -> str | tuple[str | int, ...]:
-        """Where below `url_base`: a str, or a tuple of segments, each of which is percent-encoded.
+        """The path below `url_base`: a str, or a tuple of segments that are percent-encoded one by one.
 
-        An absolute URL is fetched only from an allowed origin.
+        An absolute URL must belong to an allowed origin. Required.
         """
         raise ConfigError(f"{type(self).__name__}.path is missing")
 
     def request_params(self, context: RequestContext) -> ParamsInput | None:
-        """The query. None values are left out, lists repeat the name; a paginator's parameters win."""
+        """Query parameters. None values are omitted, and lists repeat the name.
+
+        Parameters of the paginator override them.
+        """
         return None
 
     def request_headers(self, context: RequestContext) -> Mapping[str, str] | None:
-        """Further headers; the authenticator's win."""
+        """Additional request headers. Headers of the authenticator override them."""
         return None
 
     def request_json(self, context: RequestContext) -> Any:
-        """A JSON body; None is no body, `{}` is one."""
+        """The JSON body of the request. None sends no body; `{}` sends an empty object."""
         return None
 
     def request_data(self, context: RequestContext) -> Mapping[str, Any] | str | bytes | None:
-        """A form, from a mapping, or a body as it is. Not together with `request_json`."""
+        """The request body: a mapping is sent as a form, str and bytes unchanged. Excludes `request_json`."""
         return None
 
     def request_kwargs(self, context: RequestContext) -> Mapping[str, Any]:
-        """How to send: `timeout`, `follow_redirects`, `extensions`, `verify`, `cert`, `proxy`, `http2`.
+        """Send options: `timeout`, `follow_redirects`, `extensions`, `verify`, `cert`, `proxy`, `http2`.
 
-        `allow_redirects` and `proxies` are other names for two of them; `stream` is accepted and
-        does nothing, since an async generator as `parse_response` selects that.
+        `allow_redirects` and `proxies` are aliases. `stream` is accepted and ignored: write `parse_response` as an
+        async generator to read the body while it arrives.
         """
         return {}
 
     def next_page_token(self, response: Response, context: RequestContext) -> Any:
-        """What the next page's hooks find as `context.next_page_token`; anything falsy ends the slice.
+        """The token of the next page, passed to hooks as `context.next_page_token`. A falsy value ends the slice.
 
-        A page number 0 is falsy: return {"page": 0}. Overriding this wins over `paginator`.
+        A page number 0 is falsy: return {"page": 0} instead. Overriding this method disables `paginator`.
         """
         return None
 
     def parse_response(self, response: Response, context: RequestContext) -> ParsedRecords:
-        """The records: an iterable of dicts. An async generator is given the body while it arrives.
+        """The records of a response, as an iterable of dicts. An async generator reads the body while it arrives.
 
-        By default the array at `records_path`. Raises UnexpectedContent where there is none.
+        Default: the array at `records_path`. Raises UnexpectedContent if there is no array of objects.
         """
         return records_at(self.records_path, response.json(), type(self).__name__)
 
     def classify(self, response: Response, context: RequestContext) -> ResponseAction:
-        """What to do about a response; override it for errors that hide inside a 200.
+        """The action for a response. Override it for APIs that report errors in a 200 response.
 
-        By default: success for 2xx; where `should_retry` says so, RETRY, or THROTTLED for 429 and
-        for 503 with Retry-After; THROTTLED for a 403 that says that a limit is used up; IGNORE for
-        304; FAIL for the rest.
+        Default: SUCCESS for 2xx. If `should_retry` returns true: THROTTLED for 429 and for 503 with Retry-After,
+        RETRY for other statuses. THROTTLED for a 403 that reports an exhausted limit. IGNORE for 304. FAIL for
+        the rest.
         """
         return default_action(self, response)
 
     def should_retry(self, response: Response) -> bool:
-        """Whether the request is to be sent again: for 408, 425, 429 and every 5xx, or as Stripe-Should-Retry says."""
+        """Whether to send the request again. Default: for 408, 425, 429 and 5xx, unless Stripe-Should-Retry decides."""
         return should_be_retried(response)
 
     def backoff_time(self, response: Response) -> float | None:
-        """Seconds until then; None or 0 leaves it to the response's headers, and to `backoff`."""
+        """Seconds to wait before the next try. None or 0: use the response headers, then `backoff`."""
         return None
 
     def stream_slices(self, state: Mapping[str, Any]) -> SliceInput:
-        """The parts that are read one by one: mappings or Slices, from an iterable or async generator."""
+        """The slices, as mappings or Slices, in an iterable or async generator. Default: one empty slice."""
         return [Slice()]
 
     def get_json_schema(self) -> Mapping[str, Any] | Awaitable[Mapping[str, Any] | None] | None:
-        """The JSON schema of one record; None where there is none. It may be async, and ask the API.
+        """The JSON schema of one record, or None. The method may be async and request it from the API.
 
-        By default that of `schemas/<name>.json` beside the module of the class, with what it refers
-        to in `schemas/shared/`.
+        Default: the file `schemas/<name>.json` beside the module of the class. Its references are resolved in
+        `schemas/shared/`.
         """
         schema = find_schema(type(self), HttpStream, self.name)
         if schema is None and (similar := similar_files(type(self), HttpStream, self.name)):
-            _log.warning("%s: there is no schemas/%s.json, but %s", self.name, self.name, ", ".join(similar))
+            _log.warning("%s: found no schemas/%s.json, only %s", self.name, self.name, ", ".join(similar))
         return schema
 
     async def check_availability(self, source: object = None) -> Availability:
-        """Whether the stream can be read and, if not, why; asks for its first page.
+        """Whether the stream can be read and, if not, the reason. The default strategy requests the first page.
 
-        Raises what a reading raises, where the strategy does not know what it means.
+        Raises what reading raises if the strategy does not recognize the error.
         """
         strategy = strategy_of(self)
         if strategy is None:
             return True, None
-        # A strategy may read the stream itself: those readings do not ask it again.
-        asked = _asked.set(_asked.get() | {id(self)})
+        # A strategy may read the stream itself; these reads must not consult the strategy again.
+        reset_token = _streams_in_check.set(_streams_in_check.get() | {id(self)})
         try:
             async with self.lease():
-                told: Any = strategy.check_availability(self, _log, self.home.source if source is None else source)
-                if inspect.isawaitable(told):
-                    told = await told
-                return answered(strategy, "check_availability", told)
+                source = self.session_owner.source if source is None else source
+                answer: Any = strategy.check_availability(self, _log, source)
+                if inspect.isawaitable(answer):
+                    answer = await answer
+                return checked_availability(strategy, "check_availability", answer)
         finally:
-            _asked.reset(asked)
+            _streams_in_check.reset(reset_token)
 
     async def first_page(self) -> Page | None:
-        """The first page of the first slice; None where there are no slices. Asks no availability strategy."""
-        async with self.lease() as chain:
-            return await first_page(self, chain)
+        """The first page of the first slice, or None if there are no slices. Ignores the availability strategy."""
+        async with self.lease() as client:
+            return await first_page(self, client)
 
     async def probe(self) -> str | None:
-        """Why the stream is unavailable, as a strategy with a `check_availability` of its own says; else None."""
+        """The reason why the stream is unavailable, if its strategy has its own `check_availability`, or None."""
         strategy = strategy_of(self)
         own: Any = getattr(type(strategy), "check_availability", None)
-        if strategy is None or own is HttpAvailabilityStrategy.check_availability or id(self) in _asked.get():
-            return None  # the first request tells
+        if (
+            strategy is None
+            or own is HttpAvailabilityStrategy.check_availability
+            or id(self) in _streams_in_check.get()
+        ):
+            return None  # the response to the first request decides
         available, reason = await self.check_availability()
-        return None if available else reason or "its availability strategy says so"
+        return None if available else reason or "its availability strategy gave no reason"
 
     def why_unavailable(self, error: HttpStatusError) -> str | None:
-        """What the strategy makes of an error of the first request; None where that is just an error."""
-        strategy = None if id(self) in _asked.get() or not error.of_page else strategy_of(self)
+        """The reason for unavailability that the strategy sees in an error of the first request; otherwise None."""
+        is_applicable = error.from_page_request and id(self) not in _streams_in_check.get()
+        strategy = strategy_of(self) if is_applicable else None
         handle = getattr(strategy, "handle_http_error", None)
         if handle is None:
             return None
         try:
-            available, reason = answered(strategy, "handle_http_error", handle(self, _log, self.home.source, error))
+            answer = handle(self, _log, self.session_owner.source, error)
+            available, reason = checked_availability(strategy, "handle_http_error", answer)
         except HttpStatusError:
             return None
         return None if available else reason or f"the API answered {error.status}"
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """From now on `listener` is called with each event of this stream's readings; returns what ends that."""
+        """Call `listener` with each event of this stream; returns a function that removes it."""
         return self.listeners.add(listener)
 
     def pages(
@@ -210,17 +223,22 @@ class HttpStream(StreamSettings):
         on_error: OnError = "continue",
         ack: Ack = "auto",
     ) -> ReadHandle[Page]:
-        """The stream's pages: `async with stream.pages() as pages: async for page in pages: ...`.
+        """The pages of the stream: `async with stream.pages() as pages: async for page in pages: ...`.
 
-        Pages of one slice come in order, slices side by side. `limit` bounds the records, and sends
-        no request beyond; `slices` takes the place of `stream_slices`; `state` is what the hooks find
-        as `context.stream_state`. Of a State only what is new is read, and it moves as pages are
-        acknowledged: when the next one is asked for or, with `ack="manual"`, by `page.ack()`. When a
-        slice fails the others are read, and PartialFailure is raised at the end; with
-        `on_error="stop"`, what the first one failed with, at once.
+        The pages of one slice arrive in order; slices are read concurrently. `limit` bounds the number of records,
+        and no request is sent beyond it. `slices` replaces `stream_slices`. `state` is passed to hooks as
+        `context.stream_state`.
+
+        With a State only new records are read. The State advances as pages are acknowledged: when the next page is
+        requested or, with `ack="manual"`, by `page.ack()`.
+
+        If a slice fails, the others are still read, and PartialFailure is raised at the end. With
+        `on_error="stop"`, the first error is raised at once.
         """
         return ReadHandle(
-            "pages", self._scheduler(limit, slices, state, on_error), partial(self._open_pages, state=state, ack=ack)
+            "pages",
+            self._new_scheduler(limit, slices, state, on_error),
+            partial(self._open_pages, state=state, ack=ack),
         )
 
     def records(
@@ -231,9 +249,10 @@ class HttpStream(StreamSettings):
         state: Mapping[str, Any] | None = None,
         on_error: OnError = "continue",
     ) -> ReadHandle[Record]:
-        """The stream's records, in flat memory: `async with stream.records() as records: ...`. See `pages`."""
-        opened = partial(self._open_records, state=state)
-        return ReadHandle("records", self._scheduler(limit, slices, state, on_error), opened)
+        """The records of the stream, in constant memory: `async with stream.records() as records: ...`. See `pages`."""
+        return ReadHandle(
+            "records", self._new_scheduler(limit, slices, state, on_error), partial(self._open_records, state=state)
+        )
 
     async def read(
         self,
@@ -243,36 +262,36 @@ class HttpStream(StreamSettings):
         state: Mapping[str, Any] | None = None,
         on_error: OnError = "continue",
     ) -> list[Record]:
-        """All records at once, for small streams. See `pages`.
+        """All records as a list, for small streams. See `pages`.
 
-        Raises what reading raises, and keeps nothing then: a State has not moved.
+        If it raises, no records are returned and a State is unchanged.
         """
-        found: list[Record] = []
+        records: list[Record] = []
         acks: list[Callable[[], None]] = []
         async with self.pages(limit=limit, slices=slices, state=state, on_error=on_error, ack="manual") as pages:
             async for page in pages:
-                found += page.records
+                records += page.records
                 acks.append(page.ack)
             for ack in acks:
                 ack()
-        return found
+        return records
 
     async def extract(
         self, *, to: Destination | Sink, state: State | None = None, on_error: OnError = "continue"
     ) -> RunReport:
-        """The stream into files, or into a destination of your own: `await stream.extract(to=JsonLines("out/"))`.
+        """Write the stream to a destination or a Sink: `await stream.extract(to=JsonLines("out/"))`.
 
-        See `Source.extract`.
+        See `Source.extract` for guarantees and errors.
         """
         check_destination(self.name, to, state)
         if not isinstance(to, Destination):
-            return await into_sink(to, self.pages(state=state, on_error=on_error, ack="manual"))
-        check_reading(self.name, None, on_error, self.max_concurrency)
-        lease = partial(lease_at, lambda: self.home)
+            return await extract_to_sink(to, self.pages(state=state, on_error=on_error, ack="manual"))
+        check_read_arguments(self.name, None, on_error, self.max_concurrency)
+        lease = partial(open_client, lambda: self.session_owner)
         async with self.lease():
             extraction = Extraction(to, [self], self.clock)
             work = partial(extraction.run, lease, self.max_concurrency, stop_on_error=on_error == "stop")
-            return await unless_terminated(work)
+            return await exit_on_sigterm(work)
 
     async def request(
         self,
@@ -284,71 +303,77 @@ class HttpStream(StreamSettings):
         json: Any = None,
         data: Mapping[str, Any] | str | bytes | None = None,
     ) -> Response:
-        """One more request through the same chain, such as a detail call; its whole body has been read.
+        """Send a further request, such as a detail call, with the retries, limits and credential of the stream.
 
-        Raises as reading does: a response that comes back is one that `classify` let pass.
+        The body of the returned response is complete. Raises the same errors as reading, including those for
+        statuses that `classify` does not accept.
         """
-        async with self.lease() as chain:
-            url = chain.builder.url(path, params or {})
+        async with self.lease() as client:
+            url = client.builder.build_url(path, params or {})
 
             def make(context: RequestContext) -> Request:
                 kwargs = self.request_kwargs(context)
-                return chain.builder.request(method, url, headers or {}, RequestBody(json, data), context, kwargs)
+                return client.builder.build_request(
+                    method, url, headers or {}, RequestBody(json, data), context, kwargs
+                )
 
             try:
-                answer = await chain.fetch(make, chain.tries(RequestContext()))
+                classified = await client.fetch(make, client.new_retry_state(RequestContext()))
             except HttpStatusError as error:
-                error.of_page = False
+                error.from_page_request = False
                 raise
-            return answer.response
+            return classified.response
 
     def split_slice(self, stream_slice: Slice, error: HttpStatusError) -> Sequence[Slice]:
-        """The parts to read in place of a slice that the API refused with its first request; none: it has failed."""
+        """The smaller slices to read instead of one whose first request was refused; empty: the slice has failed."""
         return ()
 
     def partitions_of(self, stream_slice: Slice) -> Sequence[Mapping[str, Any]]:
-        """What a state knows a slice by: what it is read of, without the interval."""
+        """The partitions under which a state stores a slice: the slice without its interval."""
         return (stream_slice.partition,)
 
     def clear_cache(self) -> None:
-        """Forget what `use_cache` keeps of this stream, with its declaration and credential as they are."""
+        """Delete the cached records of this stream, as currently declared and with its current credential."""
         CachedLog(self).clear()
 
     @property
     def streams_body(self) -> bool:
-        """Whether `parse_response` wants the body while it is still arriving."""
+        """Whether `parse_response` reads the body while it arrives."""
         return self._streams_body
 
     @property
     def uses_paginator(self) -> bool:
-        """Whether `paginator` pages the stream, and not a `next_page_token` of the author's."""
+        """Whether `paginator` selects the next page, because `next_page_token` is not overridden."""
         return self._uses_paginator
 
     @property
     def uses_default_parser(self) -> bool:
-        """Whether the records are what the body holds at `records_path`, and no `parse_response` of the author's."""
+        """Whether the records are the array at `records_path`, because `parse_response` is not overridden."""
         return type(self).parse_response is HttpStream.parse_response
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"
 
     @asynccontextmanager
-    async def lease(self, home: SessionOwner | None = None) -> AsyncGenerator[HttpClient]:
-        """The chain of the running loop's session, which is open meanwhile; `home`: a child's. Raises ConfigError."""
-        if not hasattr(self, "home"):
-            owner = type(self).__name__
-            raise ConfigError(
-                f"{owner}.__init__ does not call its super()", hint="begin it with super().__init__(**options)"
-            )
-        home = self.home if home is None else home
-        with home.hold():
-            check_values(self)
-            async with home.sessions.lease() as session:
-                yield self._chain(session)
+    async def lease(self, session_owner: SessionOwner | None = None) -> AsyncGenerator[HttpClient]:
+        """Hold the running loop's session open and yield its client; `session_owner`: that of a child stream.
 
-    def _chain(self, session: Session) -> HttpClient:
+        Raises ConfigError.
+        """
+        if not hasattr(self, "session_owner"):
+            raise ConfigError(
+                f"{type(self).__name__}.__init__ does not call super().__init__",
+                hint="start it with super().__init__(**options)",
+            )
+        session_owner = self.session_owner if session_owner is None else session_owner
+        with session_owner.hold():
+            check_values(self)
+            async with session_owner.sessions.lease() as session:
+                yield self._client(session)
+
+    def _client(self, session: Session) -> HttpClient:
         try:
-            return session.kept_for(self, lambda: HttpClient(self, session))
+            return session.cached(self, lambda: HttpClient(self, session))
         except AsyncStreamsError as error:
             error.locate(stream=self.name)
             raise
@@ -356,20 +381,20 @@ class HttpStream(StreamSettings):
     def _new_session(self) -> Session:
         return Session(self.clock, Random(self.seed))
 
-    def _scheduler(
+    def _new_scheduler(
         self, limit: int | None, slices: SliceInput | None, state: Mapping[str, Any] | None, on_error: OnError
     ) -> Scheduler:
-        check_reading(self.name, limit, on_error, self.max_concurrency)
-        selected = select(self, slices, state, limit)
-        # Its parents are read over the same connections, and share what is known of the API.
-        lease = partial(lease_at, lambda: self.home)
-        return Scheduler([selected], lease, self.max_concurrency, stop_on_error=on_error == "stop")
+        check_read_arguments(self.name, limit, on_error, self.max_concurrency)
+        selection = select_stream(self, slices, state, limit)
+        # Parents use the same session, and so share its connections, tokens and observed limits.
+        lease = partial(open_client, lambda: self.session_owner)
+        return Scheduler([selection], lease, self.max_concurrency, stop_on_error=on_error == "stop")
 
     @asynccontextmanager
     async def _open_pages(
         self, scheduler: Scheduler, *, state: Mapping[str, Any] | None, ack: Ack
     ) -> AsyncGenerator[AsyncIterator[Page]]:
-        async with self.lease(), acknowledged(scheduler, state, ack, self.clock) as pages:
+        async with self.lease(), open_pages(scheduler, state, ack, self.clock) as pages:
             yield pages
 
     @asynccontextmanager
@@ -378,16 +403,16 @@ class HttpStream(StreamSettings):
     ) -> AsyncGenerator[AsyncIterator[Record]]:
         async with (
             self._open_pages(scheduler, state=state, ack="auto") as pages,
-            aclosing(records_of(pages)) as records,
+            aclosing(iter_records(pages)) as records,
         ):
             yield records
 
 
-def lease_of(stream: Stream) -> AbstractAsyncContextManager[HttpClient]:
-    """The chain of a stream that `run/` knows only as a Protocol."""
+def client_for(stream: Stream) -> AbstractAsyncContextManager[HttpClient]:
+    """The client of a stream, for packages that know streams only as a Protocol."""
     return cast(HttpStream, stream).lease()
 
 
-def lease_at(home: Callable[[], SessionOwner], stream: Stream) -> AbstractAsyncContextManager[HttpClient]:
-    """The same, at somebody else's home."""
-    return cast(HttpStream, stream).lease(home())
+def open_client(session_owner: Callable[[], SessionOwner], stream: Stream) -> AbstractAsyncContextManager[HttpClient]:
+    """The client of a stream in the session of another owner."""
+    return cast(HttpStream, stream).lease(session_owner())

@@ -1,4 +1,4 @@
-"""What do a stream and a Source share: options, and connections?"""
+"""Options and connections that a stream may share with its Source."""
 
 from __future__ import annotations
 
@@ -20,36 +20,38 @@ from ..protocols import Middleware, MockRouter
 
 @dataclass(frozen=True, slots=True)
 class SessionOwner:
-    """Where a stream's connections come from: its own sessions, or those of the Source that reads it.
+    """The owner of a stream's sessions: the stream itself, or the Source that reads it.
 
-    `hold` keeps the stream there meanwhile; `lent` names the options that are not the stream's own.
+    `hold()` is a context manager that keeps the stream with this owner. `inherited_options` names the options
+    that the stream took from its Source.
     """
 
     sessions: SessionPool
     source: object = None
     hold: Callable[[], AbstractContextManager[None]] = nullcontext
-    lent: frozenset[str] = frozenset()
+    inherited_options: frozenset[str] = frozenset()
 
 
 class ListenerList(list[Listener]):
-    """Who listens to a stream or a Source."""
+    """The listeners of a stream or a Source."""
 
     def add(self, listener: Listener) -> Callable[[], None]:
-        """Call it with each event, until the function that is returned is called."""
-        entry = partial(listener)  # the same listener may be added twice
+        """Call `listener` with each event; returns a function that removes it."""
+        entry = partial(listener)  # a distinct entry, since the same listener may be added twice
 
-        def end() -> None:
-            if any(known is entry for known in self):
-                self[:] = [known for known in self if known is not entry]
+        def unsubscribe() -> None:
+            if any(listener is entry for listener in self):
+                self[:] = [listener for listener in self if listener is not entry]
 
         self.append(entry)
-        return end
+        return unsubscribe
 
 
 class StreamOptions(TypedDict, total=False):
-    """What every stream and every Source takes as a keyword, or has as a class attribute; the nearer one wins.
+    """Options that every stream and every Source accepts, as keywords or as class attributes.
 
-    A stream's keyword comes first, then its class, then the Source's keyword, then its class.
+    The first that is set wins: the stream's keyword, the stream's class, the Source's keyword, the Source's class.
+    `StreamSettings` documents each option.
     """
 
     authenticator: httpx.Auth | None

@@ -1,4 +1,4 @@
-"""What can be set about a stream, and what holds where nothing is?"""
+"""Settings of a stream, with their defaults."""
 
 from __future__ import annotations
 
@@ -15,103 +15,117 @@ from ..protocols import Middleware, MockRouter, Paginator, Transformer, Validati
 
 
 class StreamSettings:
-    """The attributes of a stream, each of which a class or an instance may set."""
+    """Attributes of a stream; a class or an instance may set each of them."""
 
     name: str = ""
-    """The class name in snake case, unless set."""
+    """The name of the stream. Default: the class name in snake case."""
     url_base: str = ""
-    """Where all paths begin; nothing of it is ever dropped."""
+    """The URL that every path is appended to. Required; its path is always kept, with or without a final slash."""
     http_method: str = "GET"
+    """The HTTP method of page requests."""
     paginator: Paginator | None = None
-    """How one page leads to the next; without one, and without `next_page_token`, there is one page."""
+    """How one page leads to the next. Without a paginator or a `next_page_token` method, a slice has one page."""
     records_path: str | None = None
-    """Where in the body the array of records lies, as a dotted path; None: the body is the array."""
+    """Dotted path of the array of records in the JSON body, such as "data.items". None: the body is the array."""
     primary_key: PrimaryKey = None
+    """The field, or list of fields or paths, that identifies a record. None: the whole record identifies it."""
     transformer: Transformer | None = None
-    """Changes records to what their schema says, before they are held against it."""
+    """Converts records to the types of their schema, before they are validated. See TypeTransformer."""
     validation: ValidationMode = "report"
-    """What becomes of records that do not fit the schema; without a schema, nothing is looked at.
+    """What happens to records that violate the schema. Without a schema, records are not validated.
 
-    "report": they are handed over, counted, and warned of once for each place and keyword;
-    "quarantine": they are kept apart, in `page.quarantined`; "fail": SchemaError; "off".
+    "report": deliver and count them, and log a warning once for each place and keyword;
+    "quarantine": move them to `page.quarantined`; "fail": raise SchemaError; "off": do not validate.
     """
     max_quarantined: int = 1_000
-    """Records that may be quarantined in one reading; one more ends it with SchemaError."""
+    """Maximum number of records quarantined in one read, 0 or more; one more raises SchemaError."""
     availability_strategy: Any = HttpAvailabilityStrategy()
-    """An AvailabilityStrategy, as an attribute, a property or a method; None: there is none."""
+    """An AvailabilityStrategy, as an attribute, a property or a method. None: availability is not checked."""
     detect_loops: bool = True
-    """Whether the same non-empty page three times in a row is an error."""
+    """Whether three equal non-empty pages in a row raise PaginationLoop. Repeated tokens always raise it."""
     max_pages: int = 100_000
-    """Pages of one slice, at most."""
+    """Maximum number of pages of one slice, at least 1; a further page raises PaginationLoop."""
     parallel_pages: bool = True
-    """Whether pages whose place is known beforehand are fetched side by side; they are handed over in order."""
+    """Whether pages of one slice are fetched concurrently if their tokens can be computed; order is preserved."""
     weight: float = 1.0
-    """The stream's share of a run, beside those of other streams."""
+    """The relative share of slots and quota that this stream gets beside other streams; a number above 0."""
     max_failed_slices: int = 100
-    """Slices that may fail before the stream ends; the others are read meanwhile."""
+    """Number of slices that may fail, 0 or more, while the others are read; one more ends the stream."""
     max_concurrency: int = 32
-    """Slices and pages that are worked on at once; in a Source, its own number bounds all streams together."""
+    """Maximum number of slices and pages read at once, at least 1. The number of a Source bounds all its streams."""
     rate_limit: RateLimit | Sequence[RateLimit] | None = None
-    """Limits that are known, such as RateLimit(100, per=60); several at once hold together.
+    """Declared limits, such as RateLimit(100, per=60) for 100 requests a minute; all limits of a list apply.
 
-    Streams of one origin, credential and `quota_group` that declare equal limits share them.
+    Streams with the same origin, credential and `quota_group` share limits that are equal.
     """
     rate_limit_cost: float = 1.0
-    """Units that one request takes of them."""
+    """Units of the rate limits that one request uses; a number above 0."""
     quota_group: str | None = None
-    """Sets the stream's quota apart from others of its origin and credential, for limits of single endpoints."""
+    """Name of a quota of its own within the origin and credential, for APIs that limit single endpoints."""
     adaptive: bool = True
-    """Whether what is on the wire at once is found by the server's answers, up to `max_concurrency`."""
+    """Whether the number of requests in flight adapts to the server's responses, up to `max_concurrency`."""
     outage_timeout: float = 600.0
-    """Seconds for which a host that is down is waited for; then the run ends with HostUnavailable."""
+    """Seconds to wait for a host that is down, above 0; then the run ends with HostUnavailable."""
     max_tries: int = 5
-    """Requests in all for one page; waits that the server orders spend none."""
+    """Maximum number of requests for one page, at least 1. Waits that the server orders do not use up tries."""
     max_time: float = 600.0
-    """Seconds for one page, with its retries; waits that the server orders do not count."""
+    """Maximum seconds for one page with its retries, above 0, without waits that the server orders."""
     max_server_wait: float = 900.0
-    """Seconds that one ordered wait may last; four times as much without a success in between."""
-    backoff: Backoff = Backoff()
-    idempotent: bool = True
-    """Whether a request may be sent again; streams read, so it usually may, whatever the method."""
-    authenticator: httpx.Auth | None = None
-    timeouts: Timeouts = Timeouts()
-    body_limits: BodyLimits = BodyLimits()
-    transport: httpx.AsyncBaseTransport | MockRouter | None = None
-    """What sends, in place of our own; it is borrowed and not closed."""
-    middleware: Sequence[Middleware] = ()
-    """Extra links of the chain, the first one outermost."""
-    allowed_origins: tuple[str, ...] = ()
-    """Other origins that links, redirects and paths may lead to; the credential goes there too."""
-    allow_insecure: bool = False
-    """Whether a credential may go out over plain http to a host that is not this machine."""
-    clock: Clock = SystemClock()
-    seed: int | None = None
-    """Seeds all chance of a reading, such as the jitter of retries; None: by chance."""
-    use_cache: bool = False
-    """Whether what is read of the stream is kept for its substreams, also for later runs. See `cache_dir`."""
-    cache_ttl: float = 3_600.0
-    """Seconds for which it is good, from the beginning of the read."""
-    cache_filename: str = ""
-    """How the names of its files begin: as the stream is called, unless set."""
-    cache_dir: str | PathLike[str] | None = None
-    """Where it is kept; None: REQUEST_CACHE_PATH of the environment, else the user's cache folder."""
-    cursor_field: CursorField = None
-    """The field, or the path of one, that says when a record changed: then only what is new is read, where there is a
-    state. A number that grows will do, with NumberRanges."""
-    cursor_format: str = "iso"
-    """How the API writes it: "iso", "date", "epoch", "epoch_ms", "number", or a pattern for `strptime`."""
-    cursor_timezone: str | None = None
-    """Where its times are at home that have no offset, such as "Europe/Berlin"."""
-    windows: Windows | None = None
-    """In which intervals it is read; None: all that is new in one, to 60 seconds before the run. See TimeWindows."""
-    state_checkpoint_interval: int | None = None
-    """Records after which a state may move within a slice, at the end of a page; None: slices are done as a whole.
+    """Maximum seconds of one wait that the server orders, above 0; beyond it RateLimitWaitTooLong is raised.
 
-    It says that the API gives records in ascending order of the cursor. Without a cursor it says that its page
-    tokens are good for another run too.
+    Consecutive waits without a success in between may last four times as long in total.
+    """
+    backoff: Backoff = Backoff()
+    """Delays between tries."""
+    idempotent: bool = True
+    """Whether a request may be sent again after an unclear failure, whatever its method."""
+    authenticator: httpx.Auth | None = None
+    """Signs each request; any httpx.Auth works."""
+    timeouts: Timeouts = Timeouts()
+    """Time limits of one attempt, in seconds."""
+    body_limits: BodyLimits = BodyLimits()
+    """Size limits of a response body; beyond them ResponseTooLarge is raised."""
+    transport: httpx.AsyncBaseTransport | MockRouter | None = None
+    """A transport or respx router that replaces the default one; it is not closed."""
+    middleware: Sequence[Middleware] = ()
+    """Callables around each attempt, the first one outermost. See Middleware."""
+    allowed_origins: tuple[str, ...] = ()
+    """Further origins that links, redirects and paths may lead to. The credential is sent there too."""
+    allow_insecure: bool = False
+    """Whether a credential may be sent over plain http to hosts other than localhost."""
+    clock: Clock = SystemClock()
+    """The source of time and sleep; tests pass a VirtualClock."""
+    seed: int | None = None
+    """Seed of all randomness of a read, such as retry jitter. None: unpredictable."""
+    use_cache: bool = False
+    """Whether the records are cached on disk for substreams, in this and later runs. See `cache_dir`."""
+    cache_ttl: float = 3_600.0
+    """Seconds for which cached records are valid, above 0, from the start of the read."""
+    cache_filename: str = ""
+    """Prefix of the cache file names. Default: the name of the stream."""
+    cache_dir: str | PathLike[str] | None = None
+    """Folder of the cache. None: the environment variable REQUEST_CACHE_PATH, or else the user's cache folder."""
+    cursor_field: CursorField = None
+    """The field, or path of a field, with the time when a record changed. With a state, only new records are read.
+
+    An increasing number, such as an id, also works, with NumberRanges.
+    """
+    cursor_format: str = "iso"
+    """Format of cursor values: "iso", "date", "epoch", "epoch_ms", "number", or a pattern for `strptime`."""
+    cursor_timezone: str | None = None
+    """IANA time zone of cursor values without a UTC offset, such as "Europe/Berlin"."""
+    windows: Windows | None = None
+    """The intervals to read. None: one interval up to 60 seconds before the run. See TimeWindows and NumberRanges."""
+    state_checkpoint_interval: int | None = None
+    """Number of records, at least 1, after which the state advances within a slice, at the end of a page.
+
+    None: the state advances when a slice is complete. Set it only if the API returns records in ascending order
+    of the cursor or, without a cursor, if its page tokens remain valid in later runs.
     """
     parent_fields: Sequence[str] | None = None
-    """Of an HttpSubStream: fields of its parents' records, as dotted paths, that its slices hold; None: all."""
+    """HttpSubStream only: the fields of parent records, as dotted paths, that slices contain. None: all fields."""
     incremental_dependency: bool = False
-    """Of an HttpSubStream with a state: whether only parents are read that are new or have changed since it was read
-    last. Each parent has a `cursor_field` then."""
+    """HttpSubStream with a state only: whether to read only parents that are new or changed since the last run.
+
+    Each parent needs a `cursor_field`.
+    """

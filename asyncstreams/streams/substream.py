@@ -1,4 +1,4 @@
-"""How do records of one stream become the slices of another?"""
+"""Streams whose slices are the records of other streams."""
 
 from __future__ import annotations
 
@@ -9,125 +9,134 @@ from typing import Any, Unpack, cast
 
 from .._json import encode
 from ..errors import ConfigError, HttpStatusError
-from ..execution.parent_coordinator import feed_of
-from ..execution.sequential import pages_in_turn
+from ..execution.parent_coordinator import current_feed
+from ..execution.sequential import read_sequentially
 from ..models import Record, Slice, key_paths
 from ..parents.projection import decode_of
 from ..state.stream_state import value_at
 from .http_stream import HttpStream
 from .options import StreamOptions
 
-_TOO_MANY = re.compile(r"too (many|long|large|big)|maximum|at most|exceed", re.IGNORECASE)
-_SHOWN = "Orders(parent=Customers())"
+_TOO_LARGE_MESSAGE = re.compile(r"too (many|long|large|big)|maximum|at most|exceed", re.IGNORECASE)
+_EXAMPLE = "Orders(parent=Customers())"
 
 
 class HttpSubStream(HttpStream):
-    """A stream with a slice for each record of another one: `{"parent": record}`.
+    """A stream with one slice, `{"parent": record}`, for each record of a parent stream.
 
-    `parent` is that stream, or several: then slices say whose record theirs is, `{"parent": record,
-    "parent_stream": "customers"}`. A run reads each parent once, for all its children and for itself,
-    and children begin with its first page.
+    `parent` is a stream or a list of streams. With several parents, each slice also names its stream:
+    `{"parent": record, "parent_stream": "customers"}`. A run reads each parent once, for all its children and for
+    its own output. Children start as soon as the first page of a parent has been read.
     """
 
     parent_batch_size: int | None = None
-    """Parents in one slice, `{"parents": [record, ...]}`, at most, for APIs that take several ids; None: one each.
+    """Maximum number of parents in one slice, `{"parents": [record, ...]}`, for APIs that accept several ids.
 
-    A batch that the API finds too large (413, 414, or a 400 that says so) is read as two halves, and later
-    ones are no larger.
+    None: one parent per slice. If the API refuses a batch as too large (413, 414, or a 400 with such a message), it
+    is split into halves, and later batches are no larger.
     """
 
     def __init__(self, parent: HttpStream | Sequence[HttpStream] = (), **options: Unpack[StreamOptions]) -> None:
-        self.parents = _checked(self, parent)
+        self.parents = _check_parents(self, parent)
         super().__init__(**options)
         _check_settings(self)
-        self._fits = self.parent_batch_size or 1
+        self._batch_size = self.parent_batch_size or 1
 
     async def stream_slices(self, state: Mapping[str, Any]) -> AsyncGenerator[Slice]:
-        """The parents' records, or batches of them; iterate over super()'s to filter or extend them.
+        """One slice for each parent record or batch. Override and iterate over super() to filter or extend them.
 
-        In a run they come from what the run reads of the parents, elsewhere the parents are asked, page
+        In a run the records come from the run's own read of the parents. Otherwise the parents are requested page
         by page.
         """
         several = len(self.parents) > 1
-        waiting: dict[int, list[Record]] = {number: [] for number in range(len(self.parents))}
-        feed = feed_of(self)
-        async with aclosing(self._asked() if feed is None else feed.parents()) as pages:
+        pending: dict[int, list[Record]] = {number: [] for number in range(len(self.parents))}
+        feed = current_feed(self)
+        async with aclosing(self._read_parents() if feed is None else feed.read_pages()) as pages:
             async for number, records in pages:
                 more = {"parent_stream": self.parents[number].name} if several else {}
                 if self.parent_batch_size is None:
                     for record in records:
                         yield Slice({"parent": record, **more})
                     continue
-                waiting[number] += records
-                for batch in self._taken(waiting[number]):
+                pending[number] += records
+                for batch in self._pop_batches(pending[number]):
                     yield Slice({"parents": batch, **more})
-        for number, records in waiting.items():
+        for number, records in pending.items():
             more = {"parent_stream": self.parents[number].name} if several else {}
-            for batch in self._taken(records, also_a_short_one=True):
+            for batch in self._pop_batches(records, include_partial=True):
                 yield Slice({"parents": batch, **more})
 
-    def _taken(self, waiting: list[Record], *, also_a_short_one: bool = False) -> Iterator[list[Record]]:
-        """Take batches out of those that wait; what fits in one may become less meanwhile."""
-        while len(waiting) >= self._fits or (waiting and also_a_short_one):
-            batch = waiting[: self._fits]
-            del waiting[: len(batch)]
+    def _pop_batches(self, pending: list[Record], *, include_partial: bool = False) -> Iterator[list[Record]]:
+        """Remove batches from the pending parents; the batch size may shrink between two of them."""
+        while len(pending) >= self._batch_size or (pending and include_partial):
+            batch = pending[: self._batch_size]
+            del pending[: len(batch)]
             yield batch
 
     def partitions_of(self, stream_slice: Slice) -> Sequence[Mapping[str, Any]]:
-        """The parents by their keys, where they have one: they may change from one run to the next.
+        """One partition per parent of the slice, identified by its primary key, since other fields may change.
 
-        Where changed parents are read again, and there is no cursor to tell what is new below them, by that as well.
+        With `incremental_dependency` and no cursor of its own, the parent's cursor value is part of the partition,
+        so that a changed parent is read again.
         """
         partition = stream_slice.partition
         parents: list[Record] = partition.pop("parents", None) or [partition.pop("parent", {})]
         name = partition.get("parent_stream")
-        parent = next((one for one in self.parents if one.name == name), self.parents[0])
+        parent = next((parent for parent in self.parents if parent.name == name), self.parents[0])
         paths: list[Sequence[str]] = list(key_paths(parent.primary_key))
         if self.incremental_dependency and not self.cursor_field and paths:
             paths.append(_cursor_path(parent))
-        return [{**partition, "parent": _identity(record, paths)} for record in parents]
+        return [{**partition, "parent": _parent_identity(record, paths)} for record in parents]
 
     def split_slice(self, stream_slice: Slice, error: HttpStatusError) -> Sequence[Slice]:
+        """Two halves of a batch that the API refused as too large; empty for other errors and single parents."""
         batch = cast(list[Record], stream_slice.get("parents") or [])
-        too_large = error.status in (413, 414) or (error.status == 400 and _TOO_MANY.search(error.message))
+        too_large = error.status in (413, 414) or (error.status == 400 and _TOO_LARGE_MESSAGE.search(error.message))
         if len(batch) < 2 or not too_large:
             return ()
         half = (len(batch) + 1) // 2
-        self._fits = min(self._fits, half)
+        self._batch_size = min(self._batch_size, half)
         return [stream_slice | {"parents": part} for part in (batch[:half], batch[half:])]
 
-    async def _asked(self) -> AsyncGenerator[tuple[int, list[Record]]]:
-        """The parents' pages outside of a run, over this stream's connections."""
+    async def _read_parents(self) -> AsyncGenerator[tuple[int, list[Record]]]:
+        """The pages of the parents outside a run, with the number of each parent, through this stream's session."""
         for number, parent in enumerate(self.parents):
             decode = decode_of(self.name, parent.name, self.parent_fields)
-            async with parent.lease(self.home) as chain, aclosing(pages_in_turn(parent, chain)) as pages:
+            async with parent.lease(self.session_owner) as client, aclosing(read_sequentially(parent, client)) as pages:
                 async for page in pages:
                     yield number, decode(encode(page.records))
 
 
-def _checked(stream: HttpStream, given: object) -> tuple[HttpStream, ...]:
-    owner = type(stream).__name__
-    parents = cast(Sequence[object], given) if isinstance(given, list | tuple) else (given,)
-    if not parents:
-        raise ConfigError(f"{owner}: its parent is missing", hint=f"write {owner}(parent=...), such as {_SHOWN}")
-    for parent in parents:
-        if isinstance(parent, type):
-            raise ConfigError(f"{owner}: parent is the class {parent.__name__}", hint=f"write {parent.__name__}(...)")
-        if not isinstance(parent, HttpStream):
-            kind = type(parent).__name__
+def _check_parents(stream: HttpStream, parent: object) -> tuple[HttpStream, ...]:
+    class_name = type(stream).__name__
+    given = cast(Sequence[object], parent) if isinstance(parent, list | tuple) else (parent,)
+    if not given:
+        raise ConfigError(
+            f"{class_name}: parent is missing", hint=f"pass it as {class_name}(parent=...), such as {_EXAMPLE}"
+        )
+    for item in given:
+        if isinstance(item, type):
             raise ConfigError(
-                f"{owner}: parent is a {kind}: a stream, or a list of them, is needed", hint=f"such as {_SHOWN}"
+                f"{class_name}: parent is the class {item.__name__}, not an instance",
+                hint=f"write {item.__name__}(...)",
             )
-    found = cast(tuple[HttpStream, ...], tuple(parents))
-    if len({id(parent) for parent in found}) < len(found):
-        raise ConfigError(f"{owner}: one of its parents is given twice")
-    if any(above is stream for above in _above(found)):
-        raise ConfigError(f"{owner}: it is above itself: its parent, or a parent of that")
-    return found
+        if not isinstance(item, HttpStream):
+            raise ConfigError(
+                f"{class_name}: parent is of type {type(item).__name__}; expected a stream or a list of streams",
+                hint=f"such as {_EXAMPLE}",
+            )
+    parents = cast(tuple[HttpStream, ...], tuple(given))
+    if len({id(parent) for parent in parents}) < len(parents):
+        raise ConfigError(f"{class_name}: parent contains the same stream twice", hint="pass each parent once")
+    if any(ancestor is stream for ancestor in _ancestors(parents)):
+        raise ConfigError(
+            f"{class_name}: the stream is its own ancestor", hint="pass a parent that does not depend on this stream"
+        )
+    return parents
 
 
-def _identity(record: Record, paths: Sequence[Sequence[str]]) -> Mapping[str, Any]:
-    """What stays the same of a parent: its key, if the slice has all of it; else all of it."""
+def _parent_identity(record: Record, paths: Sequence[Sequence[str]]) -> Mapping[str, Any]:
+    """The values at `paths`, which identify a parent across runs; the whole record if one is missing."""
     key = {".".join(path): value_at(record, path) for path in paths}
     return record if not key or None in key.values() else key
 
@@ -137,16 +146,16 @@ def _cursor_path(stream: HttpStream) -> Sequence[str]:
     return [field] if isinstance(field, str) else field
 
 
-def _above(parents: Iterable[HttpStream]) -> Iterator[HttpStream]:
-    """The parents, and theirs, each once."""
+def _ancestors(parents: Iterable[HttpStream]) -> Iterator[HttpStream]:
+    """The parents and all their ancestors, each once."""
     seen = list(parents)
-    for parent in seen:  # which grows meanwhile
+    for parent in seen:  # the list grows during the iteration
         yield parent
-        seen += [one for one in parent.parents if one not in seen]
+        seen += [ancestor for ancestor in parent.parents if ancestor not in seen]
 
 
 def _check_settings(stream: HttpSubStream) -> None:
-    owner = type(stream).__name__
+    class_name = type(stream).__name__
     fields: Any = stream.parent_fields
     if fields is not None and (
         isinstance(fields, str)
@@ -154,25 +163,27 @@ def _check_settings(stream: HttpSubStream) -> None:
         or not fields
         or not all(isinstance(field, str) and field for field in cast(Sequence[object], fields))
     ):
-        raise ConfigError(f"{owner}.parent_fields = {fields!r}: a tuple of fields is needed", hint='such as ("id",)')
+        raise ConfigError(
+            f"{class_name}.parent_fields = {fields!r}: expected a tuple of field names", hint='such as ("id",)'
+        )
     if stream.incremental_dependency:
-        _check_dependency(stream, owner)
-    most: Any = stream.parent_batch_size
-    if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
-        raise ConfigError(f"{owner}.parent_batch_size = {most!r}: a whole number from 1 is needed, or None")
+        _check_dependency(stream, class_name)
+    size: Any = stream.parent_batch_size
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise ConfigError(f"{class_name}.parent_batch_size = {size!r}: expected None or an integer of at least 1")
 
 
-def _check_dependency(stream: HttpSubStream, owner: str) -> None:
+def _check_dependency(stream: HttpSubStream, class_name: str) -> None:
     for parent in stream.parents:
         name = ".".join(_cursor_path(parent))
         if not name:
             raise ConfigError(
-                f"{owner}.incremental_dependency: its parent {parent.name} has no cursor_field, so nobody can tell "
-                "which of its records are new",
+                f"{class_name}.incremental_dependency: parent {parent.name!r} has no cursor_field, which is needed to "
+                "find its new records",
                 hint=f"set {type(parent).__name__}.cursor_field, or remove incremental_dependency",
             )
         if not stream.cursor_field and stream.parent_fields is not None and name not in stream.parent_fields:
             raise ConfigError(
-                f"{owner}.parent_fields: {name!r} is missing, which says when a record of {parent.name} changed",
+                f"{class_name}.parent_fields: {name!r}, the cursor_field of parent {parent.name!r}, is missing",
                 hint=f"add {name!r}, or remove incremental_dependency",
             )

@@ -1,4 +1,4 @@
-"""What does an author need to test a stream without the network: time that passes at once, and an API to talk to."""
+"""Testing tools: a virtual clock, and a mock API that is a real HTTP server."""
 
 from .mock_api import (
     ApiKeyAuth,

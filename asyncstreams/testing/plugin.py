@@ -1,4 +1,4 @@
-"""What pytest finds by itself once the package is installed: respx that works, a virtual clock, an API to talk to."""
+"""Pytest plugin, loaded by its entry point: respx support and the fixtures `virtual_clock` and `mock_api`."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from .mock_api import MockApi
 from .virtual_clock import VirtualClock
 
 if importlib.util.find_spec("respx") is not None:
-    from .respx_mocker import make_default
+    from .respx_mocker import install_as_default
 
-    make_default()
+    install_as_default()
 
 
 @pytest.fixture
 def virtual_clock() -> VirtualClock:
-    """A clock to give to streams and authenticators as `clock=`: their waits pass at once."""
+    """A `VirtualClock` for the `clock=` of streams and authenticators, whose waits then take no real time."""
     return VirtualClock()
 
 
 @pytest.fixture
 def mock_api() -> Iterator[MockApi]:
-    """A server on this machine that runs already, in a thread, and has no resources: `mock_api.add(...)` them.
+    """A running `MockApi` without resources, served in a thread; add resources with `mock_api.add(...)`.
 
-    For streams without `clock=virtual_clock`: its sockets are real.
+    Its sockets are real, so do not give `clock=virtual_clock` to streams that read from it.
     """
     with MockApi() as api:
         yield api

@@ -1,4 +1,4 @@
-"""How does respx, which patches httpcore, see requests that our own transport sends?"""
+"""Respx mocker that also patches the transport of asyncstreams, which does not use httpcore."""
 
 # pyright: basic
 # respx annotates its routers, but not its mockers.
@@ -17,7 +17,7 @@ _Handler: TypeAlias = Callable[[AiohttpTransport, httpx.Request], Awaitable[http
 
 
 class AsyncstreamsMocker(respx.mocks.HTTPCoreMocker):
-    """Patches what respx's own default patches, and our transport."""
+    """Patches the targets of the default mocker of respx and our transport."""
 
     name: ClassVar[str] = "asyncstreams"
     targets: ClassVar[list[str]] = [
@@ -34,7 +34,7 @@ class AsyncstreamsMocker(respx.mocks.HTTPCoreMocker):
         async def handle_async_request(self: AiohttpTransport, request: httpx.Request) -> httpx.Response:
             await request.aread()
             try:
-                response: httpx.Response = await cls.async_handler(request)  # type: ignore[no-untyped-call]  # nor here
+                response: httpx.Response = await cls.async_handler(request)  # type: ignore[no-untyped-call]  # no annotations either
             except PassThrough:
                 return await original(self, request)
             return response
@@ -42,6 +42,6 @@ class AsyncstreamsMocker(respx.mocks.HTTPCoreMocker):
         return handle_async_request
 
 
-def make_default() -> None:
-    """From now on `respx.mock` and `respx_mock` catch our requests, and refuse unmocked ones."""
+def install_as_default() -> None:
+    """Make it the default mocker, so that `respx.mock` and `respx_mock` handle the requests of streams."""
     respx.mocks.DEFAULT_MOCKER = AsyncstreamsMocker.name

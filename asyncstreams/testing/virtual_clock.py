@@ -1,4 +1,4 @@
-"""How do waits pass at once, in the right order, without anything being patched?"""
+"""Virtual clock: waits take no real time and end in the right order, without monkeypatching."""
 
 from __future__ import annotations
 
@@ -11,18 +11,24 @@ from weakref import WeakSet
 
 import anyio.to_thread
 
-_ASLEEP = 1e-9
-_RESOLUTION = 1e-6
-_BUSY = 250  # turns of the loop
+_ROUNDING_MARGIN_S = 1e-9
+_RESOLUTION_S = 1e-6
+_MAX_BUSY_TURNS = 250  # iterations of the event loop
 
 
 class VirtualClock:
-    """A Clock whose time moves only while everybody waits, and then at once to the next waiter's moment.
+    """A clock whose time advances only while all tasks wait; it then jumps to the end of the next wait.
 
-    The first use in an event loop makes that loop's own time virtual too, so that
-    `asyncio.sleep` in a mock, and every timeout, keep step. What works in a thread, such as a file
-    that is written, is waited for. It is not for real sockets: a server in another process does not
-    know this time. `wall()` begins at `start`, in seconds of the epoch.
+    Pass it as `clock=` to streams and authenticators. The first use in an event loop makes the time of
+    that loop virtual too, so `asyncio.sleep` in a mock and every timeout follow it. Time does not
+    advance while a thread works, for example while a file is written.
+
+    Do not use it with real sockets: a server in another process does not know this time, so timeouts
+    expire at once. It requires asyncio's own selector event loop and one clock for each loop; otherwise
+    the first use raises RuntimeError.
+
+    `monotonic()` starts at 0. `wall()` starts at `start`, in seconds since 1970 (default:
+    2026-01-01T00:00:00Z).
     """
 
     def __init__(self, start: float = 1_767_225_600.0) -> None:
@@ -31,20 +37,22 @@ class VirtualClock:
         self._loops: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
 
     def monotonic(self) -> float:
-        """Seconds that have passed so far."""
+        """Virtual seconds since the clock was created."""
         self._attach()
         return self._now
 
     def wall(self) -> float:
+        """Virtual time in seconds since 1970."""
         self._attach()
         return self._start + self._now
 
     async def sleep(self, seconds: float) -> None:
+        """Wait for `seconds` of virtual time."""
         self._attach()
         await asyncio.sleep(seconds)
 
     def advance(self, seconds: float) -> None:
-        """Let time pass without anybody waiting."""
+        """Advance the time by `seconds` without a wait."""
         self._now += seconds
 
     def _attach(self) -> None:
@@ -55,63 +63,63 @@ class VirtualClock:
         if loop in self._loops:
             return
         inner = getattr(loop, "_selector", None)
-        if not isinstance(inner, selectors.BaseSelector) or isinstance(inner, _LeapingSelector):
+        if not isinstance(inner, selectors.BaseSelector) or isinstance(inner, _AutoAdvanceSelector):
             raise RuntimeError("VirtualClock needs asyncio's own selector loop, and one clock for each loop")
-        # Begin where the loop is, so that timers which are set already keep their distance. A whole number: what
-        # is rounded away of later sums is the same in each run then, and so is what comes first.
+        # Start at the current time of the loop, so that timers that are already set keep their distance. The offset
+        # is a whole number, so that later sums round the same way in each run and timers fire in the same order.
         offset = math.floor(loop.time() - self._now)
-        cast(Any, loop)._selector = _LeapingSelector(inner, self.advance, _threads_at_work(loop))
+        cast(Any, loop)._selector = _AutoAdvanceSelector(inner, self.advance, _busy_thread_counter(loop))
         cast(Any, loop).time = lambda: self._now + offset
-        # Beyond half a year the loop's own resolution would be lost to rounding, and timers never due.
-        cast(Any, loop)._clock_resolution = _RESOLUTION
+        # With the default resolution, rounding would keep timers from firing after half a year of virtual time.
+        cast(Any, loop)._clock_resolution = _RESOLUTION_S
         self._loops.add(loop)
 
     def __repr__(self) -> str:
         return f"<VirtualClock at {self._now:g} s>"
 
 
-def _threads_at_work(loop: asyncio.AbstractEventLoop) -> Callable[[], int]:
-    """How many threads work for the running loop, anyio's and those of its executors."""
+def _busy_thread_counter(loop: asyncio.AbstractEventLoop) -> Callable[[], int]:
+    """A function that counts the busy threads of the running loop: those of anyio and of its executors."""
     try:
         limiter = anyio.to_thread.current_default_thread_limiter()
-    except RuntimeError:  # in a callback, anyio does not know whose loop it is
+    except RuntimeError:  # in a callback of the loop, anyio finds no current task
         limiter = None
     in_executors: set[asyncio.Future[Any]] = set()
     run_in_executor = loop.run_in_executor
 
-    def counted(executor: Any, work: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:
+    def run_in_executor_counted(executor: Any, work: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:
         future = run_in_executor(executor, work, *arguments)
         in_executors.add(future)
         future.add_done_callback(in_executors.discard)
         return future
 
-    cast(Any, loop).run_in_executor = counted
+    cast(Any, loop).run_in_executor = run_in_executor_counted
     return lambda: len(in_executors) + (limiter.borrowed_tokens if limiter is not None else 0)
 
 
-class _LeapingSelector(selectors.BaseSelector):
-    """The loop's selector, which lets time pass instead of blocking until the next timer."""
+class _AutoAdvanceSelector(selectors.BaseSelector):
+    """Wraps the selector of the loop; advances the clock instead of blocking until the next timer."""
 
     def __init__(
         self, inner: selectors.BaseSelector, advance: Callable[[float], None], threads_at_work: Callable[[], int]
     ) -> None:
         self._inner = inner
         self._advance = advance
-        self._threads_at_work = threads_at_work
+        self._count_busy_threads = threads_at_work
         self._turns = 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None or timeout <= 0:
             self._turns += 1
-            if self._turns % _BUSY == 0:
-                # Real time never stands still: a wait that rounding makes 0 would be due for ever.
-                self._advance(_RESOLUTION)
+            if self._turns % _MAX_BUSY_TURNS == 0:
+                # Real time always advances. Without this, a wait that rounding turns into 0 would repeat forever.
+                self._advance(_RESOLUTION_S)
             return self._inner.select(timeout)
-        # A thread that is done wakes the loop.
-        ready = self._inner.select(None if self._threads_at_work() else 0)
+        # A thread that finishes wakes the loop.
+        ready = self._inner.select(None if self._count_busy_threads() else 0)
         if not ready:
-            # A hair more than asked, for what rounding takes away: the timer must be due.
-            self._advance(timeout + _ASLEEP)
+            # The margin makes up for rounding, so that the timer is due.
+            self._advance(timeout + _ROUNDING_MARGIN_S)
         return ready
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:

@@ -1,4 +1,4 @@
-"""A shop's API, declared as an author would: six streams that page in six ways, and a Source around them."""
+"""Connector for the API of a shop: six streams with different paginations, and their Source."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from asyncstreams import (
 
 
 class ShopStream(HttpStream):
-    """What all streams of the shop have in common; their schemas lie in schemas/, beside this module."""
+    """Base class of the streams. Their schemas are in schemas/, next to this module."""
 
     primary_key = "id"
     records_path = "data"
@@ -39,19 +39,19 @@ class ShopStream(HttpStream):
 
 
 class Customers(ShopStream):
-    """Pages by number; the API tells how many there are. What was read of them is kept, for their orders."""
+    """Numbered pages; the API reports the total. The parent cache keeps the records for the orders."""
 
     paginator = PageNumber(size=100, total_items="meta.total")
     use_cache = True
 
 
 class Orders(HttpSubStream):
-    """The orders of the best customers, customer by customer; each page links to the next one."""
+    """The orders of the best customers, one slice for each. Each page links to the next one."""
 
     primary_key = "id"
     paginator = LinkHeader()
     parent_fields = ("id", "rank")
-    least_rank = 124
+    min_rank = 124
 
     def __init__(self, customers: Customers, **options: Unpack[StreamOptions]) -> None:
         self.url_base = customers.url_base
@@ -59,7 +59,7 @@ class Orders(HttpSubStream):
 
     async def stream_slices(self, state: Mapping[str, Any]) -> AsyncGenerator[Slice]:
         async for customer in super().stream_slices(state):
-            if customer["parent"]["rank"] >= self.least_rank:
+            if customer["parent"]["rank"] >= self.min_rank:
                 yield customer
 
     def path(self, context: RequestContext) -> tuple[str | int, ...]:
@@ -67,13 +67,13 @@ class Orders(HttpSubStream):
 
 
 class Products(ShopStream):
-    """Each page names the next one."""
+    """Each page contains the cursor of the next one."""
 
     paginator = Cursor("meta.next")
 
 
 class Events(ShopStream):
-    """Asked for day by day, each day page by page."""
+    """One slice for each day, read page by page."""
 
     paginator = Offset(limit=100, total="meta.total")
     first_day = date(2026, 1, 1)
@@ -89,7 +89,7 @@ class Events(ShopStream):
 
 
 class Reviews(ShopStream):
-    """One large file of JSON lines, read while it arrives."""
+    """One large JSON Lines response, parsed while it arrives."""
 
     def path(self, context: RequestContext) -> str:
         return "reviews/export"
@@ -100,13 +100,13 @@ class Reviews(ShopStream):
 
 
 class Payouts(ShopStream):
-    """Something that this credential may not see."""
+    """A resource that these credentials may not read."""
 
     paginator = PageNumber(size=100)
 
 
 class Shop(Source):
-    """The whole shop, with one token for everything."""
+    """All streams of the shop, which share one access token."""
 
     spec: ClassVar = {
         "type": "object",

@@ -1,4 +1,4 @@
-"""An API, a source that reads it into files, and disks that break: what tests of crashes have in common."""
+"""Harness of the crash tests: an API, an extraction of it into files, and file systems that fail."""
 
 from __future__ import annotations
 
@@ -27,21 +27,23 @@ from asyncstreams.storage.filesystem import FileSystem
 
 zstd = import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
 PAGES, SIZE = 3, 2
+IS_LONG = "CRASHES" in os.environ
+"""Whether all cases run, rather than a sample of them."""
 
 
-class Killed(BaseException):
-    """The process is gone; what runs after this is not there."""
+class ProcessKilled(BaseException):
+    """Stands for the end of the process: nothing may run after it."""
 
 
-class Api:
-    """Customers of four regions that are replaced, events with a number that grows, and tags in one long slice."""
+class RegionsApi:
+    """Customers in four regions (replaced), events with a growing number (incremental), and tags in one long slice."""
 
     def __init__(self, version: int = 1) -> None:
         self.version = version
-        self.asked: list[str] = []
+        self.requests: list[str] = []
 
     def rows(self, stream: str) -> list[dict[str, Any]]:
-        """All that there is."""
+        """All rows of a stream."""
         if stream == "customers":
             return [{"id": f"v{self.version}-{r}-{n}", "region": r} for r in range(4) for n in range(PAGES * SIZE)]
         if stream == "events":
@@ -50,7 +52,7 @@ class Api:
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         stream, params = request.url.path.strip("/"), dict(request.url.params)
-        self.asked.append(f"{stream} {params.get('region', '')}{params.get('since', '')}")
+        self.requests.append(f"{stream} {params.get('region', '')}{params.get('since', '')}")
         rows = self.rows(stream)
         if "region" in params:
             rows = [row for row in rows if row["region"] == int(params["region"])]
@@ -60,7 +62,7 @@ class Api:
         return httpx.Response(200, json=rows[(page - 1) * SIZE : page * SIZE])
 
 
-class Listed(HttpStream):
+class PagedStream(HttpStream):
     url_base = "https://api.test/"
     primary_key = "id"
     paginator = PageNumber()
@@ -69,7 +71,7 @@ class Listed(HttpStream):
         return self.name
 
 
-class Customers(Listed):
+class Customers(PagedStream):
     def stream_slices(self, state: Any) -> Any:
         return [{"region": number} for number in range(4)]
 
@@ -77,7 +79,7 @@ class Customers(Listed):
         return {"region": context.stream_slice["region"]}
 
 
-class Events(Listed):
+class Events(PagedStream):
     cursor_field = "number"
     cursor_format = "number"
 
@@ -86,7 +88,7 @@ class Events(Listed):
         return {"since": since, "until": until}
 
 
-class Tags(Listed):
+class Tags(PagedStream):
     state_checkpoint_interval = 1
 
 
@@ -94,11 +96,11 @@ NAMES = ("customers", "events", "tags")
 
 
 @dataclass
-class World:
-    """One output, and the API of which it is to be a copy."""
+class CrashHarness:
+    """One output, and the API whose records it must contain."""
 
     out: Path
-    api: Api = field(default_factory=Api)
+    api: RegionsApi = field(default_factory=RegionsApi)
     options: dict[str, Any] = field(default_factory=dict)
     names: tuple[str, ...] = NAMES
 
@@ -110,40 +112,40 @@ class World:
         return await Source(streams, seed=1).extract(to=self.destination(fs))
 
     def destination(self, fs: Any = None) -> Any:
-        """Where to; `fs` is what breaks."""
+        """The destination; `fs` is the file system that fails."""
         options = dict(self.options)
         kind = options.pop("kind", JsonLines)
         return kind(self.out, fs=fs or FileSystem(), **{"fsync": "full", "compression": None, **options})
 
-    def known(self) -> Ledger:
-        """What the journal says."""
+    def read_ledger(self) -> Ledger:
+        """The ledger as the journal records it."""
         return Journal(FileSystem(), self.out / ".asyncstreams", synced=False).recover()
 
-    def done(self) -> set[str]:
-        """What no request may ask for again, as the API notes what it is asked for."""
+    def finished_requests(self) -> set[str]:
+        """What later runs must not request again, in the form in which the API records requests."""
         found: set[str] = set()
-        ledger = self.known()
-        for name, one in ledger.streams.items():
-            if not one.is_open and ledger.names and one.is_read:
+        ledger = self.read_ledger()
+        for name, stream in ledger.streams.items():
+            if not stream.is_open and ledger.names and stream.is_read:
                 found.add(name)
-            for told in one.state.to_json():
-                if name == "customers" and one.is_open and not told.get("done") and "resume" not in told:
-                    found.add(f"customers {told['partition']['region']}")
+            for entry in stream.state.to_json():
+                if name == "customers" and stream.is_open and not entry.get("done") and "resume" not in entry:
+                    found.add(f"customers {entry['partition']['region']}")
         return found
 
-    def visible(self, name: str) -> list[Any]:
-        """The ids in all files of a stream that anybody can see."""
+    def visible_ids(self, name: str) -> list[Any]:
+        """The ids in all visible files of a stream."""
         return [row["id"] for path in sorted(self.out.glob(f"{name}/part-*")) for row in lines_of(path)]
 
     def manifest(self, name: str) -> dict[str, Any] | None:
         path = next(iter((self.out / name).glob("*manifest.json")), self.out / name / "none")
         return json.loads(path.read_bytes()) if path.exists() else None
 
-    def check_now(self) -> None:
-        """What must hold at any moment: what the manifests name is there, and no id is in two files of a generation."""
+    def check_invariants(self) -> None:
+        """Assert what holds at any moment: manifests match the files, and no id is twice in a generation."""
         for name in self.names:
-            told = self.manifest(name) or {"parts": []}
-            for part in told["parts"]:
+            manifest = self.manifest(name) or {"parts": []}
+            for part in manifest["parts"]:
                 content = (self.out / name / part["file"]).read_bytes()
                 assert hashlib.sha256(content).hexdigest() == part["sha256"]
                 assert len(content) == part["bytes"]
@@ -152,76 +154,79 @@ class World:
             for path in self.out.glob(f"{name}/part-*"):
                 generations[path.name.split("-")[1]] += [row["id"] for row in lines_of(path)]
             for ids in generations.values():
-                assert [one for one, count in Counter(ids).items() if count > 1] == []
+                assert [id_ for id_, count in Counter(ids).items() if count > 1] == []
 
-    def check_end(self) -> None:
-        """Exactly what the API holds, in files that manifest and journal agree about, and nothing else."""
-        self.check_now()
-        ledger = self.known()
+    def check_complete(self) -> None:
+        """Assert that the files hold exactly the records of the API, and that manifest and journal agree."""
+        self.check_invariants()
+        ledger = self.read_ledger()
         assert list(ledger.names) == []
         for name in self.names:
-            assert Counter(self.visible(name)) == Counter(row["id"] for row in self.api.rows(name)), name
-            told = self.manifest(name)
-            assert told is not None
-            assert told["complete"]
+            assert Counter(self.visible_ids(name)) == Counter(row["id"] for row in self.api.rows(name)), name
+            manifest = self.manifest(name)
+            assert manifest is not None
+            assert manifest["complete"]
             files = sorted(path.name for path in self.out.glob(f"{name}/part-*"))
-            assert files == sorted(part["file"] for part in told["parts"])
+            assert files == sorted(part["file"] for part in manifest["parts"])
             assert files == sorted(part.name for part in ledger.streams[name].parts)
         assert list((self.out / ".asyncstreams" / "in-progress").iterdir()) == []
 
 
-async def run_on(world: World, breaking: Any) -> None:
-    """A run on what may break, and end it."""
-    with suppress(Killed, OutputWriteError):
-        await world.extract(breaking)
+async def run_with_fault(harness: CrashHarness, faulty: Any) -> None:
+    """Run an extraction that the fault may end."""
+    with suppress(ProcessKilled, OutputWriteError):
+        await harness.extract(faulty)
 
 
-async def break_each(
-    made: Callable[[int], World],
-    breaking: Callable[[int, str], Any],
-    way: str,
+async def break_each_operation(
+    new_harness: Callable[[int], CrashHarness],
+    new_fault: Callable[[int, str], Any],
+    fault: str,
     version: int,
     chance: random.Random,
     *,
     step: Callable[[], int],
-    again: int,
-    latest: int,
+    recovery_faults: int,
+    max_recovery_operation: int,
 ) -> tuple[int, int]:
-    """Break one operation after the other, each in a world of its own, until a run does not come so far.
+    """Break one operation after the other, each with a harness of its own, until a run has fewer operations.
 
-    What is left then breaks `again` at once, at the latest operation or before, and the run after that is whole.
-    `step()` later is the next operation; where none of a sample came after a commit, which is a matter of time, it goes
-    back until one does. Gives how many operations there are, and how much was not asked for again.
+    After each fault, `recovery_faults` more runs break at an operation up to `max_recovery_operation`; the run after
+    them must complete. `step()` is the distance to the next operation. Whether an operation comes after a commit
+    depends on timing: if none of the sample did, the search goes back until one does.
+
+    Returns the number of operations of a run, and the number of finished requests that were not repeated.
     """
-    at, spared, most = chance.randint(1, 12), 0, 0
+    at, finished, operations = chance.randint(1, 12), 0, 0
     for number in count():
-        world = made(number)
+        harness = new_harness(number)
         if version == 2:
-            await world.extract()
-            world.api.version = 2
-        broken = breaking(at, way)
-        await run_on(world, broken)
-        if broken.was_hit:
-            world.check_now()
-            for _ in range(again):
-                await run_on(world, breaking(chance.randint(1, latest), chance.choice(("before", "after", "torn"))))
-                world.check_now()
-            done = world.done()
-            spared += len(done)
-            world.api.asked.clear()
+            await harness.extract()
+            harness.api.version = 2
+        faulty = new_fault(at, fault)
+        await run_with_fault(harness, faulty)
+        if faulty.was_triggered:
+            harness.check_invariants()
+            for _ in range(recovery_faults):
+                operation, kind = chance.randint(1, max_recovery_operation), chance.choice(("before", "after", "torn"))
+                await run_with_fault(harness, new_fault(operation, kind))
+                harness.check_invariants()
+            done = harness.finished_requests()
+            finished += len(done)
+            harness.api.requests.clear()
 
-            await world.extract()
+            await harness.extract()
 
-            assert [one for one in world.api.asked if one in done or one.split()[0] in done] == []
-            world.check_end()
-        most = most or (0 if broken.was_hit else at)
-        if not most:
+            assert [name for name in harness.api.requests if name in done or name.split()[0] in done] == []
+            harness.check_complete()
+        operations = operations or (0 if faulty.was_triggered else at)
+        if not operations:
             at += step()
-        elif spared or at < most // 2:
+        elif finished or at < operations // 2:
             break
         else:
             at -= max(1, step() // 4)
-    return most, spared
+    return operations, finished
 
 
 def lines_of(path: Path) -> Iterator[dict[str, Any]]:
@@ -238,58 +243,58 @@ def lines_of(path: Path) -> Iterator[dict[str, Any]]:
         yield json.loads(line)
 
 
-class BrokenFs(FileSystem):
-    """Counts its operations; the one with the number `at` goes wrong in some `way`.
+class FaultyFileSystem(FileSystem):
+    """A file system whose operation number `at` fails in the given way.
 
-    "before" and "after": the process is killed; "torn": in the middle of a write; a name of errno: the operation
-    fails; "short": a write takes fewer bytes than it was given.
+    "before", "after" and "torn" kill the process: before the operation, after it, or in the middle of a write. A name
+    of errno makes the operation fail with that error. "short" writes fewer bytes than it was given.
     """
 
     def __init__(self, at: int = 0, way: str = "before") -> None:
         self.at, self.way = at, way
         self.count = 0
         self.is_dead = False
-        self.was_hit = False
+        self.was_triggered = False
 
     def _do(self, operation: Callable[[], Any], torn: Callable[[], Any] | None = None) -> Any:
         if self.is_dead:
-            raise Killed
+            raise ProcessKilled
         self.count += 1
         if self.count != self.at:
             return operation()
-        self.was_hit = True
+        self.was_triggered = True
         if self.way in ("before", "after", "torn"):
             self.is_dead = True
             if self.way == "after":
                 operation()
             elif self.way == "torn" and torn is not None:
                 torn()
-            raise Killed
+            raise ProcessKilled
         if self.way == "short":
             return operation() if torn is None else torn()
         raise OSError(getattr(errno, self.way), os.strerror(getattr(errno, self.way)))
 
     def make_folder(self, path: Path, mode: int = 0o777) -> None:
-        self._do(lambda: super(BrokenFs, self).make_folder(path, mode))
+        self._do(lambda: super(FaultyFileSystem, self).make_folder(path, mode))
 
     def create(self, path: Path) -> int:
-        return int(self._do(lambda: super(BrokenFs, self).create(path)))
+        return int(self._do(lambda: super(FaultyFileSystem, self).create(path)))
 
     def write(self, file: int, data: bytes | memoryview) -> int:
         half = memoryview(data)[: max(1, len(data) // 2)]
         return int(
             self._do(
-                lambda: super(BrokenFs, self).write(file, data),
-                lambda: super(BrokenFs, self).write(file, half),
+                lambda: super(FaultyFileSystem, self).write(file, data),
+                lambda: super(FaultyFileSystem, self).write(file, half),
             )
         )
 
     def sync(self, file: int) -> None:
-        self._do(lambda: super(BrokenFs, self).sync(file))
+        self._do(lambda: super(FaultyFileSystem, self).sync(file))
 
     def close(self, file: int) -> None:
         if self.is_dead:
-            os.close(file)  # the system does that for a process that is gone
+            os.close(file)  # the operating system closes the files of a killed process
             return
         try:
             self._do(lambda: None)
@@ -297,21 +302,21 @@ class BrokenFs(FileSystem):
             os.close(file)
 
     def rename(self, path: Path, to: Path) -> None:
-        self._do(lambda: super(BrokenFs, self).rename(path, to))
+        self._do(lambda: super(FaultyFileSystem, self).rename(path, to))
 
     def unlink(self, path: Path) -> None:
-        self._do(lambda: super(BrokenFs, self).unlink(path))
+        self._do(lambda: super(FaultyFileSystem, self).unlink(path))
 
     def sync_folder(self, path: Path) -> None:
-        self._do(lambda: super(BrokenFs, self).sync_folder(path))
+        self._do(lambda: super(FaultyFileSystem, self).sync_folder(path))
 
 
-class PoweredFs(BrokenFs):
-    """Knows what would be left if the power failed at this moment: what was synced, and anything of the rest.
+class PowerLossFileSystem(FaultyFileSystem):
+    """A file system that knows what a loss of power would leave: everything synced, and any part of the rest.
 
-    A file is known by its inode; a name that a folder has, and one that it has lost, outlive the loss once the
-    folder was synced; before that each may, or may not. What a file was given since it was synced may be there in
-    part, or be zeros.
+    Files are identified by a number, as by an inode. A name that was added to a folder or removed from it is certain
+    once the folder is synced; before that the change may be lost. Data written to a file since its last sync may be
+    there in part, or be replaced by zeros.
     """
 
     def __init__(self, at: int, seed: int) -> None:
@@ -321,12 +326,12 @@ class PoweredFs(BrokenFs):
         self.synced: dict[int, int] = {}
         self.files: dict[int, int] = {}
         self.durable: dict[Path, int] = {}
-        self.pending: list[tuple[str, Path, int, Path | None]] = []  # what, the name, the file, where it came from
-        self.new: list[Path] = []
+        self.pending: list[tuple[str, Path, int, Path | None]] = []  # action, name, file, source of a rename
+        self.new_folders: list[Path] = []
 
     @classmethod
-    def of(cls, root: Path, at: int, seed: int) -> PoweredFs:
-        """One whose disk holds what is there, all of it synced."""
+    def holding(cls, root: Path, at: int, seed: int) -> PowerLossFileSystem:
+        """A file system that holds the files below `root`, all of them synced."""
         fs = cls(at, seed)
         for path in sorted(root.rglob("*")):
             if path.is_file() and path.name != "lock":
@@ -335,10 +340,10 @@ class PoweredFs(BrokenFs):
                 fs.durable[path] = number
         return fs
 
-    def _now(self) -> dict[Path, int]:
+    def _current_names(self) -> dict[Path, int]:
         names = dict(self.durable)
-        for what, path, number, source in self.pending:
-            if what == "add":
+        for action, path, number, source in self.pending:
+            if action == "add":
                 names[path] = number
                 if source is not None and names.get(source) == number:
                     del names[source]
@@ -347,9 +352,9 @@ class PoweredFs(BrokenFs):
         return names
 
     def make_folder(self, path: Path, mode: int = 0o777) -> None:
-        made = [folder for folder in (path, *path.parents) if not folder.exists()]
+        created = [folder for folder in (path, *path.parents) if not folder.exists()]
         super().make_folder(path, mode)
-        self.new += made
+        self.new_folders += created
 
     def create(self, path: Path) -> int:
         file = super().create(path)
@@ -369,23 +374,23 @@ class PoweredFs(BrokenFs):
         self.synced[number] = len(self.content[number])
 
     def rename(self, path: Path, to: Path) -> None:
-        number = self._now()[path]
+        number = self._current_names()[path]
         super().rename(path, to)
         self.pending.append(("add", to, number, path))
 
     def unlink(self, path: Path) -> None:
-        number = self._now().get(path)
+        number = self._current_names().get(path)
         super().unlink(path)
         if number is not None:
             self.pending.append(("remove", path, number, None))
 
     def sync_folder(self, path: Path) -> None:
         super().sync_folder(path)
-        self.new = [folder for folder in self.new if folder.parent != path]
+        self.new_folders = [folder for folder in self.new_folders if folder.parent != path]
         left: list[tuple[str, Path, int, Path | None]] = []
-        for what, name, number, source in self.pending:
+        for action, name, number, source in self.pending:
             if name.parent == path:
-                if what == "add":
+                if action == "add":
                     self.durable[name] = number
                     if source is not None and source.parent == path:
                         self.durable.pop(source, None)
@@ -394,20 +399,20 @@ class PoweredFs(BrokenFs):
                 elif self.durable.get(name) == number:
                     del self.durable[name]
             elif source is not None and source.parent == path:
-                # The old name is gone for good; whether the new one is there nobody has made sure.
+                # The removal of the old name is certain now; the new name is not.
                 if self.durable.get(source) == number:
                     del self.durable[source]
-                left.append((what, name, number, None))
+                left.append((action, name, number, None))
             else:
-                left.append((what, name, number, source))
+                left.append((action, name, number, source))
         self.pending = left
 
     def lose_power(self, root: Path) -> None:
-        """Leave on the disk what may be left."""
+        """Replace the files below `root` by what a loss of power could leave."""
         names = dict(self.durable)
-        for what, path, number, source in self.pending:
+        for action, path, number, source in self.pending:
             if self.random.random() < 0.5:
-                if what == "add":
+                if action == "add":
                     names[path] = number
                     if source is not None and self.random.random() < 0.5 and names.get(source) == number:
                         del names[source]
@@ -415,12 +420,12 @@ class PoweredFs(BrokenFs):
                     del names[path]
         for path in [path for path in root.rglob("*") if path.is_file() and path.name != "lock"]:
             path.unlink()
-        gone = {folder for folder in self.new if self.random.random() < 0.5}
+        lost = {folder for folder in self.new_folders if self.random.random() < 0.5}
         for path, number in names.items():
-            if not gone.isdisjoint(path.parents):
+            if not lost.isdisjoint(path.parents):
                 continue
             path.parent.mkdir(parents=True, exist_ok=True)
-            whole, sure = bytes(self.content[number]), self.synced[number]
-            kept = self.random.randint(sure, len(whole))
-            rest = bytes(len(whole) - kept) if self.random.random() < 0.5 else b""
-            path.write_bytes(whole[:kept] + rest)
+            content, synced = bytes(self.content[number]), self.synced[number]
+            kept = self.random.randint(synced, len(content))
+            zeros = bytes(len(content) - kept) if self.random.random() < 0.5 else b""
+            path.write_bytes(content[:kept] + zeros)

@@ -1,4 +1,4 @@
-"""A process that extracts a tree of an API into files, to be killed."""
+"""An extraction of a stream tree, to be run in a process that the test kills."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RESOURCES = (
 )
 
 
-class Listed(HttpStream):
+class PagedStream(HttpStream):
     primary_key = "id"
     records_path = "data"
     paginator = PageNumber()
@@ -38,14 +38,14 @@ class Listed(HttpStream):
         return self.name
 
 
-class Customers(Listed):
-    """Read page by page; the page token is kept."""
+class Customers(PagedStream):
+    """Read page by page, with checkpoints within the slice."""
 
     state_checkpoint_interval = 40
 
 
-class Events(Listed):
-    """Forty partitions that the API knows nothing of: each takes its pages of all."""
+class Events(PagedStream):
+    """Forty partitions that the API does not have: each one reads two pages of the whole list."""
 
     def stream_slices(self, state: Any) -> Any:
         return [{"part": number} for number in range(40)]
@@ -71,11 +71,11 @@ class Orders(HttpSubStream):
         return ("customers", context.stream_slice["parent"]["id"], "orders")
 
 
-KINDS: dict[str, Any] = {"lines": JsonLines, "parquet": Parquet, ".sqlite": SQLite, ".duckdb": DuckDB}
+DESTINATIONS: dict[str, Any] = {"lines": JsonLines, "parquet": Parquet, ".sqlite": SQLite, ".duckdb": DuckDB}
 
 
 def extract(url: str, out: str, kind: str, options: dict[str, Any]) -> None:
-    """One whole run; what is done with the process meanwhile is the caller's."""
+    """Run one extraction to its end."""
     customers = Customers(url)
     source = Source([customers, Events(url), Orders(url, customers)])
-    asyncio.run(source.extract(to=KINDS[kind](out, **options)))
+    asyncio.run(source.extract(to=DESTINATIONS[kind](out, **options)))

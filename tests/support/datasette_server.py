@@ -1,4 +1,4 @@
-"""How is a database served by Datasette, in a process of its own?"""
+"""A Datasette server for a database, in a separate process."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ import pytest
 
 @contextmanager
 def datasette(database: Path, settings: Mapping[str, object]) -> Iterator[str]:
-    """Its URL; the process ends with the block."""
-    told = [str(part) for name, value in settings.items() for part in ("--setting", name, value)]
-    command = [sys.executable, "-m", "datasette", "serve", str(database), "--port", "0", *told]
+    """Serve the database until the block ends; yields the URL."""
+    options = [str(part) for name, value in settings.items() for part in ("--setting", name, value)]
+    command = [sys.executable, "-m", "datasette", "serve", str(database), "--port", "0", *options]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    said: list[str] = []
+    output: list[str] = []
     try:
         for line in process.stderr:
-            said.append(line)
-            if found := re.search(r"running on (http://127\.0\.0\.1:\d+)", line):
+            output.append(line)
+            if match := re.search(r"running on (http://127\.0\.0\.1:\d+)", line):
                 break
         else:
-            pytest.fail("datasette did not start:\n" + "".join(said))
-        # A pipe that nobody reads would stop the server once it is full.
+            pytest.fail("datasette did not start:\n" + "".join(output))
+        # Without a reader, a full pipe would block the server.
         drain = Thread(target=deque, args=(process.stderr, 0))
         drain.start()
-        yield found[1]
+        yield match[1]
         process.terminate()
         process.wait(10)
         drain.join()

@@ -1,7 +1,9 @@
-"""How a script of the documents runs: in a process that has what it imports already."""
+"""The process in which a script of the documentation runs, forked from one that has imported the package."""
 
 from __future__ import annotations
 
+import ast
+import asyncio
 import os
 import runpy
 import sys
@@ -10,21 +12,34 @@ from pathlib import Path
 
 import respx
 
-import asyncstreams  # noqa: F401  for those who are forked from here
-from asyncstreams.testing.respx_mocker import make_default
+import asyncstreams  # noqa: F401  imported here once, for all forked processes
+from asyncstreams.testing.respx_mocker import install_as_default
 
 
-def run(setup: Path, script: Path, out: Path, err: Path) -> None:
-    """In a process of its own: `out` and `err` are for what it prints. Warnings are errors.
+def run_script(setup: Path, script: Path, out: Path, err: Path) -> None:
+    """Run `setup`, then `script`; standard output and error go to the files `out` and `err`. Warnings are errors."""
+    _prepare(script, out, err)
+    runpy.run_path(str(script), runpy.run_path(str(setup)), "__main__")
 
-    What a setup does not mock is refused, so that no script ever reaches the network.
-    """
+
+def run_notebook(setup: Path, script: Path, out: Path, err: Path) -> None:
+    """The same for cells, which may use `await` outside a function."""
+    _prepare(script, out, err)
+    namespace = runpy.run_path(str(setup))
+    code = compile(script.read_text("utf-8"), str(script), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+    awaitable = eval(code, namespace)
+    if awaitable is not None:
+        asyncio.run(awaitable)
+
+
+def _prepare(script: Path, out: Path, err: Path) -> None:
+    """Redirect the output and mock the network: a request to another machine fails unless a setup mocks its URL."""
     for number, path, stream in ((1, out, sys.stdout), (2, err, sys.stderr)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
         stream.reconfigure(encoding="utf-8")
     os.chdir(script.parent)
     warnings.simplefilter("error")
     sys.argv = [str(script)]
-    make_default()
+    install_as_default()
     respx.start()
-    runpy.run_path(str(script), runpy.run_path(str(setup)), "__main__")
+    respx.route(host="127.0.0.1").pass_through()

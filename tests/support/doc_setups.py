@@ -1,6 +1,7 @@
-"""What must be there before a script of the documentation runs: mocked routes, by the name that its comment gives.
+"""Setups for the scripts of the documentation: mocked routes, under the name that a test comment gives.
 
-A setup runs in the script's own process, before it, with respx started: what no setup mocks, is refused.
+A setup runs before its script, in the same process. respx is started by then: a request to another machine fails
+unless its URL is mocked.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ respx.get(second).respond(json=repos[100:])
 respx.get(first).respond(json=repos[:100], headers={"Link": f'<{second}>; rel="next"'})
 """
 
-# A script that goes on where the one above it in the document ended.
+# For a script that continues the one above it in the document.
 REPOS = """
 import asyncio
 from asyncstreams import HttpStream, LinkHeader
@@ -39,8 +40,8 @@ base = "https://api.example.com/v1"
 
 def customers(request):
     number = int(request.url.params["page"])
-    everyone = [{"id": 1, "name": "Ann"}, {"id": 2, "name": "Bob"}, {"id": 3, "name": "Cid"}]
-    return httpx.Response(200, json={"data": everyone[number * 2 - 2 : number * 2], "meta": {"total": 3}})
+    rows = [{"id": 1, "name": "Ann"}, {"id": 2, "name": "Bob"}, {"id": 3, "name": "Cid"}]
+    return httpx.Response(200, json={"data": rows[number * 2 - 2 : number * 2], "meta": {"total": 3}})
 
 
 def orders(request):
@@ -75,11 +76,11 @@ respx.get(f"{base}/payments").respond(
     ]
 )
 respx.get(f"{base}/reports").mock(
-    side_effect=[httpx.Response(200, json={"error": told}) for told in ("not ready", "no such report")]
+    side_effect=[httpx.Response(200, json={"error": message}) for message in ("not ready", "no such report")]
 )
 """
 
-MISTAKES = """
+TROUBLESHOOTING = """
 import asyncio
 
 import httpx
@@ -105,14 +106,14 @@ respx.get(f"{base}/payouts").respond(403, json={"message": "the scope payouts:re
 respx.get(f"{base}/ordres").respond(404, json={"message": "no such resource"})
 respx.get(f"{base}/items").respond(json=rows)
 respx.get("https://www.example.com/orders").respond(
-    text="<!doctype html><title>The shop of all shops</title>", headers={"Content-Type": "text/html"}
+    text="<!doctype html><title>Example Shop</title>", headers={"Content-Type": "text/html"}
 )
 
 
-def show(mistake):
+def show_error(make):
     try:
-        made = mistake()
-        asyncio.run(made.read() if isinstance(made, HttpStream) else made)
+        result = make()
+        asyncio.run(result.read() if isinstance(result, HttpStream) else result)
     except Exception as error:
         print(f"{type(error).__name__}: {error}")
     else:
@@ -145,12 +146,12 @@ def balances(request):
     if len(ids) > 4:
         calls["refused"] += 1
         return httpx.Response(400, json={"message": "too many ids"})
-    return httpx.Response(200, json=[{"customer": int(one), "balance": 0} for one in ids])
+    return httpx.Response(200, json=[{"customer": int(number), "balance": 0} for number in ids])
 
 
 respx.get(f"{base}/customers", params__contains={"page": "1"}).mock(side_effect=customers)
 respx.get(f"{base}/customers", params__contains={"page": "2"}).mock(side_effect=customers)
-respx.get(f"{base}/customers/export").respond(json={"everyone": [{"id": number} for number in range(20)]})
+respx.get(f"{base}/customers/export").respond(json={"customers": [{"id": number} for number in range(20)]})
 respx.get(f"{base}/balances").mock(side_effect=balances)
 for customer, orders in ((1, 1), (2, 0), (3, 3)):
     respx.get(f"{base}/customers/{customer}/orders").respond(json=[{"id": number} for number in range(orders)])
@@ -172,7 +173,7 @@ def changes(request):
 respx.get("https://api.example.com/changes").mock(side_effect=changes)
 """
 
-# Customers that are filtered by the time of their change, and the visits of each.
+# Customers that can be filtered by the time of their last change, and the visits of each customer.
 CHANGED_PARENTS = """
 import httpx, respx
 
@@ -197,8 +198,8 @@ SETUPS = {
     "changed parents": CHANGED_PARENTS,
     "changes": CHANGES,
     "github": GITHUB,
-    "mistakes": MISTAKES,
     "repos": GITHUB + REPOS,
     "shop": SHOP,
     "tree": TREE,
+    "troubleshooting": TROUBLESHOOTING,
 }

@@ -18,11 +18,11 @@ from asyncstreams import (
     RequestContext,
 )
 
-Answer = Callable[[httpx.Request], httpx.Response]
+Responder = Callable[[httpx.Request], httpx.Response]
 
 
 @contextmanager
-def within(seconds: int) -> Iterator[None]:
+def real_timeout(seconds: int) -> Iterator[None]:
     """Real seconds, for what neither ends nor waits: a virtual clock never gets to a timeout there."""
 
     def give_up(*_: object) -> None:
@@ -40,16 +40,16 @@ def within(seconds: int) -> Iterator[None]:
 class Api(httpx.MockTransport):
     """Answers after so many seconds; keeps what was asked, when, and how much at once."""
 
-    def __init__(self, answer: Answer, seconds: float | Callable[[httpx.Request], float] = 1.0) -> None:
-        self.asked: list[str] = []
-        self.times: list[float] = []
-        self.open = self.most = self.cancelled = 0
+    def __init__(self, answer: Responder, seconds: float | Callable[[httpx.Request], float] = 1.0) -> None:
+        self.requested: list[str] = []
+        self.request_times: list[float] = []
+        self.in_flight = self.peak_in_flight = self.cancelled = 0
 
         async def handle(request: httpx.Request) -> httpx.Response:
-            self.asked.append(at(request))
-            self.times.append(asyncio.get_running_loop().time())
-            self.open += 1
-            self.most = max(self.most, self.open)
+            self.requested.append(page_key(request))
+            self.request_times.append(asyncio.get_running_loop().time())
+            self.in_flight += 1
+            self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
             try:
                 await asyncio.sleep(seconds(request) if callable(seconds) else seconds)
                 return answer(request)
@@ -57,26 +57,26 @@ class Api(httpx.MockTransport):
                 self.cancelled += 1
                 raise
             finally:
-                self.open -= 1
+                self.in_flight -= 1
 
         super().__init__(handle)
 
 
-def at(request: httpx.Request) -> str:
+def page_key(request: httpx.Request) -> str:
     """Which page is meant: `a/0`."""
     return f"{request.url.path[1:]}/{request.url.params.get('page', 0)}"
 
 
-def told(count: int, **refused: int | Exception) -> Answer:
+def paged_api(count: int, **refused: int | Exception) -> Responder:
     """So many pages in each slice, of one record each; `refused` maps `a_1` to what comes in place of page a/1."""
 
     def answer(request: httpx.Request) -> httpx.Response:
         number = int(request.url.params.get("page", 0))
-        fault = refused.get(at(request).replace("/", "_"))
+        fault = refused.get(page_key(request).replace("/", "_"))
         if isinstance(fault, Exception):
             raise fault
         following = number + 1 if number + 1 < count else None
-        body = {"items": [{"id": at(request)}], "next": following}
+        body = {"items": [{"id": page_key(request)}], "next": following}
         return httpx.Response(200, json=body) if fault is None else httpx.Response(fault)
 
     return answer
@@ -99,7 +99,7 @@ class Items(HttpStream):
         return str(context.stream_slice.get("at", self.name))
 
 
-class Named(Items):
+class NamedItems(Items):
     """The same below its own name, for several in a Source."""
 
     def __init__(self, name: str, api: Api, clock: Any, **options: Any) -> None:
@@ -114,11 +114,11 @@ def slices(names: Any) -> list[dict[str, Any]]:
     return [{"at": name} for name in names]
 
 
-def declared(kind: type[Items], **attributes: Any) -> type[Any]:
+def subclass(kind: type[Items], **attributes: Any) -> type[Any]:
     return type(kind.__name__, (kind,), attributes)
 
 
-async def taken(
+async def collect_pages(
     reading: Any, error: type[BaseException] | tuple[type[BaseException], ...] = (), *, anything: bool = False
 ) -> tuple[list[Page], Any]:
     """All pages that are handed over, and the error that comes then: `error`, or `anything`.
@@ -140,5 +140,5 @@ async def taken(
     return found, None
 
 
-def ids(pages: list[Page]) -> list[Any]:
+def record_ids(pages: list[Page]) -> list[Any]:
     return [record["id"] for page in pages for record in page.records]

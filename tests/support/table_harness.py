@@ -1,4 +1,4 @@
-"""Databases that break, and what must be in them: what tests of tables have in common."""
+"""Harness of the table tests: streams of given rows, databases that fail, and checks of their content."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import duckdb
 import httpx
-from crash_harness import Killed, World
+from crash_harness import CrashHarness, ProcessKilled
 from hypothesis import strategies as st
 
 from asyncstreams import DuckDB, HttpStream, SQLite
@@ -27,8 +27,8 @@ VALUES = st.recursive(
 KEYS = st.text("abAB_ \"'%é", max_size=3)
 
 
-class Rows(HttpStream):
-    """One page of what is in `rows`."""
+class RowsStream(HttpStream):
+    """One page with the content of `rows`."""
 
     url_base = "https://api.test/"
 
@@ -45,8 +45,8 @@ class Rows(HttpStream):
         return httpx.Response(200, content=body, headers={"Content-Type": "application/json"})
 
 
-class Changing(Rows):
-    """Rows with a time of change, of which the API gives those in the window."""
+class ChangingStream(RowsStream):
+    """Rows with a time of change; the API returns those within the window."""
 
     primary_key = "id"
     cursor_field = "updated_at"
@@ -60,22 +60,22 @@ class Changing(Rows):
         return httpx.Response(200, json=[row for row in self.rows if since <= row["updated_at"] <= until])
 
 
-KINDS: dict[str, Any] = {".sqlite": SQLite, ".duckdb": DuckDB}
-CONNECT: dict[str, Any] = {".sqlite": sqlite3.connect, ".duckdb": duckdb.connect}
+DESTINATIONS: dict[str, Any] = {".sqlite": SQLite, ".duckdb": DuckDB}
+CONNECTORS: dict[str, Any] = {".sqlite": sqlite3.connect, ".duckdb": duckdb.connect}
 
 
 def query(out: Path, statement: str) -> list[Any]:
-    """Rows as tuples, from either."""
-    connection = CONNECT[out.suffix](out)
+    """Execute a statement in either kind of database; return its rows as tuples."""
+    connection = CONNECTORS[out.suffix](out)
     try:
-        found = connection.execute(statement).fetchall()
+        rows = connection.execute(statement).fetchall()
         connection.commit() if out.suffix == ".sqlite" else None
-        return found
+        return rows
     finally:
         connection.close()
 
 
-def tables_of(out: Path) -> set[str]:
+def table_names(out: Path) -> set[str]:
     return {
         name
         for (name,) in query(
@@ -87,9 +87,9 @@ def tables_of(out: Path) -> set[str]:
     }
 
 
-def table(out: Path, name: str = "rows") -> list[dict[str, Any]]:
-    """All rows, by their columns."""
-    connection = CONNECT[out.suffix](out)
+def read_table(out: Path, name: str = "rows") -> list[dict[str, Any]]:
+    """All rows of a table as dicts."""
+    connection = CONNECTORS[out.suffix](out)
     try:
         cursor = connection.execute(f'SELECT * FROM "{name}"')
         names = [column[0] for column in cursor.description]
@@ -99,17 +99,17 @@ def table(out: Path, name: str = "rows") -> list[dict[str, Any]]:
 
 
 @dataclass
-class TableWorld(World):
-    """A World whose output is a database."""
+class TableHarness(CrashHarness):
+    """A CrashHarness whose output is a database."""
 
     def destination(self, fs: Any = None) -> Any:
-        kind = KINDS[self.out.suffix]
+        kind = DESTINATIONS[self.out.suffix]
         return kind(self.out, **{"fsync": "full", **self.options}, **({} if fs is None else {"connect": fs.connect}))
 
     def tables(self) -> set[str]:
-        return tables_of(self.out)
+        return table_names(self.out)
 
-    def known(self) -> Ledger:
+    def read_ledger(self) -> Ledger:
         output = self.destination().output()
         output.open(0)
         try:
@@ -117,18 +117,18 @@ class TableWorld(World):
         finally:
             output.close()
 
-    def visible(self, name: str) -> list[Any]:
-        return [one for (one,) in query(self.out, f'SELECT id FROM "{name}"')] if name in self.tables() else []
+    def visible_ids(self, name: str) -> list[Any]:
+        return [id_ for (id_,) in query(self.out, f'SELECT id FROM "{name}"')] if name in self.tables() else []
 
-    def check_now(self) -> None:
-        """No id comes twice, and what the state calls done is there."""
+    def check_invariants(self) -> None:
+        """Assert that no id is in the table twice."""
         for name in self.names:
-            assert [one for one, count in Counter(self.visible(name)).items() if count > 1] == []
+            assert [id_ for id_, count in Counter(self.visible_ids(name)).items() if count > 1] == []
 
-    def check_end(self) -> None:
-        assert list(self.known().names) == []
+    def check_complete(self) -> None:
+        assert list(self.read_ledger().names) == []
         for name in self.names:
-            assert Counter(self.visible(name)) == Counter(row["id"] for row in self.api.rows(name)), name
+            assert Counter(self.visible_ids(name)) == Counter(row["id"] for row in self.api.rows(name)), name
         assert [name for name in self.tables() if name.startswith("_asyncstreams_new_")] == []
 
 
@@ -138,34 +138,35 @@ ERRORS: dict[str, Exception] = {
 }
 
 
-class BrokenSql:
-    """Counts statements; the one with the number `at` goes wrong in some `way`.
+class FaultyDatabase:
+    """Connections whose statement number `at` fails in the given way.
 
-    "before" and "after": the process is killed; "torn": in the midst of many rows; "full": there is no space.
+    "before", "after" and "torn" kill the process: before the statement, after it, or half-way through its rows. "full"
+    raises the error of a full disk.
     """
 
     def __init__(self, at: int = 0, way: str = "before") -> None:
         self.at, self.way = at, way
         self.count = 0
         self.is_dead = False
-        self.was_hit = False
+        self.was_triggered = False
 
-    def connect(self, *given: Any, **options: Any) -> Any:
-        path = Path(given[0])
-        return _Connection(CONNECT[path.suffix](*given, **options), self, ERRORS[path.suffix])
+    def connect(self, *arguments: Any, **options: Any) -> Any:
+        path = Path(arguments[0])
+        return _FaultyConnection(CONNECTORS[path.suffix](*arguments, **options), self, ERRORS[path.suffix])
 
 
-class _Connection:
-    def __init__(self, inner: Any, broken: BrokenSql, error: Exception) -> None:
-        self._inner, self._broken, self._error = inner, broken, error
+class _FaultyConnection:
+    def __init__(self, inner: Any, database: FaultyDatabase, error: Exception) -> None:
+        self._inner, self._database, self._error = inner, database, error
 
     def __getattr__(self, name: str) -> Any:
-        if self._broken.is_dead:
-            raise Killed
+        if self._database.is_dead:
+            raise ProcessKilled
         return getattr(self._inner, name)
 
-    def execute(self, statement: str, *given: Any) -> Any:
-        return self._do(lambda: self._inner.execute(statement, *given), lambda: None)
+    def execute(self, statement: str, *values: Any) -> Any:
+        return self._do(lambda: self._inner.execute(statement, *values), lambda: None)
 
     def executemany(self, statement: str, rows: Iterable[Any]) -> Any:
         rows = list(rows)
@@ -178,42 +179,43 @@ class _Connection:
         self._inner.close()
 
     def _do(self, operation: Callable[[], Any], torn: Callable[[], Any]) -> Any:
-        broken = self._broken
-        if broken.is_dead:
-            raise Killed
-        broken.count += 1
-        if broken.count != broken.at:
+        database = self._database
+        if database.is_dead:
+            raise ProcessKilled
+        database.count += 1
+        if database.count != database.at:
             return operation()
-        broken.was_hit = True
-        if broken.way == "full":
+        database.was_triggered = True
+        if database.way == "full":
             raise self._error
-        if broken.way != "before":
-            (operation if broken.way == "after" else torn)()
-        broken.is_dead = True
-        self._inner.close()  # the system does that for a process that is gone
-        raise Killed
+        if database.way != "before":
+            (operation if database.way == "after" else torn)()
+        database.is_dead = True
+        self._inner.close()  # the operating system closes the files of a killed process
+        raise ProcessKilled
 
 
-def as_column(value: Any, kind: Any) -> Any:
-    """What a value is in a column of a type, as JSON has it; what is missing is null."""
+def expected_value(value: Any, kind: Any) -> Any:
+    """The JSON value that a value must have in a column of this type; missing fields are null."""
     if value is None:
         return None
     if kind == "json":
         return json.loads(json.dumps(value))
     if isinstance(kind, list):
-        return [as_column(item, kind[0]) for item in value]
+        return [expected_value(item, kind[0]) for item in value]
     if isinstance(kind, dict):
-        return {name: as_column(value.get(name), one) for name, one in kind.items()}
+        return {name: expected_value(value.get(name), field) for name, field in kind.items()}
     return value
 
 
-def from_column(value: Any, kind: Any) -> Any:
+def stored_value(value: Any, kind: Any) -> Any:
+    """The JSON value of what was read from a column of this type."""
     if value is None:
         return None
     if kind == "json":
         return json.loads(value)
     if isinstance(kind, list):
-        return [from_column(item, kind[0]) for item in value]
+        return [stored_value(item, kind[0]) for item in value]
     if isinstance(kind, dict):
-        return {name: from_column(value[name], one) for name, one in kind.items()}
+        return {name: stored_value(value[name], field) for name, field in kind.items()}
     return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
-from fake_api import Answer, Api, Items
+from fake_api import Responder, Api, Items
 
 from asyncstreams import Cursor, HttpSubStream, RequestContext
 
@@ -43,7 +43,7 @@ class Lines(Orders):
     pass
 
 
-def tree(pages: int = 3, size: int = 2, each: int = 1, fields: Any = ()) -> Answer:
+def tree(pages: int = 3, size: int = 2, each: int = 1, fields: Any = ()) -> Responder:
     """So many pages of so many parents, with these fields beside their ids; below each parent so many pages."""
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -61,11 +61,11 @@ def tree(pages: int = 3, size: int = 2, each: int = 1, fields: Any = ()) -> Answ
 
 def asked_of(api: Api, name: str) -> list[str]:
     """What was asked of a stream: `3/orders/0`, or the parents' pages, `0`."""
-    return [one.rpartition("/")[2] if one.count("/") == 1 else one for one in api.asked if one.split("/")[-2] == name]
+    return [one.rpartition("/")[2] if one.count("/") == 1 else one for one in api.requested if one.split("/")[-2] == name]
 
 
 def when(api: Api, page: str) -> float:
-    return api.times[api.asked.index(page)] - api.times[0]
+    return api.request_times[api.requested.index(page)] - api.request_times[0]
 
 
 def ids(records: Any) -> list[Any]:

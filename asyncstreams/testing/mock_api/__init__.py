@@ -1,9 +1,9 @@
-"""What API does a test, a demo or a benchmark talk to when it should be a real one, but not somebody's?"""
+"""MockApi, a configurable HTTP server for tests, demos and benchmarks."""
 
 from .api import MockApi
-from .auth import ApiKeyAuth, BasicAuth, BearerAuth, OAuth2
 from .counts import Counts
 from .faults import Fault
+from .mock_auth import ApiKeyAuth, BasicAuth, BearerAuth, OAuth2
 from .quota import Quota
 from .resource import Resource
 from .shop import shop

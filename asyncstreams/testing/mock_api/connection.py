@@ -1,4 +1,4 @@
-"""How do requests come off the wire, and answers go onto it? HTTP/1.1, one request of a connection at a time."""
+"""Server side of one HTTP/1.1 connection: it parses requests and sends their replies, one at a time."""
 
 from __future__ import annotations
 
@@ -9,256 +9,259 @@ from collections.abc import Iterator
 from itertools import repeat
 from typing import cast
 
-from .service import NOWHERE, Prepared, Reply, Service
+from .service import UNKNOWN_RESOURCE, MockService, PreparedReply, Reply
 from .wire_messages import HEAD_END, BadRequest, ConnectionEnd, Step
 
-_LONGEST_HEAD = 65_536
-_LONGEST_BODY = 16 * 2**20
-_RST = struct.pack("ii", 1, 0)
+_MAX_HEAD_BYTES = 65_536
+_MAX_BODY_BYTES = 16 * 2**20
+_LINGER_ZERO = struct.pack("ii", 1, 0)
 
 
-class Clients:
-    """The connections that are open; after `turn_away` none stays, also of those that come later."""
+class ConnectionSet:
+    """The open connections of a server. After `abort_all` it also aborts every connection that is added."""
 
     def __init__(self) -> None:
         self._open: set[Connection] = set()
-        self._unwanted = False
-        self._left = asyncio.Event()
+        self._is_closing = False
+        self._one_closed = asyncio.Event()
 
-    def came(self, connection: Connection) -> None:
+    def add(self, connection: Connection) -> None:
         self._open.add(connection)
-        if self._unwanted:
+        if self._is_closing:
             connection.abort()
 
-    def left(self, connection: Connection) -> None:
+    def discard(self, connection: Connection) -> None:
         self._open.discard(connection)
-        self._left.set()
+        self._one_closed.set()
 
-    def turn_away(self) -> None:
-        self._unwanted = True
+    def abort_all(self) -> None:
+        self._is_closing = True
         for connection in tuple(self._open):
             connection.abort()
 
-    async def all_left(self) -> None:
+    async def wait_until_empty(self) -> None:
         while self._open:
-            self._left.clear()
-            await self._left.wait()
+            self._one_closed.clear()
+            await self._one_closed.wait()
 
 
 class Connection(asyncio.Protocol):
-    """One client. No tasks: what has to wait is called later by the loop, and forgotten when the client leaves."""
+    """One client connection.
 
-    def __init__(self, service: Service, clients: Clients) -> None:
-        self._service, self._ledger = service, service.ledger
-        self._clients = clients
+    It starts no tasks: delays are timers of the loop, which are cancelled when the connection closes.
+    """
+
+    def __init__(self, service: MockService, connections: ConnectionSet) -> None:
+        self._service, self._recorder = service, service.recorder
+        self._connections = connections
         self._buffer = b""
-        # The exchange that is under way; what comes meanwhile stays in the buffer.
+        # The reply in progress. Requests that arrive meanwhile stay in the buffer.
         self._reply: Reply | None = None
         self._steps: Iterator[Step] = iter(())
         self._timer: asyncio.TimerHandle | None = None
-        self._writable = True
-        self._resting = False
-        self._counted = False
+        self._can_write = True
+        self._reading_paused = False
+        self._is_counted = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._clients.came(self)
+        self._connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._ledger.open_connections -= self._counted
+        self._recorder.open_connections -= self._is_counted
         if self._timer is not None:
             self._timer.cancel()
         if self._reply is not None:
-            self._ledger.in_flight -= 1
+            self._recorder.in_flight -= 1
             self._reply = None
         self._steps, self._buffer = iter(()), b""
-        self._clients.left(self)
+        self._connections.discard(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._reply is None and self._writable and not self._buffer:
-            prepared = self._service.ready(data)
+        if self._reply is None and self._can_write and not self._buffer:
+            prepared = self._service.find_ready(data)
             if prepared is not None:
-                self._answer_ready(prepared)
+                self._send_ready(prepared)
                 return
         self._buffer += data
-        if self._reply is None and self._writable:
-            self._advance()
-        elif len(self._buffer) > _LONGEST_HEAD and not self._resting:
-            self._resting = True
+        if self._reply is None and self._can_write:
+            self._process_buffer()
+        elif len(self._buffer) > _MAX_HEAD_BYTES and not self._reading_paused:
+            self._reading_paused = True
             self._transport.pause_reading()
 
     def pause_writing(self) -> None:
-        self._writable = False
+        self._can_write = False
 
     def resume_writing(self) -> None:
-        self._writable = True
+        self._can_write = True
         if self._reply is not None and self._timer is None:
-            self._play()
+            self._send_steps()
         if self._reply is None:
-            self._advance()
+            self._process_buffer()
 
     def abort(self) -> None:
         self._transport.abort()
 
-    def _answer_ready(self, prepared: Prepared) -> None:
-        ledger, tally, ready = self._ledger, prepared.tally, prepared.ready
-        assert tally is not None
-        assert ready is not None
-        if not self._counted:
-            self._count()
-        if ledger.in_flight >= ledger.peak_in_flight:
-            ledger.peak_in_flight = ledger.in_flight + 1
-        tally.requests += 1
-        tally.records += prepared.records
-        tally.bytes += len(ready)
-        self._transport.write(ready)
+    def _send_ready(self, prepared: PreparedReply) -> None:
+        recorder, counts, payload = self._recorder, prepared.counts, prepared.payload
+        assert counts is not None
+        assert payload is not None
+        if not self._is_counted:
+            self._count_connection()
+        if recorder.in_flight >= recorder.peak_in_flight:
+            recorder.peak_in_flight = recorder.in_flight + 1
+        counts.requests += 1
+        counts.records += prepared.records
+        counts.bytes += len(payload)
+        self._transport.write(payload)
         if not prepared.keep_alive:
             self._transport.close()
 
-    def _advance(self) -> None:
-        """Answer what lies in the buffer, until something has to be waited for."""
-        while self._buffer and self._reply is None and self._writable and not self._transport.is_closing():
+    def _process_buffer(self) -> None:
+        """Reply to the requests in the buffer until a reply has to wait."""
+        while self._buffer and self._reply is None and self._can_write and not self._transport.is_closing():
             try:
-                prepared = self._next_request()
+                prepared = self._pop_request()
             except BadRequest as refused:
-                self._refuse(refused)
+                self._reject(refused)
                 return
             if prepared is None:
                 break
-            self._begin(prepared)
-        # What lies there is a part of a request: the rest may come, however long the part is.
-        if self._resting and self._reply is None and self._writable and not self._transport.is_closing():
-            self._resting = False
+            self._start_reply(prepared)
+        # The buffer holds part of a request at most, so reading has to continue, however long that part is.
+        if self._reading_paused and self._reply is None and self._can_write and not self._transport.is_closing():
+            self._reading_paused = False
             self._transport.resume_reading()
 
-    def _refuse(self, refused: BadRequest) -> None:
-        whole = refused.answer.whole(keep_alive=False)
-        tally = self._ledger.tally(NOWHERE, refused.status)
-        tally.requests += 1
-        tally.bytes += len(whole)
-        if not self._counted:
-            self._count()
-        self._transport.write(whole)
+    def _reject(self, refused: BadRequest) -> None:
+        payload = refused.response.encode(keep_alive=False)
+        counts = self._recorder.counts_for(UNKNOWN_RESOURCE, refused.status)
+        counts.requests += 1
+        counts.bytes += len(payload)
+        if not self._is_counted:
+            self._count_connection()
+        self._transport.write(payload)
         self._transport.close()
 
-    def _next_request(self) -> Prepared | None:
-        """A whole request, taken out of the buffer; None while it is not all there. Raises Refused."""
+    def _pop_request(self) -> PreparedReply | None:
+        """Remove one complete request from the buffer; None while it is incomplete. Raises BadRequest."""
         # RFC 9112, 2.2: empty lines before a request are ignored.
         self._buffer = self._buffer.lstrip(b"\r\n")
         end = self._buffer.find(HEAD_END) + len(HEAD_END)
         if end < len(HEAD_END):
-            if len(self._buffer) > _LONGEST_HEAD:
-                raise BadRequest(431, "the head is too long")
+            if len(self._buffer) > _MAX_HEAD_BYTES:
+                raise BadRequest(431, f"the request head is longer than {_MAX_HEAD_BYTES:,} bytes")
             return None
         head = self._buffer[:end]
         try:
-            prepared = self._service.prepared(head)
-            used, body = self._body(prepared, end)
-            if used is None:
+            prepared = self._service.prepare(head)
+            request_end, body = self._find_body(prepared, end)
+            if request_end is None:
                 return None
-            self._buffer = self._buffer[used:]
-            return self._service.prepared(head, body) if body else prepared
+            self._buffer = self._buffer[request_end:]
+            return self._service.prepare(head, body) if body else prepared
         except ValueError as error:
-            raise BadRequest(400, f"this is no request: {error}") from error
+            raise BadRequest(400, f"not an HTTP request: {error}") from error
 
-    def _body(self, prepared: Prepared, begin: int) -> tuple[int | None, bytes]:
-        """Where the request ends in the buffer, None while that has not come; and its body."""
+    def _find_body(self, prepared: PreparedReply, begin: int) -> tuple[int | None, bytes]:
+        """The end of the request in the buffer, None while it is incomplete, and its body."""
         headers = prepared.request.headers
         if "chunked" in headers.get("transfer-encoding", "").lower():
-            end, body = _unchunked(self._buffer, begin)
+            end, body = _decode_chunks(self._buffer, begin)
         else:
             length = headers.get("content-length", "0")
-            if not length.isdecimal() or int(length) > _LONGEST_BODY:
-                raise ValueError(f"Content-Length: {length[:40]}")
+            if not length.isdecimal() or int(length) > _MAX_BODY_BYTES:
+                raise ValueError(f"invalid Content-Length: {length[:40]}")
             end = begin + int(length)
             body = self._buffer[begin:end]
             end = end if len(self._buffer) >= end else None
         if end is None:
-            if len(self._buffer) > _LONGEST_BODY + _LONGEST_HEAD:
-                raise ValueError("the body is too long")
+            if len(self._buffer) > _MAX_BODY_BYTES + _MAX_HEAD_BYTES:
+                raise ValueError(f"the body is longer than {_MAX_BODY_BYTES:,} bytes")
             if headers.get("expect", "").lower() == "100-continue" and len(self._buffer) == begin:
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return end, body
 
-    def _begin(self, prepared: Prepared) -> None:
+    def _start_reply(self, prepared: PreparedReply) -> None:
         reply = self._service.reply(prepared)
         self._reply, self._steps = reply, reply.steps
-        self._ledger.in_flight += 1
-        self._ledger.peak_in_flight = max(self._ledger.peak_in_flight, self._ledger.in_flight)
-        if reply.tally is not None:
-            reply.tally.requests += 1
-            if not self._counted:
-                self._count()
+        self._recorder.in_flight += 1
+        self._recorder.peak_in_flight = max(self._recorder.peak_in_flight, self._recorder.in_flight)
+        if reply.counts is not None:
+            reply.counts.requests += 1
+            if not self._is_counted:
+                self._count_connection()
         if reply.delay > 0:
-            self._later(reply.delay)
+            self._resume_after(reply.delay)
         else:
-            self._play()
+            self._send_steps()
 
-    def _count(self) -> None:
-        """With the first request that counts, so that whoever only asks for the counts does not change them."""
-        self._counted = True
-        self._ledger.connections += 1
-        self._ledger.open_connections += 1
+    def _count_connection(self) -> None:
+        """Count this connection. It is called at the first counted request, so reading the counts changes none."""
+        self._is_counted = True
+        self._recorder.connections += 1
+        self._recorder.open_connections += 1
 
-    def _later(self, seconds: float) -> None:
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._waited)
+    def _resume_after(self, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._resume)
 
-    def _waited(self) -> None:
+    def _resume(self) -> None:
         self._timer = None
-        self._play()
+        self._send_steps()
         if self._reply is None:
-            self._advance()
+            self._process_buffer()
 
-    def _play(self) -> None:
-        """The steps of the answer, up to one that has to be waited for, or the end."""
+    def _send_steps(self) -> None:
+        """Send the steps of the reply up to a delay or the end."""
         reply = self._reply
         assert reply is not None
-        while self._writable:
+        while self._can_write:
             step = next(self._steps, None)
             if step is None:
-                self._end(reply)
+                self._finish_reply(reply)
                 return
             if isinstance(step, bytes):
-                if reply.tally is not None:
-                    reply.tally.bytes += len(step)
+                if reply.counts is not None:
+                    reply.counts.bytes += len(step)
                 self._transport.write(step)
             elif isinstance(step, ConnectionEnd):
-                self._break_off(reply, step)
+                self._end_connection(reply, step)
                 return
             else:
-                self._later(step)
+                self._resume_after(step)
                 return
 
-    def _end(self, reply: Reply) -> None:
-        if reply.tally is not None:
-            reply.tally.records += reply.records
+    def _finish_reply(self, reply: Reply) -> None:
+        if reply.counts is not None:
+            reply.counts.records += reply.records
         self._reply = None
-        self._ledger.in_flight -= 1
+        self._recorder.in_flight -= 1
         if not reply.keep_alive:
             self._transport.close()
 
-    def _break_off(self, reply: Reply, ending: ConnectionEnd) -> None:
-        if ending is ConnectionEnd.HANG:
+    def _end_connection(self, reply: Reply, end: ConnectionEnd) -> None:
+        if end is ConnectionEnd.HANG:
             self._steps = repeat(ConnectionEnd.HANG)
             return
-        if ending is ConnectionEnd.RESET:
-            wire: socket.socket | None = self._transport.get_extra_info("socket")
-            if wire is not None:
-                wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST)
+        if end is ConnectionEnd.RESET:
+            sock: socket.socket | None = self._transport.get_extra_info("socket")
+            if sock is not None:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
             self._transport.abort()
             return
-        # An export to HTTP/1.0 ends like this, whole; of a cut answer no records count.
-        self._end(reply)
+        # A complete export to HTTP/1.0 ends like this too. A cut response has no records in `reply`.
+        self._finish_reply(reply)
         self._transport.close()
 
 
-def _unchunked(data: bytes, begin: int) -> tuple[int | None, bytes]:
-    """Where a chunked body ends, and what is in it. Raises ValueError."""
+def _decode_chunks(data: bytes, begin: int) -> tuple[int | None, bytes]:
+    """The end of a chunked body, None while it is incomplete, and its content. Raises ValueError."""
     body = bytearray()
     while (line := data.find(b"\r\n", begin)) >= 0:
         size = int(data[begin:line].partition(b";")[0], 16)
-        if not 0 <= size <= _LONGEST_BODY:
-            raise ValueError("a chunk is too long")
+        if not 0 <= size <= _MAX_BODY_BYTES:
+            raise ValueError(f"a chunk is longer than {_MAX_BODY_BYTES:,} bytes")
         if size == 0:
             end = data.find(HEAD_END, line)
             return (None, b"") if end < 0 else (end + len(HEAD_END), bytes(body))

@@ -1,4 +1,4 @@
-"""What has the API served, to whom did it say no, and how much at once?"""
+"""Counters of the requests, records, faults, refusals and connections of a MockApi."""
 
 from __future__ import annotations
 
@@ -10,11 +10,22 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """A snapshot. `bytes` counts what was sent, heads included; `records` those of answers that were sent whole.
+    """A snapshot of what a MockApi has served since its start. `str()` gives a table for people.
 
-    Requests to `/_mock/` are not counted, nor are connections that asked for nothing else. A
-    connection that is reset before its answer, and an answer that never comes, have no status.
-    Mappings have no entry for what did not happen.
+    - `requests`, `by_resource`, `by_status`: all requests, by resource name ("unknown" for other paths) and by
+      response status. A request that was reset before its response, or never answered, has no status.
+    - `records`, `records_by_resource`: records in responses that were sent completely.
+    - `bytes`: bytes sent, including response heads.
+    - `by_fault`: injected faults by kind ("status", "reset", ...).
+    - `connections`, `open_connections`: accepted so far, and open now.
+    - `in_flight`, `peak_in_flight`: requests in progress now, and the most at once.
+    - `refused_by_auth`, `refused_by_quota`, `queued_by_quota`: requests that authentication or a quota refused,
+      and those that a quota delayed.
+    - `tokens_issued`, `tokens_reused`: OAuth2 access tokens issued, and attempts to use a refresh token again.
+    - `seconds`: time since the start, by the clock of the API.
+
+    Requests to `/_mock/`, and connections with no other request, are not counted. Mappings have entries only for
+    counts above 0.
     """
 
     requests: int = 0
@@ -36,18 +47,18 @@ class Counts:
     seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: statuses are text there."""
+        """The counts as a dict for JSON, in which the keys of `by_status` are text."""
         return {**asdict(self), "by_status": {str(status): number for status, number in self.by_status.items()}}
 
     @classmethod
-    def from_dict(cls, told: Mapping[str, Any]) -> Counts:
-        """What `as_dict` gave, after its way through JSON."""
-        by_status = {int(status): number for status, number in told["by_status"].items()}
-        fields: dict[str, Any] = {**told, "by_status": by_status}
+    def from_dict(cls, data: Mapping[str, Any]) -> Counts:
+        """Counts from the dict that `as_dict` returned, also after encoding as JSON."""
+        by_status = {int(status): number for status, number in data["by_status"].items()}
+        fields: dict[str, Any] = {**data, "by_status": by_status}
         return cls(**fields)
 
     def __str__(self) -> str:
-        """A table for people."""
+        """A table of name and number, one row a line."""
         rows = [
             ("requests", f"{self.requests:,}"),
             ("records", f"{self.records:,}"),
@@ -69,7 +80,7 @@ class Counts:
 
 
 class ResourceCounts:
-    """What one resource answered with one status."""
+    """Requests, records and bytes of one resource and one response status."""
 
     __slots__ = ("bytes", "records", "requests", "resource", "status")
 
@@ -79,35 +90,35 @@ class ResourceCounts:
 
 
 class CountsRecorder:
-    """The running counts. Only the server's own loop writes; any thread may take a snapshot."""
+    """The current counters. Only the server's event loop writes them; any thread may take a snapshot."""
 
     def __init__(self) -> None:
-        self.tallies: dict[tuple[str, int], ResourceCounts] = {}
+        self.by_resource_and_status: dict[tuple[str, int], ResourceCounts] = {}
         self.faults = Counter[str]()
         self.connections = self.open_connections = 0
         self.in_flight = self.peak_in_flight = 0
         self.refused_by_auth = self.refused_by_quota = self.queued_by_quota = 0
         self.tokens_issued = self.tokens_reused = 0
 
-    def tally(self, resource: str, status: int) -> ResourceCounts:
-        found = self.tallies.get((resource, status))
-        if found is None:
-            found = self.tallies[resource, status] = ResourceCounts(resource, status)
-        return found
+    def counts_for(self, resource: str, status: int) -> ResourceCounts:
+        counts = self.by_resource_and_status.get((resource, status))
+        if counts is None:
+            counts = self.by_resource_and_status[resource, status] = ResourceCounts(resource, status)
+        return counts
 
     def snapshot(self, seconds: float) -> Counts:
-        tallies = list(self.tallies.values())
+        all_counts = list(self.by_resource_and_status.values())
         by_resource, records_by_resource, by_status = Counter[str](), Counter[str](), Counter[int]()
-        for tally in tallies:
-            by_resource[tally.resource] += tally.requests
-            records_by_resource[tally.resource] += tally.records
-            by_status[tally.status] += tally.requests
-        # Zero is no status: the connection ended before one was sent.
+        for counts in all_counts:
+            by_resource[counts.resource] += counts.requests
+            records_by_resource[counts.resource] += counts.records
+            by_status[counts.status] += counts.requests
+        # 0 stands for requests whose connection ended before a status was sent.
         del by_status[0]
         return Counts(
             requests=by_resource.total(),
             records=records_by_resource.total(),
-            bytes=sum(tally.bytes for tally in tallies),
+            bytes=sum(counts.bytes for counts in all_counts),
             by_resource=dict(+by_resource),
             records_by_resource=dict(+records_by_resource),
             by_status=dict(+by_status),

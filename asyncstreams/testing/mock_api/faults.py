@@ -1,4 +1,4 @@
-"""What goes wrong, for which request, and how does it look on the wire?"""
+"""Faults of a MockApi: which requests they hit, and what the client receives."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, TypedDict, Unpack
 
 from ...errors import ConfigError
-from .gzip_body import damaged
-from .seeding import share
-from .wire_messages import HEAD_END, ConnectionEnd, MockResponse, ReceivedRequest, Step, answer, json_body
+from .gzip_body import compress_with_bad_checksum
+from .seeding import draw_fraction
+from .wire_messages import HEAD_END, ConnectionEnd, MockResponse, ReceivedRequest, Step, json_body, make_response
 
-Kind: TypeAlias = Literal[
+FaultKind: TypeAlias = Literal[
     "status",
     "reset",
     "cut",
@@ -25,13 +25,13 @@ Kind: TypeAlias = Literal[
     "hang",
 ]
 
-_LOGIN = b"""<!doctype html><html><head><title>Sign in</title></head>
+_LOGIN_PAGE = b"""<!doctype html><html><head><title>Sign in</title></head>
 <body><form action="/login"><input name="user"><input type="password" name="password"></form></body></html>
 """
 
 
-class Selection(TypedDict, total=False):
-    """Which requests a fault hits: all that match, unless `at`, `share` or `times` says fewer."""
+class RequestFilter(TypedDict, total=False):
+    """The requests that a fault hits: all that match, unless `at`, `share` or `times` limits them."""
 
     at: Collection[int]
     share: float
@@ -42,16 +42,22 @@ class Selection(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something that goes wrong, made by one of the class methods.
+    """A failure that MockApi injects into responses; create it with one of the class methods.
 
-    All of them take `at=` (numbers of requests, from 1, among those that match), `share=` (of them,
-    by the seed and the request's number), `times=` (at most so often), and what has to match:
-    `resource=` (a name, or the path of the token endpoint) and `when=` (a function of the request).
-    Requests that authentication or a quota refuses are not counted. Of several faults the first
-    that hits wins.
+    Every class method accepts these filters; without them the fault hits every request:
+
+    - `resource`: the name of a resource, or the path of the token endpoint, which only a fault
+      that names it hits.
+    - `when`: a function from a `ReceivedRequest` to bool.
+    - `at`: numbers of requests, from 1, counted among those that `resource` and `when` match.
+    - `share`: fraction of the matching requests, 0 to 1, drawn from the seed and the request's number.
+    - `times`: the maximum number of hits.
+
+    Requests refused by authentication or a quota are not counted. If several faults hit a request, the
+    first one in the list applies; the others count the request too. Wrong arguments raise ConfigError.
     """
 
-    kind: Kind
+    kind: FaultKind
     value: float = 0.0
     retry_after: float | None = None
     mid_body: bool = False
@@ -62,167 +68,175 @@ class Fault:
     when: Callable[[ReceivedRequest], bool] | None = None
 
     @property
-    def is_of_paging(self) -> bool:
-        """Whether the answer is well in itself, and only not the right one."""
+    def affects_paging(self) -> bool:
+        """Whether the response itself is valid and only holds the wrong page."""
         return self.kind in ("duplicate_page", "cycle")
 
     @classmethod
-    def status(cls, status: int, *, retry_after: float | None = None, **which: Unpack[Selection]) -> Fault:
-        """This status, with an error in JSON and, where given, Retry-After in seconds."""
+    def status(cls, status: int, *, retry_after: float | None = None, **which: Unpack[RequestFilter]) -> Fault:
+        """Respond with `status` (200 to 599), a JSON error and, if given, Retry-After in seconds."""
         if not 200 <= status <= 599:
-            raise ConfigError(f"Fault.status({status}): a status from 200 to 599")
+            raise ConfigError(f"Fault.status({status}): the status must be from 200 to 599")
         return _fault("status", which, value=status, retry_after=retry_after)
 
     @classmethod
-    def reset(cls, *, mid_body: bool = False, **which: Unpack[Selection]) -> Fault:
-        """The connection breaks, with a RST: before the answer, or after half of its body."""
+    def reset(cls, *, mid_body: bool = False, **which: Unpack[RequestFilter]) -> Fault:
+        """Reset the connection (TCP RST) before the response or, with `mid_body`, after half of its body."""
         return _fault("reset", which, mid_body=mid_body)
 
     @classmethod
-    def cut(cls, **which: Unpack[Selection]) -> Fault:
-        """Content-Length is told, and the connection closed after half of it."""
+    def cut(cls, **which: Unpack[RequestFilter]) -> Fault:
+        """Send the full Content-Length, but close the connection after half of the body."""
         return _fault("cut", which)
 
     @classmethod
-    def drip(cls, seconds: float, **which: Unpack[Selection]) -> Fault:
-        """The body comes in ten pieces, with so many seconds before each."""
+    def drip(cls, seconds: float, **which: Unpack[RequestFilter]) -> Fault:
+        """Send the body in ten pieces, with a delay of `seconds` (above 0) before each."""
         return _fault("drip", which, value=_positive("drip", seconds))
 
     @classmethod
-    def wrong_length(cls, delta: int, **which: Unpack[Selection]) -> Fault:
-        """Content-Length is too large by `delta`, and the connection closed; or too small, and it stays open."""
+    def wrong_length(cls, delta: int, **which: Unpack[RequestFilter]) -> Fault:
+        """Send a Content-Length that is off by `delta` bytes, which must not be 0.
+
+        Above 0 the connection is closed after the body; below 0 it stays open.
+        """
         if delta == 0:
-            raise ConfigError("Fault.wrong_length(0): that is the right length")
+            raise ConfigError("Fault.wrong_length(0): delta must not be 0")
         return _fault("wrong_length", which, value=delta)
 
     @classmethod
-    def gzip_damage(cls, **which: Unpack[Selection]) -> Fault:
-        """The body comes as gzip, with a checksum that does not fit."""
+    def gzip_damage(cls, **which: Unpack[RequestFilter]) -> Fault:
+        """Send the body as gzip with a wrong checksum."""
         return _fault("gzip_damage", which)
 
     @classmethod
-    def duplicate_page(cls, **which: Unpack[Selection]) -> Fault:
-        """The page before comes again, and then it goes on. On a first page nothing is seen of it."""
+    def duplicate_page(cls, **which: Unpack[RequestFilter]) -> Fault:
+        """Send the previous page again; paging then continues after the requested one. No effect on a first page."""
         return _fault("duplicate_page", which)
 
     @classmethod
-    def cycle(cls, **which: Unpack[Selection]) -> Fault:
-        """The page leads back to the first; where pages are numbered, the first comes in its place."""
+    def cycle(cls, **which: Unpack[RequestFilter]) -> Fault:
+        """Link the page back to the first one. With numbered pages and offsets, send the first page instead."""
         return _fault("cycle", which)
 
     @classmethod
-    def html(cls, **which: Unpack[Selection]) -> Fault:
-        """A login page, as a 200."""
+    def html(cls, **which: Unpack[RequestFilter]) -> Fault:
+        """Respond with an HTML login page and status 200."""
         return _fault("html", which)
 
     @classmethod
-    def malformed_json(cls, **which: Unpack[Selection]) -> Fault:
-        """The last third of the body is missing, and Content-Length agrees with that."""
+    def malformed_json(cls, **which: Unpack[RequestFilter]) -> Fault:
+        """Leave out the last third of the body; Content-Length is that of the rest."""
         return _fault("malformed_json", which)
 
     @classmethod
-    def hang(cls, **which: Unpack[Selection]) -> Fault:
-        """Nothing comes, until the client leaves."""
+    def hang(cls, **which: Unpack[RequestFilter]) -> Fault:
+        """Send nothing until the client disconnects."""
         return _fault("hang", which)
 
 
 class FaultCounter:
-    """One fault at work: counts the requests that match, and says which are hit."""
+    """Counts the requests that match one fault and decides which of them it hits."""
 
     def __init__(self, fault: Fault, key: int) -> None:
         self.fault, self._key = fault, key
-        self._matched = self._hit = 0
+        self._matched_count = self._hit_count = 0
 
-    def hits(self, place: str, request: ReceivedRequest, *, named: bool = False) -> bool:
-        """Whether this request at `place` is hit; one that is `named` matches only a fault that names the place."""
+    def count_request(self, name: str, request: ReceivedRequest, *, only_named: bool = False) -> bool:
+        """Count a request of the resource `name`; True if the fault hits it.
+
+        With `only_named`, a fault that does not name the resource does not match.
+        """
         fault = self.fault
-        if fault.resource != place and (named or fault.resource is not None):
+        if fault.resource != name and (only_named or fault.resource is not None):
             return False
         if fault.when is not None and not fault.when(request):
             return False
-        self._matched += 1
-        if fault.times is not None and self._hit >= fault.times:
+        self._matched_count += 1
+        if fault.times is not None and self._hit_count >= fault.times:
             return False
-        if fault.at is not None and self._matched not in fault.at:
+        if fault.at is not None and self._matched_count not in fault.at:
             return False
-        if fault.share is not None and share(self._key, self._matched) >= fault.share:
+        if fault.share is not None and draw_fraction(self._key, self._matched_count) >= fault.share:
             return False
-        self._hit += 1
+        self._hit_count += 1
         return True
 
 
-def spoiled(fault: Fault, whole: MockResponse, more: bytes) -> Iterator[Step]:
-    """The steps of this answer with the fault; `more` are lines of further headers."""
-    whole = whole.held()
-    body, half = whole.body, len(whole.body) // 2
+def faulty_steps(fault: Fault, response: MockResponse, extra_headers: bytes) -> Iterator[Step]:
+    """The steps of the response with the fault. `extra_headers` are encoded header lines."""
+    response = response.buffered()
+    body, half = response.body, len(response.body) // 2
     if fault.kind == "hang":
         yield ConnectionEnd.HANG
     elif fault.kind == "reset" and not fault.mid_body:
         yield ConnectionEnd.RESET
     elif fault.kind in ("reset", "cut"):
-        yield whole.head(len(body), more) + body[:half]
+        yield response.encode_head(len(body), extra_headers) + body[:half]
         yield ConnectionEnd.RESET if fault.kind == "reset" else ConnectionEnd.CLOSE
     elif fault.kind == "drip":
-        yield whole.head(len(body), more)
+        yield response.encode_head(len(body), extra_headers)
         size = max(1, -(-len(body) // 10))
         for begin in range(0, len(body), size):
             yield fault.value
             yield body[begin : begin + size]
     elif fault.kind == "wrong_length":
-        yield whole.head(max(0, len(body) + int(fault.value)), more) + body
+        yield response.encode_head(max(0, len(body) + int(fault.value)), extra_headers) + body
         if fault.value > 0:
             yield ConnectionEnd.CLOSE
     elif fault.kind == "gzip_damage":
-        body = damaged(body)
-        yield whole.head(len(body), more + b"Content-Encoding: gzip\r\n") + body
+        body = compress_with_bad_checksum(body)
+        yield response.encode_head(len(body), extra_headers + b"Content-Encoding: gzip\r\n") + body
     else:
         assert fault.kind == "malformed_json"
         body = body[: len(body) * 2 // 3]
-        yield whole.head(len(body), more) + body
+        yield response.encode_head(len(body), extra_headers) + body
 
 
 def without_body(steps: Iterator[Step]) -> Iterator[Step]:
-    """The same answer to a HEAD: its head, and how it ends."""
-    head_to_come = True
+    """The same response to a HEAD request: its head and the end of the connection."""
+    head_is_pending = True
     for step in steps:
         if isinstance(step, ConnectionEnd):
             yield step
-        elif isinstance(step, bytes) and head_to_come:
-            head_to_come = False
+        elif isinstance(step, bytes) and head_is_pending:
+            head_is_pending = False
             yield step.partition(HEAD_END)[0] + HEAD_END
 
 
-def instead(fault: Fault) -> MockResponse | None:
-    """The answer that a fault gives in place of the page; None where it spoils the page itself."""
+def replacement_response(fault: Fault) -> MockResponse | None:
+    """The response that replaces the page; None for a fault that changes the page itself."""
     if fault.kind == "status":
         status = int(fault.value)
-        told = {} if fault.retry_after is None else {"Retry-After": f"{fault.retry_after:g}"}
-        return answer(status, json_body({"error": {"status": status, "message": "the API is unwell"}}), told)
+        headers = {} if fault.retry_after is None else {"Retry-After": f"{fault.retry_after:g}"}
+        return make_response(status, json_body({"error": {"status": status, "message": "injected fault"}}), headers)
     if fault.kind == "html":
-        return answer(200, _LOGIN, content_type="text/html; charset=utf-8")
+        return make_response(200, _LOGIN_PAGE, content_type="text/html; charset=utf-8")
     return None
 
 
 def _fault(
-    kind: Kind,
-    which: Selection,
+    kind: FaultKind,
+    filter_: RequestFilter,
     *,
     value: float = 0.0,
     retry_after: float | None = None,
     mid_body: bool = False,
 ) -> Fault:
-    at, share, times = which.get("at"), which.get("share"), which.get("times")
+    at, share, times = filter_.get("at"), filter_.get("share"), filter_.get("times")
     if at is not None and (not at or min(at) < 1):
-        raise ConfigError(f"Fault.{kind}(at={at!r}): numbers of requests, from 1")
+        raise ConfigError(f"Fault.{kind}(at={at!r}): at must hold request numbers, which start at 1")
     if share is not None and not 0 <= share <= 1:
-        raise ConfigError(f"Fault.{kind}(share={share!r}): from 0 to 1", hint="2 % is share=0.02")
+        raise ConfigError(f"Fault.{kind}(share={share!r}): share must be from 0 to 1", hint="2 % is share=0.02")
     if times is not None and times < 1:
-        raise ConfigError(f"Fault.{kind}(times={times!r}): at least once")
+        raise ConfigError(f"Fault.{kind}(times={times!r}): times must be at least 1")
     numbers = None if at is None else frozenset(at)
-    return Fault(kind, value, retry_after, mid_body, numbers, share, which.get("resource"), times, which.get("when"))
+    return Fault(
+        kind, value, retry_after, mid_body, numbers, share, filter_.get("resource"), times, filter_.get("when")
+    )
 
 
 def _positive(kind: str, seconds: float) -> float:
     if seconds <= 0:
-        raise ConfigError(f"Fault.{kind}({seconds!r}): more than 0 seconds")
+        raise ConfigError(f"Fault.{kind}({seconds!r}): the delay must be more than 0 seconds")
     return float(seconds)

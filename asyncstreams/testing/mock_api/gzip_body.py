@@ -1,22 +1,23 @@
-"""How is a body compressed, so that the same body gives the same bytes?"""
+"""Reproducible gzip compression of response bodies."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator
 
-_GZIP = 16 + zlib.MAX_WBITS
+# 16 selects the gzip format in zlib.
+_GZIP_WBITS = 16 + zlib.MAX_WBITS
 
 
-def zipped(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The pieces as gzip, without a time in it."""
-    coding = zlib.compressobj(6, zlib.DEFLATED, _GZIP)
+def compress(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The pieces as gzip, without a modification time, so that equal input gives equal output."""
+    compressor = zlib.compressobj(6, zlib.DEFLATED, _GZIP_WBITS)
     for piece in pieces:
-        yield coding.compress(piece)
-    yield coding.flush()
+        yield compressor.compress(piece)
+    yield compressor.flush()
 
 
-def damaged(body: bytes) -> bytes:
-    """The body as gzip, with a checksum that does not fit."""
-    whole = b"".join(zipped([body]))
-    return whole[:-8] + bytes([whole[-8] ^ 0xFF]) + whole[-7:]
+def compress_with_bad_checksum(body: bytes) -> bytes:
+    """The body as gzip with a wrong CRC-32."""
+    data = b"".join(compress([body]))
+    return data[:-8] + bytes([data[-8] ^ 0xFF]) + data[-7:]

@@ -1,18 +1,18 @@
-"""What is the API as a whole set to?"""
+"""Settings of a MockApi that its servers share."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .auth import Auth
 from .faults import Fault
+from .mock_auth import Auth
 from .quota import Quota
 from .resource import Latency, Resource
 
 
 @dataclass(slots=True)
-class Settings:
-    """May be changed while it is served, by a call of `Service.changed` afterwards."""
+class MockSettings:
+    """The settings of one API. After a change while it runs, call `MockService.reload_settings`."""
 
     resources: list[Resource]
     auth: Auth | None = None

@@ -1,4 +1,4 @@
-"""How does a page become bytes? Made once, and kept for as long as there is room."""
+"""Encoded pages of records, and the cache that holds them."""
 
 from __future__ import annotations
 
@@ -12,133 +12,138 @@ import orjson
 
 from ...models import Record
 from . import paging
-from .dataset import Table
-from .gzip_body import zipped
+from .dataset import Dataset
+from .gzip_body import compress
 from .paging import PageWindow
-from .wire_messages import MockResponse, start
+from .wire_messages import MockResponse, start_lines
 
-_TYPES = {"json": "application/json", "ndjson": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
+_CONTENT_TYPES = {"json": "application/json", "ndjson": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
 _T = TypeVar("_T", MockResponse, bytes)
-_PIECE = 500
-# An export of more records than this is sent piece by piece.
-_HELD = 2_000
+_RECORDS_PER_PIECE = 500
+# An export of more records is streamed in pieces.
+_MAX_BUFFERED_RECORDS = 2_000
 
 
-class Pages:
-    """Encoded pages, the oldest of which give way once they hold more than `room` bytes."""
+class PageCache:
+    """Encoded pages. Above `max_bytes` the oldest ones are dropped."""
 
-    def __init__(self, room: int) -> None:
-        self._room, self._used = room, 0
-        self._kept: dict[object, tuple[MockResponse | bytes, int]] = {}
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes, self._used_bytes = max_bytes, 0
+        self._entries: dict[object, tuple[MockResponse | bytes, int]] = {}
 
-    def page(self, table: Table, place: PageWindow, url: str, *, gzip: bool) -> MockResponse:
-        """The answer with this window; `url` is what links in it lead to."""
-        resource = table.resource
-        if resource.style == "none" and place.total > _HELD:
-            return self._export(table, place, gzip)
-        where = url if resource.style in ("link", "next_url") else ""
-        kept = (place.slots.start, place.slots.stop, place.offset, place.size, place.following, *place.params.items())
-        return self._once(
-            (resource.name, where, gzip, *kept), lambda: _encoded(table, place, url, gzip), lambda made: len(made.body)
+    def get_page(self, dataset: Dataset, window: PageWindow, url: str, *, gzip: bool) -> MockResponse:
+        """The response for a window. Links to other pages start with `url`."""
+        resource = dataset.resource
+        if resource.effective_paging == "none" and window.total > _MAX_BUFFERED_RECORDS:
+            return self._stream_export(dataset, window, gzip)
+        link_url = url if resource.effective_paging in ("link", "next_url") else ""
+        slots = window.slots
+        position = (slots.start, slots.stop, window.offset, window.size, window.next_offset, *window.params.items())
+        return self._get_or_build(
+            (resource.name, link_url, gzip, *position),
+            lambda: _build_response(dataset, window, url, gzip),
+            lambda response: len(response.body),
         )
 
     def clear(self) -> None:
-        self._kept, self._used = {}, 0
+        self._entries, self._used_bytes = {}, 0
 
-    def _export(self, table: Table, place: PageWindow, gzip: bool) -> MockResponse:
+    def _stream_export(self, dataset: Dataset, window: PageWindow, gzip: bool) -> MockResponse:
         def pieces() -> Iterator[bytes]:
-            before, between, after = _frame(table, place)
+            before, between, after = _envelope(dataset, window)
             yield before
-            for begin in range(0, place.total, _PIECE):
-                slots = place.slots[begin : begin + _PIECE]
-                yield (between if begin else b"") + self._piece(table, slots)
+            for begin in range(0, window.total, _RECORDS_PER_PIECE):
+                slots = window.slots[begin : begin + _RECORDS_PER_PIECE]
+                yield (between if begin else b"") + self._get_piece(dataset, slots)
             yield after
 
-        body: Callable[[], Iterable[bytes]] = (lambda: zipped(pieces())) if gzip else pieces
-        return MockResponse(200, _start(table, place, "", gzip), b"", body, place.total)
+        body: Callable[[], Iterable[bytes]] = (lambda: compress(pieces())) if gzip else pieces
+        return MockResponse(200, _response_start(dataset, window, "", gzip), b"", body, window.total)
 
-    def _piece(self, table: Table, slots: range) -> bytes:
-        return self._once(
-            (table.resource.name, "piece", slots.start, slots.stop), lambda: _rows(table, slots), lambda made: len(made)
+    def _get_piece(self, dataset: Dataset, slots: range) -> bytes:
+        return self._get_or_build(
+            (dataset.resource.name, "piece", slots.start, slots.stop),
+            lambda: _encode_records(dataset, slots),
+            lambda piece: len(piece),
         )
 
-    def _once(self, name: object, make: Callable[[], _T], size: Callable[[_T], int]) -> _T:
-        found = self._kept.get(name)
-        if found is not None:
-            # A name says which kind it is.
-            return cast(_T, found[0])
-        made = make()
-        self._kept[name] = made, size(made)
-        self._used += size(made)
-        while self._used > self._room and len(self._kept) > 1:
-            _, gone = self._kept.pop(next(iter(self._kept)))
-            self._used -= gone
-        return made
+    def _get_or_build(self, key: object, build: Callable[[], _T], size_of: Callable[[_T], int]) -> _T:
+        entry = self._entries.get(key)
+        if entry is not None:
+            # The key determines the type of its entry.
+            return cast(_T, entry[0])
+        built = build()
+        self._entries[key] = built, size_of(built)
+        self._used_bytes += size_of(built)
+        while self._used_bytes > self._max_bytes and len(self._entries) > 1:
+            _, dropped_bytes = self._entries.pop(next(iter(self._entries)))
+            self._used_bytes -= dropped_bytes
+        return built
 
 
-def _encoded(table: Table, place: PageWindow, url: str, gzip: bool) -> MockResponse:
-    before, _, after = _frame(table, place, url)
-    body = before + _rows(table, place.shown) + after
+def _build_response(dataset: Dataset, window: PageWindow, url: str, gzip: bool) -> MockResponse:
+    before, _, after = _envelope(dataset, window, url)
+    body = before + _encode_records(dataset, window.visible_slots) + after
     if gzip:
-        body = b"".join(zipped([body]))
-    return MockResponse(200, _start(table, place, url, gzip), body, None, len(place.shown))
+        body = b"".join(compress([body]))
+    return MockResponse(200, _response_start(dataset, window, url, gzip), body, None, len(window.visible_slots))
 
 
-def _start(table: Table, place: PageWindow, url: str, gzip: bool) -> bytes:
-    told = paging.headers(table.resource, place, url)
+def _response_start(dataset: Dataset, window: PageWindow, url: str, gzip: bool) -> bytes:
+    headers = paging.paging_headers(dataset.resource, window, url)
     if gzip:
-        told |= {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
-    return start(200, _TYPES[table.resource.format], told)
+        headers |= {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
+    return start_lines(200, _CONTENT_TYPES[dataset.resource.format], headers)
 
 
-def _frame(table: Table, place: PageWindow, url: str = "") -> tuple[bytes, bytes, bytes]:
-    """What stands before the records, between two pieces of them, and after them."""
-    resource = table.resource
+def _envelope(dataset: Dataset, window: PageWindow, url: str = "") -> tuple[bytes, bytes, bytes]:
+    """The bytes before the records, between two pieces of them, and after them."""
+    resource = dataset.resource
     if resource.format == "ndjson":
         return b"", b"", b""
     if resource.format == "csv":
-        first = next(iter(place.slots), None)
-        return b"" if first is None else _csv([list(table.record(first))]), b"", b""
-    if not resource.has_object:
+        first = next(iter(window.slots), None)
+        return b"" if first is None else _encode_csv([list(dataset.record(first))]), b"", b""
+    if not resource.has_envelope:
         return b"[", b",", b"]"
-    # The object is encoded around a mark, which then gives way to the records.
-    mark = "\x00records\x00"
+    # The object is encoded with a placeholder, at which it is then split.
+    placeholder = "\x00records\x00"
     envelope: dict[str, Any] = {}
-    for path, value in {resource.records_at or "": mark, **paging.fields(resource, place, url)}.items():
-        _put(envelope, path, value)
-    before, _, after = orjson.dumps(envelope).partition(orjson.dumps(mark))
+    for path, value in {resource.records_at or "": placeholder, **paging.paging_fields(resource, window, url)}.items():
+        _set_path(envelope, path, value)
+    before, _, after = orjson.dumps(envelope).partition(orjson.dumps(placeholder))
     return before + b"[", b",", b"]" + after
 
 
-def _put(target: dict[str, Any], path: str, value: Any) -> None:
+def _set_path(target: dict[str, Any], path: str, value: Any) -> None:
     *outer, last = path.split(".")
     for step in outer:
         target = target.setdefault(step, {})
     target[last] = value
 
 
-def _rows(table: Table, slots: range) -> bytes:
-    records = [table.record(slot) for slot in slots]
-    if table.resource.format == "json":
+def _encode_records(dataset: Dataset, slots: range) -> bytes:
+    records = [dataset.record(slot) for slot in slots]
+    if dataset.resource.format == "json":
         return orjson.dumps(records)[1:-1]
-    if table.resource.format == "ndjson":
+    if dataset.resource.format == "ndjson":
         return b"".join([orjson.dumps(record) + b"\n" for record in records])
-    return _csv([[_cell(value) for value in record.values()] for record in records])
+    return _encode_csv([[_csv_cell(value) for value in record.values()] for record in records])
 
 
-def _csv(rows: list[list[str]]) -> bytes:
+def _encode_csv(rows: list[list[str]]) -> bytes:
     text = io.StringIO(newline="")
     csv.writer(text).writerows(rows)
     return text.getvalue().encode()
 
 
-def _cell(value: Any) -> str:
+def _csv_cell(value: Any) -> str:
     if value is None:
         return ""
     return value if isinstance(value, str) else orjson.dumps(value).decode()
 
 
-def one(table: Table, slot: int) -> MockResponse:
-    """A single record."""
-    record: Record = table.record(slot)
-    return replace(MockResponse(200, start(200, "application/json", {}), orjson.dumps(record)), records=1)
+def record_response(dataset: Dataset, slot: int) -> MockResponse:
+    """The response with a single record."""
+    record: Record = dataset.record(slot)
+    return replace(MockResponse(200, start_lines(200, "application/json", {}), orjson.dumps(record)), records=1)

@@ -1,4 +1,4 @@
-"""Which records does a request ask for, and how does the answer lead on?"""
+"""Paging of a MockApi: the records that a request selects, and the link to the next page."""
 
 from __future__ import annotations
 
@@ -16,16 +16,20 @@ from .wire_messages import BadRequest
 
 @dataclass(frozen=True, slots=True)
 class PageWindow:
-    """`size` of the `slots` that the request selects, from `offset`; `following` is the next page's offset."""
+    """One page of the records that a request selects.
+
+    `slots` are all selected records; the page has `size` of them from `offset`. `next_offset` is None on
+    the last page. `params` are repeated in links to other pages.
+    """
 
     slots: range
     offset: int
     size: int
-    following: int | None
+    next_offset: int | None
     params: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
-    def shown(self) -> range:
+    def visible_slots(self) -> range:
         return self.slots[self.offset : self.offset + self.size]
 
     @property
@@ -33,96 +37,101 @@ class PageWindow:
         return len(self.slots)
 
     @property
-    def pages(self) -> int:
+    def page_count(self) -> int:
         return -(-self.total // self.size)
 
 
-def window(resource: Resource, slots: range, params: Mapping[str, str]) -> PageWindow:
-    """What a request with these parameters sees of the slots. Raises Refused for a parameter that makes no sense."""
-    if resource.style == "none":
+def page_window(resource: Resource, slots: range, params: Mapping[str, str]) -> PageWindow:
+    """The page that the parameters of a request select. Raises BadRequest for an invalid parameter."""
+    if resource.effective_paging == "none":
         return PageWindow(slots, 0, max(1, len(slots)), None)
-    size = min(whole(params, resource.size_name, resource.page_size, least=1), resource.size_cap)
-    if resource.style in ("page", "link"):
-        number = whole(params, resource.page_param, resource.first_page, least=resource.first_page)
+    size = min(int_param(params, resource.page_size_param, resource.page_size, minimum=1), resource.page_size_cap)
+    if resource.effective_paging in ("page", "link"):
+        number = int_param(params, resource.page_param, resource.first_page, minimum=resource.first_page)
         offset = (number - resource.first_page) * size
-    elif resource.style == "offset":
-        offset = whole(params, resource.offset_param, 0, least=0)
+    elif resource.effective_paging == "offset":
+        offset = int_param(params, resource.offset_param, 0, minimum=0)
     else:
-        offset = _offset_of(resource, params.get(resource.cursor_param))
-    following = offset + size if offset + size < len(slots) else None
-    return PageWindow(slots, offset, size, following, _kept(resource, params))
+        offset = _decode_cursor(resource, params.get(resource.cursor_param))
+    next_offset = offset + size if offset + size < len(slots) else None
+    return PageWindow(slots, offset, size, next_offset, _repeated_params(resource, params))
 
 
-def fields(resource: Resource, place: PageWindow, url: str) -> dict[str, Any]:
-    """What stands beside the records in a JSON object, by dotted path."""
-    told: dict[str, Any] = {}
-    if isinstance(at := resource.total_at, str):
-        told[at] = place.total
+def paging_fields(resource: Resource, window: PageWindow, url: str) -> dict[str, Any]:
+    """The fields next to the records in a JSON object, by dotted path."""
+    fields: dict[str, Any] = {}
+    if isinstance(at := resource.total_location, str):
+        fields[at] = window.total
         if resource.total is True:
-            told["meta.pages"] = place.pages
-    if not isinstance(at := resource.token_at, str) or resource.style not in ("cursor", "next_url", "continue"):
-        return told
-    if resource.style == "cursor":
-        told[at] = None if place.following is None else token(resource, place.following)
-    elif resource.style == "next_url":
-        told[at] = None if place.following is None else _link(resource, place, url, place.following)
-    elif place.following is not None:
-        told[at] = {resource.cursor_param: token(resource, place.following), "continue": "-||"}
-    return told
+            fields["meta.pages"] = window.page_count
+    paging, next_offset = resource.effective_paging, window.next_offset
+    if not isinstance(at := resource.next_location, str) or paging not in ("cursor", "next_url", "continue"):
+        return fields
+    if paging == "cursor":
+        fields[at] = None if next_offset is None else encode_cursor(resource, next_offset)
+    elif paging == "next_url":
+        fields[at] = None if next_offset is None else _link(resource, window, url, next_offset)
+    elif next_offset is not None:
+        fields[at] = {resource.cursor_param: encode_cursor(resource, next_offset), "continue": "-||"}
+    return fields
 
 
-def headers(resource: Resource, place: PageWindow, url: str) -> dict[str, str]:
-    """What the headers say of the paging."""
-    told: dict[str, str] = {}
-    if isinstance(at := resource.total_at, Header):
-        told[at.name] = str(place.total)
-    if resource.style == "cursor" and isinstance(at := resource.token_at, Header) and place.following is not None:
-        told[at.name] = token(resource, place.following)
-    if resource.style == "link" and place.total:
-        last = (place.pages - 1) * place.size
-        targets = {"first": 0, "prev": place.offset - place.size, "next": place.following, "last": last}
-        links = {rel: at for rel, at in targets.items() if at is not None and 0 <= at <= last}
-        told["Link"] = ", ".join(f'<{_link(resource, place, url, at)}>; rel="{rel}"' for rel, at in links.items())
-    return told
+def paging_headers(resource: Resource, window: PageWindow, url: str) -> dict[str, str]:
+    """The response headers with the total, the next cursor or the links."""
+    headers: dict[str, str] = {}
+    if isinstance(at := resource.total_location, Header):
+        headers[at.name] = str(window.total)
+    paging, next_offset = resource.effective_paging, window.next_offset
+    if paging == "cursor" and isinstance(at := resource.next_location, Header) and next_offset is not None:
+        headers[at.name] = encode_cursor(resource, next_offset)
+    if paging == "link" and window.total:
+        last = (window.page_count - 1) * window.size
+        targets = {"first": 0, "prev": window.offset - window.size, "next": next_offset, "last": last}
+        headers["Link"] = ", ".join(
+            f'<{_link(resource, window, url, offset)}>; rel="{rel}"'
+            for rel, offset in targets.items()
+            if offset is not None and 0 <= offset <= last
+        )
+    return headers
 
 
-def token(resource: Resource, offset: int) -> str:
-    """What the cursor of a page looks like: nothing that a client could count on."""
+def encode_cursor(resource: Resource, offset: int) -> str:
+    """The cursor for an offset, which is opaque to clients."""
     return urlsafe_b64encode(f"{resource.name}:{offset}".encode()).decode().rstrip("=")
 
 
-def whole(params: Mapping[str, str], name: str, default: int, *, least: int) -> int:
-    """A whole number among the parameters. Raises Refused."""
-    told = params.get(name)
-    if told is None:
+def int_param(params: Mapping[str, str], name: str, default: int, *, minimum: int) -> int:
+    """The value of an integer parameter. Raises BadRequest unless it is a whole number from `minimum`."""
+    text = params.get(name)
+    if text is None:
         return default
-    if not (told.isascii() and told.isdecimal()) or len(told) > 15 or int(told) < least:
-        raise BadRequest(400, f"{name}={told[:40]}: a whole number from {least} is needed", parameter=name)
-    return int(told)
+    if not (text.isascii() and text.isdecimal()) or len(text) > 15 or int(text) < minimum:
+        raise BadRequest(400, f"{name}={text[:40]}: the value must be a whole number from {minimum}", parameter=name)
+    return int(text)
 
 
-def _offset_of(resource: Resource, told: str | None) -> int:
-    if told is None:
+def _decode_cursor(resource: Resource, cursor: str | None) -> int:
+    if cursor is None:
         return 0
     try:
-        name, _, number = urlsafe_b64decode(told + "=" * (-len(told) % 4)).decode().rpartition(":")
+        name, _, number = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode().rpartition(":")
         if name == resource.name and number.isdecimal():
             return int(number)
     except (binascii.Error, ValueError):
         pass
     name = resource.cursor_param
-    raise BadRequest(400, f"{name}={told[:40]}: no cursor that this resource has given", parameter=name)
+    raise BadRequest(400, f"{name}={cursor[:40]}: not a cursor of this resource", parameter=name)
 
 
-def _kept(resource: Resource, params: Mapping[str, str]) -> dict[str, str]:
-    """The parameters that a link to another page repeats; a credential is none of them."""
-    names = (resource.size_name, resource.since_param, resource.until_param)
+def _repeated_params(resource: Resource, params: Mapping[str, str]) -> dict[str, str]:
+    """The parameters that links to other pages repeat. Credentials are not among them."""
+    names = (resource.page_size_param, resource.since_param, resource.until_param)
     return {name: params[name] for name in names if name in params}
 
 
-def _link(resource: Resource, place: PageWindow, url: str, offset: int) -> str:
-    if resource.style == "link":
-        position = {resource.page_param: str(offset // place.size + resource.first_page)}
+def _link(resource: Resource, window: PageWindow, url: str, offset: int) -> str:
+    if resource.effective_paging == "link":
+        position = {resource.page_param: str(offset // window.size + resource.first_page)}
     else:
-        position = {resource.cursor_param: token(resource, offset)}
-    return f"{url}?{urlencode({**place.params, **position}, quote_via=quote)}"
+        position = {resource.cursor_param: encode_cursor(resource, offset)}
+    return f"{url}?{urlencode({**window.params, **position}, quote_via=quote)}"

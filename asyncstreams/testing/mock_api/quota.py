@@ -1,4 +1,4 @@
-"""May this request be answered now? Quotas as APIs have them; time comes in as an argument."""
+"""Quotas of a MockApi and the headers that report them. Time comes in as an argument, in seconds."""
 
 from __future__ import annotations
 
@@ -9,35 +9,43 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from ...errors import ConfigError
 
-Dialect: TypeAlias = Literal[
+HeaderDialect: TypeAlias = Literal[
     "ratelimit", "ratelimit-3", "x-ratelimit", "retry-after", "retry-after-date", "github", "none"
 ]
-Reset: TypeAlias = Literal["delta", "epoch", "ms", "date"]
+ResetFormat: TypeAlias = Literal["delta", "epoch", "ms", "date"]
 
 _DIALECTS = ("ratelimit", "ratelimit-3", "x-ratelimit", "retry-after", "retry-after-date", "github", "none")
-_RESETS = ("delta", "epoch", "ms", "date")
+_RESET_FORMATS = ("delta", "epoch", "ms", "date")
 
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """`limit` requests in `per` seconds.
+    """A rate limit of a MockApi: `limit` requests in `per` seconds (default 1).
 
-    In fixed windows, which begin with their first request; with `burst`, a token bucket that holds
-    so many. "refuse" answers `status` beyond it, "queue" holds answers back to the limit's rate,
-    which makes them ever later (a bucket; `burst` is then 1 unless given).
+    Without `burst` the quota counts fixed windows; a window starts with its first request. With `burst`
+    it is a token bucket of that capacity, refilled at `limit / per` requests a second.
 
-    `headers` is the dialect in which every answer tells it: "ratelimit" (RateLimit and
-    RateLimit-Policy as structured fields), "ratelimit-3" (RateLimit-Limit, -Remaining, -Reset),
-    "x-ratelimit" (the same with X-, whose reset is told as `reset`: seconds from now, seconds or
-    milliseconds since 1970, or a date), "github" (reset since 1970, and used), "retry-after" and
-    "retry-after-date" (refusals only), "none". `retry_after`: whether refusals carry Retry-After
-    too; all but "github" and "none" do unless told.
+    `mode="refuse"` answers `status` (default 429) beyond the quota. `mode="queue"` delays responses to
+    the rate of the quota instead; it always uses a token bucket, with a default `burst` of 1.
+
+    `headers` selects how every response reports the quota:
+
+    - "ratelimit": RateLimit and RateLimit-Policy as structured fields.
+    - "ratelimit-3": RateLimit-Limit, RateLimit-Remaining and RateLimit-Reset, in seconds from now.
+    - "x-ratelimit" (default): the same three with the prefix X-. `reset` is the format of the last one:
+      "delta" (seconds from now, default), "epoch" (seconds since 1970), "ms" (milliseconds since 1970)
+      or "date" (an HTTP date).
+    - "github": as "x-ratelimit" with "epoch", plus X-RateLimit-Used and X-RateLimit-Resource.
+    - "retry-after", "retry-after-date": Retry-After in refusals only, in seconds or as an HTTP date.
+    - "none": no headers.
+
+    `retry_after` says whether refusals carry Retry-After; by default all but "github" and "none" do.
     """
 
     limit: int
     per: float = 1.0
-    headers: Dialect = "x-ratelimit"
-    reset: Reset = "delta"
+    headers: HeaderDialect = "x-ratelimit"
+    reset: ResetFormat = "delta"
     mode: Literal["refuse", "queue"] = "refuse"
     burst: int | None = None
     retry_after: bool | None = None
@@ -45,22 +53,28 @@ class Quota:
 
     def __post_init__(self) -> None:
         if self.limit < 1 or self.per <= 0 or (self.burst is not None and self.burst < 1):
-            raise ConfigError(f"Quota({self.limit}, per={self.per}, burst={self.burst}): all of them are above 0")
+            raise ConfigError(
+                f"Quota({self.limit}, per={self.per}, burst={self.burst}): limit, per and burst must be above 0"
+            )
         for name, value, allowed in (
             ("headers", self.headers, _DIALECTS),
-            ("reset", self.reset, _RESETS),
+            ("reset", self.reset, _RESET_FORMATS),
             ("mode", self.mode, ("refuse", "queue")),
         ):
             if value not in allowed:
-                raise ConfigError(f"Quota({name}={value!r}): one of {', '.join(map(repr, allowed))}")
+                raise ConfigError(f"Quota({name}={value!r}): {name} must be one of {', '.join(map(repr, allowed))}")
 
-    def meter(self) -> Window | Bucket:
-        """What counts by it, from nothing."""
-        return Window(self) if self.burst is None and self.mode == "refuse" else Bucket(self)
+    def new_meter(self) -> FixedWindow | TokenBucket:
+        """A new counter for this quota, with nothing used."""
+        return FixedWindow(self) if self.burst is None and self.mode == "refuse" else TokenBucket(self)
 
 
-class Verdict(NamedTuple):
-    """`wait`: seconds until it would be allowed or, when queueing, until it is answered. `reset` is in seconds."""
+class QuotaDecision(NamedTuple):
+    """The decision on one request.
+
+    `wait` is in seconds: until a refused request would be allowed, or the delay of a queued one.
+    `reset` is in seconds from now.
+    """
 
     allowed: bool
     wait: float
@@ -68,48 +82,50 @@ class Verdict(NamedTuple):
     reset: float
 
 
-class Window:
-    """Fixed windows, each beginning with its first request."""
+class FixedWindow:
+    """Fixed windows, each of which starts with its first request."""
 
     def __init__(self, quota: Quota) -> None:
         self._quota = quota
-        self._ends, self._used = -math.inf, 0
+        self._ends_at, self._used = -math.inf, 0
 
-    def take(self, now: float) -> Verdict:
-        if now >= self._ends:
-            self._ends, self._used = now + self._quota.per, 0
-        left = self._ends - now
+    def admit(self, now: float) -> QuotaDecision:
+        if now >= self._ends_at:
+            self._ends_at, self._used = now + self._quota.per, 0
+        left = self._ends_at - now
         if self._used >= self._quota.limit:
-            return Verdict(False, left, 0, left)
+            return QuotaDecision(False, left, 0, left)
         self._used += 1
-        return Verdict(True, 0.0, self._quota.limit - self._used, left)
+        return QuotaDecision(True, 0.0, self._quota.limit - self._used, left)
 
 
-class Bucket:
-    """A token bucket; when queueing it goes into debt, and what is owed is waited for."""
+class TokenBucket:
+    """A token bucket. When queueing, its balance may go below 0; requests wait until it is back at 0."""
 
     def __init__(self, quota: Quota) -> None:
         self._rate = quota.limit / quota.per
-        self._holds = float(quota.burst or 1)
-        self._queues = quota.mode == "queue"
-        self._tokens, self._seen = self._holds, -math.inf
+        self._capacity = float(quota.burst or 1)
+        self._queueing = quota.mode == "queue"
+        self._tokens, self._updated_at = self._capacity, -math.inf
 
-    def take(self, now: float) -> Verdict:
-        # A hair more, for what rounding takes away: whoever waits as long as told is let in.
-        gained = (now - self._seen) * self._rate + 1e-9
-        self._tokens, self._seen = min(self._holds, self._tokens + gained), now
-        if self._tokens < 1 and not self._queues:
-            return Verdict(False, (1 - self._tokens) / self._rate, 0, self._full_in())
+    def admit(self, now: float) -> QuotaDecision:
+        # 1e-9 makes up for rounding, so that a client that waits exactly `wait` seconds is admitted.
+        gained = (now - self._updated_at) * self._rate + 1e-9
+        self._tokens, self._updated_at = min(self._capacity, self._tokens + gained), now
+        if self._tokens < 1 and not self._queueing:
+            return QuotaDecision(False, (1 - self._tokens) / self._rate, 0, self._seconds_until_full())
         self._tokens -= 1
-        return Verdict(True, max(0.0, -self._tokens / self._rate), max(0, math.floor(self._tokens)), self._full_in())
+        return QuotaDecision(
+            True, max(0.0, -self._tokens / self._rate), max(0, math.floor(self._tokens)), self._seconds_until_full()
+        )
 
-    def _full_in(self) -> float:
-        return max(0.0, (self._holds - self._tokens) / self._rate)
+    def _seconds_until_full(self) -> float:
+        return max(0.0, (self._capacity - self._tokens) / self._rate)
 
 
-def quota_lines(quota: Quota, verdict: Verdict, wall: float) -> bytes:
-    """The lines of the headers that tell it; `wall` is the time since 1970, in seconds."""
-    limit, remaining, reset = quota.limit, verdict.remaining, math.ceil(verdict.reset)
+def quota_header_lines(quota: Quota, decision: QuotaDecision, wall: float) -> bytes:
+    """The encoded header lines that report a decision. `wall` is in seconds since 1970."""
+    limit, remaining, reset = quota.limit, decision.remaining, math.ceil(decision.reset)
     lines: list[str] = []
     if quota.headers == "ratelimit":
         lines = [
@@ -117,31 +133,31 @@ def quota_lines(quota: Quota, verdict: Verdict, wall: float) -> bytes:
             f'RateLimit: "default";r={remaining};t={reset}',
         ]
     elif quota.headers == "ratelimit-3":
-        lines = _triple("RateLimit", limit, remaining, str(reset))
+        lines = _limit_headers("RateLimit", limit, remaining, str(reset))
     elif quota.headers == "x-ratelimit":
-        lines = _triple("X-RateLimit", limit, remaining, _told_reset(quota.reset, verdict.reset, wall))
+        lines = _limit_headers("X-RateLimit", limit, remaining, _format_reset(quota.reset, decision.reset, wall))
     elif quota.headers == "github":
-        epoch = str(math.ceil(wall + verdict.reset))
+        epoch = str(math.ceil(wall + decision.reset))
         used = f"X-RateLimit-Used: {max(0, limit - remaining)}"
-        lines = [*_triple("X-RateLimit", limit, remaining, epoch), used, "X-RateLimit-Resource: core"]
-    if not verdict.allowed and _tells_wait(quota):
-        wait = max(1, math.ceil(verdict.wait))
-        date = formatdate(math.ceil(wall + verdict.wait), usegmt=True)
+        lines = [*_limit_headers("X-RateLimit", limit, remaining, epoch), used, "X-RateLimit-Resource: core"]
+    if not decision.allowed and _sends_retry_after(quota):
+        wait = max(1, math.ceil(decision.wait))
+        date = formatdate(math.ceil(wall + decision.wait), usegmt=True)
         lines.append(f"Retry-After: {date if quota.headers == 'retry-after-date' else wait}")
     return "".join(f"{line}\r\n" for line in lines).encode()
 
 
-def _tells_wait(quota: Quota) -> bool:
+def _sends_retry_after(quota: Quota) -> bool:
     return quota.headers not in ("github", "none") if quota.retry_after is None else quota.retry_after
 
 
-def _triple(prefix: str, limit: int, remaining: int, reset: str) -> list[str]:
+def _limit_headers(prefix: str, limit: int, remaining: int, reset: str) -> list[str]:
     return [f"{prefix}-Limit: {limit}", f"{prefix}-Remaining: {remaining}", f"{prefix}-Reset: {reset}"]
 
 
-def _told_reset(form: Reset, seconds: float, wall: float) -> str:
-    if form == "delta":
+def _format_reset(format_: ResetFormat, seconds: float, wall: float) -> str:
+    if format_ == "delta":
         return str(math.ceil(seconds))
-    if form == "date":
+    if format_ == "date":
         return formatdate(math.ceil(wall + seconds), usegmt=True)
-    return str(math.ceil((wall + seconds) * (1000 if form == "ms" else 1)))
+    return str(math.ceil((wall + seconds) * (1000 if format_ == "ms" else 1)))

@@ -1,4 +1,4 @@
-"""What does a user declare: a resource of the API, how it pages, and what differs for it from the rest."""
+"""Declaration of a resource of a MockApi: its records, its paging and its own settings."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Literal, TypeAlias
 from ...errors import ConfigError
 from ...models import Record
 from ...pagination.paginators import Header
-from .auth import Auth
 from .faults import Fault
+from .mock_auth import Auth
 from .quota import Quota
 
 Paging: TypeAlias = Literal["page", "offset", "cursor", "link", "next_url", "continue", "none"]
@@ -24,26 +24,46 @@ _PAGINGS = ("page", "offset", "cursor", "link", "next_url", "continue", "none")
 _FORMATS = ("json", "ndjson", "csv")
 _SIZE_PARAMS = {"page": "per_page", "link": "per_page"}
 _NEXT_AT = {"cursor": "meta.next", "next_url": "next", "continue": "continue"}
-_PLACE = re.compile(r"[^/{}?#\s]+|\{id\}")
+_PATH_SEGMENT = re.compile(r"[^/{}?#\s]+|\{id\}")
 
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """One resource: `count` records, and the way in which they are served.
+    """A resource of a MockApi with `count` records (default 1,000), at `/<name>` or at `/<path>`.
 
-    `paging` is "page" for JSON where it is not said, and "none", one streamed export, for NDJSON
-    and CSV. `records_at` is the dotted path of the array; None is a bare array. `total=True` tells
-    it at `meta.total`, with `meta.pages`, or in X-Total-Count where there is no object to hold it;
-    a path or `Header(...)` says where else. `page_size` holds unless the client asks for another,
-    and `max_page_size` (1,000) caps what it asks for.
+    Paging and format:
 
-    `record(n, random)` makes the n-th record, from 1, `random` being seeded for it; the default is
-    a customer of 12 fields, about 230 bytes. Each is `every` seconds younger than the one before,
-    by `cursor_field`, and `since` (inclusive) and `until` (exclusive) select by it.
+    - `format`: "json" (default), "ndjson" or "csv".
+    - `paging`: "page" (default for JSON), "offset", "cursor", "link" (Link header), "next_url", "continue"
+      (a mapping of parameters) or "none" (default for NDJSON and CSV): one response with all records,
+      streamed if it is long.
+    - `page_size` (default 100) applies unless the client asks for another size; `max_page_size` (default
+      1,000, or `page_size` if that is larger) is the limit.
+    - `page_param`, `first_page`, `offset_param`, `cursor_param` and `size_param` name the query parameters.
+      By default they match the paginators of asyncstreams.
 
-    With a `parent`, each of its records has `count` children, or a number between the two that are
-    given, at `<parent>/{id}/<name>`. `forbidden` answers 403. `auth`, `quota` and `latency` are the
-    API's unless given here; None is none. `faults` come on top of the API's.
+    Body:
+
+    - `records_at`: dotted path of the array of records (default "data"). None: the body is the array.
+    - `total`: True puts the total at `meta.total`, with `meta.pages`, or in the header X-Total-Count if the
+      body is an array. A dotted path or `Header(...)` puts it there.
+    - `next_at`: where the cursor (default `meta.next`), URL (`next`) or mapping (`continue`) of the next page
+      is; `Header(...)` is possible for a cursor.
+
+    Records:
+
+    - `record`: a function from the record's number, from 1, and a `random.Random` seeded for it, to the
+      record. Default: a customer with 12 fields, about 230 bytes. `id_field` names the id (default "id").
+    - `every`: seconds between the `cursor_field` (default "updated_at") of a default record and the next.
+    - `since_param` (inclusive) and `until_param` (exclusive) select records by `cursor_field`, in whose
+      order the records must be.
+
+    Children: with `parent`, the name of a resource declared before, each of its records has `count`
+    children, or between `low` and `high` for a `count` of `(low, high)`, at `<parent path>/{id}/<name>`. A
+    child has the parent's id at `parent_field` (default: "customer_id" for the parent "customers").
+
+    `forbidden=True` answers 403. `auth`, `quota` and `latency` replace those of the API; None turns them
+    off. `faults` are added to those of the API. Invalid arguments raise ConfigError.
     """
 
     name: str
@@ -76,81 +96,94 @@ class Resource:
     faults: tuple[Fault, ...] = ()
 
     def __post_init__(self) -> None:
-        self._check_place()
+        self._check_name_and_path()
         self._check_sizes()
         self._check_paging()
         check_latency(f"Resource({self.name!r})", self.latency)
         object.__setattr__(self, "faults", tuple(self.faults))
 
     @property
-    def style(self) -> Paging:
-        """How it pages, decided."""
+    def effective_paging(self) -> Paging:
+        """The paging with its default filled in."""
         return self.paging or ("page" if self.format == "json" else "none")
 
     @property
-    def size_name(self) -> str:
-        """The parameter that asks for a page size."""
-        return self.size_param or _SIZE_PARAMS.get(self.style, "limit")
+    def page_size_param(self) -> str:
+        """The name of the parameter for the page size."""
+        return self.size_param or _SIZE_PARAMS.get(self.effective_paging, "limit")
 
     @property
-    def size_cap(self) -> int:
+    def page_size_cap(self) -> int:
+        """The maximum page size with its default filled in."""
         return self.max_page_size or max(1_000, self.page_size)
 
     @property
-    def has_object(self) -> bool:
-        """Whether the body is an object, which has room beside the records."""
+    def has_envelope(self) -> bool:
+        """Whether the body is an object, which can hold fields next to the records."""
         return self.format == "json" and self.records_at is not None
 
     @property
-    def token_at(self) -> str | Header:
-        """Where the token or URL of the next page lies, for a paging that has one."""
-        return self.next_at or (_NEXT_AT.get(self.style, "next") if self.has_object else Header("Next-Cursor"))
+    def next_location(self) -> str | Header:
+        """Where the cursor, URL or mapping of the next page is, for a paging that has one."""
+        return self.next_at or (
+            _NEXT_AT.get(self.effective_paging, "next") if self.has_envelope else Header("Next-Cursor")
+        )
 
     @property
-    def total_at(self) -> str | Header | None:
-        """Where the total lies; None where it is not told."""
+    def total_location(self) -> str | Header | None:
+        """Where the total is; None if the API does not send it."""
         if self.total is True:
-            return "meta.total" if self.has_object else Header("X-Total-Count")
+            return "meta.total" if self.has_envelope else Header("X-Total-Count")
         return self.total or None
 
-    def _check_place(self) -> None:
-        if not self.name or not _PLACE.fullmatch(self.name) or self.name.startswith("_"):
+    def _check_name_and_path(self) -> None:
+        if not self.name or not _PATH_SEGMENT.fullmatch(self.name) or self.name.startswith("_"):
             raise ConfigError(
-                f"Resource({self.name!r}): a name is one path segment, and does not begin with _",
-                hint="where it lies deeper, give the place as path=",
+                f"Resource({self.name!r}): the name must be one path segment and must not start with _",
+                hint="use path= for a longer path",
             )
-        if self.path is not None and not all(map(_PLACE.fullmatch, self.path.strip("/").split("/"))):
-            raise ConfigError(f"Resource({self.name!r}, path={self.path!r}): not a path such as v1/customers")
+        if self.path is not None and not all(map(_PATH_SEGMENT.fullmatch, self.path.strip("/").split("/"))):
+            raise ConfigError(
+                f"Resource({self.name!r}, path={self.path!r}): invalid path", hint="an example is v1/customers"
+            )
 
     def _check_sizes(self) -> None:
         low, high = self.count if isinstance(self.count, tuple) else (self.count, self.count)
         if not 0 <= low <= high:
-            raise ConfigError(f"Resource({self.name!r}, count={self.count!r}): 0 or more records")
+            raise ConfigError(f"Resource({self.name!r}, count={self.count!r}): count must be 0 or more, or (low, high)")
         if isinstance(self.count, tuple) and self.parent is None:
             raise ConfigError(
-                f"Resource({self.name!r}, count={self.count!r}): only children vary in number; give it a parent"
+                f"Resource({self.name!r}, count={self.count!r}): only a resource with a parent can have a range",
+                hint="use a number, or set parent=",
             )
-        for name, value in (("page_size", self.page_size), ("max_page_size", self.size_cap)):
+        for name, value in (("page_size", self.page_size), ("max_page_size", self.page_size_cap)):
             if value < 1:
-                raise ConfigError(f"Resource({self.name!r}, {name}={value}): a page holds at least one record")
+                raise ConfigError(f"Resource({self.name!r}, {name}={value}): {name} must be at least 1")
 
     def _check_paging(self) -> None:
-        for name, value, allowed in (("paging", self.style, _PAGINGS), ("format", self.format, _FORMATS)):
+        for name, value, allowed in (("paging", self.effective_paging, _PAGINGS), ("format", self.format, _FORMATS)):
             if value not in allowed:
-                raise ConfigError(f"Resource({self.name!r}, {name}={value!r}): one of {', '.join(map(repr, allowed))}")
-        if not self.has_object and self.style in ("next_url", "continue"):
+                raise ConfigError(
+                    f"Resource({self.name!r}, {name}={value!r}): {name} must be one of {', '.join(map(repr, allowed))}"
+                )
+        if not self.has_envelope and self.effective_paging in ("next_url", "continue"):
             raise ConfigError(
-                f"Resource({self.name!r}, paging={self.style!r}): nothing in the body can hold it",
-                hint='give records_at="data", or paging="link" or "cursor", which have a header',
+                f"Resource({self.name!r}, paging={self.effective_paging!r}): the body has no field for the next page",
+                hint='set records_at="data", or use paging="link" or "cursor", which can use a header',
             )
-        if not self.has_object and isinstance(self.total, str):
-            raise ConfigError(f"Resource({self.name!r}, total={self.total!r}): only a JSON object holds it; use Header")
+        if not self.has_envelope and isinstance(self.total, str):
+            raise ConfigError(
+                f"Resource({self.name!r}, total={self.total!r}): the body has no field for the total",
+                hint="use Header(...)",
+            )
 
 
-def check_latency(owner: str, latency: object) -> None:
-    """Raises ConfigError for what is neither seconds nor a range of seconds."""
+def check_latency(class_name: str, latency: object) -> None:
+    """Raises ConfigError unless `latency` is a number of seconds, a range of them, None or "inherit"."""
     if latency is None or latency == "inherit":
         return
-    low, high = latency if isinstance(latency, tuple) else (latency, latency)  # pyright: ignore[reportUnknownVariableType]  # looked at below
+    low, high = latency if isinstance(latency, tuple) else (latency, latency)  # pyright: ignore[reportUnknownVariableType]  # checked below
     if not (isinstance(low, int | float) and isinstance(high, int | float) and 0 <= low <= high):
-        raise ConfigError(f"{owner}: latency={latency!r} is neither seconds nor (low, high) in seconds")
+        raise ConfigError(
+            f"{class_name}: latency={latency!r}: latency must be seconds (0 or more) or (low, high) in seconds"
+        )

@@ -1,4 +1,4 @@
-"""Which resource lies at a path?"""
+"""Routes of a MockApi: the resource, the parents and the record that a path names."""
 
 from __future__ import annotations
 
@@ -6,102 +6,105 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ...errors import ConfigError
-from .dataset import Table
+from .dataset import Dataset
 from .resource import Resource
 from .wire_messages import BadRequest
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A resource's place: `segments` are those of its path, None standing for an id of a parent's record."""
+    """The path of a resource. In `segments`, None stands for the id of a parent record."""
 
-    table: Table
+    dataset: Dataset
     path: str
     segments: tuple[str | None, ...]
 
     @property
     def name(self) -> str:
-        return self.table.resource.name
+        return self.dataset.resource.name
 
     def parent_slot(self, ids: Sequence[str]) -> int:
-        """The slot of the innermost parent with these ids, the outermost first. Raises Refused."""
-        lineage: list[Table] = []
-        table = self.table.parent
-        while table is not None:
-            lineage.insert(0, table)
-            table = table.parent
+        """The slot of the innermost parent. `ids` start with the outermost one. Raises BadRequest (404)."""
+        lineage: list[Dataset] = []
+        dataset = self.dataset.parent
+        while dataset is not None:
+            lineage.insert(0, dataset)
+            dataset = dataset.parent
         slot = 0
-        for table, told in zip(lineage, ids, strict=True):
-            slot = slot_of(table, told, slot)
+        for dataset, id_text in zip(lineage, ids, strict=True):
+            slot = find_slot_or_404(dataset, id_text, slot)
         return slot
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What a path leads to: a collection, or with `slot` one of its records."""
+class RouteMatch:
+    """The match of a path: a collection or, with `slot`, one of its records."""
 
     route: Route
     parent_slot: int
     slot: int | None = None
 
 
-def routes(resources: Iterable[Resource], seed: int) -> dict[str, Route]:
-    """A route for each resource, by name. Raises ConfigError for names and places that do not fit together."""
+def build_routes(resources: Iterable[Resource], seed: int) -> dict[str, Route]:
+    """The route of each resource, by name. Raises ConfigError for duplicate names and conflicting paths."""
     found: dict[str, Route] = {}
     for resource in resources:
         if resource.name in found:
-            raise ConfigError(f"Resource({resource.name!r}): there are two of this name")
-        found[resource.name] = _route(resource, seed, found)
+            raise ConfigError(f"Resource({resource.name!r}): another resource has the same name")
+        found[resource.name] = _build_route(resource, seed, found)
     return found
 
 
-def find(known: Iterable[Route], parts: Sequence[str]) -> Found:
-    """What lies at the path of these segments. Raises Refused, a 404."""
+def match_path(known: Iterable[Route], parts: Sequence[str]) -> RouteMatch:
+    """The match of a path, given by its decoded segments. Raises BadRequest (404)."""
     known = list(known)
-    # Words win over ids: `users/me` over `users/{id}`.
+    # Literal segments win over ids: `users/me` before `users/{id}`.
     for route in sorted(known, key=lambda route: route.segments.count(None)):
-        ids = _ids(route.segments, parts)
+        ids = _match_segments(route.segments, parts)
         if ids is not None:
-            return Found(route, route.parent_slot(ids))
+            return RouteMatch(route, route.parent_slot(ids))
     for route in known:
-        ids = _ids((*route.segments, None), parts)
+        ids = _match_segments((*route.segments, None), parts)
         if ids is not None:
             parent_slot = route.parent_slot(ids[:-1])
-            return Found(route, parent_slot, slot_of(route.table, ids[-1], parent_slot))
+            return RouteMatch(route, parent_slot, find_slot_or_404(route.dataset, ids[-1], parent_slot))
     paths = [f"/{route.path}" for route in known]
     raise BadRequest(404, f"there is nothing at /{'/'.join(parts)[:200]}", paths=paths)
 
 
-def slot_of(table: Table, told: str, parent_slot: int) -> int:
-    """Raises Refused where there is no such record."""
-    slot = table.find(told, parent_slot)
+def find_slot_or_404(dataset: Dataset, id_text: str, parent_slot: int) -> int:
+    """The slot of the record with this id. Raises BadRequest (404) if there is none."""
+    slot = dataset.find_slot(id_text, parent_slot)
     if slot is None:
-        raise BadRequest(404, f"{table.resource.name} has no record {told[:80]!r} here")
+        raise BadRequest(404, f"{dataset.resource.name} has no record {id_text[:80]!r} here")
     return slot
 
 
-def _route(resource: Resource, seed: int, known: dict[str, Route]) -> Route:
+def _build_route(resource: Resource, seed: int, known: dict[str, Route]) -> Route:
     parent = None if resource.parent is None else known.get(resource.parent)
     if resource.parent is not None and parent is None:
         raise ConfigError(
-            f"Resource({resource.name!r}, parent={resource.parent!r}): there is no such resource before it",
-            hint=f"known are: {', '.join(known) or 'none'}",
+            f"Resource({resource.name!r}, parent={resource.parent!r}): no resource of this name is declared before it",
+            hint=f"declared before it: {', '.join(known) or 'none'}",
         )
     default = resource.name if parent is None else f"{parent.path}/{{id}}/{resource.name}"
     path = (resource.path or default).strip("/")
     segments = tuple(None if part == "{id}" else part for part in path.split("/"))
-    table = Table(resource, seed, parent.table if parent else None)
-    needed, outer = 0, table.parent
-    while outer is not None:
-        needed, outer = needed + 1, outer.parent
-    if segments.count(None) != needed:
-        raise ConfigError(f"Resource({resource.name!r}, path={path!r}): it needs {{id}} {needed} times, once a parent")
+    dataset = Dataset(resource, seed, parent.dataset if parent else None)
+    parent_count, ancestor = 0, dataset.parent
+    while ancestor is not None:
+        parent_count, ancestor = parent_count + 1, ancestor.parent
+    if segments.count(None) != parent_count:
+        raise ConfigError(
+            f"Resource({resource.name!r}, path={path!r}): path must contain {{id}} {parent_count} times, "
+            "once for each parent"
+        )
     if any(route.segments == segments for route in known.values()):
-        raise ConfigError(f"Resource({resource.name!r}): another resource lies at /{path}")
-    return Route(table, path, segments)
+        raise ConfigError(f"Resource({resource.name!r}): another resource has the path /{path}")
+    return Route(dataset, path, segments)
 
 
-def _ids(segments: tuple[str | None, ...], parts: Sequence[str]) -> list[str] | None:
+def _match_segments(segments: tuple[str | None, ...], parts: Sequence[str]) -> list[str] | None:
     if len(segments) != len(parts):
         return None
     if any(segment not in (None, part) for segment, part in zip(segments, parts, strict=True)):

@@ -1,124 +1,123 @@
-"""Where does the API run: on a loop that is there, in a thread, or in a process of its own?"""
+"""Servers of a MockApi on the running event loop and in a thread; `process` has the third kind."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from concurrent.futures import Future
-from typing import Any
 
 from ...clock import Clock
 from ...errors import ConfigError
-from .connection import Clients, Connection
+from .connection import Connection, ConnectionSet
 from .counts import Counts
-from .mock_settings import Settings
-from .service import Service
+from .mock_settings import MockSettings
+from .service import MockService
 
 _BACKLOG = 1_024
-# Any time above zero: a timer has its turn after the sockets.
-_TURN = 1e-6
+# Any delay above 0: timers run after the sockets of the same loop iteration.
+_ONE_LOOP_TURN_S = 1e-6
 
 
-class Listener:
-    """The sockets of a service, on the loop on which it is opened."""
+class LoopServer:
+    """The listening socket and the connections of a MockService, on the event loop that opens it."""
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
-        self.service = Service(settings, clock)
-        self._clients = Clients()
+    def __init__(self, settings: MockSettings, clock: Clock) -> None:
+        self.service = MockService(settings, clock)
+        self._connections = ConnectionSet()
         self._server: asyncio.Server | None = None
 
     async def open(self, host: str, port: int) -> int:
-        """Listen; the port that it is. Raises ConfigError where that cannot be."""
+        """Start listening and return the port. Raises ConfigError if the address cannot be bound."""
         loop = asyncio.get_running_loop()
         try:
             self._server = await loop.create_server(
-                lambda: Connection(self.service, self._clients), host, port, backlog=_BACKLOG
+                lambda: Connection(self.service, self._connections), host, port, backlog=_BACKLOG
             )
         except OSError as error:
             raise ConfigError(
-                f"MockApi(host={host!r}, port={port}): cannot listen there: {error.strerror}",
-                hint="port=0 takes one that is free",
+                f"MockApi(host={host!r}, port={port}): cannot listen on this address: {error.strerror}",
+                hint="port=0 uses any free port",
             ) from error
-        found: int = self._server.sockets[0].getsockname()[1]
-        return found
+        bound_port: int = self._server.sockets[0].getsockname()[1]
+        return bound_port
 
     async def close(self) -> None:
-        """Stop listening, and break off what is under way."""
+        """Stop listening and abort the open connections."""
         assert self._server is not None
-        self._clients.turn_away()
-        # A client that has been accepted gets its transport a turn later; a server that is closed by then drops it.
-        await asyncio.sleep(_TURN)
+        self._connections.abort_all()
+        # An accepted client gets its transport one loop iteration later. A server that is closed before that drops it.
+        await asyncio.sleep(_ONE_LOOP_TURN_S)
         self._server.close()
-        # And it comes to us in the turn after that.
+        # connection_made is called in the iteration after that.
         await asyncio.sleep(0)
-        await self._clients.all_left()
+        await self._connections.wait_until_empty()
         await self._server.wait_closed()
 
     def counts(self) -> Counts:
-        return self.service.ledger.snapshot(self.service.seconds)
+        return self.service.recorder.snapshot(self.service.uptime)
 
 
-class Thread:
-    """A listener on a loop of its own, in a thread; opened and closed from any other."""
+class ThreadServer:
+    """A LoopServer on an event loop of its own, in a thread. Any other thread opens and closes it."""
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    def __init__(self, settings: MockSettings, clock: Clock) -> None:
         self._settings, self._clock = settings, clock
-        self._opened = Future[tuple[int, Listener]]()
-        self._leave = Future[None]()
+        self._opened = Future[tuple[int, LoopServer]]()
+        self._stop_requested = Future[None]()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self.listener: Listener | None = None
+        self.server: LoopServer | None = None
 
     def open(self, host: str, port: int) -> int:
         self._thread = threading.Thread(target=self._run, args=(host, port), name="MockApi", daemon=True)
         try:
             self._thread.start()
-            found, self.listener = self._opened.result()
-        # Also a Ctrl-C, while it opens.
+            bound_port, self.server = self._opened.result()
+        # This includes a KeyboardInterrupt during the start.
         except BaseException:
             self.close()
             raise
-        return found
+        return bound_port
 
-    def changed(self) -> None:
-        """Look at the settings again, between two events of the loop. Raises ConfigError.
+    def reload_settings(self) -> None:
+        """Apply changed settings between two events of the loop. Raises ConfigError.
 
-        A function of the user's that is called by the loop itself may change them too: at once.
+        In the server's own thread, from a function of the user that the loop calls, they apply at once.
         """
         assert self._loop is not None
-        assert self.listener is not None
-        done, look = Future[None](), self.listener.service.changed
+        assert self.server is not None
+        done, reload_settings = Future[None](), self.server.service.reload_settings
         if threading.current_thread() is self._thread:
-            look()
+            reload_settings()
             return
 
-        def between() -> None:
+        def reload_on_loop() -> None:
             try:
-                done.set_result(look())
+                done.set_result(reload_settings())
             except BaseException as error:
                 done.set_exception(error)
 
-        self._loop.call_soon_threadsafe(between)
+        self._loop.call_soon_threadsafe(reload_on_loop)
         done.result()
 
     def close(self) -> None:
         assert self._thread is not None
-        self._leave.set_result(None)
+        self._stop_requested.set_result(None)
         if self._thread.is_alive():
             self._thread.join()
 
-    def _run(self, *where: Any) -> None:
-        asyncio.run(self._serve(*where))
+    def _run(self, host: str, port: int) -> None:
+        asyncio.run(self._serve(host, port))
 
     async def _serve(self, host: str, port: int) -> None:
         self._loop = asyncio.get_running_loop()
         try:
-            listener = Listener(self._settings, self._clock)
-            found = await listener.open(host, port)
-        # Whoever opens is told, whatever it was.
+            server = LoopServer(self._settings, self._clock)
+            bound_port = await server.open(host, port)
+        # open() raises it in the thread that waits for the start.
         except BaseException as error:
             self._opened.set_exception(error)
             return
-        self._opened.set_result((found, listener))
-        await asyncio.wrap_future(self._leave)
-        await listener.close()
+        self._opened.set_result((bound_port, server))
+        await asyncio.wrap_future(self._stop_requested)
+        await server.close()

@@ -1,4 +1,4 @@
-"""What is answered to a request, and when?"""
+"""Request handling of a MockApi: routing, authentication, quota, faults and pages, without sockets."""
 
 from __future__ import annotations
 
@@ -7,317 +7,332 @@ from dataclasses import dataclass, replace
 
 from ...clock import Clock
 from . import paging
-from .auth import Auth, OAuth2
 from .counts import CountsRecorder, ResourceCounts
-from .faults import Fault, FaultCounter, instead, spoiled, without_body
-from .index_page import description
-from .mock_settings import Settings
-from .oauth import Tokens
-from .pages import Pages, one
-from .quota import Bucket, Quota, Window, quota_lines
+from .faults import Fault, FaultCounter, faulty_steps, replacement_response, without_body
+from .index_page import api_description
+from .mock_auth import Auth, OAuth2
+from .mock_oauth import TokenEndpoint
+from .mock_settings import MockSettings
+from .pages import PageCache, record_response
+from .quota import FixedWindow, Quota, TokenBucket, quota_header_lines
 from .resource import Latency, Resource
-from .routes import Found, Route, find, routes
-from .seeding import key, share
-from .wire_messages import BadRequest, MockResponse, ReceivedRequest, Step, answer, json_body, read_request
+from .routes import Route, RouteMatch, build_routes, match_path
+from .seeding import draw_fraction, seed_key
+from .wire_messages import BadRequest, MockResponse, ReceivedRequest, Step, json_body, make_response, read_request
 
-_CONTROL = "_mock/"
-_INDEX = "/"
-NOWHERE = "unknown"
-_REMEMBERED = 4_096
+_CONTROL_PREFIX = "_mock/"
+_INDEX_NAME = "/"
+UNKNOWN_RESOURCE = "unknown"
+_MAX_CACHED_REQUESTS = 4_096
 _METHODS = ("GET", "HEAD", "POST")
 
 
-class Prepared:
-    """A request that has been read, and what is known of its answer; `ready` is all of it, where that stays so."""
+class PreparedReply:
+    """A parsed request, with the parts of its reply that do not change.
 
-    __slots__ = ("found", "is_remembered", "keep_alive", "page", "ready", "records", "request", "tally")
+    `page` is the built page. `payload` is the complete encoded response, set only when nothing but the
+    request's bytes decides the response.
+    """
+
+    __slots__ = ("counts", "is_cached", "keep_alive", "match", "page", "payload", "records", "request")
 
     def __init__(self, request: ReceivedRequest) -> None:
         self.request = request
         self.keep_alive = request.keep_alive
-        self.is_remembered = False
-        self.found: Found | None = None
+        self.is_cached = False
+        self.match: RouteMatch | None = None
         self.page: MockResponse | None = None
-        self.ready: bytes | None = None
-        self.tally: ResourceCounts | None = None
+        self.payload: bytes | None = None
+        self.counts: ResourceCounts | None = None
         self.records = 0
 
 
 @dataclass(slots=True)
 class Reply:
-    """What goes out after `delay` seconds; `tally` is where it counts (None: it does not)."""
+    """The steps to send after `delay` seconds. `counts` is None for a reply that is not counted."""
 
     steps: Iterator[Step]
-    tally: ResourceCounts | None
+    counts: ResourceCounts | None
     records: int = 0
     delay: float = 0.0
     keep_alive: bool = True
 
 
-class Service:
-    """The API without its sockets. All of it happens on one event loop."""
+class MockService:
+    """The API without its sockets. It is used from one event loop only."""
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    def __init__(self, settings: MockSettings, clock: Clock) -> None:
         self.settings, self._clock = settings, clock
-        self.ledger = CountsRecorder()
-        # Half of the room for pages, half for requests and their answers.
-        self._pages = Pages(settings.cache_bytes // 2)
-        self._remembered: dict[bytes, Prepared] = {}
-        self._held = 0
-        self._begun = clock.monotonic()
-        self._number = 0
-        self._meters: dict[str, tuple[Quota, Window | Bucket]] = {}
-        self._tokens: dict[int, Tokens] = {}
-        self._strikes: dict[str, list[FaultCounter]] = {}
-        self.changed()
+        self.recorder = CountsRecorder()
+        # Half of the budget is for pages, half for requests and their responses.
+        self._page_cache = PageCache(settings.cache_bytes // 2)
+        self._prepared_by_head: dict[bytes, PreparedReply] = {}
+        self._cached_bytes = 0
+        self._started_at = clock.monotonic()
+        self._request_number = 0
+        self._meters: dict[str, tuple[Quota, FixedWindow | TokenBucket]] = {}
+        self._token_endpoints: dict[int, TokenEndpoint] = {}
+        self._fault_counters: dict[str, list[FaultCounter]] = {}
+        self.reload_settings()
 
-    def changed(self) -> None:
-        """Look at the settings again. Counters of what has not changed go on. Raises ConfigError."""
+    def reload_settings(self) -> None:
+        """Apply changed settings and clear the caches. Raises ConfigError.
+
+        Quotas, token endpoints and faults that have not changed keep their counters.
+        """
         settings = self.settings
-        self._routes = routes(settings.resources, settings.seed)
+        self._routes = build_routes(settings.resources, settings.seed)
         auths = [settings.auth, *(resource.auth for resource in settings.resources)]
-        self._logins = {auth.path: auth for auth in auths if isinstance(auth, OAuth2)}
-        self._pages.clear()
-        self._remembered, self._held = {}, 0
+        self._oauth_by_path = {auth.path: auth for auth in auths if isinstance(auth, OAuth2)}
+        self._page_cache.clear()
+        self._prepared_by_head, self._cached_bytes = {}, 0
 
-    def ready(self, head: bytes) -> Prepared | None:
-        """A request that came before with just these bytes, where its answer stays the same."""
-        prepared = self._remembered.get(head)
-        # Faults may be added to the list without a word.
-        return None if prepared is None or prepared.ready is None or self.settings.faults else prepared
+    def find_ready(self, head: bytes) -> PreparedReply | None:
+        """The cached reply to exactly these bytes, if it has a constant payload; otherwise None."""
+        prepared = self._prepared_by_head.get(head)
+        # The list of faults can change without a call of reload_settings.
+        return None if prepared is None or prepared.payload is None or self.settings.faults else prepared
 
-    def prepared(self, head: bytes, body: bytes = b"") -> Prepared:
-        """Raises ValueError for what is no request."""
-        found = None if body else self._remembered.get(head)
+    def prepare(self, head: bytes, body: bytes = b"") -> PreparedReply:
+        """Parse a request, or return the cached one. Raises ValueError if it is not an HTTP request."""
+        found = None if body else self._prepared_by_head.get(head)
         if found is not None:
             return found
-        made = Prepared(read_request(head, body))
-        alone = "content-length" not in made.request.headers and "transfer-encoding" not in made.request.headers
-        if alone and not made.request.path.startswith(_CONTROL):
-            if len(self._remembered) >= _REMEMBERED:
-                self._remembered, self._held = {}, 0
-            self._remembered[head] = made
-            made.is_remembered = True
-            self._hold(len(head))
-        return made
+        prepared = PreparedReply(read_request(head, body))
+        headers = prepared.request.headers
+        has_body = "content-length" in headers or "transfer-encoding" in headers
+        if not has_body and not prepared.request.path.startswith(_CONTROL_PREFIX):
+            if len(self._prepared_by_head) >= _MAX_CACHED_REQUESTS:
+                self._prepared_by_head, self._cached_bytes = {}, 0
+            self._prepared_by_head[head] = prepared
+            prepared.is_cached = True
+            self._add_cached_bytes(len(head))
+        return prepared
 
-    def reply(self, prepared: Prepared) -> Reply:
-        """The answer to a request, which counts as one of its resource from now on."""
+    def reply(self, prepared: PreparedReply) -> Reply:
+        """Build the reply to a request and count the request."""
         request = prepared.request
-        if request.path.startswith(_CONTROL):
-            return self._plainly(prepared, self._control(request), None)
-        self._number += 1
+        if request.path.startswith(_CONTROL_PREFIX):
+            return self._reply_with(prepared, self._control_response(request), None)
+        self._request_number += 1
         try:
             if request.path == "":
-                told = description(self._routes.values(), self.settings)
-                return self._plainly(prepared, answer(200, json_body(told)), _INDEX)
-            if (login := self._logins.get(request.path)) is not None:
-                return self._login(prepared, login)
-            return self._resource(prepared, self._found(prepared))
+                index = api_description(self._routes.values(), self.settings)
+                return self._reply_with(prepared, make_response(200, json_body(index)), _INDEX_NAME)
+            if (auth := self._oauth_by_path.get(request.path)) is not None:
+                return self._reply_with_token(prepared, auth)
+            return self._reply_from_resource(prepared, self._match_route(prepared))
         except BadRequest as refused:
-            name = prepared.found.route.name if prepared.found else NOWHERE
-            return self._plainly(prepared, refused.answer, name)
-        # What a user's record= or when= raises is told to the client: the test that waits there shows it.
+            name = prepared.match.route.name if prepared.match else UNKNOWN_RESOURCE
+            return self._reply_with(prepared, refused.response, name)
+        # The response carries an exception of the user's record= or when=, so that the client's test shows it.
         except Exception as error:
-            failed = BadRequest(500, f"MockApi: {type(error).__name__} in a function of yours: {error}")
-            name = prepared.found.route.name if prepared.found else NOWHERE
-            return self._plainly(prepared, failed.answer, name)
+            failed = BadRequest(500, f"MockApi: record= or when= raised {type(error).__name__}: {error}")
+            name = prepared.match.route.name if prepared.match else UNKNOWN_RESOURCE
+            return self._reply_with(prepared, failed.response, name)
 
     def counts(self) -> dict[str, object]:
-        return self.ledger.snapshot(self.seconds).as_dict()
+        return self.recorder.snapshot(self.uptime).as_dict()
 
     @property
-    def seconds(self) -> float:
-        """Since it began."""
-        return self._clock.monotonic() - self._begun
+    def uptime(self) -> float:
+        """Seconds since the start."""
+        return self._clock.monotonic() - self._started_at
 
-    def _found(self, prepared: Prepared) -> Found:
-        if prepared.found is None:
-            prepared.found = find(self._routes.values(), prepared.request.segments)
-        return prepared.found
+    def _match_route(self, prepared: PreparedReply) -> RouteMatch:
+        if prepared.match is None:
+            prepared.match = match_path(self._routes.values(), prepared.request.segments)
+        return prepared.match
 
-    def _resource(self, prepared: Prepared, found: Found) -> Reply:
-        resource = found.route.table.resource
-        delay = self._latency(self.settings.latency if resource.latency == "inherit" else resource.latency)
+    def _reply_from_resource(self, prepared: PreparedReply, match: RouteMatch) -> Reply:
+        resource = match.route.dataset.resource
+        delay = self._draw_latency(self.settings.latency if resource.latency == "inherit" else resource.latency)
         try:
-            return self._admitted(prepared, found, delay)
+            return self._reply_if_admitted(prepared, match, delay)
         except BadRequest as refused:
-            return self._plainly(prepared, refused.answer, resource.name, b"", delay)
+            return self._reply_with(prepared, refused.response, resource.name, b"", delay)
 
-    def _admitted(self, prepared: Prepared, found: Found, delay: float) -> Reply:
-        """Authentication, then the quota, then faults, then the page. Raises Refused."""
-        resource, request, now = found.route.table.resource, prepared.request, self._clock.monotonic()
+    def _reply_if_admitted(self, prepared: PreparedReply, match: RouteMatch, delay: float) -> Reply:
+        """Check authentication, quota and faults, in this order, then send the page. Raises BadRequest."""
+        resource, request, now = match.route.dataset.resource, prepared.request, self._clock.monotonic()
         if request.method not in _METHODS:
-            raise BadRequest(405, f"{request.method} is not for this", {"Allow": ", ".join(_METHODS)})
-        self._admit(self.settings.auth if resource.auth == "inherit" else resource.auth, request, now)
+            raise BadRequest(405, f"method {request.method} is not allowed here", {"Allow": ", ".join(_METHODS)})
+        self._authenticate(self.settings.auth if resource.auth == "inherit" else resource.auth, request, now)
         if resource.forbidden:
             raise BadRequest(403, f"these credentials may not read {resource.name}")
         quota = self.settings.quota if resource.quota == "inherit" else resource.quota
-        lines = b""
+        quota_headers = b""
         if quota is not None:
-            verdict = self._meter("" if resource.quota == "inherit" else resource.name, quota).take(now)
-            lines = quota_lines(quota, verdict, self._clock.wall())
-            if not verdict.allowed:
-                self.ledger.refused_by_quota += 1
-                told = BadRequest(quota.status, f"more than {quota.limit} requests in {quota.per:g} seconds")
-                return self._plainly(prepared, told.answer, resource.name, lines, delay)
-            self.ledger.queued_by_quota += verdict.wait > 0
-            delay += verdict.wait
-        fault = self._fault(found.route, request)
+            decision = self._meter("" if resource.quota == "inherit" else resource.name, quota).admit(now)
+            quota_headers = quota_header_lines(quota, decision, self._clock.wall())
+            if not decision.allowed:
+                self.recorder.refused_by_quota += 1
+                refused = BadRequest(quota.status, f"more than {quota.limit} requests in {quota.per:g} seconds")
+                return self._reply_with(prepared, refused.response, resource.name, quota_headers, delay)
+            self.recorder.queued_by_quota += decision.wait > 0
+            delay += decision.wait
+        fault = self._pick_fault(match.route, request)
         if fault is not None:
-            return self._spoilt(prepared, found, fault, lines, delay)
+            return self._reply_with_fault(prepared, match, fault, quota_headers, delay)
         page = prepared.page
         if page is None:
-            page = self._page(prepared, found)
-        reply = self._plainly(prepared, page, resource.name, lines, delay)
-        if prepared.is_remembered and prepared.page is None:
+            page = self._build_page(prepared, match)
+        reply = self._reply_with(prepared, page, resource.name, quota_headers, delay)
+        if prepared.is_cached and prepared.page is None:
             prepared.page = page
-            self._hold(len(page.body))
-            if page.pieces is None and quota is None and self._stays(resource):
-                self._keep(prepared, page, reply)
+            self._add_cached_bytes(len(page.body))
+            if page.iter_pieces is None and quota is None and self._is_constant(resource):
+                self._cache_payload(prepared, page, reply)
         return reply
 
-    def _keep(self, prepared: Prepared, page: MockResponse, reply: Reply) -> None:
-        """Next time the same bytes are answered without any of this."""
+    def _cache_payload(self, prepared: PreparedReply, page: MockResponse, reply: Reply) -> None:
+        """Store the complete payload, which `find_ready` returns for the same request bytes."""
         head_only = prepared.request.method == "HEAD"
-        prepared.ready = page.whole(keep_alive=prepared.keep_alive, head_only=head_only)
-        prepared.tally, prepared.records = reply.tally, reply.records
-        self._hold(len(prepared.ready))
+        prepared.payload = page.encode(keep_alive=prepared.keep_alive, head_only=head_only)
+        prepared.counts, prepared.records = reply.counts, reply.records
+        self._add_cached_bytes(len(prepared.payload))
 
-    def _hold(self, size: int) -> None:
-        """So many bytes more are held by the remembered requests, which are forgotten when they become too many."""
-        self._held += size
-        if self._held > self.settings.cache_bytes // 2:
-            self._remembered, self._held = {}, 0
+    def _add_cached_bytes(self, size: int) -> None:
+        """Add `size` to the bytes held by the cached requests, and clear the cache above its budget."""
+        self._cached_bytes += size
+        if self._cached_bytes > self.settings.cache_bytes // 2:
+            self._prepared_by_head, self._cached_bytes = {}, 0
 
-    def _stays(self, resource: Resource) -> bool:
-        """Whether nothing but the request's own bytes decides on the answer; the quota has been looked at."""
+    def _is_constant(self, resource: Resource) -> bool:
+        """Whether only the request's bytes decide the response. The caller checks the quota."""
         auth = self.settings.auth if resource.auth == "inherit" else resource.auth
         latency = self.settings.latency if resource.latency == "inherit" else resource.latency
         return not isinstance(auth, OAuth2) and not latency and not resource.faults
 
-    def _page(self, prepared: Prepared, found: Found, fault: Fault | None = None) -> MockResponse:
-        table, request = found.route.table, prepared.request
-        if found.slot is not None:
-            return one(table, found.slot)
-        resource = table.resource
+    def _build_page(self, prepared: PreparedReply, match: RouteMatch, fault: Fault | None = None) -> MockResponse:
+        dataset, request = match.route.dataset, prepared.request
+        if match.slot is not None:
+            return record_response(dataset, match.slot)
+        resource = dataset.resource
         names = resource.since_param, resource.until_param
         since, until = (request.params.get(name) for name in names)
         try:
-            slots = table.between(table.slots(found.parent_slot), since, until)
+            slots = dataset.slots_between(dataset.slots(match.parent_slot), since, until)
         except ValueError as error:
             raise BadRequest(400, f"{' or '.join(names)}: {error}") from error
-        place = paging.window(resource, slots, request.params)
+        window = paging.page_window(resource, slots, request.params)
         if fault is not None and fault.kind == "duplicate_page":
-            place = replace(place, offset=max(0, place.offset - place.size))
+            window = replace(window, offset=max(0, window.offset - window.size))
         elif fault is not None and fault.kind == "cycle":
-            numbered = resource.style in ("page", "offset")
-            place = replace(place, offset=0) if numbered else replace(place, following=0)
+            numbered = resource.effective_paging in ("page", "offset")
+            window = replace(window, offset=0) if numbered else replace(window, next_offset=0)
         gzip = self.settings.gzip and request.accepts_gzip and fault is None
-        return self._pages.page(table, place, request.url, gzip=gzip)
+        return self._page_cache.get_page(dataset, window, request.url, gzip=gzip)
 
-    def _spoilt(self, prepared: Prepared, found: Found, fault: Fault, lines: bytes, delay: float) -> Reply:
-        self.ledger.faults[fault.kind] += 1
-        name = found.route.name
-        if (other := instead(fault)) is not None:
-            return self._plainly(prepared, other, name, lines, delay)
-        page = self._page(prepared, found, fault)
-        if fault.is_of_paging:
-            return self._plainly(prepared, page, name, lines, delay)
+    def _reply_with_fault(
+        self, prepared: PreparedReply, match: RouteMatch, fault: Fault, extra_headers: bytes, delay: float
+    ) -> Reply:
+        self.recorder.faults[fault.kind] += 1
+        name = match.route.name
+        if (replacement := replacement_response(fault)) is not None:
+            return self._reply_with(prepared, replacement, name, extra_headers, delay)
+        page = self._build_page(prepared, match, fault)
+        if fault.affects_paging:
+            return self._reply_with(prepared, page, name, extra_headers, delay)
         silent = fault.kind == "hang" or (fault.kind == "reset" and not fault.mid_body)
-        tally = self.ledger.tally(name, 0 if silent else page.status)
-        steps = spoiled(fault, page, lines)
+        counts = self.recorder.counts_for(name, 0 if silent else page.status)
+        steps = faulty_steps(fault, page, extra_headers)
         if prepared.request.method == "HEAD":
-            return Reply(without_body(steps), tally, 0, delay, prepared.keep_alive)
-        return Reply(steps, tally, page.records if fault.kind == "drip" else 0, delay, prepared.keep_alive)
+            return Reply(without_body(steps), counts, 0, delay, prepared.keep_alive)
+        return Reply(steps, counts, page.records if fault.kind == "drip" else 0, delay, prepared.keep_alive)
 
-    def _plainly(
-        self, prepared: Prepared, told: MockResponse, name: str | None, lines: bytes = b"", delay: float = 0.0
+    def _reply_with(
+        self,
+        prepared: PreparedReply,
+        response: MockResponse,
+        name: str | None,
+        extra_headers: bytes = b"",
+        delay: float = 0.0,
     ) -> Reply:
         request = prepared.request
-        tally = None if name is None else self.ledger.tally(name, told.status)
+        counts = None if name is None else self.recorder.counts_for(name, response.status)
         head_only, keep_alive = request.method == "HEAD", prepared.keep_alive
-        records = 0 if head_only else told.records
-        if told.pieces is not None and not head_only:
+        records = 0 if head_only else response.records
+        if response.iter_pieces is not None and not head_only:
             chunked = request.version == "HTTP/1.1"
-            steps = told.streamed(lines, keep_alive=keep_alive, chunked=chunked)
-            return Reply(steps, tally, records, delay, keep_alive and chunked)
-        if told.pieces is not None:
-            whole = told.head(None, lines, keep_alive)
+            steps = response.stream_steps(extra_headers, keep_alive=keep_alive, chunked=chunked)
+            return Reply(steps, counts, records, delay, keep_alive and chunked)
+        if response.iter_pieces is not None:
+            payload = response.encode_head(None, extra_headers, keep_alive)
         else:
-            whole = told.whole(lines, keep_alive=keep_alive, head_only=head_only)
-        return Reply(iter((whole,)), tally, records, delay, keep_alive)
+            payload = response.encode(extra_headers, keep_alive=keep_alive, head_only=head_only)
+        return Reply(iter((payload,)), counts, records, delay, keep_alive)
 
-    def _login(self, prepared: Prepared, login: OAuth2) -> Reply:
+    def _reply_with_token(self, prepared: PreparedReply, auth: OAuth2) -> Reply:
         request = prepared.request
         if request.method != "POST":
-            told = BadRequest(405, "tokens are asked for by POST", {"Allow": "POST"}).answer
-            return self._plainly(prepared, told, login.path)
-        delay = self._latency(self.settings.latency)
-        fault = self._strike("", self.settings.faults, login.path, request, named=True)
+            response = BadRequest(405, "tokens are asked for by POST", {"Allow": "POST"}).response
+            return self._reply_with(prepared, response, auth.path)
+        delay = self._draw_latency(self.settings.latency)
+        fault = self._pick_fault_from("", self.settings.faults, auth.path, request, only_named=True)
         if fault is not None:
-            self.ledger.faults[fault.kind] += 1
-            if (other := instead(fault)) is not None:
-                return self._plainly(prepared, other, login.path, b"", delay)
-        told = self._tokens_of(login).issue(request, self._clock.monotonic())
-        if fault is None or fault.is_of_paging:
-            return self._plainly(prepared, told, login.path, b"", delay)
-        tally = self.ledger.tally(login.path, told.status)
-        return Reply(spoiled(fault, told, b""), tally, 0, delay, prepared.keep_alive)
+            self.recorder.faults[fault.kind] += 1
+            if (replacement := replacement_response(fault)) is not None:
+                return self._reply_with(prepared, replacement, auth.path, b"", delay)
+        response = self._token_endpoint(auth).issue(request, self._clock.monotonic())
+        if fault is None or fault.affects_paging:
+            return self._reply_with(prepared, response, auth.path, b"", delay)
+        counts = self.recorder.counts_for(auth.path, response.status)
+        return Reply(faulty_steps(fault, response, b""), counts, 0, delay, prepared.keep_alive)
 
-    def _control(self, request: ReceivedRequest) -> MockResponse:
-        if request.path == f"{_CONTROL}counts":
-            return answer(200, json_body(self.counts()))
-        return BadRequest(404, "the control endpoint is /_mock/counts").answer
+    def _control_response(self, request: ReceivedRequest) -> MockResponse:
+        if request.path == f"{_CONTROL_PREFIX}counts":
+            return make_response(200, json_body(self.counts()))
+        return BadRequest(404, "the only control endpoint is /_mock/counts").response
 
-    def _admit(self, auth: Auth | None, request: ReceivedRequest, now: float) -> None:
+    def _authenticate(self, auth: Auth | None, request: ReceivedRequest, now: float) -> None:
         try:
             if isinstance(auth, OAuth2):
-                self._tokens_of(auth).check(request, now)
+                self._token_endpoint(auth).check(request, now)
             elif auth is not None:
                 auth.check(request)
         except BadRequest:
-            self.ledger.refused_by_auth += 1
+            self.recorder.refused_by_auth += 1
             raise
 
-    def _tokens_of(self, login: OAuth2) -> Tokens:
-        held = self._tokens.get(id(login))
-        if held is None:
-            made = Tokens(login, key(self.settings.seed, login.path), self.ledger)
-            held = self._tokens[id(login)] = made
-        return held
+    def _token_endpoint(self, auth: OAuth2) -> TokenEndpoint:
+        endpoint = self._token_endpoints.get(id(auth))
+        if endpoint is None:
+            endpoint = TokenEndpoint(auth, seed_key(self.settings.seed, auth.path), self.recorder)
+            self._token_endpoints[id(auth)] = endpoint
+        return endpoint
 
-    def _meter(self, name: str, quota: Quota) -> Window | Bucket:
+    def _meter(self, name: str, quota: Quota) -> FixedWindow | TokenBucket:
         known, meter = self._meters.get(name, (None, None))
         if meter is None or known is not quota:
-            meter = quota.meter()
+            meter = quota.new_meter()
             self._meters[name] = quota, meter
         return meter
 
-    def _fault(self, route: Route, request: ReceivedRequest) -> Fault | None:
-        own = route.table.resource.faults
-        first = self._strike("", self.settings.faults, route.name, request)
-        return self._strike(route.name, own, route.name, request) if first is None and own else first
+    def _pick_fault(self, route: Route, request: ReceivedRequest) -> Fault | None:
+        own = route.dataset.resource.faults
+        first = self._pick_fault_from("", self.settings.faults, route.name, request)
+        return self._pick_fault_from(route.name, own, route.name, request) if first is None and own else first
 
-    def _strike(
-        self, owner: str, faults: Sequence[Fault], place: str, request: ReceivedRequest, *, named: bool = False
+    def _pick_fault_from(
+        self, scope: str, faults: Sequence[Fault], name: str, request: ReceivedRequest, *, only_named: bool = False
     ) -> Fault | None:
         if not faults:
             return None
-        known, at_work = self._strikes.setdefault(owner, []), list[FaultCounter]()
+        known, active = self._fault_counters.setdefault(scope, []), list[FaultCounter]()
         for fault in faults:
-            # Wherever it stands now; one that stands there twice is two.
-            found = next((one for one in known if one.fault is fault and one not in at_work), None)
-            if found is None:
-                found = FaultCounter(fault, key(self.settings.seed, "fault", owner, len(known)))
-                known.append(found)
-            at_work.append(found)
-        # Each counts its requests, also behind one that hits.
-        hit = [strikes.fault for strikes in at_work if strikes.hits(place, request, named=named)]
-        return hit[0] if hit else None
+            # A fault keeps its counter when it moves in the list; one that is listed twice has two counters.
+            counter = next((known_ for known_ in known if known_.fault is fault and known_ not in active), None)
+            if counter is None:
+                counter = FaultCounter(fault, seed_key(self.settings.seed, "fault", scope, len(known)))
+                known.append(counter)
+            active.append(counter)
+        # Every counter sees the request, also after one that hits.
+        hits = [counter.fault for counter in active if counter.count_request(name, request, only_named=only_named)]
+        return hits[0] if hits else None
 
-    def _latency(self, latency: Latency | str | None) -> float:
+    def _draw_latency(self, latency: Latency | str | None) -> float:
         if isinstance(latency, tuple):
             low, high = latency
-            return low + (high - low) * share(key(self.settings.seed, "latency"), self._number)
+            return low + (high - low) * draw_fraction(seed_key(self.settings.seed, "latency"), self._request_number)
         return latency if isinstance(latency, int | float) else 0.0
