@@ -1,4 +1,4 @@
-# `make` lists what there is. Needs Python 3.11 or newer, and nothing else.
+# `make` lists the targets. It requires Python 3.11 or newer.
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -9,7 +9,7 @@ PEERS := airbyte_cdk dlt singer
 help:  ## List these targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 18
 
-demo: $(VENV)/.demo  ## Read a small, unfriendly shop on this machine, and watch (15 seconds)
+demo: $(VENV)/.demo  ## Read a mock shop API on this machine into SQLite and show the progress (15 seconds)
 	$(BIN)/python examples/demo $(ARGS)
 
 test: $(VENV)/.ready  ## Run all tests, the examples and the snippets of the documentation, with short simulations (5 minutes)
@@ -18,7 +18,7 @@ test: $(VENV)/.ready  ## Run all tests, the examples and the snippets of the doc
 test-long: test-simulations test-crash  ## Run what `make test` shortens: every simulation and every crash (40 minutes)
 
 test-simulations: $(VENV)/.ready  ## Run the simulations with all seeds and examples (10 minutes)
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m simulation --simulations full $(ARGS)
+	SIMULATIONS=full $(BIN)/python -m pytest -n 2 --dist worksteal -m simulation $(ARGS)
 
 test-crash: $(VENV)/.ready  ## Fail every operation and statement of a run, lose power 500 times, kill it 200 times per output (25 minutes)
 	CRASHES=200 $(BIN)/python -m pytest tests/test_crash.py tests/test_tables.py -k 'survive or detects'
@@ -29,11 +29,11 @@ test-servers: $(VENV)/.ready  ## Run the tests against servers that pip does not
 docs: $(VENV)/.ready  ## Build the documentation in build/site; a warning fails (15 seconds)
 	$(BIN)/python scripts/build_docs.py
 
-lint: $(VENV)/.ready  ## Look for mistakes and for what is formatted otherwise
+lint: $(VENV)/.ready  ## Check style and formatting with ruff (a few seconds)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: mypy pyright  ## Check the types of package and examples, strictly, twice
+types: mypy pyright  ## Check the types of the package and the examples with mypy and pyright (1 minute)
 
 mypy: $(VENV)/.ready
 	$(BIN)/mypy
@@ -41,41 +41,41 @@ mypy: $(VENV)/.ready
 pyright: $(VENV)/.ready
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-format: $(VENV)/.ready  ## Format everything
+format: $(VENV)/.ready  ## Format the code and apply automatic fixes (a few seconds)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.bench  ## Measure the CPU of a page, and whole jobs, beside programs written by hand (20 minutes)
+bench: $(VENV)/.bench  ## Benchmark the CPU per page, complete jobs and type casting against hand-written scripts (20 minutes)
 	$(BIN)/python benchmarks/read.py
 	$(BIN)/python benchmarks/compare.py $(ARGS)
 	$(BIN)/python benchmarks/transform.py
 
-bench-peers: $(VENV)/.bench $(PEERS:%=.bench/%/.ready)  ## Measure whole jobs beside airbyte-cdk, dlt and singer-sdk (25 minutes)
+bench-peers: $(VENV)/.bench $(PEERS:%=.bench/%/.ready)  ## Benchmark complete jobs against airbyte-cdk, dlt and singer-sdk (25 minutes)
 	$(BIN)/python benchmarks/compare.py --peers $(ARGS)
 
 bench-sim: $(VENV)/.ready  ## Simulate the governor against servers of each kind, and measure its cost (4 minutes)
 	$(BIN)/python benchmarks/simulate.py $(ARGS)
 	$(BIN)/python benchmarks/governor.py
 
-bench-substreams: $(VENV)/.bench  ## Measure children: requests for their parents, time, a log that is read again, memory (10 minutes)
+bench-substreams: $(VENV)/.bench  ## Benchmark substreams: requests for parents, time, replay of a parent log, memory (10 minutes)
 	$(BIN)/python benchmarks/substreams.py $(ARGS)
 
-bench-crash: $(VENV)/.ready  ## Kill a run 1,000 times for each output, and hold what it wrote against the server (50 minutes)
+bench-crash: $(VENV)/.ready  ## Kill an extraction 1,000 times per destination and compare its output with the server (50 minutes)
 	CRASHES=1000 $(BIN)/python -m pytest tests/test_crash.py -k survive_kill
 
-bench-extract: $(VENV)/.bench  ## Measure the CPU of files that are written exactly once, beside scripts that promise nothing (2 minutes)
+bench-extract: $(VENV)/.bench  ## Benchmark the CPU of exactly-once files against scripts without guarantees (2 minutes)
 	$(BIN)/python benchmarks/compare.py --extract $(ARGS)
 
-bench-journal: $(VENV)/.ready  ## Measure what it costs to know what has been written, and 100,000 partitions (5 minutes)
+bench-journal: $(VENV)/.ready  ## Benchmark the journal and states with 100,000 partitions (5 minutes)
 	$(BIN)/python benchmarks/journal.py $(ARGS)
 
-bench-tables: $(VENV)/.ready  ## Measure Parquet, DuckDB and SQLite beside their libraries alone, and how long the event loop waits (8 minutes)
+bench-tables: $(VENV)/.ready  ## Benchmark Parquet, DuckDB and SQLite against their libraries, and the event loop lag (8 minutes)
 	$(BIN)/python benchmarks/tables.py $(ARGS)
 
-bench-mock: $(VENV)/.ready  ## Measure how much MockApi serves; needs wrk (2 minutes)
+bench-mock: $(VENV)/.ready  ## Benchmark the throughput of MockApi; requires wrk (2 minutes)
 	$(BIN)/python benchmarks/mock_api.py
 
-clean:  ## Remove the environment, all caches, and what the demo wrote
+clean:  ## Remove the environments, the caches and the output of the demo
 	rm -rf $(VENV) .bench build out .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
 
 $(VENV)/.demo: pyproject.toml scripts/environment

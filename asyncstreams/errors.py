@@ -37,7 +37,7 @@ _FIELDS = ("stream", "stream_slice", "page", "method", "url", "status", "tries",
 class AsyncStreamsError(Exception):
     """Base class of all errors that this package raises on purpose.
 
-    `str(error)` holds the message, the location and the hint, on up to three lines. It never contains
+    `str(error)` contains the message, the location and the hint, on up to three lines. It never contains
     a query string, a request header or a request body, so it is safe to log.
 
     Attributes that do not apply are None:
@@ -137,7 +137,7 @@ class AuthError(ConfigError):
 
 
 class RemoteError(AsyncStreamsError):
-    """The API or the network failed. Run again later; the state keeps what was already committed."""
+    """The API or the network failed. Run again later; with a state, the run resumes after the last commit."""
 
 
 class StreamUnavailable(RemoteError):
@@ -153,9 +153,9 @@ class StreamUnavailable(RemoteError):
 
 
 class HttpStatusError(RemoteError):
-    """The response has an error status: a final one, or a retryable one after the last try.
+    """The response has an error `status`: a final one, or a retryable one after the last try.
 
-    `status` holds it. `from_page_request` is False if the failed request was not that of a page, for example
+    `from_page_request` is False if the failed request was not that of a page, for example
     a detail request in `parse_response`.
     """
 
@@ -275,7 +275,9 @@ class StateIncompatible(LocalError):
 
 
 class PartialFailure(AsyncStreamsError):
-    """Some slices failed; all other slices were read completely. The next run resumes the failed ones.
+    """Some slices failed; all others that were started were read completely.
+
+    With a state, the next run reads the failed slices again. Without one, pass them as `slices=`.
 
     errors: the error of each failed slice, stream by stream, in order of failure.
     report: the RunReport of all streams.

@@ -15,14 +15,14 @@ from .models import Slice
 
 @dataclass(frozen=True, slots=True)
 class StreamStarted:
-    """A stream starts to be read."""
+    """Reading of a stream starts."""
 
     stream: str
 
 
 @dataclass(frozen=True, slots=True)
 class SliceStarted:
-    """A slice starts to be read."""
+    """Reading of a slice starts."""
 
     stream: str
     stream_slice: Slice
@@ -82,7 +82,7 @@ class WaitStarted:
 
 @dataclass(frozen=True, slots=True)
 class StreamSkipped:
-    """A stream is unavailable for `reason`; the other streams of the run continue."""
+    """A stream is unavailable because of `reason`; the other streams of the run continue."""
 
     stream: str
     reason: str

@@ -27,8 +27,8 @@ class Slice(Mapping[str, Any]):
     """A part of a stream that is read independently: an immutable mapping of partition names to values.
 
     partition: the mapping, for example `{"account": 7}`; empty for a stream without partitions.
-    interval: half-open range `(start, end)` of cursor values, in the type of the cursor; a None bound is open,
-        None as a whole means no interval.
+    interval: half-open range `(start, end)` of cursor values, in the type of the cursor. A bound of None is open.
+        Without an interval, it is None.
     bounds: the values to request from the API so that it returns the whole interval. They equal `interval`,
         unless the API's filter treats a bound as inclusive or exclusive in another way.
 
@@ -122,10 +122,7 @@ def shorten(text: str, max_chars: int = 200) -> str:
 
 @dataclass(frozen=True, slots=True)
 class QuarantinedRecord:
-    """A record that was withheld because it does not match its schema.
-
-    `problems` holds at least one and at most 100 violations.
-    """
+    """A record that was withheld because it does not match its schema; `problems` has 1 to 100 violations."""
 
     record: Record = field(repr=False)
     problems: tuple[SchemaViolation, ...]
@@ -195,7 +192,7 @@ class Secret:
     def __init__(self, value: str | Secret) -> None:
         self._value: str = value._value if isinstance(value, Secret) else value
         if not isinstance(self._value, str):
-            raise ConfigError(f"a Secret holds a str, not {type(value).__name__}")
+            raise ConfigError(f"Secret: must be created from a str, not {type(value).__name__}")
 
     def reveal(self) -> str:
         """The string itself. The caller must keep it out of logs and messages."""

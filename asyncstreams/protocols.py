@@ -76,7 +76,9 @@ class Middleware(Protocol):
 class MockRouter(Protocol):
     """A router that answers requests in place of a transport, such as that of respx."""
 
-    async def async_handler(self, request: httpx.Request) -> httpx.Response: ...
+    async def async_handler(self, request: httpx.Request) -> httpx.Response:
+        """The response for a request."""
+        ...
 
 
 ParsedRecords: TypeAlias = Iterable[Record] | Awaitable[Iterable[Record]] | AsyncIterator[Record]

@@ -173,8 +173,8 @@ class Source:
         check_read_arguments(type(self).__name__, None, on_error, max_concurrency)
         async with self._lease():
             extraction = Extraction(to, streams, self._options.get("clock") or SystemClock())
-            work = partial(extraction.run, client_for, max_concurrency, stop_on_error=on_error == "stop")
-            return await exit_on_sigterm(work)
+            run = partial(extraction.run, client_for, max_concurrency, stop_on_error=on_error == "stop")
+            return await exit_on_sigterm(run)
 
     def clear_cache(self, *names: str) -> None:
         """Delete the cached records of all streams with `use_cache`, or of the named ones, and of their parents."""

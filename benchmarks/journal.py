@@ -1,11 +1,11 @@
-"""What does it cost to know, at any moment, what has been written: the journal, its snapshots, and the manifests?
+"""Benchmark of the cost of the journal, its snapshots and the manifests.
 
     python benchmarks/journal.py [--rounds 5] [--slices 1000] [--partitions 100000]
 
-Slices of one page of 100 records go into JSON lines, from a server on this machine, in a process of its own each time.
-In it somebody with a watch stands beside each journal and each manifest. Then an incremental stream with very many
-partitions, each of one record: what one of them costs, what is written about it, and what the next run takes to know
-all of them again.
+Slices of one page of 100 records are extracted to JSON Lines, from a server on this machine, each time in a process of
+its own. In that process every call to the journal and to the manifests is timed. A second table measures an incremental
+stream with very many partitions of one record each: the cost of one partition, the bytes that are written for it, and
+the time in which the next run recovers all of them.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from asyncstreams.destinations.output_folder import OutputFolder
 from asyncstreams.storage.filesystem import FileSystem
 from asyncstreams.testing import MockApi, Resource
 
-WATCHED = ((Journal, "append"), (Journal, "snapshot"), (OutputFolder, "_write_manifest"), (Journal, "recover"))
-PAGE = 100
+TIMED = ((Journal, "append"), (Journal, "write_snapshot"), (OutputFolder, "_write_manifest"), (Journal, "recover"))
+PAGE_SIZE = 100
 
 
 class Rows(HttpStream):
@@ -56,7 +56,7 @@ class Rows(HttpStream):
 
 
 class Partitions(Rows):
-    """A partition for each page, of which it is known how far it was read."""
+    """A partition for each page, with a state of its own."""
 
     cursor_field = "id"
     cursor_format = "number"
@@ -66,27 +66,27 @@ class Partitions(Rows):
         self.windows = NumberRanges(step=10**9, end=10**9)
 
 
-def watched() -> dict[str, list[float]]:
-    """Seconds of CPU and of waiting in what is watched, from now on."""
-    spent = {name: [0.0, 0.0, 0.0] for _, name in WATCHED}
+def patch_timers() -> dict[str, list[float]]:
+    """Time all calls to the TIMED methods from now on: CPU seconds, wall seconds and number of calls by method."""
+    spent = {name: [0.0, 0.0, 0.0] for _, name in TIMED}
 
-    def watch(owner: type, name: str) -> None:
-        work: Callable[..., Any] = getattr(owner, name)
-        told = spent[name]
+    def patch(class_: type, name: str) -> None:
+        work: Callable[..., Any] = getattr(class_, name)
+        totals = spent[name]
 
-        def timed(*given: Any) -> Any:
+        def timed(*arguments: Any) -> Any:
             cpu, wall = time.thread_time(), time.perf_counter()
             try:
-                return work(*given)
+                return work(*arguments)
             finally:
-                told[0] += time.thread_time() - cpu
-                told[1] += time.perf_counter() - wall
-                told[2] += 1
+                totals[0] += time.thread_time() - cpu
+                totals[1] += time.perf_counter() - wall
+                totals[2] += 1
 
-        setattr(owner, name, timed)
+        setattr(class_, name, timed)
 
-    for owner, name in WATCHED:
-        watch(owner, name)
+    for class_, name in TIMED:
+        patch(class_, name)
     return spent
 
 
@@ -95,70 +95,72 @@ def cpu_now() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def extract(kind: type[Rows], url: str, slices: int, size: int, out: Path, fsync: Any, told: Any) -> None:
-    stream, spent = kind(url, slices, size), watched()
-    began, before = time.perf_counter(), cpu_now()
+def extract(kind: type[Rows], url: str, slices: int, size: int, out: Path, fsync: Any, sender: Any) -> None:
+    stream, spent = kind(url, slices, size), patch_timers()
+    started, before = time.perf_counter(), cpu_now()
     report = asyncio.run(stream.extract(to=JsonLines(out, fsync=fsync)))
-    wall, cpu = time.perf_counter() - began, cpu_now() - before
+    wall, cpu = time.perf_counter() - started, cpu_now() - before
     rows = report.streams[0].written.rows
     assert rows == slices * size, rows
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    told.send((wall, cpu, peak, spent))
+    sender.send((wall, cpu, peak, spent))
 
 
-def recover(out: Path, told: Any) -> None:
-    began = time.perf_counter()
+def recover(out: Path, sender: Any) -> None:
+    started = time.perf_counter()
     ledger = Journal(FileSystem(), out / ".asyncstreams", synced=False).recover()
     assert ledger.streams
-    told.send(time.perf_counter() - began)
+    sender.send(time.perf_counter() - started)
 
 
-def run(work: Callable[..., None], *given: Any) -> Any:
+def run(work: Callable[..., None], *arguments: Any) -> Any:
     processes = multiprocessing.get_context("spawn")
-    here, there = processes.Pipe(duplex=False)
-    process = processes.Process(target=work, args=(*given, there))
+    receiver, sender = processes.Pipe(duplex=False)
+    process = processes.Process(target=work, args=(*arguments, sender))
     process.start()
-    told = here.recv()
+    result = receiver.recv()
     process.join()
-    return told
+    return result
 
 
 def spread(values: list[float], form: str) -> str:
-    low, middle, high = (format(one, form) for one in (min(values), statistics.median(values), max(values)))
+    low, middle, high = (format(value, form) for value in (min(values), statistics.median(values), max(values)))
     return f"{middle} ({low} - {high})"
 
 
-def shares(rounds: int, slices: int) -> None:
-    print(f"{slices:,} slices of a page of {PAGE} records, {rounds} rounds; theirs: journal, snapshots and manifests\n")
-    print("| fsync | commits | CPU s of the run | of it theirs | share | wall s | of it theirs | share | aim |")
+def compare_shares(rounds: int, slices: int) -> None:
+    print(
+        f"{slices:,} slices of a page of {PAGE_SIZE} records, {rounds} rounds; log: journal, snapshots and manifests\n"
+    )
+    print("| fsync | commits | CPU s of the run | log | share | wall s | log | share | target |")
     print("|---|---|---|---|---|---|---|---|---|")
-    with MockApi(Resource("rows", slices * PAGE, page_size=PAGE), process=True) as api:
-        for fsync, aim in (("commit", "15 %"), ("none", ""), ("full", "")):
-            found: list[Any] = []
+    with MockApi(Resource("rows", slices * PAGE_SIZE, page_size=PAGE_SIZE), process=True) as api:
+        for fsync, target in (("commit", "15 %"), ("none", ""), ("full", "")):
+            results: list[Any] = []
             for _ in range(rounds):
                 with tempfile.TemporaryDirectory() as folder:
-                    found.append(run(extract, Rows, api.url, slices, PAGE, Path(folder) / "out", fsync))
-            theirs = [[sum(spent[name][which] for name in spent) for *_, spent in found] for which in (0, 1)]
-            cpu, wall = [one[1] for one in found], [one[0] for one in found]
-            commits = statistics.median(spent["append"][2] for *_, spent in found)
+                    results.append(run(extract, Rows, api.url, slices, PAGE_SIZE, Path(folder) / "out", fsync))
+            log = [[sum(spent[name][metric] for name in spent) for *_, spent in results] for metric in (0, 1)]
+            cpu, wall = [result[1] for result in results], [result[0] for result in results]
+            commits = statistics.median(spent["append"][2] for *_, spent in results)
             cells = [f"{commits:,.0f}"]
-            for all_of, part in ((cpu, theirs[0]), (wall, theirs[1])):
-                parts = [one / whole for one, whole in zip(part, all_of, strict=True)]
-                cells += [spread(all_of, ".2f"), spread(part, ".3f"), spread(parts, ".1%")]
-            print(f"| {fsync} | {' | '.join(cells)} | {aim} |", flush=True)
+            for totals, parts in ((cpu, log[0]), (wall, log[1])):
+                shares = [part / total for part, total in zip(parts, totals, strict=True)]
+                cells += [spread(totals, ".2f"), spread(parts, ".3f"), spread(shares, ".1%")]
+            print(f"| {fsync} | {' | '.join(cells)} | {target} |", flush=True)
 
 
-def partitions(many: int) -> None:
-    print("\n| partitions of one record | CPU µs of each | MiB at the peak | bytes of each | s to know it again |")
+def measure_partitions(count: int) -> None:
+    print("\n| partitions of one record | CPU µs each | peak MiB | state bytes each | s to recover all |")
     print("|---|---|---|---|---|")
-    with MockApi(Resource("rows", many, page_size=1), process=True) as api:
-        for slices in (many // 100, many // 10, many):
+    with MockApi(Resource("rows", count, page_size=1), process=True) as api:
+        for slices in (count // 100, count // 10, count):
             with tempfile.TemporaryDirectory() as folder:
                 out = Path(folder) / "out"
                 _, cpu, peak, _ = run(extract, Partitions, api.url, slices, 1, out, "commit")
-                known = sum(path.stat().st_size for path in (out / ".asyncstreams").glob("[sj]*-*"))
-                again = run(recover, out)
-            cells = [f"{cpu / slices * 1e6:.0f}", f"{peak:.0f}", f"{known / slices:.0f}", f"{again:.2f}"]
+                state_bytes = sum(path.stat().st_size for path in (out / ".asyncstreams").glob("[sj]*-*"))
+                recovery = run(recover, out)
+            cells = [f"{cpu / slices * 1e6:.0f}", f"{peak:.0f}", f"{state_bytes / slices:.0f}", f"{recovery:.2f}"]
             print(f"| {slices:,} | {' | '.join(cells)} |", flush=True)
 
 
@@ -167,10 +169,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--slices", type=int, default=1_000)
     parser.add_argument("--partitions", type=int, default=100_000)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores\n")
-    shares(given.rounds, given.slices)
-    partitions(given.partitions)
+    compare_shares(arguments.rounds, arguments.slices)
+    measure_partitions(arguments.partitions)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Which jobs are there, how large, and what is aimed at?"""
+"""The benchmark jobs, their sizes and their aims."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ Measure: TypeAlias = Literal["wall", "cpu", "peak_mb"]
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """A measure, divided by the same one of `against`, is at most `most`.
+    """A measure, divided by that of `against`, should be at most `max_ratio`.
 
-    `against` is "ideal", the seconds that latency alone takes, a contender's name, or "smaller": the
-    same contender's figure on the job's first size, for each slice where there are slices.
+    `against` is "ideal" (the seconds that latency alone takes), the name of a contender, or "smaller": the
+    same contender on the first size of the job, with CPU counted per slice.
     """
 
     measure: Measure
     against: str
-    most: float
-    of: str = ""
-    """The contender that it is of; none: each of ours."""
+    max_ratio: float
+    contender: str = ""
+    """The contender that the aim is for; empty: each asyncstreams contender."""
 
     @property
     def name(self) -> str:
-        """What it is a ratio of."""
+        """The ratio in words."""
         measure = {"wall": "wall", "cpu": "CPU", "peak_mb": "peak memory"}[self.measure]
         if self.against != "smaller":
             return f"{measure} to {self.against}"
-        return f"{measure} of a slice to that of few" if self.measure == "cpu" else f"{measure} to that of few pages"
+        return f"{measure} per slice to few slices" if self.measure == "cpu" else f"{measure} to few pages"
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """One form of a job: `slices` times `pages` pages."""
+    """A size of a job: `slices` slices with `pages` pages each."""
 
     slices: int
     pages: int
@@ -55,7 +55,7 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A job; `shape` is what the programs know it as, `only` the contenders that do it (none: all of them)."""
+    """A job. `shape` is its kind in the programs. `only` names the contenders that run it; empty means all."""
 
     name: str
     shape: Literal["slices", "pages", "cursor"]
@@ -66,61 +66,61 @@ class Plan:
     page_size: int = PAGE_SIZE
     pause: float = 0.0
     every: int = 1
-    tiny: bool = False
+    tiny_records: bool = False
     rounds: int = 5
     only: tuple[str, ...] = ()
 
-    def told(self, sizes: tuple[Size, ...]) -> str:
-        """The job in these sizes, in words."""
+    def describe(self, sizes: tuple[Size, ...]) -> str:
+        """The job with these sizes, in words."""
         latency = f"latency {self.latency * 1000:g} ms" if self.latency else "no latency"
-        told = [f"pages of {self.page_size}" if self.page_size > 1 else "pages of one record", latency]
-        told.append(f"{self.concurrency} connections" if self.concurrency > 1 else "one page after the other")
+        parts = [f"pages of {self.page_size}" if self.page_size > 1 else "pages of one record", latency]
+        parts.append(f"{self.concurrency} connections" if self.concurrency > 1 else "sequential pages")
         if self.pause:
-            rest = "each page" if self.every == 1 else f"every {self.every} pages"
-            told.append(f"the consumer takes {self.pause * 1000:g} ms for {rest}")
-        return f"{' or '.join(map(str, sizes))}, {', '.join(told)}"
+            interval = "each page" if self.every == 1 else f"every {self.every} pages"
+            parts.append(f"the consumer takes {self.pause * 1000:g} ms for {interval}")
+        return f"{' or '.join(map(str, sizes))}, {', '.join(parts)}"
 
-    def records(self, size: Size) -> int:
+    def record_count(self, size: Size) -> int:
         return size.slices * size.pages * self.page_size
 
     def path(self, size: Size) -> str:
         return "customers/{}/orders" if self.shape == "slices" else f"events-{size.pages}"
 
-    def ideal(self, size: Size) -> float:
-        """Seconds that latency alone takes, with all connections busy."""
+    def ideal_seconds(self, size: Size) -> float:
+        """The seconds that latency alone takes with all connections busy."""
         if self.shape == "pages":
             return (1 + math.ceil((size.pages - 1) / self.concurrency)) * self.latency
         return size.slices * size.pages / min(self.concurrency, size.slices) * self.latency
 
     def resources(self, sizes: tuple[Size, ...]) -> list[Resource]:
-        """What an API needs for it; children of as many parents as the largest size has slices."""
-        record = tiny if self.tiny else None
+        """The resources of the API. A job with slices has as many parents as its largest size has slices."""
+        record = tiny_record if self.tiny_records else None
         if self.shape == "slices":
-            most = max(sizes, key=lambda size: size.slices)
-            count = most.pages * self.page_size
+            largest = max(sizes, key=lambda size: size.slices)
+            count = largest.pages * self.page_size
             orders = Resource("orders", count, parent="customers", page_size=self.page_size, paging="cursor")
-            return [Resource("customers", most.slices), orders]
+            return [Resource("customers", largest.slices), orders]
         paging: Literal["page", "cursor"] = "page" if self.shape == "pages" else "cursor"
         return [
-            Resource(self.path(size), self.records(size), paging=paging, total=paging == "page", record=record)
+            Resource(self.path(size), self.record_count(size), paging=paging, total=paging == "page", record=record)
             for size in sizes
         ]
 
     def arguments(self, size: Size) -> list[str]:
-        told = {"path": self.path(size), "slices": size.slices, "concurrency": self.concurrency}
-        told |= {"pause": self.pause, "every": self.every}
-        return [f"--{name}={value}" for name, value in told.items()]
+        values = {"path": self.path(size), "slices": size.slices, "concurrency": self.concurrency}
+        values |= {"pause": self.pause, "every": self.every}
+        return [f"--{name}={value}" for name, value in values.items()]
 
 
-def tiny(number: int, chance: random.Random) -> dict[str, object]:
-    """A record that costs next to nothing to make, to send, and to decode."""
-    return {"id": number, "name": "somebody"}
+def tiny_record(number: int, rng: random.Random) -> dict[str, object]:
+    """A record that is cheap to generate, send and decode."""
+    return {"id": number, "name": "customer"}
 
 
-OURS = ("asyncstreams", "asyncstreams, asyncio's loop")
-INTO_FILES = ("extract, ordinary lane", "extract, raw lane")
-BY_HAND = ("aiohttp script", "httpx script", "msgspec script")
-JOBS = (
+OURS = ("asyncstreams", "asyncstreams, asyncio loop")
+EXTRACT = ("extract, decoded records", "extract, raw passthrough")
+HAND_WRITTEN = ("aiohttp script", "httpx script", "msgspec script")
+READ_PLANS = (
     Plan("slices", "slices", (Size(1000, 5),), 100, (Aim("wall", "ideal", 1.10),), latency=0.05, rounds=3),
     Plan("cpu", "slices", (Size(20, 100),), 20, (Aim("cpu", "aiohttp script", 1.25), Aim("cpu", "airbyte-cdk", 0.1))),
     Plan("pages", "pages", (Size(1, 500),), 20, (Aim("wall", "ideal", 1.10),), latency=0.05),
@@ -133,9 +133,9 @@ JOBS = (
         (Aim("peak_mb", "smaller", 1.2),),
         pause=0.02,
         every=50,
-        tiny=True,
+        tiny_records=True,
         rounds=3,
-        only=(*OURS, *BY_HAND),
+        only=(*OURS, *HAND_WRITTEN),
     ),
     Plan(
         "many",
@@ -148,16 +148,16 @@ JOBS = (
         only=(*OURS, "aiohttp script"),
     ),
 )
-FILES = (
+EXTRACT_PLANS = (
     Plan(
         "files",
         "slices",
         (Size(20, 100),),
         20,
         (
-            Aim("cpu", "aiohttp script", 1.25, INTO_FILES[0]),
-            Aim("cpu", "aiohttp script", 1.0, INTO_FILES[1]),
-            Aim("cpu", "msgspec script", 1.0, INTO_FILES[1]),
+            Aim("cpu", "aiohttp script", 1.25, EXTRACT[0]),
+            Aim("cpu", "aiohttp script", 1.0, EXTRACT[1]),
+            Aim("cpu", "msgspec script", 1.0, EXTRACT[1]),
         ),
     ),
 )

@@ -1,8 +1,7 @@
-"""What does a page cost: CPU per 20 KB page of 100 records, ours beside loops written by hand.
+"""CPU per 20 KB page of 100 records: asyncstreams and hand-written loops.
 
-One interleaved run: every contender reads a batch of pages in turn, again and again, and each
-round's figures are compared within the round. CPU is the client's own, user and system. The
-server runs in another process, on another core where there are two.
+In each round every contender reads a batch of pages, and ratios are computed within the round. CPU is the
+user and system time of the client. The server runs in another process, on another core if there are two.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ Contender = Callable[[str, int, int], Awaitable[int]]
 
 
 class Customers(HttpStream):
-    """The server never ends: `limit=` does."""
+    """An endless stream: the server has no last page, so the reads use `limit=`."""
 
     url_base = "http://127.0.0.1/"
     paginator = PageNumber()
@@ -47,17 +46,17 @@ class Customers(HttpStream):
         return records
 
 
-async def _side_by_side(streams: int, job: Callable[[], Awaitable[int]]) -> int:
+async def _run_concurrently(streams: int, job: Callable[[], Awaitable[int]]) -> int:
     async with asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(_awaited(job)) for _ in range(streams)]
+        running = [tasks.create_task(_run(job)) for _ in range(streams)]
     return sum(task.result() for task in running)
 
 
-async def _awaited(job: Callable[[], Awaitable[int]]) -> int:
+async def _run(job: Callable[[], Awaitable[int]]) -> int:
     return await job()
 
 
-async def ours_by_page(url: str, streams: int, pages: int) -> int:
+async def read_our_pages(url: str, streams: int, pages: int) -> int:
     stream = Customers(url)
 
     async def job() -> int:
@@ -68,10 +67,10 @@ async def ours_by_page(url: str, streams: int, pages: int) -> int:
                     count += 1
         return count
 
-    return await _side_by_side(streams, job)
+    return await _run_concurrently(streams, job)
 
 
-async def ours_by_record(url: str, streams: int, pages: int) -> int:
+async def read_our_records(url: str, streams: int, pages: int) -> int:
     stream = Customers(url)
 
     async def job() -> int:
@@ -81,10 +80,10 @@ async def ours_by_record(url: str, streams: int, pages: int) -> int:
                 count += 1
         return count
 
-    return await _side_by_side(streams, job)
+    return await _run_concurrently(streams, job)
 
 
-async def aiohttp_by_hand(url: str, streams: int, pages: int) -> int:
+async def read_by_aiohttp(url: str, streams: int, pages: int) -> int:
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session:
 
@@ -98,10 +97,10 @@ async def aiohttp_by_hand(url: str, streams: int, pages: int) -> int:
                     count += 1
             return count
 
-        return await _side_by_side(streams, job)
+        return await _run_concurrently(streams, job)
 
 
-async def httpx_by_hand(url: str, streams: int, pages: int) -> int:
+async def read_by_httpx(url: str, streams: int, pages: int) -> int:
     limits = httpx.Limits(max_connections=streams, max_keepalive_connections=streams)
     async with httpx.AsyncClient(limits=limits, timeout=60) as client:
 
@@ -114,51 +113,53 @@ async def httpx_by_hand(url: str, streams: int, pages: int) -> int:
                     count += 1
             return count
 
-        return await _side_by_side(streams, job)
+        return await _run_concurrently(streams, job)
 
 
 CONTENDERS: dict[str, Contender] = {
-    "asyncstreams, page by page": ours_by_page,
-    "asyncstreams, record by record": ours_by_record,
-    "aiohttp + orjson by hand": aiohttp_by_hand,
-    "httpx + orjson by hand": httpx_by_hand,
+    "asyncstreams, page by page": read_our_pages,
+    "asyncstreams, record by record": read_our_records,
+    "hand-written aiohttp + orjson": read_by_aiohttp,
+    "hand-written httpx + orjson": read_by_httpx,
 }
-BASE = "aiohttp + orjson by hand"
+BASELINE = "hand-written aiohttp + orjson"
 
 
 def measure(url: str, streams: int, pages: int, rounds: int) -> dict[str, list[float]]:
-    """CPU microseconds per page of each contender, round by round."""
-    found: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    """CPU microseconds per page of each contender, in the order of the rounds."""
+    measurements: dict[str, list[float]] = {name: [] for name in CONTENDERS}
     for number in range(rounds + 1):
         for name, contender in CONTENDERS.items():
-            begun = time.process_time()
+            started = time.process_time()
             count = asyncio.run(contender(url, streams, pages))
-            spent = time.process_time() - begun
+            cpu = time.process_time() - started
             if count != pages * 100:
-                raise SystemExit(f"{name} read {count} records, not {pages * 100}")
+                raise SystemExit(f"{name}: read {count} records, expected {pages * 100}")
             if number:  # the first round warms up
-                found[name].append(spent / pages * 1e6)
-    return found
+                measurements[name].append(cpu / pages * 1e6)
+    return measurements
 
 
-def told(found: dict[str, list[float]], streams: int) -> list[str]:
+def format_rows(measurements: dict[str, list[float]], streams: int) -> list[str]:
     rows: list[str] = []
-    for name, values in found.items():
-        ratios = [value / base for value, base in zip(values, found[BASE], strict=True)]
-        low, middle, high = min(ratios), statistics.median(ratios), max(ratios)
+    for name, values in measurements.items():
+        ratios = [value / base for value, base in zip(values, measurements[BASELINE], strict=True)]
+        low, median, high = min(ratios), statistics.median(ratios), max(ratios)
         rows.append(
             f"| {streams} | {name} | {statistics.median(values):.0f} | {min(values):.0f} - {max(values):.0f} "
-            f"| {middle:.2f} | {low:.2f} - {high:.2f} |"
+            f"| {median:.2f} | {low:.2f} - {high:.2f} |"
         )
     return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--pages", type=int, default=1000, help="pages of one measurement (default 1000)")
-    parser.add_argument("--rounds", type=int, default=9, help="rounds that count (default 9)")
-    parser.add_argument("--streams", type=int, nargs="+", default=[1, 10, 100], help="streams read at once")
-    chosen = parser.parse_args()
+    parser.add_argument("--pages", type=int, default=1000, help="pages in each measurement (default: 1000)")
+    parser.add_argument("--rounds", type=int, default=9, help="measured rounds (default: 9)")
+    parser.add_argument(
+        "--streams", type=int, nargs="+", default=[1, 10, 100], help="numbers of concurrent streams (default: 1 10 100)"
+    )
+    args = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     server = subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("server.py"))], stdout=subprocess.PIPE, text=True
@@ -171,11 +172,11 @@ def main() -> None:
         url = f"http://127.0.0.1:{server.stdout.readline().strip()}/"
         versions = ", ".join(f"{name} {version(name)}" for name in ("aiohttp", "httpx", "orjson", "msgspec"))
         print(f"Python {platform.python_version()}, {len(cores) or '?'} cores, {versions}")
-        print(f"{chosen.pages} pages a measurement, {chosen.rounds} interleaved rounds\n")
+        print(f"{args.pages} pages in each measurement, {args.rounds} interleaved rounds\n")
         print("| streams | reader | µs of CPU per page | spread | ratio | spread |")
         print("|---|---|---|---|---|---|")
-        for streams in chosen.streams:
-            print("\n".join(told(measure(url, streams, chosen.pages, chosen.rounds), streams)), flush=True)
+        for streams in args.streams:
+            print("\n".join(format_rows(measure(url, streams, args.pages, args.rounds), streams)), flush=True)
     finally:
         server.terminate()
         server.wait()

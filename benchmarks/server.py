@@ -1,6 +1,6 @@
-"""Serves the same 20 KB page for ever, from its own process and with as little work as asyncio allows.
+"""Server that answers every request with the same 20 KB page, with minimal work.
 
-Run it with a port, or with 0 for any: it prints the port that it listens on.
+Run it with a port, or with 0 for any free port. It prints the port that it listens on.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def page() -> bytes:
 
 
 class Server(asyncio.Protocol):
-    """Answers every request head with the page; what was asked for does not matter."""
+    """Answers every request head with the page, whatever its path."""
 
     answer = b""
 

@@ -1,8 +1,8 @@
-"""What do children cost: requests for their parents, time, CPU of a log that is read again, and memory.
+"""Costs of substreams: requests for the parents, time, CPU of replaying a parent log, and memory.
 
-The API is a MockApi in another process, on another core where there are two; what takes time or memory
-is a program of its own (`jobs/tree.py`), run again for each measurement. Contenders take turns, round by
-round, and ratios are taken within a round. That every record came once is checked.
+The API is a MockApi in another process, on another core if there are two. Time and memory are measured in a
+separate program (`jobs/tree.py`), started again for each measurement. Contenders alternate in each round,
+and ratios are computed within a round. Each measurement checks that every record was read once.
 """
 
 from __future__ import annotations
@@ -28,202 +28,208 @@ sys.path.insert(0, str(HERE / "jobs"))
 
 import httpx  # noqa: E402
 import orjson  # noqa: E402
-from compare import spread  # noqa: E402
-from mock_api import processor  # noqa: E402
-from tree import BATCH, CHILDREN, CONNECTIONS, PAGE_SIZE, Customers, Passed  # noqa: E402
+from compare import median_and_range  # noqa: E402
+from mock_api import processor_name  # noqa: E402
+from tree import BATCH_SIZE, CHILDREN, CONNECTIONS, PAGE_SIZE, Customers, ParentCounter  # noqa: E402
 
 from asyncstreams.testing import MockApi, Resource  # noqa: E402
 
-LATENCY = 0.02
-PARENTS, REPLAYED, FEW, MANY = 2_000, 50_000, 10_000, 1_000_000
-HAND, BARE, HTTPX = "aiohttp script", "httptools and callbacks", "httpx + orjson by hand"
-LOOPS = {"asyncstreams": "1", "asyncstreams, asyncio's loop": "0"}
-PATIENCE = 900
+LATENCY_S = 0.02
+TREE_PARENTS, REPLAYED_PARENTS, FEW_PARENTS, MANY_PARENTS = 2_000, 50_000, 10_000, 1_000_000
+AIOHTTP_SCRIPT, PROTOCOL_SCRIPT, HTTPX_LOOP = "aiohttp script", "httptools and callbacks", "hand-written httpx + orjson"
+UVLOOP_BY_CONTENDER = {"asyncstreams": "1", "asyncstreams, asyncio loop": "0"}
+TIMEOUT_S = 900
 
 
 @dataclass
-class Findings:
-    """Tables for people, and what came of the aims."""
+class Results:
+    """The result tables, the reached and missed aims, and the package versions."""
 
     tables: list[str] = field(default_factory=list[str])
     aims: list[str] = field(default_factory=list[str])
     versions: dict[str, str] = field(default_factory=dict[str, str])
 
-    def table(self, title: str, head: Sequence[str], rows: Iterable[str]) -> None:
+    def add_table(self, title: str, head: Sequence[str], rows: Iterable[str]) -> None:
         self.tables += [f"**{title}**", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|", *rows, ""]
 
-    def aim(self, told: str, who: str, measured: str, *, reached: bool) -> None:
-        self.aims.append(f"| {told} | {who} | {measured} | {'reached' if reached else 'missed'} |")
+    def add_aim(self, aim: str, contender: str, measured: str, *, reached: bool) -> None:
+        self.aims.append(f"| {aim} | {contender} | {measured} | {'reached' if reached else 'not reached'} |")
 
 
-class Bench:
-    """Where things run, and what has been found."""
+class Benchmark:
+    """Options of a run, the cores that it uses, and its results."""
 
     def __init__(self, rounds: int, scale: float, latency: float) -> None:
         self.rounds, self.scale, self.latency = rounds, scale, latency
-        self.findings = Findings()
+        self.results = Results()
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
         self.is_pinned = len(cores) > 1
         self._server_core = cores[-1] if self.is_pinned else None
         if self.is_pinned:
             os.sched_setaffinity(0, {cores[0]})
-        self._begun = time.monotonic()
+        self._started = time.monotonic()
         self.has_uvloop = _is_installed("uvloop")
 
-    def tell(self, what: str) -> None:
-        print(f"{time.monotonic() - self._begun:5.0f} s  {what}", file=sys.stderr, flush=True)
+    def log(self, message: str) -> None:
+        print(f"{time.monotonic() - self._started:5.0f} s  {message}", file=sys.stderr, flush=True)
 
     @contextmanager
-    def api(self, *resources: Resource, latency: float = 0.0) -> Iterator[MockApi]:
-        room = 2**29  # nothing is to be made twice
-        with MockApi(*resources, latency=latency, process=True, uvloop=self.has_uvloop, cache_bytes=room) as api:
+    def serve(self, *resources: Resource, latency: float = 0.0) -> Iterator[MockApi]:
+        cache_bytes = 2**29  # enough for all pages, so none is built twice
+        with MockApi(*resources, latency=latency, process=True, uvloop=self.has_uvloop, cache_bytes=cache_bytes) as api:
             if self._server_core is not None:
                 os.sched_setaffinity(api.pid, {self._server_core})
             yield api
 
-    def run(self, job: str, api: MockApi, uvloop: str, folder: str | None = None) -> dict[str, Any]:
-        """What the program said, with the requests for parents that the API had from it."""
+    def run_job(self, job: str, api: MockApi, uvloop: str, folder: str | None = None) -> dict[str, Any]:
+        """The result of the program, with its number of requests for parents as `parent_requests`."""
         before = api.counts.by_resource.get("customers", 0)
         command = [sys.executable, str(HERE / "jobs" / "tree.py"), job, api.url]
         command += [] if folder is None else ["--folder", folder]
         environment = {**os.environ, "UVLOOP": uvloop if self.has_uvloop else "0"}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment)
         if done.returncode:
             raise SystemExit(f"{job} failed:\n{done.stderr[-4000:]}")
-        told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        self.findings.versions |= told["versions"]
-        return {**told, "asked": api.counts.by_resource.get("customers", 0) - before}
+        result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        self.results.versions |= result["versions"]
+        return {**result, "parent_requests": api.counts.by_resource.get("customers", 0) - before}
 
 
-def tree(bench: Bench) -> None:
-    """Three children of each parent, one request each: requests for parents, and the wall to the ideal."""
-    parents = max(2, round(PARENTS * bench.scale))
+def measure_tree(bench: Benchmark) -> None:
+    """Three children of each parent with one request each: requests for parents, and wall time to the ideal."""
+    parents = max(2, round(TREE_PARENTS * bench.scale))
     pages = math.ceil(parents / PAGE_SIZE)
     requests = len(CHILDREN) * parents
-    # The first page of parents comes alone, then there is always enough to do.
+    # Only the first page of parents leaves connections idle.
     ideal = bench.latency * (1 + math.ceil(requests / CONNECTIONS))
-    contenders = {name: ("streams", uvloop) for name, uvloop in LOOPS.items() if uvloop == "0" or bench.has_uvloop}
+    contenders = {
+        name: ("streams", uvloop) for name, uvloop in UVLOOP_BY_CONTENDER.items() if uvloop == "0" or bench.has_uvloop
+    }
     contenders["asyncstreams, parents given"] = ("slices", "1")
-    contenders[HAND] = ("hand", "1")
-    if _is_installed("httptools"):  # less than this nobody can do here
-        contenders[BARE] = ("bare", "1")
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
+    contenders[AIOHTTP_SCRIPT] = ("workers", "1")
+    if _is_installed("httptools"):  # the lower bound on this machine
+        contenders[PROTOCOL_SCRIPT] = ("protocol", "1")
+    measurements: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
     resources = [Resource("customers", parents, total=True)]
     resources += [Resource(name, 1, parent="customers") for name in CHILDREN]
-    with bench.api(*resources, latency=bench.latency) as api:
+    with bench.serve(*resources, latency=bench.latency) as api:
         for number in range(bench.rounds + 1):
             for name, (job, uvloop) in contenders.items():
-                bench.tell(f"tree: round {number} of {bench.rounds}: {name}")
-                told = bench.run(job, api, uvloop)
-                _check(name, told["found"], parents, CHILDREN if job == "slices" else ("customers", *CHILDREN))
+                bench.log(f"tree: round {number} of {bench.rounds}: {name}")
+                result = bench.run_job(job, api, uvloop)
+                _check(name, result["found"], parents, CHILDREN if job == "slices" else ("customers", *CHILDREN))
                 if number:  # the first round warms up the server
-                    found[name].append(told)
+                    measurements[name].append(result)
     rows: list[str] = []
-    for name, rounds in found.items():
-        walls, ratios = [one["wall"] for one in rounds], [one["wall"] / ideal for one in rounds]
-        asked = sorted({one["asked"] for one in rounds})
-        to_hand = [one["wall"] / by_hand["wall"] for one, by_hand in zip(rounds, found[HAND], strict=True)]
-        figures = [spread(walls, ".2f"), spread((one["cpu"] for one in rounds), ".2f")]
-        figures += [", ".join(map(str, asked)), spread(ratios, ".2f"), spread(to_hand, ".2f")]
-        rows.append(f"| {name} | {' | '.join(figures)} |")
-        if name in LOOPS:
-            bench.findings.aim(f"requests for parents: {pages}", name, str(asked[-1]), reached=asked == [pages])
-            middle = statistics.median(ratios)
-            bench.findings.aim("wall to ideal at most 1.15", name, f"{middle:.2f}", reached=middle <= 1.15)
-    title = f"tree: {parents:,} parents in {pages} pages, {len(CHILDREN)} children of each in a request of its own, "
+    script_walls = [result["wall"] for result in measurements[AIOHTTP_SCRIPT]]
+    for name, results in measurements.items():
+        walls, cpus = [result["wall"] for result in results], [result["cpu"] for result in results]
+        ratios = [wall / ideal for wall in walls]
+        script_ratios = [wall / script_wall for wall, script_wall in zip(walls, script_walls, strict=True)]
+        parent_requests = sorted({result["parent_requests"] for result in results})
+        cells = [median_and_range(walls, ".2f"), median_and_range(cpus, ".2f"), ", ".join(map(str, parent_requests))]
+        cells += [median_and_range(ratios, ".2f"), median_and_range(script_ratios, ".2f")]
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+        if name in UVLOOP_BY_CONTENDER:
+            aim, reached = f"requests for parents: {pages}", parent_requests == [pages]
+            bench.results.add_aim(aim, name, str(parent_requests[-1]), reached=reached)
+            median = statistics.median(ratios)
+            bench.results.add_aim("wall to ideal at most 1.15", name, f"{median:.2f}", reached=median <= 1.15)
+    title = f"tree: {parents:,} parents in {pages} pages, {len(CHILDREN)} children of each in one request each, "
     title += f"{bench.latency * 1000:g} ms, {CONNECTIONS} connections, {bench.rounds} rounds; ideal {ideal:.3g} s"
     head = ["contender", "wall s", "spread", "CPU s", "spread", "requests for parents", "wall to ideal", "spread"]
-    bench.findings.table(title, [*head, f"wall to {HAND}", "spread"], rows)
+    bench.results.add_table(title, [*head, f"wall to {AIOHTTP_SCRIPT}", "spread"], rows)
 
 
-def replay(bench: Bench) -> None:
-    """The CPU of parents that were kept, in slices of one and of a page, beside that of fetching them by hand."""
-    parents = max(PAGE_SIZE, round(REPLAYED * bench.scale))
+def measure_replay(bench: Benchmark) -> None:
+    """CPU of replaying cached parents, in slices of one and of a page, compared with fetching them."""
+    parents = max(PAGE_SIZE, round(REPLAYED_PARENTS * bench.scale))
     pages = parents / PAGE_SIZE
 
-    async def of_log(url: str, folder: str, fields: tuple[str, ...] | None, batch: int | None) -> int:
-        passed = Passed(_kept(url, folder), fields, batch)
-        await passed.read()
-        return passed.ids
+    async def replay(url: str, folder: str, fields: tuple[str, ...] | None, batch: int | None) -> int:
+        counter = ParentCounter(_cached_customers(url, folder), fields, batch)
+        await counter.read()
+        return counter.ids
 
-    def replayed(fields: tuple[str, ...] | None, batch: int | None) -> Callable[[str, str], Awaitable[int]]:
-        return lambda url, folder: of_log(url, folder, fields, batch)
+    def replay_with(fields: tuple[str, ...] | None, batch: int | None) -> Callable[[str, str], Awaitable[int]]:
+        return lambda url, folder: replay(url, folder, fields, batch)
 
     contenders: dict[str, Callable[[str, str], Awaitable[int]]] = {
-        'kept log, ("id",), a slice for each': replayed(("id",), None),
-        "kept log, whole records, a slice for each": replayed(None, None),
-        f'kept log, ("id",), a slice for {PAGE_SIZE}': replayed(("id",), PAGE_SIZE),
-        f"kept log, whole records, a slice for {PAGE_SIZE}": replayed(None, PAGE_SIZE),
-        HTTPX: _by_httpx,
+        'cached log, ("id",), one parent per slice': replay_with(("id",), None),
+        "cached log, complete records, one parent per slice": replay_with(None, None),
+        f'cached log, ("id",), {PAGE_SIZE} parents per slice': replay_with(("id",), PAGE_SIZE),
+        f"cached log, complete records, {PAGE_SIZE} parents per slice": replay_with(None, PAGE_SIZE),
+        HTTPX_LOOP: _fetch_by_httpx,
     }
-    found: dict[str, list[float]] = {name: [] for name in contenders}
-    with bench.api(Resource("customers", parents, total=True)) as api, tempfile.TemporaryDirectory() as folder:
-        asyncio.run(_kept(api.url, folder).read())
+    measurements: dict[str, list[float]] = {name: [] for name in contenders}
+    with bench.serve(Resource("customers", parents, total=True)) as api, tempfile.TemporaryDirectory() as folder:
+        asyncio.run(_cached_customers(api.url, folder).read())
         for number in range(bench.rounds + 1):
-            bench.tell(f"replay: round {number} of {bench.rounds}")
+            bench.log(f"replay: round {number} of {bench.rounds}")
             for name, contender in contenders.items():
-                before, begun = api.counts.requests, time.process_time()
+                requests_before, started = api.counts.requests, time.process_time()
                 ids = asyncio.run(contender(api.url, folder))
-                spent = time.process_time() - begun
+                cpu = time.process_time() - started
                 if ids != parents * (parents + 1) // 2:
-                    raise SystemExit(f"{name} did not read each parent once")
-                if name != HTTPX and api.counts.requests != before:
-                    raise SystemExit(f"{name} asked the API")
+                    raise SystemExit(f"{name}: did not read each parent once")
+                if name != HTTPX_LOOP and api.counts.requests != requests_before:
+                    raise SystemExit(f"{name}: sent requests to the API")
                 if number:  # the first round warms up
-                    found[name].append(spent / pages * 1e6)
+                    measurements[name].append(cpu / pages * 1e6)
     rows: list[str] = []
-    for name, values in found.items():
-        ratios = [by_hand / value for by_hand, value in zip(found[HTTPX], values, strict=True)]
-        rows.append(f"| {name} | {spread(values, '.0f')} | {spread(ratios, '.1f')} |")
-        if name != HTTPX:
-            middle = statistics.median(ratios)
-            told = "a kept parent at least 20 times cheaper than fetching it"
-            bench.findings.aim(told, name, f"{middle:.1f} times", reached=middle >= 20)
+    for name, values in measurements.items():
+        ratios = [fetched / value for fetched, value in zip(measurements[HTTPX_LOOP], values, strict=True)]
+        rows.append(f"| {name} | {median_and_range(values, '.0f')} | {median_and_range(ratios, '.1f')} |")
+        if name != HTTPX_LOOP:
+            median = statistics.median(ratios)
+            aim = "a cached parent at least 20 times cheaper than fetching it"
+            bench.results.add_aim(aim, name, f"{median:.1f} times", reached=median >= 20)
     title = f"replay: {parents:,} parents, pages of {PAGE_SIZE}, {bench.rounds} rounds"
-    bench.findings.table(title, ["parents", "µs of CPU per page", "spread", "times cheaper", "spread"], rows)
+    bench.results.add_table(title, ["parents", "µs of CPU per page", "spread", "times cheaper", "spread"], rows)
 
 
-def memory(bench: Bench) -> None:
-    """The most memory for many parents beside that for few, fetched and from a kept log."""
-    sizes = [max(PAGE_SIZE, round(count * bench.scale)) for count in (FEW, MANY)]
+def measure_memory(bench: Benchmark) -> None:
+    """Peak memory for many parents compared with few, fetched and from a cached log."""
+    sizes = [max(PAGE_SIZE, round(count * bench.scale)) for count in (FEW_PARENTS, MANY_PARENTS)]
     rounds = min(3, bench.rounds)
-    found: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    measurements: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for parents in sizes:
         customers, sums = Resource("customers", parents, total=True), Resource("sums", 1, latency=0.01)
-        with bench.api(customers, sums) as api:
+        with bench.serve(customers, sums) as api:
             for number in range(1, rounds + 1):
                 with tempfile.TemporaryDirectory() as folder:
-                    for kind, where in (("fetched", None), ("fetched and kept", folder), ("from a kept log", folder)):
-                        bench.tell(f"memory: {parents:,} parents: round {number} of {rounds}: {kind}")
-                        told = bench.run("log", api, "0", where)
-                        if told["found"]["ids of customers"] != parents * (parents + 1) // 2:
-                            raise SystemExit(f"{kind}: not each parent once")
-                        if kind == "from a kept log" and told["asked"]:
-                            raise SystemExit(f"{kind}: it asked the API")
-                        found.setdefault((kind, parents), []).append(told)
+                    for kind, cache in (("fetched", None), ("fetched and cached", folder), ("cached log", folder)):
+                        bench.log(f"memory: {parents:,} parents: round {number} of {rounds}: {kind}")
+                        result = bench.run_job("log", api, "0", cache)
+                        if result["found"]["ids of customers"] != parents * (parents + 1) // 2:
+                            raise SystemExit(f"{kind}: did not read each parent once")
+                        if kind == "cached log" and result["parent_requests"]:
+                            raise SystemExit(f"{kind}: sent requests to the API")
+                        measurements.setdefault((kind, parents), []).append(result)
     rows: list[str] = []
-    for (kind, parents), told in found.items():
-        few = [one["peak_mb"] for one in found[kind, sizes[0]]]
-        peaks = [one["peak_mb"] for one in told]
-        more = [one - other for one, other in zip(peaks, few, strict=True)]
-        figures = [spread((one["wall"] for one in told), ".1f"), spread(peaks, ".0f"), spread(more, ".0f")]
-        rows.append(f"| {kind} | {parents:,} | {' | '.join(figures)} |")
+    for (kind, parents), results in measurements.items():
+        few_peaks = [result["peak_mb"] for result in measurements[kind, sizes[0]]]
+        peaks = [result["peak_mb"] for result in results]
+        extra = [peak - few_peak for peak, few_peak in zip(peaks, few_peaks, strict=True)]
+        cells = [median_and_range((result["wall"] for result in results), ".1f")]
+        cells += [median_and_range(peaks, ".0f"), median_and_range(extra, ".0f")]
+        rows.append(f"| {kind} | {parents:,} | {' | '.join(cells)} |")
         if parents == sizes[-1]:
-            middle = statistics.median(more)
+            median = statistics.median(extra)
             aim = f"{sizes[1]:,} parents within 50 MiB of {sizes[0]:,}"
-            bench.findings.aim(aim, kind, f"{middle:.0f} MiB", reached=middle <= 50)
-    title = f"memory: one child looks at each parent, one asks for {BATCH:,} parents at a time; {rounds} rounds"
+            bench.results.add_aim(aim, kind, f"{median:.0f} MiB", reached=median <= 50)
+    title = f"memory: one child counts the parents, one requests {BATCH_SIZE:,} parents at a time; {rounds} rounds"
     head = ["parents", "number", "wall s", "spread", "peak MiB", "spread", "MiB above few", "spread"]
-    bench.findings.table(title, head, rows)
+    bench.results.add_table(title, head, rows)
 
 
-def _kept(url: str, folder: str) -> Customers:
+def _cached_customers(url: str, folder: str) -> Customers:
     customers = Customers(url, cache_dir=folder)
     customers.use_cache = True
     return customers
 
 
-async def _by_httpx(url: str, _: str) -> int:
+async def _fetch_by_httpx(url: str, _: str) -> int:
     ids, number, last = 0, 1, 1
     async with httpx.AsyncClient(timeout=60) as client:
         while number <= last:
@@ -237,10 +243,10 @@ async def _by_httpx(url: str, _: str) -> int:
 
 
 def _check(name: str, found: dict[str, int], parents: int, streams: Iterable[str]) -> None:
-    """Exits where a record is missing or came twice: there is one of each child for each parent."""
+    """Raises SystemExit if a record is missing or duplicated. Each parent has one child of each kind."""
     for stream in streams:
         if (found.get(stream), found.get(f"ids of {stream}")) != (parents, parents * (parents + 1) // 2):
-            raise SystemExit(f"{name} read {found.get(stream)} {stream} of {parents}, or not each once")
+            raise SystemExit(f"{name}: read {found.get(stream)} of {parents} {stream}, or some more than once")
 
 
 def _is_installed(module: str) -> bool:
@@ -251,25 +257,30 @@ def _is_installed(module: str) -> bool:
     return True
 
 
-PARTS = {"tree": tree, "replay": replay, "memory": memory}
+BENCHMARKS = {"tree": measure_tree, "replay": measure_replay, "memory": measure_memory}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds that count (default 5; of memory at most 3)")
-    parser.add_argument("--latency", type=float, default=LATENCY, help="seconds, of tree (default 0.02)")
-    parser.add_argument("--scale", type=float, default=1.0, help="of the number of parents (default 1)")
-    chosen = parser.parse_args()
-    bench = Bench(chosen.rounds, chosen.scale, chosen.latency)
-    for part in chosen.parts:
-        PARTS[part](bench)
-    found = bench.findings
-    where = "server and contender each on a core of its own" if bench.is_pinned else "not pinned"
-    print(f"{processor()}, {where}; {', '.join(f'{name} {number}' for name, number in found.versions.items())}\n")
-    print("\n".join(found.tables))
+    parser.add_argument(
+        "--parts", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS), help="parts to run (default: all)"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="measured rounds (default: 5; memory: at most 3)")
+    parser.add_argument(
+        "--latency", type=float, default=LATENCY_S, help="latency of the tree part in seconds (default: 0.02)"
+    )
+    parser.add_argument("--scale", type=float, default=1.0, help="factor for the number of parents (default: 1)")
+    args = parser.parse_args()
+    bench = Benchmark(args.rounds, args.scale, args.latency)
+    for part in args.parts:
+        BENCHMARKS[part](bench)
+    results = bench.results
+    pinning = "server and contender on separate cores" if bench.is_pinned else "not pinned"
+    versions = ", ".join(f"{name} {number}" for name, number in results.versions.items())
+    print(f"{processor_name()}, {pinning}; {versions}\n")
+    print("\n".join(results.tables))
     print("| aim | | measured | |\n|---|---|---|---|")
-    print("\n".join(found.aims))
+    print("\n".join(results.aims))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""What do Parquet, DuckDB and SQLite cost beside the same work done by their libraries alone?
+"""Benchmark of Parquet, DuckDB and SQLite against the same work done by their libraries alone.
 
     python benchmarks/tables.py [--rounds 7] [--records 200000]
 
-The same lines of JSON go through an output of ours, in commits as large as a run gives it, and through a few lines by
-hand that promise nothing. Each runs in a process of its own, in turn, again and again; what counts is the median of
-the ratios of each round. Then a whole extraction from a server on this machine, while somebody on the event loop notes
-how long it is kept waiting.
+The same JSON lines go through a destination, in commits of the size that a run makes, and through a short hand-written
+script without any guarantee. Both run in turn, each in a process of its own; the result is the median of the ratios of
+all rounds. A second table measures whole extractions from a server on this machine, and by how much the event loop is
+late meanwhile.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from asyncstreams.destinations.base import Destination
 from asyncstreams.destinations.writer_protocol import Chunk, CommitPayload, StreamSchema
 from asyncstreams.testing import MockApi, Resource
 
-PIECE, PAGE = 8 * 2**20, 20_000
+BATCH_BYTES, PAGE_BYTES = 8 * 2**20, 20_000
 Job = Callable[[Path, Path], None]
-KINDS: dict[str, Any] = {"Parquet": Parquet, "DuckDB": DuckDB, "SQLite": SQLite}
+DESTINATIONS: dict[str, Any] = {"Parquet": Parquet, "DuckDB": DuckDB, "SQLite": SQLite}
 
 
-def line(number: int) -> dict[str, Any]:
+def record(number: int) -> dict[str, Any]:
     return {
         "id": number,
         "name": f"Customer {number}",
@@ -52,62 +52,62 @@ def line(number: int) -> dict[str, Any]:
     }
 
 
-def pieces(lines: Path) -> Iterator[list[Chunk]]:
-    """Pages of some records, so many as are held before they are written."""
-    held: list[Chunk] = []
+def batches(lines: Path) -> Iterator[list[Chunk]]:
+    """Pages of records, grouped into batches of about BATCH_BYTES."""
+    batch: list[Chunk] = []
     size = 0
     with lines.open("rb") as file:
-        while text := file.read(PAGE):
+        while text := file.read(PAGE_BYTES):
             text += file.readline()
-            held.append(Chunk("part", text, text.count(b"\n")))
+            batch.append(Chunk("part", text, text.count(b"\n")))
             size += len(text)
-            if size >= PIECE:
-                yield held
-                held, size = [], 0
-    if held:
-        yield held
+            if size >= BATCH_BYTES:
+                yield batch
+                batch, size = [], 0
+    if batch:
+        yield batch
 
 
-def ours(to: Destination, lines: Path) -> None:
-    output = to.new_writer()
-    output.open(0)
-    output.begin_run({"op": "begin", "names": ["rows"], "streams": {"rows": {"identity": {}, "mode": "replace"}}})
-    output.describe_stream("rows", StreamSchema(["id"]))
-    owner, size = object(), 0
-    for chunks in pieces(lines):
+def write_with_destination(to: Destination, lines: Path) -> None:
+    writer = to.new_writer()
+    writer.open(0)
+    writer.begin_run({"op": "begin", "names": ["rows"], "streams": {"rows": {"identity": {}, "mode": "replace"}}})
+    writer.describe_stream("rows", StreamSchema(["id"]))
+    batch_id, size = object(), 0
+    for chunks in batches(lines):
         size += sum(len(chunk.lines) for chunk in chunks)
         if size < to.commit_bytes:
-            output.write("rows", owner, chunks)
+            writer.write("rows", batch_id, chunks)
         else:
-            output.ledger.apply(output.commit({"rows": CommitPayload({}, {owner: chunks})}))
-            owner, size = object(), 0
-    output.ledger.apply(output.commit({"rows": CommitPayload({}, {owner: []})}))
-    output.finish_stream("rows", {})
-    output.end_run()
-    output.maintain(is_end=True)
-    output.close()
+            writer.ledger.apply(writer.commit({"rows": CommitPayload({}, {batch_id: chunks})}))
+            batch_id, size = object(), 0
+    writer.ledger.apply(writer.commit({"rows": CommitPayload({}, {batch_id: []})}))
+    writer.finish_stream("rows", {})
+    writer.end_run()
+    writer.maintain(is_end=True)
+    writer.close()
 
 
-def ours_into(kind: str) -> Job:
-    return lambda lines, out: ours(KINDS[kind](out, fsync="none"), lines)
+def with_destination(kind: str) -> Job:
+    return lambda lines, out: write_with_destination(DESTINATIONS[kind](out, fsync="none"), lines)
 
 
 def pyarrow_alone(lines: Path, out: Path) -> None:
-    """The same batches, each read and written by pyarrow."""
+    """Read and write each batch with pyarrow."""
     import io
 
     import pyarrow.json
     import pyarrow.parquet
 
     out.mkdir()
-    for number, chunks in enumerate(pieces(lines)):
+    for number, chunks in enumerate(batches(lines)):
         data = b"".join(chunk.lines for chunk in chunks)
         table = pyarrow.json.read_json(io.BytesIO(data))
         pyarrow.parquet.write_table(table, out / f"{number}.parquet", compression="zstd")
 
 
 def duckdb_alone(lines: Path, out: Path) -> None:
-    """DuckDB reads the file itself."""
+    """Let DuckDB read the whole file."""
     import duckdb
 
     connection = duckdb.connect(str(out))
@@ -116,7 +116,7 @@ def duckdb_alone(lines: Path, out: Path) -> None:
 
 
 def sqlite_alone(lines: Path, out: Path) -> None:
-    """Rows of the same batches, decoded by orjson."""
+    """Insert the rows of each batch, decoded by orjson."""
     import sqlite3
 
     import orjson
@@ -124,9 +124,9 @@ def sqlite_alone(lines: Path, out: Path) -> None:
     connection = sqlite3.connect(out)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = OFF")
-    names = list(line(0))
+    names = list(record(0))
     connection.execute(f"CREATE TABLE rows ({', '.join(names)})")
-    for chunks in pieces(lines):
+    for chunks in batches(lines):
         rows = [
             [
                 orjson.dumps(value).decode() if isinstance(value, dict | list) else value
@@ -141,38 +141,38 @@ def sqlite_alone(lines: Path, out: Path) -> None:
 
 
 JOBS: dict[str, tuple[Job, Job, float | None]] = {
-    "Parquet": (ours_into("Parquet"), pyarrow_alone, 1.3),
-    "DuckDB": (ours_into("DuckDB"), duckdb_alone, 1.3),
-    "SQLite": (ours_into("SQLite"), sqlite_alone, None),
+    "Parquet": (with_destination("Parquet"), pyarrow_alone, 1.3),
+    "DuckDB": (with_destination("DuckDB"), duckdb_alone, 1.3),
+    "SQLite": (with_destination("SQLite"), sqlite_alone, None),
 }
 
 
 def load_libraries() -> None:
-    """Which takes half a second once, whoever needs it."""
+    """Import the libraries, so that neither side pays for it."""
     for module in ("duckdb", "pyarrow.json", "pyarrow.parquet", "pyarrow.compute", "pyarrow.dataset", "pandas"):
         import_module(module)
 
 
-def measured(job: str, which: int, lines: Path, out: Path, told: Any) -> None:
+def measure(job: str, side: int, lines: Path, out: Path, connection: Any) -> None:
     load_libraries()
-    work = JOBS[job][which]
-    began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
+    work = JOBS[job][side]
+    started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
     work(lines, out)
     after = resource.getrusage(resource.RUSAGE_SELF)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    told.send((time.perf_counter() - began, cpu, after.ru_maxrss / (1 if sys.platform == "darwin" else 1024)))
+    connection.send((time.perf_counter() - started, cpu, after.ru_maxrss / (1 if sys.platform == "darwin" else 1024)))
 
 
-def run(job: str, which: int, lines: Path) -> tuple[float, float, float]:
-    """Wall and CPU seconds, and MiB at the peak."""
+def run(job: str, side: int, lines: Path) -> tuple[float, float, float]:
+    """Wall seconds, CPU seconds, and peak memory in MiB."""
     processes = multiprocessing.get_context("spawn")
-    here, there = processes.Pipe(duplex=False)
+    receiver, sender = processes.Pipe(duplex=False)
     with tempfile.TemporaryDirectory() as folder:
-        process = processes.Process(target=measured, args=(job, which, lines, Path(folder) / "out", there))
+        process = processes.Process(target=measure, args=(job, side, lines, Path(folder) / "out", sender))
         process.start()
-        told: tuple[float, float, float] = here.recv()
+        result: tuple[float, float, float] = receiver.recv()
         process.join()
-        return told
+        return result
 
 
 def compare(rounds: int, records: int) -> None:
@@ -180,19 +180,21 @@ def compare(rounds: int, records: int) -> None:
         few, many = Path(folder) / "few.jsonl", Path(folder) / "many.jsonl"
         for path, count in ((few, records // 10), (many, records)):
             with path.open("w") as file:
-                file.writelines(json.dumps(line(number), separators=(",", ":")) + "\n" for number in range(count))
+                file.writelines(json.dumps(record(number), separators=(",", ":")) + "\n" for number in range(count))
         print(f"{records:,} records, {many.stat().st_size / 1e6:.0f} MB; {rounds} rounds\n")
-        print("| output | wall s | CPU s | alone: wall s | CPU s | wall ratio | spread | CPU ratio | spread | aim |")
+        print(
+            "| destination | wall s | CPU s | library alone: wall s | CPU s | wall ratio | spread | CPU ratio | spread | target |"
+        )
         print("|---|---|---|---|---|---|---|---|---|---|")
         peaks: dict[str, list[float]] = {}
-        for job, (_, _, aim) in JOBS.items():
+        for job, (_, _, target) in JOBS.items():
             pairs = [(run(job, 0, many), run(job, 1, many)) for _ in range(rounds)]
-            peaks[job] = [run(job, 0, few)[2], statistics.median(mine[2] for mine, _ in pairs)]
-            cells = [statistics.median(pair[side][what] for pair in pairs) for side in (0, 1) for what in (0, 1)]
-            ratios = [[mine[what] / alone[what] for mine, alone in pairs] for what in (0, 1)]
-            shown = [f"{statistics.median(one):.2f} | {min(one):.2f} - {max(one):.2f}" for one in ratios]
-            print(f"| {job} | {' | '.join(f'{cell:.2f}' for cell in cells)} | {' | '.join(shown)} | {aim or ''} |")
-        print("\n| output | MiB at the peak | of ten times as many records |\n|---|---|---|")
+            peaks[job] = [run(job, 0, few)[2], statistics.median(ours[2] for ours, _ in pairs)]
+            cells = [statistics.median(pair[side][metric] for pair in pairs) for side in (0, 1) for metric in (0, 1)]
+            ratios = [[ours[metric] / alone[metric] for ours, alone in pairs] for metric in (0, 1)]
+            shown = [f"{statistics.median(ratio):.2f} | {min(ratio):.2f} - {max(ratio):.2f}" for ratio in ratios]
+            print(f"| {job} | {' | '.join(f'{cell:.2f}' for cell in cells)} | {' | '.join(shown)} | {target or ''} |")
+        print("\n| destination | peak MiB | peak MiB with ten times the records |\n|---|---|---|")
         for job, (small, large) in peaks.items():
             print(f"| {job} | {small:.0f} | {large:.0f} |")
 
@@ -210,69 +212,69 @@ class Customers(HttpStream):
         return "customers"
 
 
-async def lag_of(work: Any) -> list[float]:
-    """Milliseconds by which somebody who sleeps for 5 ms is late, again and again while it works."""
-    late: list[float] = []
+async def measure_lag(work: Any) -> list[float]:
+    """Await `work`; return by how many milliseconds repeated sleeps of 5 ms were late meanwhile, sorted."""
+    lags: list[float] = []
 
     async def sleeper() -> None:
         while True:
-            began = time.perf_counter()
+            started = time.perf_counter()
             await asyncio.sleep(0.005)
-            late.append((time.perf_counter() - began - 0.005) * 1000)
+            lags.append((time.perf_counter() - started - 0.005) * 1000)
 
     task = asyncio.create_task(sleeper())
     await work
     task.cancel()
-    return sorted(late)
+    return sorted(lags)
 
 
 @contextmanager
-def collected() -> Generator[list[float]]:
-    """How many milliseconds each run of the garbage collector takes meanwhile."""
-    took: list[float] = []
-    began = 0.0
+def gc_pauses() -> Generator[list[float]]:
+    """The milliseconds that each run of the garbage collector takes within the block."""
+    pauses: list[float] = []
+    started = 0.0
 
-    def told(phase: str, _: Any) -> None:
-        nonlocal began
+    def record_pause(phase: str, _: Any) -> None:
+        nonlocal started
         if phase == "start":
-            began = time.perf_counter()
+            started = time.perf_counter()
         else:
-            took.append((time.perf_counter() - began) * 1000)
+            pauses.append((time.perf_counter() - started) * 1000)
 
-    gc.callbacks.append(told)
+    gc.callbacks.append(record_pause)
     try:
-        yield took
+        yield pauses
     finally:
-        gc.callbacks.remove(told)
+        gc.callbacks.remove(record_pause)
 
 
-def lags(records: int) -> None:
-    """As a process of analysts is, with pandas loaded, of which the collector looks at everything now and then."""
+def compare_lags(records: int) -> None:
+    """Run with pandas loaded, as analysts often have it: the garbage collector then traverses many objects."""
     load_libraries()
-    head = "records/s | ms that the loop was late: median | 99 % | most | longest run of the garbage collector"
-    print(f"\n| extracting into | {head} | aim |\n|---|---|---|---|---|---|---|")
+    head = "records/s | loop lag in ms: median | 99 % | maximum | longest garbage collection, ms"
+    print(f"\n| destination | {head} | target |\n|---|---|---|---|---|---|---|")
     with MockApi(Resource("customers", records, page_size=500), process=True) as api:
         for is_frozen in (False, True):
             if is_frozen:
                 gc.freeze()
-            for name, kind in {"JsonLines": JsonLines, **KINDS}.items():
-                with tempfile.TemporaryDirectory() as folder, collected() as took:
-                    began = time.perf_counter()
-                    late = asyncio.run(lag_of(Customers(api.url).extract(to=kind(Path(folder) / "out"))))
-                    rate = records / (time.perf_counter() - began)
-                shown = f"{statistics.median(late):.1f} | {late[int(len(late) * 0.99)]:.1f} | {late[-1]:.1f}"
+            for name, kind in {"JsonLines": JsonLines, **DESTINATIONS}.items():
+                with tempfile.TemporaryDirectory() as folder, gc_pauses() as pauses:
+                    started = time.perf_counter()
+                    lags = asyncio.run(measure_lag(Customers(api.url).extract(to=kind(Path(folder) / "out"))))
+                    rate = records / (time.perf_counter() - started)
+                shown = f"{statistics.median(lags):.1f} | {lags[int(len(lags) * 0.99)]:.1f} | {lags[-1]:.1f}"
                 after = ", after gc.freeze()" if is_frozen else ""
-                print(f"| {name}{after} | {rate:,.0f} | {shown} | {max(took):.1f} | 50 |", flush=True)
+                print(f"| {name}{after} | {rate:,.0f} | {shown} | {max(pauses):.1f} | 50 |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--records", type=int, default=200_000)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores\n")
-    compare(given.rounds, given.records)
-    lags(given.records)
+    compare(arguments.rounds, arguments.records)
+    compare_lags(arguments.records)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What does a schema cost: CPU per record, to bring it to its types and to hold it against them.
+"""CPU per record for casting records to their schema and for validating them.
 
-Beside ours stand jsonschema and, where it is installed, the Airbyte CDK's transformer. Every case is done in turn,
-again and again, on fresh copies of its records; the median counts.
+The contenders are asyncstreams, jsonschema and, if it is installed, the transformer of the Airbyte CDK. Each
+round runs every case on fresh copies of its records; the result is the median.
 """
 
 from __future__ import annotations
@@ -65,19 +65,19 @@ DEEP: Record = {
     "lines": [{"sku": "x", "count": n} for n in range(3)],
 }
 CASES: dict[str, tuple[Record, Any]] = {
-    "flat, 15 fields, all right": (RIGHT, FLAT),
+    "flat, 15 fields, all valid": (RIGHT, FLAT),
     "flat, 15 fields, 3 to cast": (THREE_WRONG, FLAT),
-    "15 fields, 2 objects, 3 texts, 3 lines, all right": (DEEP, NESTED),
+    "15 fields, 2 objects, 3 texts, 3 lines, all valid": (DEEP, NESTED),
 }
 
 
-def ours(schema: Any) -> Job:
-    page = TypeTransformer(TransformConfig.DefaultSchemaNormalization).compile(schema)
-    assert page is not None
-    return page
+def transform_pages(schema: Any) -> Job:
+    transform_page = TypeTransformer(TransformConfig.DefaultSchemaNormalization).compile(schema)
+    assert transform_page is not None
+    return transform_page
 
 
-def one_by_one(schema: Any) -> Job:
+def transform_records(schema: Any) -> Job:
     transformer = TypeTransformer(TransformConfig.DefaultSchemaNormalization)
 
     def job(records: list[Record]) -> None:
@@ -87,11 +87,11 @@ def one_by_one(schema: Any) -> Job:
     return job
 
 
-def checked(schema: Any) -> Job:
+def validate_pages(schema: Any) -> Job:
     return RecordSchema(schema).all_valid
 
 
-def jsonschema_alone(schema: Any) -> Job:
+def validate_by_jsonschema(schema: Any) -> Job:
     validator = jsonschema.Draft7Validator(schema)
 
     def job(records: list[Record]) -> None:
@@ -101,9 +101,9 @@ def jsonschema_alone(schema: Any) -> Job:
     return job
 
 
-def airbyte(schema: Any) -> Job:
-    theirs = importlib.import_module("airbyte_cdk.sources.utils.transform")
-    transformer = theirs.TypeTransformer(theirs.TransformConfig.DefaultSchemaNormalization)
+def transform_by_airbyte(schema: Any) -> Job:
+    cdk = importlib.import_module("airbyte_cdk.sources.utils.transform")
+    transformer = cdk.TypeTransformer(cdk.TransformConfig.DefaultSchemaNormalization)
 
     def job(records: list[Record]) -> None:
         for record in records:
@@ -113,53 +113,53 @@ def airbyte(schema: Any) -> Job:
 
 
 def contenders() -> dict[str, Callable[[Any], Job]]:
-    found = {
-        "cast: asyncstreams, a page": ours,
-        "cast: asyncstreams, record by record": one_by_one,
-        "check: asyncstreams, a page": checked,
-        "check: jsonschema, record by record": jsonschema_alone,
+    available = {
+        "cast: asyncstreams, a page": transform_pages,
+        "cast: asyncstreams, record by record": transform_records,
+        "check: asyncstreams, a page": validate_pages,
+        "check: jsonschema, record by record": validate_by_jsonschema,
     }
     try:
         importlib.import_module("airbyte_cdk.sources.utils.transform")
     except ImportError:
-        return found
-    return {**found, "cast: airbyte-cdk, record by record": airbyte}
+        return available
+    return {**available, "cast: airbyte-cdk, record by record": transform_by_airbyte}
 
 
 def measure(records: int, rounds: int) -> dict[tuple[str, str], list[float]]:
-    """CPU microseconds per record of each case and contender, round by round."""
+    """CPU microseconds per record of each case and contender, in the order of the rounds."""
     jobs = {
         (case, name): (build(schema), record)
         for case, (record, schema) in CASES.items()
         for name, build in contenders().items()
-        # Of a page that does not fit, a verdict needs the first record only.
+        # An invalid page is rejected at its first record, so its cost per record says nothing.
         if not (name.startswith("check") and record is THREE_WRONG)
     }
-    found: dict[tuple[str, str], list[float]] = {key: [] for key in jobs}
+    measurements: dict[tuple[str, str], list[float]] = {key: [] for key in jobs}
     for number in range(rounds + 1):
         for key, (job, record) in jobs.items():
             pages = [[deepcopy(record) for _ in range(100)] for _ in range(records // 100)]
-            begun = time.process_time()
+            started = time.process_time()
             for page in pages:
                 job(page)
-            spent = time.process_time() - begun
+            cpu = time.process_time() - started
             if number:  # the first round warms up
-                found[key].append(spent / (len(pages) * 100) * 1e6)
-    return found
+                measurements[key].append(cpu / (len(pages) * 100) * 1e6)
+    return measurements
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--records", type=int, default=2000, help="records of one measurement (default 2000)")
-    parser.add_argument("--rounds", type=int, default=15, help="rounds that count (default 15)")
-    chosen = parser.parse_args()
+    parser.add_argument("--records", type=int, default=2000, help="records in each measurement (default: 2000)")
+    parser.add_argument("--rounds", type=int, default=15, help="measured rounds (default: 15)")
+    args = parser.parse_args()
     logging.disable()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     print(f"Python {platform.python_version()}, {platform.machine()}, {cores} cores")
-    print(f"{chosen.records} records a measurement, {chosen.rounds} interleaved rounds\n")
-    print("| record | what | µs of CPU per record | spread |")
+    print(f"{args.records} records in each measurement, {args.rounds} interleaved rounds\n")
+    print("| record | contender | µs of CPU per record | spread |")
     print("|---|---|---|---|")
-    for (case, name), values in measure(chosen.records, chosen.rounds).items():
+    for (case, name), values in measure(args.records, args.rounds).items():
         print(f"| {case} | {name} | {statistics.median(values):.2f} | {min(values):.2f} - {max(values):.2f} |")
 
 

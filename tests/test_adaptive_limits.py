@@ -1,4 +1,4 @@
-"""What becomes of a server that tells nothing, and refuses, slows down or falls ill?"""
+"""Reads from servers without reported limits that refuse, slow down or fail."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fake_api import Api, subclass, slices, collect_pages
+from fake_api import Api, collect_pages, slices, subclass
 from rich.console import Console
 
 from asyncstreams import (
@@ -25,9 +25,9 @@ from asyncstreams import (
     WaitStarted,
 )
 from asyncstreams.progress import Progress
+from asyncstreams.rate_limits.wait_reason import WaitReason
 from asyncstreams.testing import Quota, VirtualClock
 
-DOWN, PACED, PAUSE = "the host to respond again", "the rate learned from refusals", "the API's pause to end"
 Fault = Callable[[httpx.Request], httpx.Response]
 
 
@@ -40,93 +40,93 @@ class Records(HttpStream):
         return (self.name, str(context.stream_slice.get("at", 0)))
 
 
-def well(request: httpx.Request) -> httpx.Response:
+def respond_ok(request: httpx.Request) -> httpx.Response:
     return httpx.Response(200, json=[{"id": request.url.path}])
 
 
-class Refusing(Api):
-    """A token bucket that tells nothing but, where it is given, a Retry-After."""
+class TokenBucketApi(Api):
+    """A token bucket that reports no quota, only an optional Retry-After."""
 
     def __init__(
-        self, clock: VirtualClock, quota: Quota, retry_after: str | None = None, seconds: float = 0.05
+        self, clock: VirtualClock, quota: Quota, retry_after: str | None = None, latency: float = 0.05
     ) -> None:
         meter, self.refused = quota.new_meter(), 0
         headers = {} if retry_after is None else {"Retry-After": retry_after}
 
         def answer(request: httpx.Request) -> httpx.Response:
             if meter.admit(clock.monotonic()).allowed:
-                return well(request)
+                return respond_ok(request)
             self.refused += 1
             return httpx.Response(429, headers=headers)
 
-        super().__init__(answer, seconds=seconds)
+        super().__init__(answer, latency)
 
 
-def refusing_once(retry_after: str | None = "30") -> Api:
-    left = [httpx.Response(429, headers={} if retry_after is None else {"Retry-After": retry_after})]
-    return Api(lambda request: left.pop() if left else well(request), seconds=0.05)
+def api_refusing_once(retry_after: str | None = "30") -> Api:
+    responses = [httpx.Response(429, headers={} if retry_after is None else {"Retry-After": retry_after})]
+    return Api(lambda request: responses.pop() if responses else respond_ok(request), latency=0.05)
 
 
-class Queueing(Api):
-    """Answers so many a second, and everything beyond that ever later."""
+class QueueingApi(Api):
+    """Serves `rate` requests a second; excess requests wait in a queue."""
 
     def __init__(self, rate: float) -> None:
         free_at, self.waits = 0.0, list[float]()
 
-        def seconds(request: httpx.Request) -> float:
+        def latency(request: httpx.Request) -> float:
             nonlocal free_at
             now = asyncio.get_running_loop().time()
             free_at = max(free_at, now) + 1 / rate
             self.waits.append(0.05 + free_at - now)
             return self.waits[-1]
 
-        super().__init__(well, seconds)
+        super().__init__(respond_ok, latency)
 
 
-def sick(request: httpx.Request) -> httpx.Response:
+def respond_500(request: httpx.Request) -> httpx.Response:
     return httpx.Response(500)
 
 
-def unavailable(request: httpx.Request) -> httpx.Response:
+def respond_503(request: httpx.Request) -> httpx.Response:
     return httpx.Response(503)
 
 
-def unreachable(request: httpx.Request) -> httpx.Response:
+def refuse_connection(request: httpx.Request) -> httpx.Response:
     raise httpx.ConnectError("All connection attempts failed")
 
 
-class Outage(Api):
-    """Fails from one moment to another, in virtual seconds."""
+class OutageApi(Api):
+    """Fails from `begin` to `end`, in virtual seconds."""
 
     def __init__(
-        self, clock: VirtualClock, begin: float, end: float, fault: Fault = sick, seconds: float = 0.2
+        self, clock: VirtualClock, begin: float, end: float, fault: Fault = respond_500, latency: float = 0.2
     ) -> None:
         self.clock, self.begin, self.end = clock, begin, end
         clock.monotonic()
         self._offset = asyncio.get_running_loop().time() - clock.monotonic()
-        super().__init__(lambda request: (fault if begin <= clock.monotonic() < end else well)(request), seconds)
+        super().__init__(lambda request: (fault if begin <= clock.monotonic() < end else respond_ok)(request), latency)
 
-    def during(self) -> int:
-        return sum(self.begin <= time - self._offset < self.end - 0.2 for time in self.times)
+    def requests_during(self) -> int:
+        return sum(self.begin <= time - self._offset < self.end - 0.2 for time in self.request_times)
 
-    def first_after(self) -> float:
-        return min(time - self._offset for time in self.times if time - self._offset > self.end) - self.end
+    def seconds_to_first_after(self) -> float:
+        return min(time - self._offset for time in self.request_times if time - self._offset > self.end) - self.end
 
 
 @pytest.mark.parametrize("retry_after", ["1", None])
-async def test_a_server_that_refuses_teaches_its_rate(virtual_clock: VirtualClock, retry_after: str | None) -> None:
-    api = Refusing(virtual_clock, Quota(200, burst=50), retry_after)
+async def test_rate_is_learned_from_refusals(virtual_clock: VirtualClock, retry_after: str | None) -> None:
+    api = TokenBucketApi(virtual_clock, Quota(200, burst=50), retry_after)
 
-    found = await Records(transport=api, clock=virtual_clock, seed=1).read(slices=slices(range(6000)))
+    records = await Records(transport=api, clock=virtual_clock, seed=1).read(slices=slices(range(6000)))
 
-    assert len({record["id"] for record in found}) == 6000
+    assert len({record["id"] for record in records}) == 6000
     assert api.refused < 6000 * 0.02
     assert virtual_clock.monotonic() < (6000 - 50) / 200 * 1.25
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_while_a_rate_is_taught_pages_come_at_half_of_it(virtual_clock: VirtualClock, seed: int) -> None:
-    api = Refusing(virtual_clock, Quota(200, per=1, burst=20, headers="none"), seconds=0.005)
+async def test_learning_costs_at_most_half_of_the_rate(virtual_clock: VirtualClock, seed: int) -> None:
+    api = TokenBucketApi(virtual_clock, Quota(200, per=1, burst=20, headers="none"), latency=0.005)
     stream = Records(transport=api, clock=virtual_clock, seed=seed)
 
     records = await stream.read(slices=[{"at": number} for number in range(400)])
@@ -136,8 +136,8 @@ async def test_while_a_rate_is_taught_pages_come_at_half_of_it(virtual_clock: Vi
     assert virtual_clock.monotonic() < 400 / 200 * 1.7 + 1
 
 
-async def test_a_server_that_answers_ever_more_slowly_is_not_pressed(virtual_clock: VirtualClock) -> None:
-    api = Queueing(200)
+async def test_queueing_server_is_not_overloaded(virtual_clock: VirtualClock) -> None:
+    api = QueueingApi(200)
     stream = Records(transport=api, clock=virtual_clock, max_concurrency=200)
 
     await stream.read(slices=slices(range(6000)))
@@ -147,19 +147,19 @@ async def test_a_server_that_answers_ever_more_slowly_is_not_pressed(virtual_clo
     assert virtual_clock.monotonic() < 6000 / 200 * 1.2
 
 
-async def test_answers_that_take_unlike_times_whatever_the_load_do_not_slow_it_down(
+async def test_latency_that_varies_without_load_does_not_slow_down(
     virtual_clock: VirtualClock,
 ) -> None:
     random = Random(1)
-    api = Api(well, seconds=lambda request: random.uniform(0.02, 0.14))
+    api = Api(respond_ok, latency=lambda request: random.uniform(0.02, 0.14))
 
     await Records(transport=api, clock=virtual_clock).read(slices=slices(range(4000)))
 
     assert virtual_clock.monotonic() < 4000 * 0.08 / 32 * 2
 
 
-async def test_whoever_knows_better_presses_it_at_once(virtual_clock: VirtualClock) -> None:
-    api = Queueing(200)
+async def test_non_adaptive_stream_uses_max_concurrency(virtual_clock: VirtualClock) -> None:
+    api = QueueingApi(200)
     stream = Records(transport=api, clock=virtual_clock, max_concurrency=200, adaptive=False)
 
     await stream.read(slices=slices(range(6000)))
@@ -172,8 +172,8 @@ def sent_until(api: Api, seconds: float) -> int:
     return sum(time - api.request_times[0] < seconds for time in api.request_times)
 
 
-async def test_it_begins_with_few_requests_and_finds_out_how_many_are_borne(virtual_clock: VirtualClock) -> None:
-    api = Api(well, seconds=1)
+async def test_concurrency_grows_from_a_few_requests_to_the_limit(virtual_clock: VirtualClock) -> None:
+    api = Api(respond_ok, latency=1)
 
     await Records(transport=api, clock=virtual_clock, max_concurrency=64).read(slices=slices(range(1000)))
 
@@ -184,52 +184,50 @@ async def test_it_begins_with_few_requests_and_finds_out_how_many_are_borne(virt
 
 
 @pytest.mark.parametrize("where", ["class", "stream", "source"])
-async def test_without_adaptive_all_go_at_once(virtual_clock: VirtualClock, where: str) -> None:
-    api = Api(well, seconds=1)
-    kind = subclass(Records, adaptive=False) if where == "class" else Records
-    stream = kind(transport=api, clock=virtual_clock, **{"adaptive": False} if where == "stream" else {})
-    given = slices(range(100))
+async def test_adaptive_false_sends_all_at_once(virtual_clock: VirtualClock, where: str) -> None:
+    api = Api(respond_ok, latency=1)
+    stream_class = subclass(Records, adaptive=False) if where == "class" else Records
+    stream = stream_class(transport=api, clock=virtual_clock, **{"adaptive": False} if where == "stream" else {})
+    input_slices = slices(range(100))
 
     if where == "source":
-        await Source([stream], adaptive=False).read(slices={"records": given})
+        await Source([stream], adaptive=False).read(slices={"records": input_slices})
     else:
-        await stream.read(slices=given)
+        await stream.read(slices=input_slices)
 
     assert sent_until(api, 0.9) == 1
     assert sent_until(api, 1.9) == 33
 
 
 @pytest.mark.parametrize(
-    ("fault", "most", "adaptive"),
+    ("fault", "max_concurrency", "adaptive"),
     [
-        (sick, 32, True),
-        (sick, 32, False),
-        (unreachable, 32, True),
-        (sick, 8, True),
-        (unavailable, 4, True),
-        (unavailable, 1, True),
-        (unreachable, 1, True),
+        (respond_500, 32, True),
+        (respond_500, 32, False),
+        (refuse_connection, 32, True),
+        (respond_500, 8, True),
+        (respond_503, 4, True),
+        (respond_503, 1, True),
+        (refuse_connection, 1, True),
     ],
 )
-async def test_no_slice_fails_in_an_outage_and_it_goes_on_soon_after(
-    virtual_clock: VirtualClock, fault: Fault, most: int, adaptive: bool
+async def test_no_slice_fails_in_an_outage_and_reading_resumes(
+    virtual_clock: VirtualClock, fault: Fault, max_concurrency: int, adaptive: bool
 ) -> None:
-    api = Outage(virtual_clock, 10, 70, fault)
-    stream = Records(transport=api, clock=virtual_clock, seed=1, adaptive=adaptive, max_concurrency=most)
+    api = OutageApi(virtual_clock, 10, 70, fault)
+    stream = Records(transport=api, clock=virtual_clock, seed=1, adaptive=adaptive, max_concurrency=max_concurrency)
 
-    found = await stream.read(slices=slices(range(100 * most)))
+    records = await stream.read(slices=slices(range(100 * max_concurrency)))
 
-    assert len({record["id"] for record in found}) == 100 * most
-    assert 0 < api.during() <= 200
-    assert api.first_after() < 6
+    assert len({record["id"] for record in records}) == 100 * max_concurrency
+    assert 0 < api.requests_during() <= 200
+    assert api.seconds_to_first_after() < 6
     assert virtual_clock.monotonic() < 60 + 100 * 0.2 + 20
 
 
-@pytest.mark.parametrize("fault", [sick, unreachable])
-async def test_an_outage_beyond_the_patience_ends_it_and_says_how_long_it_was(
-    virtual_clock: VirtualClock, fault: Fault
-) -> None:
-    api = Outage(virtual_clock, 5, math.inf, fault)
+@pytest.mark.parametrize("fault", [respond_500, refuse_connection])
+async def test_outage_beyond_outage_timeout_raises_host_unavailable(virtual_clock: VirtualClock, fault: Fault) -> None:
+    api = OutageApi(virtual_clock, 5, math.inf, fault)
     stream = subclass(Records, outage_timeout=120)(transport=api, clock=virtual_clock, seed=1)
 
     with pytest.raises(HostUnavailable, match=r"for 1[23]\d s") as caught:
@@ -240,23 +238,23 @@ async def test_an_outage_beyond_the_patience_ends_it_and_says_how_long_it_was(
     assert len(api.request_times) - sent_until(api, 5) <= 200
 
 
-async def down(source: Source, name: str, clock: VirtualClock) -> asyncio.Task[Any]:
-    """A reading that has found its host to be down."""
+async def reading_in_outage(source: Source, name: str, clock: VirtualClock) -> asyncio.Task[Any]:
+    """A task that reads, once it has found its host to be down."""
     is_down = asyncio.Event()
-    source.subscribe(lambda event: is_down.set() if isinstance(event, WaitStarted) and event.reason == DOWN else None)
+    source.subscribe(
+        lambda event: is_down.set() if isinstance(event, WaitStarted) and event.reason == WaitReason.HOST_DOWN else None
+    )
     reading = asyncio.create_task(source.read(slices={name: slices(range(500))}))
     await is_down.wait()
     return reading
 
 
 @pytest.mark.parametrize("after", [0.1, 1.5, 3.0, 7.0, 15.0])
-async def test_whoever_leaves_in_an_outage_leaves_a_source_that_serves_later(
-    virtual_clock: VirtualClock, after: float
-) -> None:
-    api = Outage(virtual_clock, 0, 60, seconds=2.0)
+async def test_source_works_after_read_cancelled_in_an_outage(virtual_clock: VirtualClock, after: float) -> None:
+    api = OutageApi(virtual_clock, 0, 60, latency=2.0)
 
     async with Source([Records(transport=api)], clock=virtual_clock, seed=1) as source:
-        reading = await down(source, "records", virtual_clock)
+        reading = await reading_in_outage(source, "records", virtual_clock)
         await asyncio.sleep(after)
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -264,61 +262,61 @@ async def test_whoever_leaves_in_an_outage_leaves_a_source_that_serves_later(
         assert (api.in_flight, virtual_clock.monotonic() < 60) == (0, True)
         await asyncio.sleep(61 - virtual_clock.monotonic())
         async with asyncio.timeout(60):
-            found = await source.read(slices={"records": slices(range(40))})
+            records = await source.read(slices={"records": slices(range(40))})
 
-    assert len(found["records"]) == 40
+    assert len(records["records"]) == 40
 
 
-async def test_whoever_leaves_while_others_wait_does_not_take_the_probe_with_him(virtual_clock: VirtualClock) -> None:
-    api = Outage(virtual_clock, 0, 60, seconds=2.0)
+async def test_cancelled_read_does_not_lose_the_probe(virtual_clock: VirtualClock) -> None:
+    api = OutageApi(virtual_clock, 0, 60, latency=2.0)
 
     async with Source([Records(transport=api)], clock=virtual_clock, seed=1) as source:
-        leaving = await down(source, "records", virtual_clock)
-        staying = asyncio.create_task(source.read(slices={"records": slices(range(40))}))
+        cancelled = await reading_in_outage(source, "records", virtual_clock)
+        other = asyncio.create_task(source.read(slices={"records": slices(range(40))}))
         await asyncio.sleep(2.5)
         assert api.in_flight == 1
-        leaving.cancel()
-        found = await staying
+        cancelled.cancel()
+        records = await other
 
-    assert len(found["records"]) == 40
+    assert len(records["records"]) == 40
     assert virtual_clock.monotonic() < 60 + 30
 
 
-async def test_whoever_leaves_in_a_pause_leaves_a_source_that_serves_after_it(virtual_clock: VirtualClock) -> None:
-    api = refusing_once()
+async def test_source_works_after_read_cancelled_in_a_pause(virtual_clock: VirtualClock) -> None:
+    api = api_refusing_once()
 
     async with Source([Records(transport=api)], clock=virtual_clock) as source:
         reading = asyncio.create_task(source.read(slices={"records": slices(range(40))}))
         await asyncio.sleep(10)
         reading.cancel()
-        found = await source.read(slices={"records": slices(range(40))})
+        records = await source.read(slices={"records": slices(range(40))})
 
-    assert len(found["records"]) == 40
+    assert len(records["records"]) == 40
     assert api.request_times[1] - api.request_times[0] >= 30
     assert virtual_clock.monotonic() < 40
 
 
-async def test_the_outage_of_one_origin_does_not_hold_back_a_stream_of_another(virtual_clock: VirtualClock) -> None:
-    api, other = Outage(virtual_clock, 2, 300, unreachable), Api(well, seconds=0.2)
+async def test_outage_of_one_origin_does_not_delay_another(virtual_clock: VirtualClock) -> None:
+    api, other = OutageApi(virtual_clock, 2, 300, refuse_connection), Api(respond_ok, latency=0.2)
     streams = [
-        subclass(Records, name="ill")(transport=api),
-        subclass(Records, name="well", url_base="https://other.test/")(transport=other),
+        subclass(Records, name="failing")(transport=api),
+        subclass(Records, name="healthy", url_base="https://other.test/")(transport=other),
     ]
 
-    found = await Source(streams, clock=virtual_clock, seed=1).read(
-        slices={"ill": slices(range(2000)), "well": slices(range(2000))}
+    by_stream = await Source(streams, clock=virtual_clock, seed=1).read(
+        slices={"failing": slices(range(2000)), "healthy": slices(range(2000))}
     )
 
-    assert {name: len(records) for name, records in found.items()} == {"ill": 2000, "well": 2000}
-    assert other.times[-1] - other.times[0] < 40
+    assert {name: len(records) for name, records in by_stream.items()} == {"failing": 2000, "healthy": 2000}
+    assert other.request_times[-1] - other.request_times[0] < 40
     assert virtual_clock.monotonic() > 300
 
 
 @pytest.mark.parametrize("retry_after", [None, "1"])
-async def test_one_refusal_at_first_does_not_slow_it_down_for_long(
+async def test_single_initial_refusal_does_not_slow_down_for_long(
     virtual_clock: VirtualClock, retry_after: str | None
 ) -> None:
-    api = refusing_once(retry_after)
+    api = api_refusing_once(retry_after)
 
     await Records(transport=api, clock=virtual_clock, seed=1).read(slices=slices(range(5000)))
 
@@ -327,65 +325,72 @@ async def test_one_refusal_at_first_does_not_slow_it_down_for_long(
 
 
 @pytest.mark.parametrize(
-    ("make", "reason", "looked_at"),
+    ("make", "reason", "seconds"),
     [
-        pytest.param(lambda clock: refusing_once(), PAUSE, 10, id="pause"),
-        pytest.param(lambda clock: Outage(clock, 0, 60), DOWN, 40, id="outage"),
-        pytest.param(lambda clock: Refusing(clock, Quota(5, burst=20), "1"), PACED, 20, id="pace"),
+        pytest.param(lambda clock: api_refusing_once(), "the API's pause to end", 10, id="pause"),
+        pytest.param(lambda clock: OutageApi(clock, 0, 60), "the host to respond again", 40, id="outage"),
+        pytest.param(
+            lambda clock: TokenBucketApi(clock, Quota(5, burst=20), "1"),
+            "the rate learned from refusals",
+            20,
+            id="pace",
+        ),
     ],
 )
-async def test_what_is_waited_for_is_told_explained_and_shown(
-    virtual_clock: VirtualClock, make: Callable[[VirtualClock], Api], reason: str, looked_at: float
+async def test_waits_are_in_events_explain_and_progress(
+    virtual_clock: VirtualClock, make: Callable[[VirtualClock], Api], reason: str, seconds: float
 ) -> None:
-    heard: list[Any] = []
+    events: list[Any] = []
     stream = Records(transport=make(virtual_clock), clock=virtual_clock, seed=1)
-    stream.subscribe(heard.append)
+    stream.subscribe(events.append)
     console = Console(file=io.StringIO(), width=200)
     reading = stream.pages(slices=slices(range(400)))
 
     with Progress(stream, console=console, clock=virtual_clock) as progress:
         async with reading as pages:
-            taking = asyncio.create_task(anext_for_ever(pages))
-            await asyncio.sleep(looked_at)
+            reading_task = asyncio.create_task(drain(pages))
+            await asyncio.sleep(seconds)
             text = reading.explain()
             console.print(progress.table())
-            taking.cancel()
-            await asyncio.wait([taking])
+            reading_task.cancel()
+            await asyncio.wait([reading_task])
 
-    told = [event for event in heard if isinstance(event, WaitStarted)]
-    assert reason in {event.reason for event in told}
-    assert len(told) < 100
-    assert any(isinstance(event, RetryScheduled) for event in heard)
+    waits = [event for event in events if isinstance(event, WaitStarted)]
+    assert reason in {event.reason for event in waits}
+    assert len(waits) < 100
+    assert any(isinstance(event, RetryScheduled) for event in events)
     assert reason in text
-    # At a pace pages come all the time, and it is read.
-    assert ("reading" if reason == PACED else f"s: {reason}") in console.file.getvalue()
+    # With an adaptive rate pages keep arriving, so the status is "reading".
+    assert ("reading" if reason == WaitReason.ADAPTIVE_RATE else f"s: {reason}") in console.file.getvalue()
 
 
-async def anext_for_ever(pages: Any) -> None:
+async def drain(pages: Any) -> None:
     async for _ in pages:
         pass
 
 
-async def test_a_wait_in_an_outage_is_told_in_seconds(virtual_clock: VirtualClock) -> None:
-    heard: list[Any] = []
-    stream = Records(transport=Outage(virtual_clock, 0.5, 30), clock=virtual_clock, seed=1)
-    stream.subscribe(heard.append)
+async def test_wait_in_an_outage_reports_seconds(virtual_clock: VirtualClock) -> None:
+    events: list[Any] = []
+    stream = Records(transport=OutageApi(virtual_clock, 0.5, 30), clock=virtual_clock, seed=1)
+    stream.subscribe(events.append)
 
     await collect_pages(stream.pages(slices=slices(range(80))))
 
-    waits = [event.seconds for event in heard if isinstance(event, WaitStarted) and event.reason == DOWN]
+    waits = [
+        event.seconds for event in events if isinstance(event, WaitStarted) and event.reason == WaitReason.HOST_DOWN
+    ]
     assert waits
     assert all(0 < seconds < math.inf for seconds in waits)
 
 
 @pytest.mark.parametrize(("status", "seconds"), [(500, 30), (503, 180)])
-async def test_a_page_that_is_broken_fails_in_time_though_it_is_the_last(
+async def test_last_page_that_keeps_failing_fails_in_time(
     virtual_clock: VirtualClock, status: int, seconds: float
 ) -> None:
-    api = Api(lambda request: httpx.Response(status) if request.url.path.endswith("/9") else well(request))
+    api = Api(lambda request: httpx.Response(status) if request.url.path.endswith("/9") else respond_ok(request))
     reading = Records(transport=api, clock=virtual_clock, seed=1).pages(slices=slices(range(10)))
 
-    found, error = await collect_pages(reading, PartialFailure)
+    records, error = await collect_pages(reading, PartialFailure)
 
-    assert (len(found), [one.status for one in error.errors]) == (9, [status])
+    assert (len(records), [failure.status for failure in error.errors]) == (9, [status])
     assert virtual_clock.monotonic() < seconds

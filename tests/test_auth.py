@@ -1,4 +1,4 @@
-"""Does every authenticator sign what a stream sends, and serve a plain httpx client as well?"""
+"""Authenticators, with streams and with plain httpx clients."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BASIC = "Basic " + base64.b64encode("ann:p\u00e4ss:word".encode()).decode()
 HEADER_CASES = [
     pytest.param(lambda: TokenAuthenticator("t0k"), "Authorization", "Bearer t0k", id="token"),
     pytest.param(lambda: TokenAuthenticator(Secret("t0k")), "Authorization", "Bearer t0k", id="secret"),
-    pytest.param(lambda: TokenAuthenticator(" t0k\n"), "Authorization", "Bearer t0k", id="space-around"),
+    pytest.param(lambda: TokenAuthenticator(" t0k\n"), "Authorization", "Bearer t0k", id="surrounding-space"),
     pytest.param(lambda: TokenAuthenticator("t0k", "Token"), "Authorization", "Token t0k", id="method"),
     pytest.param(lambda: TokenAuthenticator("t0k", "", "X-Auth"), "X-Auth", "t0k", id="own-header"),
     pytest.param(lambda: MultipleTokenAuthenticator(["t0k"]), "Authorization", "Bearer t0k", id="multiple"),
@@ -52,7 +52,7 @@ class Users(HttpStream):
 
 
 @pytest.mark.parametrize(("make", "header", "value"), HEADER_CASES)
-async def test_a_stream_sends_the_credential(respx_mock, make, header, value):
+async def test_stream_sends_credential(respx_mock, make, header, value):
     route = respx_mock.get(URL).respond(json=[])
 
     await Users(authenticator=make()).read()
@@ -61,7 +61,7 @@ async def test_a_stream_sends_the_credential(respx_mock, make, header, value):
 
 
 @pytest.mark.parametrize(("make", "header", "value"), HEADER_CASES)
-async def test_a_plain_httpx_client_sends_the_credential(respx_mock, make, header, value):
+async def test_httpx_client_sends_credential(respx_mock, make, header, value):
     route = respx_mock.get(URL).respond(json=[])
 
     async with httpx.AsyncClient(auth=make()) as client:
@@ -70,7 +70,7 @@ async def test_a_plain_httpx_client_sends_the_credential(respx_mock, make, heade
     assert route.calls.last.request.headers[header] == value
 
 
-def test_a_synchronous_httpx_client_sends_the_credential(respx_mock):
+def test_synchronous_httpx_client_sends_credential(respx_mock):
     route = respx_mock.get(URL).respond(json=[])
 
     with httpx.Client(auth=TokenAuthenticator("t0k")) as client:
@@ -79,7 +79,7 @@ def test_a_synchronous_httpx_client_sends_the_credential(respx_mock):
     assert route.calls.last.request.headers["Authorization"] == "Bearer t0k"
 
 
-async def test_an_api_key_joins_the_query_of_a_stream(respx_mock):
+async def test_api_key_is_added_to_stream_query(respx_mock):
     class Filtered(Users):
         def request_params(self, context):
             return {"state": "open"}
@@ -91,7 +91,7 @@ async def test_an_api_key_joins_the_query_of_a_stream(respx_mock):
     assert dict(route.calls.last.request.url.params) == {"state": "open", "key": "k3y+/"}
 
 
-async def test_an_api_key_joins_the_query_of_a_plain_httpx_client(respx_mock):
+async def test_api_key_is_added_to_httpx_query(respx_mock):
     route = respx_mock.get(URL).respond(json=[])
 
     async with httpx.AsyncClient(auth=ApiKeyAuthenticator("k3y+/", "key", into="query")) as client:
@@ -100,31 +100,31 @@ async def test_an_api_key_joins_the_query_of_a_plain_httpx_client(respx_mock):
     assert dict(route.calls.last.request.url.params) == {"state": "open", "key": "k3y+/"}
 
 
-async def test_an_api_key_cookie_joins_the_cookies_of_the_stream(respx_mock):
-    class Visited(Users):
+async def test_api_key_cookie_is_added_to_stream_cookies(respx_mock):
+    class WithCookie(Users):
         def request_headers(self, context):
             return {"Cookie": "lang=en"}
 
     route = respx_mock.get(URL).respond(json=[])
 
-    await Visited(authenticator=ApiKeyAuthenticator("k3y", "sid", into="cookie")).read()
+    await WithCookie(authenticator=ApiKeyAuthenticator("k3y", "sid", into="cookie")).read()
 
     assert route.calls.last.request.headers.get_list("cookie") == ["lang=en; sid=k3y"]
 
 
-async def test_the_authenticator_wins_over_an_equal_header_of_the_stream(respx_mock):
-    class Impostor(Users):
+async def test_authenticator_replaces_equal_stream_header(respx_mock):
+    class Conflicting(Users):
         def request_headers(self, context):
             return {"authorization": "Bearer other"}
 
     route = respx_mock.get(URL).respond(json=[])
 
-    await Impostor(authenticator=TokenAuthenticator("t0k")).read()
+    await Conflicting(authenticator=TokenAuthenticator("t0k")).read()
 
     assert route.calls.last.request.headers.get_list("authorization") == ["Bearer t0k"]
 
 
-async def test_several_tokens_take_turns_page_by_page_and_on_retries(respx_mock, virtual_clock: VirtualClock):
+async def test_multiple_tokens_rotate_on_pages_and_retries(respx_mock, virtual_clock: VirtualClock):
     class Paged(Users):
         paginator = LinkHeader()
 
@@ -139,7 +139,7 @@ async def test_several_tokens_take_turns_page_by_page_and_on_retries(respx_mock,
     assert sent == ["Bearer a", "Bearer b", "Bearer a"]
 
 
-async def test_an_own_header_authenticator_needs_only_a_token_property(respx_mock):
+async def test_header_authenticator_subclass_needs_only_token(respx_mock):
     class Dated(AbstractHeaderAuthenticator):
         auth_header = "X-Dated"
 
@@ -154,7 +154,7 @@ async def test_an_own_header_authenticator_needs_only_a_token_property(respx_moc
     assert route.calls.last.request.headers["X-Dated"] == "2026-01-01"
 
 
-async def test_digest_authentication_of_httpx_works_with_a_stream(respx_mock):
+async def test_httpx_digest_auth_works_with_stream(respx_mock):
     challenge = {"WWW-Authenticate": 'Digest realm="r", nonce="n0nce", qop="auth", algorithm=SHA-256'}
     sent = []
 
@@ -172,7 +172,7 @@ async def test_digest_authentication_of_httpx_works_with_a_stream(respx_mock):
     assert sent == ["", 'Digest username="ann"', 'Digest username="ann"']
 
 
-async def test_digest_credentials_that_are_refused_end_in_an_auth_error(respx_mock):
+async def test_rejected_digest_credential_raises_auth_error(respx_mock):
     challenge = {"WWW-Authenticate": 'Digest realm="r", nonce="n0nce", qop="auth"'}
     route = respx_mock.get(URL).respond(401, headers=challenge)
 
@@ -182,7 +182,7 @@ async def test_digest_credentials_that_are_refused_end_in_an_auth_error(respx_mo
     assert route.call_count == 2
 
 
-async def test_a_custom_flow_may_fetch_a_ticket_elsewhere_first(respx_mock):
+async def test_custom_flow_may_request_a_ticket_first(respx_mock):
     class Ticket(httpx.Auth):
         requires_response_body = True
 
@@ -200,14 +200,14 @@ async def test_a_custom_flow_may_fetch_a_ticket_elsewhere_first(respx_mock):
     assert route.calls.last.request.headers["X-Ticket"] == "T-7"
 
 
-async def test_what_a_custom_flow_raises_leaves_unchanged_and_the_flow_is_closed():
+async def test_custom_flow_error_propagates_and_closes_flow():
     closed = []
-    oops = LookupError("no key in the vault")
+    failure = LookupError("no key in the vault")
 
     class Vault(httpx.Auth):
         async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
             try:
-                raise oops
+                raise failure
                 yield request
             finally:
                 closed.append(True)
@@ -215,36 +215,36 @@ async def test_what_a_custom_flow_raises_leaves_unchanged_and_the_flow_is_closed
     with pytest.raises(LookupError) as caught:
         await Users(authenticator=Vault()).read()
 
-    assert caught.value is oops
+    assert caught.value is failure
     assert closed == [True]
 
 
-async def test_cancelling_a_request_closes_the_users_flow(respx_mock):
-    asked, closed = asyncio.Event(), []
+async def test_cancellation_closes_custom_flow(respx_mock):
+    requested, closed = asyncio.Event(), []
 
-    class Watched(httpx.Auth):
+    class Closing(httpx.Auth):
         async def async_auth_flow(self, request):
             try:
                 yield request
             finally:
                 closed.append(True)
 
-    async def never(request: httpx.Request) -> None:
-        asked.set()
+    async def hang(request: httpx.Request) -> None:
+        requested.set()
         await asyncio.Event().wait()
 
-    respx_mock.get(URL).mock(side_effect=never)
-    reading = asyncio.create_task(Users(authenticator=Watched()).read())
-    await asked.wait()
+    respx_mock.get(URL).mock(side_effect=hang)
+    task = asyncio.create_task(Users(authenticator=Closing()).read())
+    await requested.wait()
 
-    reading.cancel()
+    task.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await reading
+        await task
 
     assert closed == [True]
 
 
-async def test_refresh_auth_runs_the_flow_of_a_plain_httpx_auth_afresh_once(respx_mock):
+async def test_refresh_auth_restarts_httpx_auth_flow_once(respx_mock):
     signed = []
 
     class Numbered(httpx.Auth):
@@ -253,19 +253,19 @@ async def test_refresh_auth_runs_the_flow_of_a_plain_httpx_auth_afresh_once(resp
             request.headers["X-Number"] = signed[-1]
             yield request
 
-    class Grumbling(Users):
+    class AlwaysExpired(Users):
         def classify(self, response, context):
             return ResponseAction.REFRESH_AUTH
 
     api = respx_mock.get(URL).respond(200, json={"error": "expired"})
 
     with pytest.raises(AuthError):
-        await Grumbling(authenticator=Numbered()).read()
+        await AlwaysExpired(authenticator=Numbered()).read()
 
     assert [call.request.headers["X-Number"] for call in api.calls] == ["n1", "n2"]
 
 
-async def test_a_stream_without_the_right_credential_raises_auth_error_after_one_request(respx_mock):
+async def test_wrong_credential_raises_auth_error_after_one_request(respx_mock):
     route = respx_mock.get(URL).respond(401, json={"message": "Bad credentials"})
 
     with pytest.raises(AuthError, match="Bad credentials") as caught:
@@ -281,20 +281,20 @@ async def test_a_stream_without_the_right_credential_raises_auth_error_after_one
         pytest.param(lambda: TokenAuthenticator("sesame open"), id="space"),
         pytest.param(lambda: TokenAuthenticator("sesame\x00open"), id="nul"),
         pytest.param(lambda: TokenAuthenticator("sesame\u00e4open"), id="not-ascii"),
-        pytest.param(lambda: MultipleTokenAuthenticator(["fine", "sesame\ropen"]), id="second-of-several"),
+        pytest.param(lambda: MultipleTokenAuthenticator(["valid", "sesame\ropen"]), id="second-token"),
         pytest.param(lambda: ApiKeyAuthenticator("sesame\topen"), id="api-key"),
         pytest.param(lambda: ApiKeyAuthenticator("sesame\nopen", "key", into="query"), id="query"),
         pytest.param(lambda: ApiKeyAuthenticator("sesame\nopen", "sid", into="cookie"), id="cookie"),
         pytest.param(lambda: TokenAuthenticator(b"sesame-open"), id="bytes"),
     ],
 )
-def test_a_bad_token_is_refused_without_being_shown(make):
+def test_invalid_token_is_rejected_without_being_shown(make):
     with pytest.raises(ConfigError) as caught:
         make()
 
-    told = f"{caught.value!r} {caught.value} {caught.value.__context__!r}"
-    assert "sesame" not in told
-    assert "open" not in told
+    output = f"{caught.value!r} {caught.value} {caught.value.__context__!r}"
+    assert "sesame" not in output
+    assert "open" not in output
     assert "Authenticator(" in str(caught.value)
 
 
@@ -305,7 +305,7 @@ def test_a_bad_token_is_refused_without_being_shown(make):
         pytest.param(lambda: TokenAuthenticator("  \n"), id="blank"),
         pytest.param(lambda: TokenAuthenticator(None), id="none"),
         pytest.param(lambda: MultipleTokenAuthenticator([]), id="no-tokens"),
-        pytest.param(lambda: MultipleTokenAuthenticator("abc"), id="a-string-for-a-list"),
+        pytest.param(lambda: MultipleTokenAuthenticator("abc"), id="string-for-list"),
         pytest.param(lambda: TokenAuthenticator("t", auth_header="X Auth"), id="header-name"),
         pytest.param(lambda: BasicHttpAuthenticator("a:b", "c"), id="colon-in-username"),
         pytest.param(lambda: ApiKeyAuthenticator("k", into="body"), id="into"),
@@ -315,13 +315,13 @@ def test_a_bad_token_is_refused_without_being_shown(make):
         ),
     ],
 )
-def test_what_cannot_authenticate_is_a_config_error(make):
+def test_invalid_arguments_raise_config_error(make):
     with pytest.raises(ConfigError, match="Authenticator"):
         make()
 
 
 @pytest.mark.parametrize("host", ["api.example.com", "10.0.0.7", "localhost.example.com", "128.0.0.1"])
-async def test_a_credential_is_not_sent_over_plain_http(host):
+async def test_credential_is_not_sent_over_plain_http(host):
     class Plain(Users):
         url_base = f"http://{host}/v1/"
 
@@ -332,7 +332,7 @@ async def test_a_credential_is_not_sent_over_plain_http(host):
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8080", "[::1]:9", "api.localhost"])
-async def test_a_credential_may_stay_on_this_machine_over_plain_http(respx_mock, host):
+async def test_credential_is_sent_over_plain_http_to_localhost(respx_mock, host):
     class Local(Users):
         url_base = f"http://{host}/v1/"
 
@@ -343,7 +343,7 @@ async def test_a_credential_may_stay_on_this_machine_over_plain_http(respx_mock,
     assert route.calls.last.request.headers["Authorization"] == "Bearer t0k"
 
 
-async def test_allow_insecure_sends_a_credential_over_plain_http(respx_mock):
+async def test_allow_insecure_sends_credential_over_plain_http(respx_mock):
     class Plain(Users):
         url_base = "http://api.example.com/v1/"
 
@@ -354,7 +354,7 @@ async def test_allow_insecure_sends_a_credential_over_plain_http(respx_mock):
     assert route.calls.last.request.headers["Authorization"] == "Bearer t0k"
 
 
-async def test_a_stream_without_a_credential_may_use_plain_http(respx_mock):
+async def test_stream_without_credential_may_use_plain_http(respx_mock):
     class Plain(Users):
         url_base = "http://api.example.com/v1/"
 
@@ -366,22 +366,22 @@ async def test_a_stream_without_a_credential_may_use_plain_http(respx_mock):
 
 
 @pytest.mark.respx(assert_all_called=False)
-async def test_an_allowed_origin_over_plain_http_gets_no_credential(respx_mock):
+async def test_plain_http_origin_gets_no_credential(respx_mock):
     class Linked(Users):
         paginator = LinkHeader()
         allowed_origins = ("http://files.example.com",)
 
     respx_mock.get(URL).respond(json=[{"id": 1}], headers={"Link": '<http://files.example.com/2>; rel="next"'})
-    elsewhere = respx_mock.get("http://files.example.com/2").respond(json=[])
+    linked = respx_mock.get("http://files.example.com/2").respond(json=[])
 
     with pytest.raises(ConfigError):
         await Linked(authenticator=TokenAuthenticator("t0k")).read()
 
-    assert not elsewhere.called
+    assert not linked.called
 
 
 @pytest.mark.respx(assert_all_called=False)
-async def test_a_token_endpoint_over_plain_http_gets_no_client_secret(respx_mock):
+async def test_plain_http_token_endpoint_gets_no_secret(respx_mock):
     token = respx_mock.post("http://auth.example.com/token").respond(json={"access_token": "t1"})
     respx_mock.get(URL).respond(json=[])
 

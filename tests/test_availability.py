@@ -1,4 +1,4 @@
-"""Is a stream that may not be read told from one that is broken, and with no request more than needed?"""
+"""Availability: unavailable streams are distinguished from errors, without extra requests."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NONE = httpx.Response(200, json=[])
 
 
 class Items(HttpStream):
-    """Pages by number until one is empty; failures are tried again at once."""
+    """Numbered pages until one is empty; retries without delay."""
 
     url_base = "https://api.test/v1"
     paginator = PageNumber()
@@ -54,15 +54,15 @@ def declare(**declared: Any) -> HttpStream:
 
 
 class Plans(HttpAvailabilityStrategy):
-    """404 means something too, and 403 still does."""
+    """A strategy that also treats 404 as unavailable."""
 
     def reasons_for_unavailable_status_codes(self, stream, logger, source, error):
         known = super().reasons_for_unavailable_status_codes(stream, logger, source, error)
         return {**known, 404: f"{stream.name} are part of the Business plan."}
 
 
-class Asked:
-    """A strategy with a check of its own, which notes how it was called."""
+class RecordingStrategy:
+    """A strategy with its own check, which records its calls."""
 
     def __init__(self, answer: Any = (True, None)) -> None:
         self.answer = answer
@@ -75,8 +75,8 @@ class Asked:
         return self.answer
 
 
-class AskedPlainly(Asked):
-    """The same, as the authors of Airbyte connectors write it."""
+class RecordingSyncStrategy(RecordingStrategy):
+    """The same with a synchronous check, as in Airbyte connectors."""
 
     def check_availability(self, stream, logger, source=None):  # type: ignore[override]
         self.calls.append((stream, logger, source))
@@ -89,20 +89,20 @@ def route(respx_mock):
     return respx_mock.route(url__startswith=ITEMS)
 
 
-async def taken(stream: HttpStream, how: str) -> list[Any]:
+async def read_all(stream: HttpStream, how: str) -> list[Any]:
     if how == "read":
         return await stream.read()
-    async with getattr(stream, how)() as reading:
-        return [each async for each in reading]
+    async with getattr(stream, how)() as items:
+        return [item async for item in items]
 
 
-async def test_a_stream_whose_first_page_comes_is_available(route):
+async def test_stream_with_first_page_is_available(route):
     route.side_effect = [ONE]
 
     assert await Items().check_availability() == (True, None)
 
 
-async def test_an_empty_first_page_of_many_is_not_read_on(route):
+async def test_check_stops_after_empty_first_page(route):
     route.mock(return_value=httpx.Response(200, json=[], headers={"X-Pages": "3"}))
     stream = declare(paginator=PageNumber(total_pages=Header("X-Pages")))
 
@@ -111,7 +111,7 @@ async def test_an_empty_first_page_of_many_is_not_read_on(route):
 
 
 @pytest.mark.parametrize("first", [ONE, NONE], ids=["records", "empty"])
-async def test_many_slices_are_one_request(route, first):
+async def test_many_slices_need_one_request(route, first):
     route.mock(return_value=first)
     stream = declare(stream_slices=lambda self, state: [{"shop": shop} for shop in "abc"])
 
@@ -119,7 +119,7 @@ async def test_many_slices_are_one_request(route, first):
     assert [str(call.request.url.params["shop"]) for call in route.calls] == ["a"]
 
 
-async def test_no_slices_are_unavailable_without_a_request(route):
+async def test_stream_without_slices_is_unavailable_without_request(route):
     available, reason = await declare(stream_slices=lambda self, state: []).check_availability()
 
     assert not available
@@ -128,7 +128,7 @@ async def test_no_slices_are_unavailable_without_a_request(route):
     assert route.call_count == 0
 
 
-async def test_a_403_is_unavailable_and_the_reason_has_status_message_and_what_it_means(route):
+async def test_403_is_unavailable_with_status_message_and_meaning(route):
     route.mock(return_value=REFUSED)
 
     available, reason = await Items().check_availability()
@@ -141,27 +141,27 @@ async def test_a_403_is_unavailable_and_the_reason_has_status_message_and_what_i
     assert route.call_count == 1
 
 
-@pytest.mark.parametrize(("status", "said"), [(404, "items are part of the Business plan."), (403, "permission")])
-async def test_a_subclass_adds_reasons_to_those_that_are_known(route, status, said):
+@pytest.mark.parametrize(("status", "meaning"), [(404, "items are part of the Business plan."), (403, "permission")])
+async def test_subclass_adds_reasons(route, status, meaning):
     route.mock(return_value=httpx.Response(status, json={"message": "the API's own words"}))
 
     available, reason = await declare(availability_strategy=Plans()).check_availability()
 
     assert not available
     assert reason is not None
-    assert all(part in reason for part in (str(status), "the API's own words", said))
+    assert all(part in reason for part in (str(status), "the API's own words", meaning))
 
 
-async def test_reasons_are_asked_for_with_the_stream_a_logger_the_source_and_the_error(route):
+async def test_reasons_hook_receives_stream_logger_source_and_error(route):
     seen: list[Any] = []
 
-    class Noting(HttpAvailabilityStrategy):
+    class Recording(HttpAvailabilityStrategy):
         def reasons_for_unavailable_status_codes(self, stream, logger, source, error):
             seen.extend((stream, logger, source, error.status))
             return super().reasons_for_unavailable_status_codes(stream, logger, source, error)
 
     route.mock(return_value=REFUSED)
-    stream = declare(availability_strategy=Noting())
+    stream = declare(availability_strategy=Recording())
     source = Source([stream])
 
     await source.check()
@@ -181,7 +181,7 @@ async def test_reasons_are_asked_for_with_the_stream_a_logger_the_source_and_the
     ],
     ids=["404", "500", "401", "network"],
 )
-async def test_what_no_strategy_knows_leaves_as_it_leaves_a_reading(route, answers, error):
+async def test_unrecognized_error_is_raised_like_in_read(route, answers, error):
     route.side_effect = answers * 2
 
     with pytest.raises(error) as checked:
@@ -194,7 +194,7 @@ async def test_what_no_strategy_knows_leaves_as_it_leaves_a_reading(route, answe
     assert not isinstance(checked.value, StreamUnavailable)
 
 
-async def test_an_error_of_the_first_request_may_be_taken_for_anything_by_handle_http_error(route):
+async def test_handle_http_error_decides_about_any_error(route):
     class Lenient(HttpAvailabilityStrategy):
         def handle_http_error(self, stream, logger, source, error):
             return False, f"closed with {error.status}"
@@ -209,7 +209,7 @@ async def test_an_error_of_the_first_request_may_be_taken_for_anything_by_handle
     assert caught.value.reason == "closed with 418"
 
 
-async def test_an_error_that_handle_http_error_takes_for_available_is_still_an_error_of_the_reading(route):
+async def test_error_handled_as_available_still_fails_read(route):
     class Trusting(HttpAvailabilityStrategy):
         def handle_http_error(self, stream, logger, source, error):
             return True, None
@@ -231,7 +231,7 @@ def as_method(strategy):
 
 
 @pytest.mark.parametrize("shape", [lambda strategy: strategy, as_property, as_method], ids=["attr", "prop", "method"])
-async def test_the_strategy_is_an_attribute_a_property_or_a_method(route, shape):
+async def test_strategy_is_attribute_property_or_method(route, shape):
     route.mock(return_value=httpx.Response(404))
     stream = declare(availability_strategy=shape(Plans()))
 
@@ -242,7 +242,7 @@ async def test_the_strategy_is_an_attribute_a_property_or_a_method(route, shape)
 
 
 @pytest.mark.parametrize("shape", [lambda strategy: strategy, as_property, as_method], ids=["attr", "prop", "method"])
-async def test_without_a_strategy_a_403_is_an_error_like_others(route, respx_mock, shape):
+async def test_403_is_ordinary_error_without_strategy(route, respx_mock, shape):
     respx_mock.route(url__startswith="https://api.test/v1/others").mock(return_value=NONE)
     route.mock(return_value=REFUSED)
     stream = declare(availability_strategy=shape(None))
@@ -262,7 +262,7 @@ async def test_without_a_strategy_a_403_is_an_error_like_others(route, respx_moc
 @pytest.mark.parametrize(
     "wrong", [HttpAvailabilityStrategy, "http", 3, object()], ids=["class", "str", "int", "object"]
 )
-async def test_what_is_no_strategy_is_a_mistake_with_a_hint(route, shape, wrong):
+async def test_invalid_strategy_is_refused_with_hint(route, shape, wrong):
     route.mock(return_value=ONE)
     stream = declare(availability_strategy=shape(wrong))
 
@@ -275,11 +275,11 @@ async def test_what_is_no_strategy_is_a_mistake_with_a_hint(route, shape, wrong)
 
 
 @pytest.mark.parametrize("how", ["read", "records", "pages"])
-async def test_a_first_request_that_is_refused_raises_stream_unavailable(route, how):
+async def test_refused_first_request_raises_stream_unavailable(route, how):
     route.mock(return_value=REFUSED)
 
     with pytest.raises(StreamUnavailable) as caught:
-        await taken(Items(), how)
+        await read_all(Items(), how)
 
     error = caught.value
     assert isinstance(error, RemoteError)
@@ -289,7 +289,7 @@ async def test_a_first_request_that_is_refused_raises_stream_unavailable(route, 
     assert route.call_count == 1
 
 
-async def test_a_403_on_a_later_page_is_an_error_like_others(route):
+async def test_403_on_later_page_is_ordinary_error(route):
     route.side_effect = [ONE, REFUSED]
 
     with pytest.raises(HttpStatusError) as caught:
@@ -299,7 +299,7 @@ async def test_a_403_on_a_later_page_is_an_error_like_others(route):
 
 
 @pytest.mark.parametrize("first", [[ONE], [NONE]], ids=["records", "empty"])
-async def test_a_403_in_a_later_slice_is_an_error_like_others(route, first):
+async def test_403_in_later_slice_is_ordinary_error(route, first):
     route.side_effect = [*first, REFUSED]
     stream = declare(paginator=None, stream_slices=lambda self, state: [{"shop": "a"}, {"shop": "b"}])
 
@@ -311,8 +311,8 @@ async def test_a_403_in_a_later_slice_is_an_error_like_others(route, first):
     assert (error.status, error.stream_slice) == (403, {"shop": "b"})
 
 
-@pytest.mark.parametrize("kind", [Asked, AskedPlainly])
-async def test_a_check_of_its_own_is_asked_before_the_reading(route, kind):
+@pytest.mark.parametrize("kind", [RecordingStrategy, RecordingSyncStrategy])
+async def test_custom_check_runs_before_read(route, kind):
     strategy = kind((False, "closed on Sundays"))
     stream = declare(availability_strategy=strategy)
     source = Source([stream])
@@ -327,8 +327,8 @@ async def test_a_check_of_its_own_is_asked_before_the_reading(route, kind):
     assert [(call[0], call[2]) for call in strategy.calls] == [(stream, None), (stream, source)]
 
 
-@pytest.mark.parametrize("kind", [Asked, AskedPlainly])
-async def test_a_check_of_its_own_that_says_yes_leaves_the_reading_as_it_is(route, kind):
+@pytest.mark.parametrize("kind", [RecordingStrategy, RecordingSyncStrategy])
+async def test_successful_custom_check_does_not_affect_read(route, kind):
     route.side_effect = [ONE, NONE]
     strategy = kind()
 
@@ -337,9 +337,9 @@ async def test_a_check_of_its_own_that_says_yes_leaves_the_reading_as_it_is(rout
     assert (len(strategy.calls), route.call_count) == (2, 2)
 
 
-async def test_what_a_check_of_its_own_raises_leaves_unchanged(route):
+async def test_error_of_custom_check_is_raised_unchanged(route):
     mistake = KeyError("mine")
-    stream = declare(availability_strategy=Asked(mistake))
+    stream = declare(availability_strategy=RecordingStrategy(mistake))
 
     with pytest.raises(KeyError) as checked:
         await stream.check_availability()
@@ -349,21 +349,21 @@ async def test_what_a_check_of_its_own_raises_leaves_unchanged(route):
     assert checked.value is read.value is mistake
 
 
-@pytest.mark.parametrize("asked", ["check_availability", "read"])
+@pytest.mark.parametrize("method", ["check_availability", "read"])
 @pytest.mark.parametrize("answer", [True, None, "yes", (True,), (1, 2, 3)], ids=repr)
-async def test_an_answer_that_is_no_pair_is_a_mistake_with_a_hint(route, asked, answer):
+async def test_invalid_answer_is_refused_with_hint(route, method, answer):
     route.mock(return_value=NONE)
-    stream = declare(availability_strategy=Asked(answer))
+    stream = declare(availability_strategy=RecordingStrategy(answer))
 
     with pytest.raises(ConfigError) as caught:
-        await getattr(stream, asked)()
+        await getattr(stream, method)()
 
     assert "check_availability" in str(caught.value)
     assert caught.value.hint
 
 
 @pytest.mark.parametrize("answer", [False, None, "closed"], ids=repr)
-async def test_what_handle_http_error_answers_is_looked_at_too(route, answer):
+async def test_invalid_answer_of_handle_http_error_is_refused(route, answer):
     class Short(HttpAvailabilityStrategy):
         def handle_http_error(self, stream, logger, source, error):
             return answer
@@ -375,7 +375,7 @@ async def test_what_handle_http_error_answers_is_looked_at_too(route, answer):
 
 
 class Preflight(HttpAvailabilityStrategy):
-    """Asks something else first, and then as usual."""
+    """Requests the settings first, then calls super()."""
 
     async def check_availability(self, stream, logger, source=None):
         settings = (await stream.request("settings")).json()
@@ -384,9 +384,9 @@ class Preflight(HttpAvailabilityStrategy):
         return await super().check_availability(stream, logger, source)
 
 
-@pytest.mark.parametrize("on", [True, False])
-async def test_a_subclass_asks_more_and_then_its_super(route, respx_mock, on):
-    respx_mock.get("https://api.test/v1/settings").respond(json={"api": on})
+@pytest.mark.parametrize("is_on", [True, False])
+async def test_subclass_check_can_call_super(route, respx_mock, is_on):
+    respx_mock.get("https://api.test/v1/settings").respond(json={"api": is_on})
     route.mock(return_value=REFUSED)
     stream = declare(availability_strategy=Preflight())
 
@@ -394,11 +394,11 @@ async def test_a_subclass_asks_more_and_then_its_super(route, respx_mock, on):
 
     assert not available
     assert reason is not None
-    assert ("403" in reason) is on
-    assert route.call_count == on
+    assert ("403" in reason) is is_on
+    assert route.call_count == is_on
 
 
-async def test_a_subclass_that_calls_its_super_reads_without_end_nor_recursion(route, respx_mock):
+async def test_check_calling_super_does_not_recurse_in_read(route, respx_mock):
     respx_mock.get("https://api.test/v1/settings").respond(json={"api": True})
     route.side_effect = [ONE, ONE, NONE]
 

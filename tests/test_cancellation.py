@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from fake_api import Api, Items, NamedItems, slices, collect_pages, paged_api, real_timeout
-from loopback import Received, Wire, answer, serve
+from loopback import Connection, LoopbackRequest, http_response, serve
 
 from asyncstreams import AuthError, HttpStream, Offset, PageNumber, RequestContext, Source
 
@@ -80,7 +80,7 @@ async def consume(stream: HttpStream, pause: float) -> None:
 
 @pytest.mark.parametrize("kind", [Items, Counted])
 @pytest.mark.parametrize("pause", [0, 0.7])
-async def test_a_run_can_be_cancelled_at_each_of_its_steps(virtual_clock, kind, pause):
+async def test_run_can_be_cancelled_at_every_step(virtual_clock, kind, pause):
     kind = type(kind.__name__, (kind,), {"max_tries": 3, "backoff_time": lambda self, response: 1.5})
     for step in range(1000):
         api = Api(sick())
@@ -130,7 +130,7 @@ LEAVES = {"break": None, "exception": Left, "cancel": asyncio.CancelledError, "t
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", [Items, Counted])
-async def test_after_each_page_everything_ends_at_once(virtual_clock, way, kind):
+async def test_exit_after_any_page_ends_all_requests(virtual_clock, way, kind):
     kind = type(kind.__name__, (kind,), {"max_tries": 3, "backoff_time": lambda self, response: 1.5})
     for after in range(14):
         api = Api(sick())
@@ -146,8 +146,8 @@ async def test_after_each_page_everything_ends_at_once(virtual_clock, way, kind)
 
 
 @pytest.mark.parametrize("seconds", [0.5, 1.5, 2.2, 4.0, 5.5])
-async def test_a_timeout_around_a_consumer_that_waits_ends_it_then(virtual_clock, seconds):
-    api = Api(sick(), seconds=1.0)
+async def test_timeout_ends_a_waiting_consumer_on_time(virtual_clock, seconds):
+    api = Api(sick(), latency=1.0)
     stream = Items(api, virtual_clock, max_concurrency=2)
     begun = virtual_clock.monotonic()
 
@@ -161,7 +161,7 @@ async def test_a_timeout_around_a_consumer_that_waits_ends_it_then(virtual_clock
 
 
 @pytest.mark.parametrize("status", [503, 429])
-async def test_leaving_while_all_slices_wait_for_a_better_time_is_at_once(virtual_clock, status):
+async def test_exit_while_all_slices_wait_is_immediate(virtual_clock, status):
     def waiting(request: httpx.Request) -> httpx.Response:
         well = request.url.path == "/a"
         return paged_api(1)(request) if well else httpx.Response(status, headers={"Retry-After": "500"})
@@ -178,10 +178,10 @@ async def test_leaving_while_all_slices_wait_for_a_better_time_is_at_once(virtua
     assert virtual_clock.monotonic() == before
 
 
-async def test_a_page_is_not_lost_to_a_consumer_that_was_too_impatient(virtual_clock):
+async def test_timed_out_anext_loses_no_page(virtual_clock):
     found = []
 
-    async with Items(Api(paged_api(6), seconds=3), virtual_clock).pages(slices=slices("ab")) as pages:
+    async with Items(Api(paged_api(6), latency=3), virtual_clock).pages(slices=slices("ab")) as pages:
         while True:
             try:
                 found.append(await asyncio.wait_for(anext(pages), 0.7))
@@ -209,7 +209,7 @@ BODIES = [
 
 @pytest.mark.parametrize("of", ["pages", "records", "source"])
 @pytest.mark.parametrize("error", BODIES, ids=lambda error: type(error).__name__)
-async def test_what_the_body_raises_leaves_as_the_same_object(virtual_clock, of, error):
+async def test_body_exception_propagates_unchanged(virtual_clock, of, error):
     api = Api(paged_api(5))
     stream = Items(api, virtual_clock)
     reading = {"pages": stream.pages, "records": stream.records, "source": Source([stream]).pages}[of]()
@@ -228,7 +228,7 @@ async def test_what_the_body_raises_leaves_as_the_same_object(virtual_clock, of,
     assert api.in_flight == 0
 
 
-async def test_what_the_body_raises_wins_over_what_failed_meanwhile(virtual_clock):
+async def test_body_exception_wins_over_slice_failures(virtual_clock):
     api = Api(paged_api(5, a_2=401))
     error = Left()
 
@@ -242,7 +242,7 @@ async def test_what_the_body_raises_wins_over_what_failed_meanwhile(virtual_cloc
     assert caught.value.__context__ is None
 
 
-async def test_what_a_slice_raised_is_the_same_inside_the_body_and_outside(virtual_clock):
+async def test_slice_error_is_the_same_object_inside_and_outside(virtual_clock):
     error = AuthError("no")
     api = Api(paged_api(5, a_2=error))
     inside: list[BaseException] = []
@@ -260,7 +260,7 @@ async def test_what_a_slice_raised_is_the_same_inside_the_body_and_outside(virtu
     assert caught.value is error
 
 
-async def test_the_iterator_of_a_run_that_failed_stays_ended(virtual_clock):
+async def test_iterator_stays_exhausted_after_an_error(virtual_clock):
     async with Items(Api(paged_api(1, items_0=401)), virtual_clock).pages() as pages:
         with pytest.raises(AuthError):
             await anext(pages)
@@ -268,14 +268,14 @@ async def test_the_iterator_of_a_run_that_failed_stays_ended(virtual_clock):
             await anext(pages)
 
 
-async def test_leaving_while_an_error_waits_behind_pages_raises_nothing(virtual_clock):
+async def test_exit_before_a_queued_error_raises_nothing(virtual_clock):
     async with Items(Api(paged_api(5, a_2=401)), virtual_clock).pages(slices=slices("ab")) as pages:
         async for _ in pages:
             await asyncio.sleep(100)
             break
 
 
-async def test_stream_slices_is_closed_when_the_reading_is_left(virtual_clock):
+async def test_early_exit_closes_stream_slices(virtual_clock):
     ended: list[str] = []
 
     class Endless(Items):
@@ -305,32 +305,33 @@ class Sockets(HttpStream):
         return str(context.stream_slice.get("at", "items"))
 
 
-def body(request: Received, pages: int = 10) -> bytes:
-    return answer(json.dumps({"items": [{"id": request.target, "text": "x" * 2000}], "pages": pages}).encode())
+def body(request: LoopbackRequest, pages: int = 10) -> bytes:
+    return http_response(json.dumps({"items": [{"id": request.target, "text": "x" * 2000}], "pages": pages}).encode())
 
 
-async def hangs_later(request: Received, wire: Wire) -> None:
+async def hangs_later(request: LoopbackRequest, connection: Connection) -> None:
     """First pages come; of others the half, or nothing, and no more until the client has left."""
     if request.target.endswith("page=1"):
-        await wire.send(body(request))
+        await connection.send(body(request))
     else:
-        await wire.send(body(request)[: 900 if request.target.endswith(("2", "4", "6")) else 0])
-        await wire.gone()
+        await connection.send(body(request)[: 900 if request.target.endswith(("2", "4", "6")) else 0])
+        await connection.wait_for_disconnect()
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("after", [0, 2])
-async def test_leaving_closes_every_socket(way, after):
+async def test_early_exit_closes_every_socket(way, after):
     async with serve(hangs_later) as server, no_task_more_but(server):
         reading = Sockets(server.url, max_concurrency=48).pages(slices=slices("abcd"))
-        left = asyncio.create_task(leave(way, reading, after, server.until(lambda server: len(server.requests) >= 8)))
+        eight_requests = server.wait_until(lambda server: len(server.requests) >= 8)
+        left = asyncio.create_task(leave(way, reading, after, eight_requests))
         await asyncio.wait([left], timeout=20)
 
         assert left.done()
         with suppress(BaseException):
             left.result()
         async with asyncio.timeout(10):
-            await server.all_closed()
+            await server.wait_all_closed()
 
 
 @asynccontextmanager
@@ -341,11 +342,11 @@ async def no_task_more_but(server: Any) -> AsyncIterator[None]:
     assert {task for task in asyncio.all_tasks() - before if task not in server._tasks} == set()
 
 
-async def test_a_source_still_serves_after_a_storm_of_cancelled_requests():
-    async def script(request: Received, wire: Wire) -> None:
+async def test_source_works_after_many_cancelled_requests():
+    async def script(request: LoopbackRequest, connection: Connection) -> None:
         if request.target.startswith("/slow"):
             await asyncio.sleep(0.004)
-        await wire.send(body(request, 3))
+        await connection.send(body(request, 3))
 
     async with serve(script) as server:
         stream = Sockets(server.url, max_concurrency=16)
@@ -363,8 +364,8 @@ async def test_a_source_still_serves_after_a_storm_of_cancelled_requests():
         assert len(found["sockets"]) == 120
 
 
-async def test_a_storm_of_cancelled_readings_leaves_a_source_that_serves(virtual_clock):
-    api = Api(paged_api(5), seconds=lambda request: 0.1 + len(request.url.path) % 7 / 10)
+async def test_source_works_after_many_cancelled_reads(virtual_clock):
+    api = Api(paged_api(5), latency=lambda request: 0.1 + len(request.url.path) % 7 / 10)
     source = Source([NamedItems(name, api, virtual_clock) for name in ("a", "bb", "ccc")], max_concurrency=8)
     given = {name: slices(range(20)) for name in ("a", "bb", "ccc")}
 

@@ -1,4 +1,4 @@
-"""Does paging go on where parse_response leaves records out, and does nothing break on odd records?"""
+"""Paging when parse_response drops records, and unusual records and slices."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from asyncstreams import HttpStream, Offset, PageNumber, UnexpectedContent
 ALL = [{"id": number} for number in range(10)]
 
 
-def by_offset(request: httpx.Request) -> httpx.Response:
+def respond_by_offset(request: httpx.Request) -> httpx.Response:
     offset, limit = int(request.url.params["offset"]), int(request.url.params["limit"])
     return httpx.Response(200, json={"items": ALL[offset : offset + limit], "warnings": []})
 
 
-def by_page(request: httpx.Request) -> httpx.Response:
+def respond_by_page(request: httpx.Request) -> httpx.Response:
     page = int(request.url.params["page"])
     return httpx.Response(200, json={"items": ALL[page * 2 - 2 : page * 2], "warnings": []})
 
@@ -38,21 +38,21 @@ class FilteredByPage(Filtered):
     paginator = PageNumber()
 
 
-async def test_an_offset_moves_by_what_the_api_sent_and_not_by_what_is_kept():
-    records = await FilteredByOffset(transport=httpx.MockTransport(by_offset)).read()
+async def test_offset_advances_by_records_sent_not_by_records_kept():
+    records = await FilteredByOffset(transport=httpx.MockTransport(respond_by_offset)).read()
 
     assert [record["id"] for record in records] == [0, 1, 8, 9]
 
 
-async def test_a_page_of_which_nothing_is_kept_is_not_the_last():
-    records = await FilteredByPage(transport=httpx.MockTransport(by_page)).read()
+async def test_page_with_no_kept_records_is_not_the_last():
+    records = await FilteredByPage(transport=httpx.MockTransport(respond_by_page)).read()
 
     assert [record["id"] for record in records] == [0, 1, 8, 9]
 
 
 @pytest.mark.parametrize("value", [2**70, [[[0]]], -(2**65)])
-async def test_a_record_with_a_large_integer_is_read_as_it_is(value):
-    class One(HttpStream):
+async def test_large_integer_in_record_is_read_exactly(value):
+    class SingleRecord(HttpStream):
         url_base = "https://api.example.com/"
 
         def path(self, context):
@@ -60,10 +60,10 @@ async def test_a_record_with_a_large_integer_is_read_as_it_is(value):
 
     transport = httpx.MockTransport(lambda request: httpx.Response(200, text=f'[{{"id": {value}}}]'))
 
-    assert await One(transport=transport).read() == [{"id": value}]
+    assert await SingleRecord(transport=transport).read() == [{"id": value}]
 
 
-async def test_an_array_of_something_else_than_objects_is_the_apis_fault():
+async def test_array_item_that_is_no_object_raises():
     class Numbers(HttpStream):
         url_base = "https://api.example.com/"
 
@@ -72,11 +72,11 @@ async def test_an_array_of_something_else_than_objects_is_the_apis_fault():
 
     transport = httpx.MockTransport(lambda request: httpx.Response(200, json=[{"id": 1}, 2]))
 
-    with pytest.raises(UnexpectedContent, match="item 1 is of type integer"):
+    with pytest.raises(UnexpectedContent, match="item 1 is a JSON integer"):
         await Numbers(transport=transport).read()
 
 
-async def test_slices_may_come_from_a_coroutine():
+async def test_stream_slices_may_be_a_coroutine():
     class Sliced(HttpStream):
         url_base = "https://api.example.com/"
 

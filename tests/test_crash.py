@@ -1,6 +1,6 @@
-"""Is each record in the files exactly once, whatever breaks at whatever moment?
+"""Tests of exactly-once delivery to files under faults, loss of power and kills.
 
-What runs here by default is a sample; `make test-crash` runs all of it, and `make bench-crash` more of the last.
+By default a sample of the cases runs; `make test-crash` runs all of them, and `make bench-crash` more kills.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from asyncstreams.destinations.output_folder import OutputFolder
 from asyncstreams.destinations.part_files import PartFile
 from asyncstreams.testing import MockApi
 
-WAYS = ("before", "after", "torn", "ENOSPC", "EIO", "short")
+FAULTS = ("before", "after", "torn", "ENOSPC", "EIO", "short")
 KILLS = int(os.environ.get("CRASHES") or 1)
 LOSSES = 500 if IS_LONG else 30
 CASES = [
@@ -44,72 +44,73 @@ CASES = [
 
 
 @pytest.fixture
-def snapshots(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+def set_snapshot_interval(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Sets the number of records after which a snapshot is due."""
     return lambda records: monkeypatch.setattr(journal, "_SNAPSHOT_AFTER_RECORDS", records)
 
 
 @pytest.mark.parametrize("version", [1, 2])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize(("options", "records"), CASES)
 async def test_records_survive_fault_at_any_operation(
     options: dict[str, Any],
     records: int,
-    way: str,
+    fault: str,
     version: int,
     tmp_path: Path,
-    snapshots: Callable[[int], None],
+    set_snapshot_interval: Callable[[int], None],
 ):
-    snapshots(records)
-    chance = random.Random(f"{way}{version}{records}")
+    set_snapshot_interval(records)
+    chance = random.Random(f"{fault}{version}{records}")
 
-    at, spared = await break_each_operation(
+    operations, finished = await break_each_operation(
         lambda number: CrashHarness(tmp_path / str(number), options=options),
         FaultyFileSystem,
-        way,
+        fault,
         version,
         chance,
         step=lambda: 1 if IS_LONG else chance.randint(8, 24),
-        again=2,
-        latest=60,
+        recovery_faults=2,
+        max_recovery_operation=60,
     )
 
-    assert at > 50
-    assert spared > 0
+    assert operations > 50
+    assert finished > 0
 
 
 async def lose_power(seed: int, out: Path, disk: type[PowerLossFileSystem] = PowerLossFileSystem) -> None:
-    """A life with a loss of power or two; raises where what is left at its end is not what it must be."""
+    """Run an extraction with up to three losses of power; assert that the output is complete at the end."""
     chance = random.Random(seed)
-    world = CrashHarness(out, options={"fsync": chance.choice(("full", "commit"))})
+    harness = CrashHarness(out, options={"fsync": chance.choice(("full", "commit"))})
     if chance.random() < 0.5:
-        await world.extract()
-        world.api.version = 2
+        await harness.extract()
+        harness.api.version = 2
     for _ in range(3):
-        fs = disk.holding(world.out, chance.randint(1, 110), chance.getrandbits(32))
+        fs = disk.holding(harness.out, chance.randint(1, 110), chance.getrandbits(32))
         with suppress(ProcessKilled):
-            await world.extract(fs)
+            await harness.extract(fs)
             break
-        fs.lose_power(world.out)
-    await world.extract()
-    world.check_complete()
+        fs.lose_power(harness.out)
+    await harness.extract()
+    harness.check_complete()
 
 
-async def test_records_survive_power_loss_at_any_moment(tmp_path: Path, snapshots: Callable[[int], None]):
-    snapshots(3)
+async def test_records_survive_power_loss_at_any_moment(tmp_path: Path, set_snapshot_interval: Callable[[int], None]):
+    set_snapshot_interval(3)
     for seed in range(LOSSES):
         await lose_power(seed, tmp_path / str(seed))
 
 
-def never_synced(monkeypatch: pytest.MonkeyPatch, cls: type, name: str) -> None:
-    """One method of a class that has `_synced` leaves all syncing out."""
+def remove_syncs(monkeypatch: pytest.MonkeyPatch, cls: type, name: str) -> None:
+    """Patch one method of a class with `_synced` so that it does not sync."""
     original = getattr(cls, name)
 
     def unsynced(self: Any, *args: Any) -> Any:
-        self._synced, was = False, self._synced
+        self._synced, before = False, self._synced
         try:
             return original(self, *args)
         finally:
-            self._synced = was
+            self._synced = before
 
     monkeypatch.setattr(cls, name, unsynced)
 
@@ -121,31 +122,31 @@ def no_sync_of_parts(monkeypatch: pytest.MonkeyPatch) -> type[PowerLossFileSyste
 
 
 def no_sync_of_records(monkeypatch: pytest.MonkeyPatch) -> type[PowerLossFileSystem]:
-    never_synced(monkeypatch, Journal, "append")
+    remove_syncs(monkeypatch, Journal, "append")
     return PowerLossFileSystem
 
 
 def no_sync_of_snapshots(monkeypatch: pytest.MonkeyPatch) -> type[PowerLossFileSystem]:
-    never_synced(monkeypatch, Journal, "write_snapshot")
+    remove_syncs(monkeypatch, Journal, "write_snapshot")
     return PowerLossFileSystem
 
 
 def no_sync_of_names(*folders: str) -> Callable[[pytest.MonkeyPatch], type[PowerLossFileSystem]]:
-    class Forgetful(PowerLossFileSystem):
+    class UnsyncedFolders(PowerLossFileSystem):
         def sync_folder(self, path: Path) -> None:
             if path.name not in folders:
                 super().sync_folder(path)
 
-    return lambda monkeypatch: Forgetful
+    return lambda monkeypatch: UnsyncedFolders
 
 
 def names_before_records(monkeypatch: pytest.MonkeyPatch) -> type[PowerLossFileSystem]:
     original = OutputFolder.commit
 
     def commit(self: Any, streams: Any) -> Any:
-        for name, one in streams.items():
+        for name, sealed in streams.items():
             if self.ledger.streams[name].hidden is None:
-                self._publish(name, self._name_parts(name, one.parts))
+                self._publish(name, self._name_parts(name, sealed.parts))
         with monkeypatch.context() as patched:
             patched.setattr(self, "_publish", lambda *_: None)
             return original(self, streams)
@@ -160,7 +161,7 @@ def names_before_records(monkeypatch: pytest.MonkeyPatch) -> type[PowerLossFileS
         no_sync_of_parts,
         no_sync_of_records,
         no_sync_of_snapshots,
-        pytest.param(no_sync_of_names(".asyncstreams"), id="no_sync_of_the_journal's_name"),
+        pytest.param(no_sync_of_names(".asyncstreams"), id="no_sync_of_journal_names"),
         pytest.param(no_sync_of_names("in-progress"), id="no_sync_of_names_in_progress"),
         pytest.param(no_sync_of_names("customers", "events", "tags"), id="no_sync_of_names_of_parts"),
         names_before_records,
@@ -169,44 +170,44 @@ def names_before_records(monkeypatch: pytest.MonkeyPatch) -> type[PowerLossFileS
 async def test_power_loss_test_detects_missing_syncs(
     mutant: Callable[[pytest.MonkeyPatch], type[PowerLossFileSystem]],
     tmp_path: Path,
-    snapshots: Callable[[int], None],
+    set_snapshot_interval: Callable[[int], None],
     monkeypatch: pytest.MonkeyPatch,
 ):
-    snapshots(3)
+    set_snapshot_interval(3)
     disk = mutant(monkeypatch)
 
-    for seed in range(300):  # one in fifteen finds the rarest
+    for seed in range(300):  # about one in fifteen detects the rarest mutant
         try:
             await lose_power(seed, tmp_path / str(seed), disk)
         except Exception:
             return
-    pytest.fail("nothing was found")
+    pytest.fail("the mutant was not detected")
 
 
 @pytest.mark.parametrize("kind", ["lines", "parquet", ".sqlite", ".duckdb"])
 def test_records_survive_kill_at_any_moment(kind: str, tmp_path: Path):
-    """Once for each kill that is asked for: real processes, a real server, SIGKILL."""
+    """KILLS times, with real processes, a real server and SIGKILL."""
     processes = multiprocessing.get_context("forkserver")
     chance, kills, runs = random.Random(kind), 0, 0
     with MockApi(*crash_process.RESOURCES, process=True, latency=0.002) as api:
         while kills < KILLS:
             runs += 1
             out = tmp_path / f"{runs}{kind}"
-            for most in (5, 4, 3, 2, 1, 0) if IS_LONG else (1, 0):
+            for kills_left in (5, 4, 3, 2, 1, 0) if IS_LONG else (1, 0):
                 options = {"fsync": chance.choice(("full", "commit", "none"))}
                 if not kind.startswith("."):
                     options["compression"] = chance.choice((None, "gzip", "zstd"))
                 process = processes.Process(target=crash_process.extract, args=(api.url, str(out), kind, options))
                 process.start()
-                process.join(chance.uniform(0.05, 0.9) if most else None)
+                process.join(chance.uniform(0.05, 0.9) if kills_left else None)
                 if process.exitcode is not None:
                     assert process.exitcode == 0
                     break
                 process.kill()
                 process.join()
                 kills += 1
-            made = TableHarness if kind.startswith(".") else CrashHarness
-            world = made(out, names=("customers", "events", "orders"))
-            world.check_invariants()
-            for name in world.names:
-                assert Counter(world.visible_ids(name)) == Counter(api.ids(name))
+            harness_class = TableHarness if kind.startswith(".") else CrashHarness
+            harness = harness_class(out, names=("customers", "events", "orders"))
+            harness.check_invariants()
+            for name in harness.names:
+                assert Counter(harness.visible_ids(name)) == Counter(api.ids(name))

@@ -1,4 +1,4 @@
-"""Is a real API, Datasette over 25,000 rows, read completely in each way in which it can be paged?"""
+"""A real API, Datasette with 25,000 rows, read with each of its paginations."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SETTINGS = {"max_returned_rows": PAGE, "suggest_facets": "off", "sql_time_limit_
 
 
 class Rows(HttpStream):
-    """The rows of a table; where `array` is set, each page is nothing but their array."""
+    """The rows of a table. With `array`, each page is a bare array."""
 
     def __init__(self, url: str, paginator: Paginator, *, array: bool = False) -> None:
         self.sent: list[httpx.URL] = []
-        super().__init__(middleware=(self._note,))
+        super().__init__(middleware=(self._record_url,))
         self.url_base, self.paginator = url, paginator
         self._shape = "array" if array else "objects"
         self.records_path = None if array else "rows"
@@ -34,14 +34,14 @@ class Rows(HttpStream):
     def request_params(self, context: RequestContext) -> dict[str, Any]:
         return {"_shape": self._shape, "_size": PAGE}
 
-    async def _note(self, request: httpx.Request, send: Send) -> httpx.Response:
+    async def _record_url(self, request: httpx.Request, send: Send) -> httpx.Response:
         self.sent.append(request.url)
         return await send(request)
 
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ids have gaps, so that none can be told from the others; the customers are in no order."""
+    """A database whose ids have gaps and whose customers are unordered."""
     path = tmp_path_factory.mktemp("datasette") / "shop.db"
     connection = sqlite3.connect(path)
     with connection:
@@ -54,8 +54,8 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(database: Path) -> Iterator[str]:
-    with datasette(database, SETTINGS) as served:
-        yield served
+    with datasette(database, SETTINGS) as server_url:
+        yield server_url
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ async def test_every_row_is_read_once_and_in_order(
 
 @pytest.mark.parametrize("paginator", [NextUrl("next_url"), Cursor("next", param="_next")], ids=["next URL", "cursor"])
 @pytest.mark.parametrize(("limit", "requests"), [(0, 0), (1, 1), (1000, 1), (1001, 2), (2500, 3)])
-async def test_a_limit_ends_the_reading_with_no_request_more_than_it_needs(
+async def test_limit_sends_no_unneeded_request(
     url: str, orders: list[Record], paginator: Paginator, limit: int, requests: int
 ) -> None:
     stream = Rows(url, paginator)
@@ -101,14 +101,14 @@ async def test_a_limit_ends_the_reading_with_no_request_more_than_it_needs(
     assert len(stream.sent) == requests
 
 
-async def test_the_last_page_says_so_and_no_other(url: str) -> None:
+async def test_only_the_last_page_has_is_last(url: str) -> None:
     async with Rows(url, NextUrl("next_url")).pages() as pages:
-        told = [(page.number, len(page.records), page.is_last) async for page in pages]
+        pages_read = [(page.number, len(page.records), page.is_last) async for page in pages]
 
-    assert told == [(number, PAGE, number == 24) for number in range(25)]
+    assert pages_read == [(number, PAGE, number == 24) for number in range(25)]
 
 
-async def test_leaving_early_leaves_nobody_who_asks_for_further_pages(url: str) -> None:
+async def test_break_stops_all_further_requests(url: str) -> None:
     stream = Rows(url, Cursor("next", param="_next"))
     before = asyncio.all_tasks()
 
@@ -117,6 +117,6 @@ async def test_leaving_early_leaves_nobody_who_asks_for_further_pages(url: str) 
             if record["id"] > 4500:
                 break
 
-    # Two pages were taken; sixteen wait at most, and one for its turn.
+    # Two pages were consumed, at most sixteen are queued, and one waits for space in the queue.
     assert 2 <= len(stream.sent) <= 2 + 16 + 1
     assert asyncio.all_tasks() == before

@@ -1,4 +1,4 @@
-"""Does one timer end each attempt at its own limit, and leave the others alone?"""
+"""One shared timer time_of_end each attempt at its own limit."""
 
 from __future__ import annotations
 
@@ -12,58 +12,58 @@ from asyncstreams.testing import VirtualClock
 
 
 def limits(seconds: float) -> Timeouts:
-    """An answer must begin within so many seconds, connecting included."""
+    """Timeouts that require a response within `seconds`, including the connection."""
     return Timeouts(connect=0.001, first_byte=seconds, read=seconds, total=1000)
 
 
-async def stalls(alarm: Deadlines, clock: VirtualClock, seconds: float, after: float = 0.0) -> float:
-    """When an attempt is ended that never gets an answer."""
-    await asyncio.sleep(after)
-    with pytest.raises(StallTimeout), AttemptTimeout(limits(seconds), alarm):
+async def time_of_stall(deadlines: Deadlines, clock: VirtualClock, seconds: float, delay: float = 0.0) -> float:
+    """The time at which an attempt without a response is cancelled."""
+    await asyncio.sleep(delay)
+    with pytest.raises(StallTimeout), AttemptTimeout(limits(seconds), deadlines):
         await asyncio.sleep(500)
     return clock.monotonic()
 
 
-async def ends(alarm: Deadlines, clock: VirtualClock, seconds: float, takes: float) -> float:
-    with AttemptTimeout(limits(seconds), alarm):
-        await asyncio.sleep(takes)
+async def time_of_end(deadlines: Deadlines, clock: VirtualClock, seconds: float, duration: float) -> float:
+    with AttemptTimeout(limits(seconds), deadlines):
+        await asyncio.sleep(duration)
     return clock.monotonic()
 
 
-async def test_attempts_side_by_side_are_each_ended_at_their_own_limit(virtual_clock: VirtualClock):
-    began = virtual_clock.monotonic()
-    alarm = Deadlines()
+async def test_concurrent_attempts_end_at_their_own_limits(virtual_clock: VirtualClock):
+    started_at = virtual_clock.monotonic()
+    deadlines = Deadlines()
 
-    found = await asyncio.gather(
-        stalls(alarm, virtual_clock, 60),
-        ends(alarm, virtual_clock, 60, takes=59),
-        stalls(alarm, virtual_clock, 10, after=5),
-        stalls(alarm, virtual_clock, 10, after=5),
-        ends(alarm, virtual_clock, 10, takes=3),
-        stalls(alarm, virtual_clock, 7, after=30),
+    end_times = await asyncio.gather(
+        time_of_stall(deadlines, virtual_clock, 60),
+        time_of_end(deadlines, virtual_clock, 60, duration=59),
+        time_of_stall(deadlines, virtual_clock, 10, delay=5),
+        time_of_stall(deadlines, virtual_clock, 10, delay=5),
+        time_of_end(deadlines, virtual_clock, 10, duration=3),
+        time_of_stall(deadlines, virtual_clock, 7, delay=30),
     )
 
-    assert [one - began for one in found] == pytest.approx([60, 59, 15, 15, 3, 37], abs=0.01)
+    assert [ended_at - started_at for ended_at in end_times] == pytest.approx([60, 59, 15, 15, 3, 37], abs=0.01)
 
 
-async def test_a_limit_that_moves_on_is_held_from_where_it_was_moved_to(virtual_clock: VirtualClock):
-    began = virtual_clock.monotonic()
-    alarm = Deadlines()
+async def test_deadline_moves_with_each_received_piece(virtual_clock: VirtualClock):
+    started_at = virtual_clock.monotonic()
+    deadlines = Deadlines()
 
-    with pytest.raises(StallTimeout), AttemptTimeout(limits(10), alarm) as watch:  # noqa: PT012  # pieces come, and then none
-        watch.start_body()
+    with pytest.raises(StallTimeout), AttemptTimeout(limits(10), deadlines) as timeout:  # noqa: PT012  # pieces arrive, then none
+        timeout.start_body()
         for _ in range(8):
             await asyncio.sleep(9)
-            watch.add_bytes(1_000_000)
+            timeout.add_bytes(1_000_000)
         await asyncio.sleep(500)
 
-    assert virtual_clock.monotonic() - began == pytest.approx(82, abs=0.01)
+    assert virtual_clock.monotonic() - started_at == pytest.approx(82, abs=0.01)
 
 
-async def test_after_all_have_ended_the_next_one_is_looked_after_too(virtual_clock: VirtualClock):
-    alarm = Deadlines()
-    await ends(alarm, virtual_clock, 60, takes=1)
+async def test_timer_restarts_after_all_attempts_have_ended(virtual_clock: VirtualClock):
+    deadlines = Deadlines()
+    await time_of_end(deadlines, virtual_clock, 60, duration=1)
     await asyncio.sleep(200)
-    began = virtual_clock.monotonic()
+    started_at = virtual_clock.monotonic()
 
-    assert await stalls(alarm, virtual_clock, 10) - began == pytest.approx(10, abs=0.01)
+    assert await time_of_stall(deadlines, virtual_clock, 10) - started_at == pytest.approx(10, abs=0.01)

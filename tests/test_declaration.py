@@ -1,4 +1,4 @@
-"""Is a wrong declaration refused before anything is sent, in words that say what to write instead?"""
+"""Checks of stream declarations: errors before the first request, with a hint."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Users(HttpStream):
 
 
 def declared(**attributes: object) -> type[HttpStream]:
-    """A stream class `Wrong` with these attributes on top of a right declaration."""
+    """A stream class `Wrong` with these attributes added to a valid declaration."""
     return type("Wrong", (Users,), attributes)
 
 
-async def refusal(cls: type[HttpStream], **options: object) -> str:
-    """What the ConfigError says; nothing is mocked, so any request would raise something else."""
+async def config_error(cls: type[HttpStream], **options: object) -> str:
+    """The message of the ConfigError. Nothing is mocked, so a request would raise another error."""
     with pytest.raises(ConfigError) as caught:
         await cls(**options).read()
     return str(caught.value)
@@ -41,72 +41,72 @@ async def refusal(cls: type[HttpStream], **options: object) -> str:
 
 @pytest.fixture(autouse=True)
 def _no_network(respx_mock) -> None:
-    """Whatever a test here sends without having mocked it raises, and not a ConfigError."""
+    """Requests that a test has not mocked raise an error other than ConfigError."""
 
 
-async def test_a_stream_without_a_path_is_told_to_add_one():
+async def test_missing_path_is_refused_with_hint():
     class Pathless(HttpStream):
         url_base = "https://api.example.com/v1/"
 
-    told = await refusal(Pathless)
+    message = await config_error(Pathless)
 
-    assert "Pathless.path is missing" in told
-    assert "def path(self, context)" in told
+    assert "Pathless.path is missing" in message
+    assert "def path(self, context)" in message
 
 
-async def test_a_stream_without_url_base_is_told_to_add_one():
+async def test_missing_url_base_is_refused_with_hint():
     class Nowhere(HttpStream):
         def path(self, context):
             return "users"
 
-    told = await refusal(Nowhere)
+    message = await config_error(Nowhere)
 
-    assert "Nowhere.url_base is missing" in told
-    assert 'url_base = "https://' in told
+    assert "Nowhere.url_base is missing" in message
+    assert 'url_base = "https://' in message
 
 
 @pytest.mark.parametrize(
     "base",
     ["/v1/", "api.example.com/v1", "ftp://api.example.com/", "https:///v1", "https://api.example.com:port/", 7],
 )
-async def test_a_url_base_that_is_no_absolute_url_is_refused(base):
-    told = await refusal(declared(url_base=base))
+async def test_url_base_that_is_not_absolute_is_refused(base):
+    message = await config_error(declared(url_base=base))
 
-    assert "Wrong.url_base" in told
-    assert "https://" in told
+    assert "Wrong.url_base" in message
+    assert "https://" in message
 
 
 @pytest.mark.parametrize("base", ["https://api.example.com/v1?key=1", "https://api.example.com/v1#top"])
-async def test_a_url_base_with_a_query_or_fragment_is_refused(base):
-    told = await refusal(declared(url_base=base))
+async def test_url_base_with_query_or_fragment_is_refused(base):
+    message = await config_error(declared(url_base=base))
 
-    assert "Wrong.url_base" in told
-
-
-async def test_a_url_base_with_a_password_is_refused_without_showing_it():
-    told = await refusal(declared(url_base="https://ann:sesame@api.example.com/v1/"))
-
-    assert "Wrong.url_base" in told
-    assert "sesame" not in told
+    assert "Wrong.url_base" in message
 
 
-async def test_an_unknown_option_suggests_the_one_that_was_meant():
-    told = await refusal(Users, authenticatr=None)
+async def test_url_base_with_password_is_refused_without_showing_it():
+    message = await config_error(declared(url_base="https://ann:sesame@api.example.com/v1/"))
 
-    assert "Users(authenticatr=...)" in told
-    assert "'authenticator'" in told
+    assert "Wrong.url_base" in message
+    assert "sesame" not in message
 
 
-async def test_an_unknown_option_lists_the_known_ones():
-    told = await refusal(Users, flavour="vanilla")
+async def test_unknown_option_suggests_similar_option():
+    message = await config_error(Users, authenticatr=None)
 
-    assert "flavour" in told
+    assert "Users(authenticatr=...)" in message
+    assert "'authenticator'" in message
+
+
+async def test_unknown_option_error_lists_options():
+    message = await config_error(Users, flavour="vanilla")
+
+    assert "flavour" in message
     for known in ("authenticator", "timeouts", "transport", "allowed_origins"):
-        assert known in told
+        assert known in message
 
 
 @pytest.mark.parametrize(
-    ("written", "meant"),
+    ("name", "suggestion"),
     [
         ("request_param", "request_params"),
         ("parse_respons", "parse_response"),
@@ -116,11 +116,11 @@ async def test_an_unknown_option_lists_the_known_ones():
         ("request_header", "request_headers"),
     ],
 )
-async def test_a_misspelt_hook_suggests_the_one_that_was_meant(written, meant):
-    told = await refusal(declared(**{written: lambda self, context: None}))
+async def test_misspelt_hook_suggests_right_hook(name, suggestion):
+    message = await config_error(declared(**{name: lambda self, context: None}))
 
-    assert f"Wrong.{written}" in told
-    assert f"{meant!r}" in told
+    assert f"Wrong.{name}" in message
+    assert f"{suggestion!r}" in message
 
 
 def path_keywords(self, *, stream_state=None, stream_slice=None, next_page_token=None): ...
@@ -145,11 +145,11 @@ def slices_keywords(self, *, sync_mode, cursor_field=None, stream_state=None): .
         ("stream_slices", slices_keywords),
     ],
 )
-async def test_a_hook_with_the_signature_of_the_cdk_is_refused(hook, function):
-    told = await refusal(declared(**{hook: function}))
+async def test_hook_with_cdk_keywords_is_refused(hook, function):
+    message = await config_error(declared(**{hook: function}))
 
-    assert f"Wrong.{hook}" in told
-    assert "hint: write `def " in told
+    assert f"Wrong.{hook}" in message
+    assert "hint: write `def " in message
 
 
 def path_positional(self, stream_state=None, stream_slice=None, next_page_token=None):
@@ -177,39 +177,39 @@ def slices_positional(self, sync_mode, cursor_field=None, stream_state=None):
         ("stream_slices", slices_positional),
     ],
 )
-async def test_a_hook_with_the_positional_signature_of_the_cdk_is_refused(hook, function):
-    told = await refusal(declared(**{hook: function}))
+async def test_hook_with_cdk_positional_arguments_is_refused(hook, function):
+    message = await config_error(declared(**{hook: function}))
 
-    assert f"Wrong.{hook}" in told
+    assert f"Wrong.{hook}" in message
 
 
-async def test_a_plain_hook_that_is_async_is_refused():
+async def test_async_plain_hook_is_refused():
     async def path(self, context):
         return "users"
 
-    told = await refusal(declared(path=path))
+    message = await config_error(declared(path=path))
 
-    assert "Wrong.path is async" in told
-
-
-async def test_a_hook_that_is_a_value_is_told_to_become_a_method():
-    told = await refusal(declared(path="users"))
-
-    assert "Wrong.path" in told
-    assert "def path(self, context): return 'users'" in told
+    assert "Wrong.path is async" in message
 
 
-async def test_max_retries_names_max_tries_and_one_more():
-    told = await refusal(declared(max_retries=5))
+async def test_hook_that_is_a_value_is_refused_with_hint():
+    message = await config_error(declared(path="users"))
 
-    assert "Wrong.max_retries" in told
-    assert "max_tries = 6" in told
+    assert "Wrong.path" in message
+    assert "def path(self, context): return 'users'" in message
 
 
-async def test_max_retries_as_an_option_names_max_tries():
-    told = await refusal(Users, max_retries=5)
+async def test_max_retries_hint_gives_max_tries_plus_one():
+    message = await config_error(declared(max_retries=5))
 
-    assert "max_tries" in told
+    assert "Wrong.max_retries" in message
+    assert "max_tries = 6" in message
+
+
+async def test_max_retries_option_suggests_max_tries():
+    message = await config_error(Users, max_retries=5)
+
+    assert "max_tries" in message
 
 
 @pytest.mark.parametrize(
@@ -227,17 +227,17 @@ async def test_max_retries_as_an_option_names_max_tries():
         ("middleware", print),
     ],
 )
-async def test_an_attribute_of_the_wrong_kind_is_refused(attribute, value):
-    told = await refusal(declared(**{attribute: value}))
+async def test_setting_of_wrong_type_or_range_is_refused(attribute, value):
+    message = await config_error(declared(**{attribute: value}))
 
-    assert f"Wrong.{attribute}" in told
+    assert f"Wrong.{attribute}" in message
 
 
 @pytest.mark.parametrize(("attribute", "value"), [("timeouts", 30), ("body_limits", 1000), ("backoff", 5)])
-async def test_a_bare_number_where_a_value_object_is_due_is_refused(attribute, value):
-    told = await refusal(declared(**{attribute: value}))
+async def test_number_instead_of_value_object_is_refused(attribute, value):
+    message = await config_error(declared(**{attribute: value}))
 
-    assert f"Wrong.{attribute}" in told
+    assert f"Wrong.{attribute}" in message
 
 
 @pytest.mark.parametrize(
@@ -248,31 +248,31 @@ async def test_a_bare_number_where_a_value_object_is_due_is_refused(attribute, v
         pytest.param(TokenAuthenticator),
     ],
 )
-async def test_what_is_no_authenticator_is_refused(authenticator):
-    told = await refusal(Users, authenticator=authenticator)
+async def test_invalid_authenticator_is_refused_without_showing_it(authenticator):
+    message = await config_error(Users, authenticator=authenticator)
 
-    assert "authenticator" in told
-    assert "TokenAuthenticator(" in told
-    assert "t0k" not in told
-    assert "pass'" not in told
-
-
-async def test_a_paginator_class_is_told_to_become_an_instance():
-    told = await refusal(declared(paginator=PageNumber))
-
-    assert "Wrong.paginator" in told
-    assert "PageNumber(...)" in told
+    assert "authenticator" in message
+    assert "TokenAuthenticator(" in message
+    assert "t0k" not in message
+    assert "pass'" not in message
 
 
-async def test_what_is_no_paginator_is_told_what_one_has():
-    told = await refusal(declared(paginator="next"))
+async def test_paginator_class_is_refused_with_hint():
+    message = await config_error(declared(paginator=PageNumber))
 
-    assert "Wrong.paginator" in told
-    assert "first()" in told
+    assert "Wrong.paginator" in message
+    assert "PageNumber(...)" in message
+
+
+async def test_invalid_paginator_error_names_required_methods():
+    message = await config_error(declared(paginator="next"))
+
+    assert "Wrong.paginator" in message
+    assert "first()" in message
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "pattern"),
     [
         (lambda: PageNumber(total_items="meta.total"), r"PageNumber\(total_items.*size="),
         (lambda: PageNumber(stop_on_short_page=True), r"PageNumber\(stop_on_short_page.*size="),
@@ -290,33 +290,33 @@ async def test_what_is_no_paginator_is_told_what_one_has():
         pytest.param(lambda: LinkHeader(rel=""), r"LinkHeader\(rel="),
     ],
 )
-def test_a_paginator_that_lacks_a_parameter_is_refused_where_it_is_made(make, told):
-    with pytest.raises(ConfigError, match=told):
+def test_invalid_paginator_argument_is_refused_on_creation(make, pattern):
+    with pytest.raises(ConfigError, match=pattern):
         make()
 
 
-async def test_an_unknown_key_of_request_kwargs_lists_the_known_ones():
-    told = await refusal(declared(request_kwargs=lambda self, context: {"retries": 3}))
+async def test_unknown_request_kwargs_key_error_lists_keys():
+    message = await config_error(declared(request_kwargs=lambda self, context: {"retries": 3}))
 
-    assert "Wrong.request_kwargs" in told
-    assert "'retries'" in told
+    assert "Wrong.request_kwargs" in message
+    assert "'retries'" in message
     known = ("timeout", "follow_redirects", "extensions", "verify", "cert", "proxy", "http2")
     for name in (*known, "allow_redirects", "proxies", "stream"):
-        assert name in told
+        assert name in message
 
 
-async def test_two_bodies_are_refused():
-    told = await refusal(
+async def test_json_and_data_together_are_refused():
+    message = await config_error(
         declared(http_method="POST", request_json=lambda self, context: {}, request_data=lambda self, context: {"a": 1})
     )
 
-    assert "Wrong" in told
-    assert "request_json" in told
-    assert "request_data" in told
+    assert "Wrong" in message
+    assert "request_json" in message
+    assert "request_data" in message
 
 
 @pytest.mark.parametrize(
-    ("returned", "told", "remedy"),
+    ("returned", "kind", "remedy"),
     [
         (None, "NoneType", "return"),
         ({"id": 1}, "dict", "[record]"),
@@ -326,21 +326,19 @@ async def test_two_bodies_are_refused():
         (7, "int", "dict"),
     ],
 )
-async def test_a_parse_response_that_returns_no_records_is_told_so_after_one_request(
-    respx_mock, returned, told, remedy
-):
+async def test_invalid_parse_response_result_fails_after_one_request(respx_mock, returned, kind, remedy):
     route = respx_mock.get(URL).respond(json=[])
 
-    text = await refusal(declared(parse_response=lambda self, response, context: returned))
+    message = await config_error(declared(parse_response=lambda self, response, context: returned))
 
-    assert "Wrong.parse_response" in text
-    assert told in text
-    assert remedy in text
+    assert "Wrong.parse_response" in message
+    assert kind in message
+    assert remedy in message
     assert route.call_count == 1
 
 
 @pytest.mark.parametrize(
-    ("path", "told"),
+    ("path", "reason"),
     [
         (("users", None), "NoneType"),
         (("users", ""), "empty"),
@@ -350,53 +348,53 @@ async def test_a_parse_response_that_returns_no_records_is_told_so_after_one_req
         (None, "NoneType"),
         (7, "int"),
         (["users"], "list"),
-        ("../admin", "upwards"),
+        ("../admin", "'..'"),
     ],
 )
-async def test_a_path_that_names_no_place_is_refused(path, told):
-    text = await refusal(declared(path=lambda self, context: path))
+async def test_invalid_path_is_refused(path, reason):
+    message = await config_error(declared(path=lambda self, context: path))
 
-    assert "Wrong.path" in text
-    assert told in text
+    assert "Wrong.path" in message
+    assert reason in message
 
 
 @pytest.mark.parametrize("value", ["sesame\r\nX-Admin: yes", "sesame\nopen", "sesame\x00open", "sesame\u20acopen"])
-async def test_a_header_that_cannot_be_sent_hides_its_value(value):
-    text = await refusal(declared(request_headers=lambda self, context: {"X-Tenant": value}))
+async def test_unsendable_header_is_refused_without_showing_it(value):
+    message = await config_error(declared(request_headers=lambda self, context: {"X-Tenant": value}))
 
-    assert "Wrong.request_headers" in text
-    assert "X-Tenant" in text
-    assert "sesame" not in text
-
-
-async def test_a_parameter_that_is_a_mapping_is_refused():
-    text = await refusal(declared(request_params=lambda self, context: {"filter": {"a": 1}}))
-
-    assert "Wrong" in text
-    assert "'filter'" in text
+    assert "Wrong.request_headers" in message
+    assert "X-Tenant" in message
+    assert "sesame" not in message
 
 
-async def test_a_classify_that_returns_no_action_is_refused(respx_mock):
+async def test_mapping_as_parameter_is_refused():
+    message = await config_error(declared(request_params=lambda self, context: {"filter": {"a": 1}}))
+
+    assert "Wrong" in message
+    assert "'filter'" in message
+
+
+async def test_classify_result_that_is_no_action_is_refused(respx_mock):
     respx_mock.get(URL).respond(json=[])
 
-    text = await refusal(declared(classify=lambda self, response, context: True))
+    message = await config_error(declared(classify=lambda self, response, context: True))
 
-    assert "Wrong.classify" in text
-    assert "ResponseAction" in text
+    assert "Wrong.classify" in message
+    assert "ResponseAction" in message
 
 
 @pytest.mark.parametrize("slices", [None, 7, ["a"], "ab"])
-async def test_slices_that_are_no_mappings_are_refused(slices):
-    text = await refusal(declared(stream_slices=lambda self, state: slices))
+async def test_slices_that_are_not_mappings_are_refused(slices):
+    message = await config_error(declared(stream_slices=lambda self, state: slices))
 
-    assert "Wrong" in text
-    assert "slice" in text
+    assert "Wrong" in message
+    assert "slice" in message
 
 
 @pytest.mark.parametrize(
     ("name", "value"), [("max_concurrency", 0), ("max_concurrency", "8"), ("weight", 0), ("max_failed_slices", -1)]
 )
-async def test_a_number_that_would_stop_all_work_is_refused(name, value):
+async def test_number_that_would_block_reading_is_refused(name, value):
     stream = type("Items", (HttpStream,), {"url_base": "https://api.test/", "path": lambda self, context: "items"})()
     setattr(stream, name, value)
 
@@ -404,7 +402,7 @@ async def test_a_number_that_would_stop_all_work_is_refused(name, value):
         await stream.read()
 
 
-async def test_a_source_that_lets_nobody_work_is_refused():
+async def test_source_without_concurrency_is_refused():
     kind = type("Items", (HttpStream,), {"url_base": "https://api.test/", "path": lambda self, context: "items"})
 
     with pytest.raises(ConfigError, match="max_concurrency = 0"):

@@ -56,10 +56,10 @@ ITEMS = [{"id": 1}]
     [
         (Cursor("meta.next"), {"items": ITEMS, "next": "a"}, "'meta.next' is not in the body"),
         (NextUrl("links.next"), {"items": ITEMS, "next": "/b"}, "'links.next' is not in the body"),
-        (Cursor("nxet"), {"items": ITEMS, "next": "a"}, "is it 'next'"),
+        (Cursor("nxet"), {"items": ITEMS, "next": "a"}, "but 'next' is"),
     ],
 )
-async def test_a_selector_that_looks_wrong_is_warned_about(caplog, paginator, body, told):
+async def test_suspicious_selector_is_warned_about(caplog, paginator, body, told):
     await paged(paginator, body).read()
 
     (record,) = caplog.records
@@ -76,7 +76,7 @@ async def test_a_selector_that_looks_wrong_is_warned_about(caplog, paginator, bo
         (Cursor("items[-1].token"), {"items": ITEMS}),
     ],
 )
-async def test_a_single_page_is_nothing_to_warn_about(caplog, paginator, body):
+async def test_single_page_gives_no_selector_warning(caplog, paginator, body):
     await paged(paginator, body).read()
 
     assert caplog.records == []
@@ -94,28 +94,28 @@ async def test_a_single_page_is_nothing_to_warn_about(caplog, paginator, body):
         ("credential", TokenAuthenticator("t"), "authenticator"),
     ],
 )
-def test_an_attribute_under_another_name_is_refused(name, value, meant):
+def test_misnamed_attribute_is_refused_with_a_suggestion(name, value, meant):
     kind = type("Wrong", (Users,), {name: value})
 
     with pytest.raises(ConfigError, match=f"did you mean '{meant}'"):
         kind()
 
 
-def test_an_attribute_given_as_an_option_is_told_to_be_one_of_the_class():
-    with pytest.raises(ConfigError, match="attribute of the class") as caught:
+def test_class_attribute_as_option_is_refused():
+    with pytest.raises(ConfigError, match="a class attribute, not an option") as caught:
         Users(max_tries=3)
 
     assert "max_tries = ..." in str(caught.value)
 
 
-def test_helpers_of_the_author_keep_their_plain_names():
+def test_unrelated_attribute_names_are_accepted():
     kind = type("Fine", (Users,), {"page": 1, "record": {}, "names": [], "paths": [], "since": "2026"})
 
     assert kind().name == "fine"
 
 
 @pytest.mark.parametrize("body", [b'[{"id": 1}]', b"<html><body>log in</body></html>\n", b'{"error": "no"}\n'])
-async def test_csv_that_is_something_else_is_no_header(body):
+async def test_other_content_instead_of_csv_is_refused(body):
     class Rows(Users):
         async def parse_response(self, response, context):
             async for row in csv_rows(response):
@@ -125,7 +125,7 @@ async def test_csv_that_is_something_else_is_no_header(body):
         await Rows(transport=always(httpx.Response(200, content=body))).read()
 
 
-async def test_a_csv_header_may_begin_with_a_bracket():
+async def test_csv_header_may_start_with_a_bracket():
     class Rows(Users):
         async def parse_response(self, response, context):
             async for row in csv_rows(response):
@@ -137,7 +137,7 @@ async def test_a_csv_header_may_begin_with_a_bracket():
 
 
 @pytest.mark.parametrize("paginator", [Offset(limit=2, into="json"), Offset(param="page.from", limit=2, into="json")])
-async def test_an_offset_can_go_into_a_json_body(paginator):
+async def test_offset_into_the_json_body(paginator):
     bodies = []
 
     def handler(request):
@@ -160,14 +160,14 @@ async def test_an_offset_can_go_into_a_json_body(paginator):
     assert (b'"offset":2' in bodies[1]) or (b'"page":{"size":2,"from":2}' in bodies[1])
 
 
-async def test_json_lines_read_as_json_are_told_as_such(virtual_clock):
+async def test_json_lines_parsed_as_json_get_a_hint(virtual_clock):
     lines = httpx.Response(200, content=b'{"id":1}\n{"id":2}\n', headers={"Content-Type": "application/x-ndjson"})
 
     with pytest.raises(MalformedJSON, match="ndjson"):
         await Users(transport=always(lines), clock=virtual_clock).read()
 
 
-async def test_a_token_endpoint_that_is_not_there_is_a_question_of_its_url():
+async def test_missing_token_endpoint_hints_at_its_url():
     oauth = Oauth2Authenticator("https://auth.example.com/nope", "app", "secret")
     stream = Users(authenticator=oauth, transport=always(httpx.Response(404)))
 
@@ -178,7 +178,7 @@ async def test_a_token_endpoint_that_is_not_there_is_a_question_of_its_url():
     assert caught.value.method == "POST"
 
 
-async def test_a_middleware_that_returns_nothing_is_told_so():
+async def test_middleware_returning_none_is_refused():
     async def forgetful(request, send):
         await send(request)
 
@@ -186,7 +186,7 @@ async def test_a_middleware_that_returns_nothing_is_told_so():
         await Users(middleware=(forgetful,), transport=always(httpx.Response(200, json=[]))).read()
 
 
-async def test_a_long_wait_is_told_by_default_and_a_short_one_is_not(caplog, virtual_clock):
+async def test_long_wait_is_logged_as_a_warning(caplog, virtual_clock):
     answers = [httpx.Response(429, headers={"Retry-After": told}) for told in ("120", "1")]
     transport = httpx.MockTransport(lambda request: answers.pop(0) if answers else httpx.Response(200, json=[]))
 
@@ -196,7 +196,7 @@ async def test_a_long_wait_is_told_by_default_and_a_short_one_is_not(caplog, vir
     assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.INFO]
 
 
-def test_link_header_has_no_selector_to_be_wrong():
+def test_link_header_has_no_selector():
     assert not hasattr(LinkHeader(), "selector")
 
 
@@ -213,12 +213,12 @@ THERE_IS_MORE = [
     (Cursor(Header("X-Nxt")), {"data": ONE, "next_page_token": "abc"}, {}, "the response has 'next_page_token'"),
     (NextUrl("next"), {"data": ONE, "links": {"next": "/items?page=2"}}, {}, "the response has 'links.next'"),
     (LinkHeader(), {"data": ONE, "nextPageToken": "abc"}, {}, "the response has 'nextPageToken'"),
-    (Cursor("meta.nxt"), {"data": ONE, "meta": {"next": "abc"}}, {}, "is it 'meta.next'?"),
+    (Cursor("meta.nxt"), {"data": ONE, "meta": {"next": "abc"}}, {}, "but 'meta.next' is"),
 ]
 
 
 @pytest.mark.parametrize(("paginator", "body", "headers", "told"), THERE_IS_MORE)
-async def test_a_first_page_that_looks_like_the_first_of_several_is_warned_of_once(
+async def test_ignored_next_page_is_warned_about_once(
     caplog, paginator, body, headers, told
 ):
     class Items(HttpStream):
@@ -248,7 +248,7 @@ async def test_a_first_page_that_looks_like_the_first_of_several_is_warned_of_on
         (None, {"data": [{"id": 1, "next": "a field of the record"}]}),
     ],
 )
-async def test_a_page_that_is_the_only_one_is_not_warned_of(caplog, paginator, body):
+async def test_real_single_page_gives_no_warning(caplog, paginator, body):
     class Items(HttpStream):
         url_base = "https://api.test/"
         records_path = "data"
@@ -265,7 +265,7 @@ async def test_a_page_that_is_the_only_one_is_not_warned_of(caplog, paginator, b
 
 
 @pytest.mark.parametrize("what", ["records", "pages"])
-async def test_a_reading_that_has_ended_says_so(what):
+async def test_iterating_a_closed_read_raises(what):
     class Items(HttpStream):
         url_base = "https://api.test/"
 
@@ -282,12 +282,12 @@ async def test_a_reading_that_has_ended_says_so(what):
 
 
 @pytest.mark.parametrize("declared", ["state", "get_updated_state"])
-def test_words_that_keep_a_state_by_hand_are_refused(declared):
+def test_state_attributes_of_other_frameworks_are_refused(declared):
     with pytest.raises(ConfigError, match=rf"Items\.{declared} is not supported\n.*remove it: .* kept automatically"):
         type("Items", (HttpStream,), {"path": lambda self, context: "items", declared: "updated_at"})()
 
 
-def test_a_source_that_is_left_open_ends_with_its_loop_in_silence(tmp_path):
+def test_unclosed_source_ends_silently_with_its_loop(tmp_path):
     script = tmp_path / "left_open.py"
     script.write_text(
         "import asyncio, httpx\n"

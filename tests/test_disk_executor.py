@@ -1,4 +1,4 @@
-"""Does blocking work keep its order, off the event loop, whatever becomes of those who wait for it?"""
+"""Tests of the executor for blocking disk work: order, failures, capacity and cancellation."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from asyncstreams.extraction.disk_executor import DiskExecutor
 MIB = 2**20
 
 
-def nothing() -> None:
-    """A job that has nothing to do."""
+def do_nothing() -> None:
+    """A job without an effect."""
 
 
 async def test_jobs_run_in_order_in_one_thread():
-    done: list[tuple[int, bool]] = []
+    results: list[tuple[int, bool]] = []
     threads: set[int] = set()
     disk = DiskExecutor(pytest.fail)
 
@@ -29,80 +29,80 @@ async def test_jobs_run_in_order_in_one_thread():
     for number in range(20):
         disk.submit(
             lambda number=number: job(number),
-            lambda result: done.append((result, threading.get_ident() == loop_thread)),
+            lambda result: results.append((result, threading.get_ident() == loop_thread)),
         )
     await disk.join()
-    await disk.close(nothing)
+    await disk.close(do_nothing)
 
-    assert done == [(number, True) for number in range(20)]
+    assert results == [(number, True) for number in range(20)]
     assert len(threads) == 1
     assert loop_thread not in threads
 
 
 async def test_no_submitted_job_starts_after_a_failure():
-    told: list[str] = []
-    began: list[str] = []
-    disk = DiskExecutor(lambda: told.append("failed"))
+    failures: list[str] = []
+    started: list[str] = []
+    disk = DiskExecutor(lambda: failures.append("failed"))
 
-    def breaks() -> None:
+    def fail() -> None:
         raise OSError("no space left")
 
-    disk.submit(breaks)
-    disk.submit(lambda: began.append("after"))
+    disk.submit(fail)
+    disk.submit(lambda: started.append("after"))
     await disk.join()
-    disk.submit(lambda: began.append("later"))
-    last = await disk.close(lambda: began.append("last"))
+    disk.submit(lambda: started.append("later"))
+    last = await disk.close(lambda: started.append("last"))
 
-    assert (told, began, last) == (["failed"] * 2, ["last"], None)
+    assert (failures, started, last) == (["failed"] * 2, ["last"], None)
     assert isinstance(disk.failure, OSError)
 
 
 async def test_wait_for_capacity_blocks_while_jobs_hold_too_much():
-    gate = threading.Event()
+    may_finish = threading.Event()
     disk = DiskExecutor(pytest.fail)
-    disk.submit(gate.wait, size=10 * MIB)
+    disk.submit(may_finish.wait, size=10 * MIB)
     async with asyncio.timeout(5):
         await disk.wait_for_capacity()
-    disk.submit(nothing, size=10 * MIB)
+    disk.submit(do_nothing, size=10 * MIB)
 
     waiting = asyncio.create_task(disk.wait_for_capacity())
     await asyncio.sleep(0.02)
     assert not waiting.done()
-    gate.set()
+    may_finish.set()
     async with asyncio.timeout(5):
         await waiting
-        await disk.close(nothing)
+        await disk.close(do_nothing)
 
 
 async def test_job_of_cancelled_waiter_still_runs():
-    gate, done = threading.Event(), threading.Event()
+    may_finish, done = threading.Event(), threading.Event()
     disk = DiskExecutor(pytest.fail)
-    disk.submit(gate.wait)
+    disk.submit(may_finish.wait)
     waiting = asyncio.create_task(disk.run(done.set))
     await asyncio.sleep(0.02)
 
     waiting.cancel()
-    gate.set()
+    may_finish.set()
     with pytest.raises(asyncio.CancelledError):
         await waiting
     async with asyncio.timeout(5):
-        await disk.close(nothing)
+        await disk.close(do_nothing)
 
     assert done.is_set()
 
 
 async def test_jobs_cancelled_by_closing_loop_do_not_end_thread():
-    gate = threading.Event()
-    began: list[int] = []
-    disk = DiskExecutor(nothing)
-    disk.submit(gate.wait)
-    disk.submit(lambda: began.append(1))
-    for future in list(disk._jobs)[1:]:  # as the end of a loop does
+    may_finish = threading.Event()
+    started: list[int] = []
+    disk = DiskExecutor(do_nothing)
+    disk.submit(may_finish.wait)
+    disk.submit(lambda: started.append(1))
+    for future in list(disk._jobs)[1:]:  # as asyncio.run does when it closes the loop
         future.cancel()
     await asyncio.sleep(0.02)
 
-    gate.set()
+    may_finish.set()
     async with asyncio.timeout(5):
-        await disk.close(lambda: began.append(2))
+        await disk.close(lambda: started.append(2))
 
-    assert began == [2]
+    assert started == [2]

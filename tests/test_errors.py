@@ -1,4 +1,4 @@
-"""When an API fails, does the error say what happened, where, and what to do?"""
+"""Errors of failing APIs: message, location and hint."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def failure_of(stream: HttpStream) -> AsyncStreamsError:
 
 
 @pytest.mark.parametrize("status", [400, 402, 404, 405, 409, 410, 414, 422, 451])
-async def test_a_4xx_is_one_request_and_an_error_that_says_where(respx_mock, status):
+async def test_4xx_is_not_retried_and_error_has_location(respx_mock, status):
     route = respx_mock.get(URL).respond(status, json={"message": "no such thing"})
 
     error = await failure_of(Users())
@@ -61,13 +61,13 @@ async def test_a_4xx_is_one_request_and_an_error_that_says_where(respx_mock, sta
     assert type(error) is HttpStatusError
     assert route.call_count == 1
     assert (error.stream, error.method, error.url, error.status, error.tries) == ("users", "GET", URL, status, 1)
-    for told in ("users", "GET", URL, str(status), "no such thing"):
-        assert told in str(error)
+    for text in ("users", "GET", URL, str(status), "no such thing"):
+        assert text in str(error)
     assert "private-matter" not in f"{error} {error!r} {vars(error)}"
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "expected"),
     [
         ({"title": "Out of credit", "detail": "Your balance is 30", "type": "about:blank"}, "Your balance is 30"),
         ({"title": "Out of credit", "status": 403}, "Out of credit"),
@@ -84,24 +84,24 @@ async def test_a_4xx_is_one_request_and_an_error_that_says_where(respx_mock, sta
         ([{"message": "in a list"}], "in a list"),
     ],
 )
-async def test_the_apis_own_message_is_told(respx_mock, body, told):
+async def test_api_message_is_shown(respx_mock, body, expected):
     respx_mock.get(URL).respond(400, json=body)
 
     error = await failure_of(Users())
 
-    assert told in str(error)
+    assert expected in str(error)
 
 
-@pytest.mark.parametrize("told", ["Token expired", "Invalid token provided", "Basic authentication is switched off"])
-async def test_a_message_about_tokens_is_told_in_full(respx_mock, told):
-    respx_mock.get(URL).respond(401, json={"message": told})
+@pytest.mark.parametrize("message", ["Token expired", "Invalid token provided", "Basic authentication is switched off"])
+async def test_api_message_about_tokens_is_not_redacted(respx_mock, message):
+    respx_mock.get(URL).respond(401, json={"message": message})
 
     error = await failure_of(Users())
 
-    assert told in str(error)
+    assert message in str(error)
 
 
-async def test_rfc_9457_tells_title_and_detail(respx_mock):
+async def test_rfc_9457_title_and_detail_are_shown(respx_mock):
     problem = {"type": "https://example.com/credit", "title": "Out of credit", "detail": "30 left, 50 needed"}
     respx_mock.get(URL).respond(403, content=json.dumps(problem), headers={"Content-Type": "application/problem+json"})
 
@@ -111,7 +111,7 @@ async def test_rfc_9457_tells_title_and_detail(respx_mock):
     assert "30 left, 50 needed" in str(error)
 
 
-async def test_a_message_without_end_is_cut(respx_mock):
+async def test_long_api_message_is_shortened(respx_mock):
     respx_mock.get(URL).respond(400, json={"message": "blah " * 10_000})
 
     error = await failure_of(Users())
@@ -121,7 +121,7 @@ async def test_a_message_without_end_is_cut(respx_mock):
 
 
 @pytest.mark.parametrize("content", [b"<h1>gone</h1>", b"", b"[1, 2", b"\xff\xfe\x00", b"null", b"7"])
-async def test_an_error_body_that_is_no_json_does_not_hide_the_status(respx_mock, content):
+async def test_non_json_error_body_does_not_hide_status(respx_mock, content):
     respx_mock.get(URL).respond(404, content=content)
 
     error = await failure_of(Users())
@@ -130,7 +130,7 @@ async def test_an_error_body_that_is_no_json_does_not_hide_the_status(respx_mock
     assert "404 Not Found" in str(error)
 
 
-async def test_an_error_names_slice_and_page(respx_mock):
+async def test_error_names_slice_and_page(respx_mock):
     class Tagged(Users):
         paginator = PageNumber()
 
@@ -144,10 +144,10 @@ async def test_an_error_names_slice_and_page(respx_mock):
     respx_mock.get(URL, params={"tag": "b", "page": "1"}).respond(json=[{"id": 1}])
     respx_mock.get(URL, params={"tag": "b", "page": "2"}).respond(404)
 
-    of_all = await failure_of(Tagged())
+    failure = await failure_of(Tagged())
 
-    assert isinstance(of_all, PartialFailure)
-    (error,) = of_all.errors
+    assert isinstance(failure, PartialFailure)
+    (error,) = failure.errors
     assert isinstance(error, HttpStatusError)
     assert (error.stream_slice, error.page) == ({"tag": "b"}, 1)
     assert "'tag': 'b'" in str(error)
@@ -155,7 +155,7 @@ async def test_an_error_names_slice_and_page(respx_mock):
 
 
 @pytest.mark.parametrize("content", [b"<h1>hello</h1>", b"", b"[oops", b"{}", b'<input type="password">'])
-async def test_an_error_about_a_body_says_where_as_well(respx_mock, virtual_clock, content):
+async def test_body_error_has_location(respx_mock, virtual_clock, content):
     respx_mock.get(URL).respond(200, content=content)
 
     error = await failure_of(Users(clock=virtual_clock))
@@ -163,7 +163,7 @@ async def test_an_error_about_a_body_says_where_as_well(respx_mock, virtual_cloc
     assert (error.stream, error.method, error.url, error.status) == ("users", "GET", URL, 200)
 
 
-async def test_html_with_a_200_is_told_with_its_type_and_its_beginning(respx_mock):
+async def test_html_with_200_error_shows_type_and_start(respx_mock):
     respx_mock.get(URL).respond(200, html="<!DOCTYPE html><title>Maintenance tonight</title>" + "x" * 5000)
 
     error = await failure_of(Users())
@@ -174,7 +174,7 @@ async def test_html_with_a_200_is_told_with_its_type_and_its_beginning(respx_moc
     assert "x" * 200 not in str(error)
 
 
-async def test_a_login_page_with_a_200_is_an_auth_error(respx_mock):
+async def test_login_page_with_200_raises_auth_error(respx_mock):
     respx_mock.get(URL).respond(200, html='<html><form action="/login"><input type="password"></form></html>')
 
     error = await failure_of(Users())
@@ -183,7 +183,7 @@ async def test_a_login_page_with_a_200_is_an_auth_error(respx_mock):
     assert "login page" in str(error)
 
 
-async def test_an_empty_body_where_json_is_due_is_an_error(respx_mock):
+async def test_empty_body_for_json_raises_unexpected_content(respx_mock):
     respx_mock.get(URL).respond(200, content=b"")
 
     error = await failure_of(Users())
@@ -192,7 +192,7 @@ async def test_an_empty_body_where_json_is_due_is_an_error(respx_mock):
     assert "empty body" in str(error)
 
 
-async def test_an_empty_body_is_the_authors_business_in_an_own_parse_response(respx_mock):
+async def test_empty_body_is_passed_to_custom_parse_response(respx_mock):
     class Lenient(Users):
         def parse_response(self, response, context):
             return response.json() if response.content else []
@@ -204,7 +204,7 @@ async def test_an_empty_body_is_the_authors_business_in_an_own_parse_response(re
     assert records == []
 
 
-async def test_an_object_where_an_array_is_due_names_the_records_path(respx_mock):
+async def test_object_for_array_error_suggests_records_path(respx_mock):
     respx_mock.get(URL).respond(json={"total": 2, "items": [{"id": 1}, {"id": 2}]})
 
     error = await failure_of(Users())
@@ -213,7 +213,7 @@ async def test_an_object_where_an_array_is_due_names_the_records_path(respx_mock
     assert "records_path = 'items'" in str(error)
 
 
-async def test_a_records_path_without_an_array_names_where_one_is(respx_mock):
+async def test_wrong_records_path_error_suggests_another(respx_mock):
     class Wrapped(Users):
         records_path = "data"
 
@@ -226,7 +226,7 @@ async def test_a_records_path_without_an_array_names_where_one_is(respx_mock):
     assert "records_path = 'items'" in str(error)
 
 
-async def test_malformed_json_is_tried_once_more_and_then_tells_the_offset(respx_mock, virtual_clock):
+async def test_malformed_json_is_retried_once_and_error_has_offset(respx_mock, virtual_clock):
     route = respx_mock.get(URL).respond(200, content=b'[{"id": 1}, {"id": oops}]')
 
     error = await failure_of(Users(clock=virtual_clock))
@@ -237,7 +237,7 @@ async def test_malformed_json_is_tried_once_more_and_then_tells_the_offset(respx
     assert route.call_count == error.tries == 2
 
 
-async def test_the_offset_counts_bytes_and_not_characters(respx_mock, virtual_clock):
+async def test_offset_counts_bytes_not_characters(respx_mock, virtual_clock):
     respx_mock.get(URL).respond(200, content='["\u00e4\u00e4", oops]'.encode())
 
     error = await failure_of(Users(clock=virtual_clock))
@@ -245,7 +245,7 @@ async def test_the_offset_counts_bytes_and_not_characters(respx_mock, virtual_cl
     assert error.offset == len('["\u00e4\u00e4", '.encode())
 
 
-async def test_malformed_json_that_is_whole_the_second_time_is_read(respx_mock, virtual_clock):
+async def test_malformed_json_is_read_after_successful_retry(respx_mock, virtual_clock):
     respx_mock.get(URL).mock(side_effect=[Response(200, content=b'[{"id": 1}'), Response(200, json=[{"id": 1}])])
 
     records = await Users(clock=virtual_clock).read()
@@ -256,7 +256,7 @@ async def test_malformed_json_that_is_whole_the_second_time_is_read(respx_mock, 
 @pytest.mark.parametrize(
     "content", [b"[NaN]", b"[1e400]", b'["\\ud800"]', b"[1] trailing", b"[" * 100_000 + b"]" * 100_000]
 )
-async def test_json_that_no_strict_parser_accepts_is_malformed(respx_mock, virtual_clock, content):
+async def test_non_strict_json_raises_malformed_json(respx_mock, virtual_clock, content):
     respx_mock.get(URL).respond(200, content=content)
 
     error = await failure_of(Users(clock=virtual_clock))
@@ -283,7 +283,7 @@ async def test_json_that_no_strict_parser_accepts_is_malformed(respx_mock, virtu
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_an_error_survives_pickling(error):
+def test_error_survives_pickling(error):
     error.locate(tries=4)
     error.add_note("a note")
 
@@ -296,7 +296,7 @@ def test_an_error_survives_pickling(error):
     assert copied.retryable == error.retryable
 
 
-async def test_an_error_of_a_real_read_survives_pickling(respx_mock):
+async def test_error_of_a_read_survives_pickling(respx_mock):
     respx_mock.get(URL).respond(404, json={"message": "gone"})
     error = await failure_of(Users())
 
@@ -305,7 +305,7 @@ async def test_an_error_of_a_real_read_survives_pickling(respx_mock):
     assert (str(copied), vars(copied)) == (str(error), vars(error))
 
 
-def test_the_tree_tells_who_must_act():
+def test_error_classes_form_documented_tree():
     assert issubclass(AuthError, ConfigError)
     assert issubclass(MalformedJSON, UnexpectedContent)
     for kind in (HttpStatusError, TruncatedBody, DecodeError, ResponseTooLarge, UnexpectedContent, CrossOriginLink):
@@ -313,7 +313,7 @@ def test_the_tree_tells_who_must_act():
     assert not issubclass(RemoteError, ConfigError)
 
 
-async def test_the_text_of_a_404(respx_mock):
+async def test_text_of_a_404(respx_mock):
     respx_mock.get(URL).respond(404, json={"message": "no such table"})
 
     error = await failure_of(Users())
@@ -321,11 +321,11 @@ async def test_the_text_of_a_404(respx_mock):
     assert str(error) == (
         'users: GET https://api.example.com/v1/users answered 404 Not Found: "no such table"\n'
         "  at: page 0, 1 try\n"
-        "  hint: check url_base and path(): the URL above is the one that was asked for"
+        "  hint: check url_base and path(): the URL above is the one that was requested"
     )
 
 
-async def test_the_text_of_a_401_on_a_later_page_of_a_slice(respx_mock):
+async def test_text_of_a_401_on_a_later_page(respx_mock):
     class Tagged(Users):
         paginator = LinkHeader()
 
@@ -346,7 +346,7 @@ async def test_the_text_of_a_401_on_a_later_page_of_a_slice(respx_mock):
     )
 
 
-async def test_the_text_of_a_500_that_stayed(respx_mock, virtual_clock):
+async def test_text_of_a_500_after_last_try(respx_mock, virtual_clock):
     respx_mock.get(URL).respond(500)
 
     error = await failure_of(Users(clock=virtual_clock))
@@ -358,7 +358,7 @@ async def test_the_text_of_a_500_that_stayed(respx_mock, virtual_clock):
     )
 
 
-async def test_the_text_of_malformed_json(respx_mock, virtual_clock):
+async def test_text_of_malformed_json(respx_mock, virtual_clock):
     respx_mock.get(URL).respond(200, content=b'[{"id": 1}, oops]', headers={"Content-Type": "application/json"})
 
     error = await failure_of(Users(clock=virtual_clock))
@@ -371,7 +371,7 @@ async def test_the_text_of_malformed_json(respx_mock, virtual_clock):
     assert str(error).endswith("  at: page 0, 2 tries")
 
 
-async def test_the_text_of_a_host_that_does_not_answer(respx_mock, virtual_clock):
+async def test_text_of_an_unavailable_host(respx_mock, virtual_clock):
     respx_mock.get(URL).mock(side_effect=httpx.ConnectError("Connection refused"))
 
     error = await failure_of(Users(clock=virtual_clock))
@@ -380,5 +380,5 @@ async def test_the_text_of_a_host_that_does_not_answer(respx_mock, virtual_clock
     assert str(error) == (
         "users: GET https://api.example.com/v1/users did not answer: Connection refused\n"
         "  at: page 0, 5 tries\n"
-        "  hint: is the server running, and is the port right?"
+        "  hint: check that the server is running, and that the port is right"
     )

@@ -98,7 +98,7 @@ def others(respx_mock):
     return respx_mock.route(url__startswith=f"{API}others")
 
 
-async def test_a_reading_begins_reads_pages_and_ends(items, heard):
+async def test_events_of_a_complete_read(items, heard):
     items.side_effect = [page(1, 2), page(3), page()]
     stream = Items()
     stream.subscribe(heard)
@@ -116,7 +116,7 @@ async def test_a_reading_begins_reads_pages_and_ends(items, heard):
     ]
 
 
-async def test_a_page_is_told_with_its_slice_and_number(items, heard):
+async def test_page_event_has_slice_and_number(items, heard):
     items.side_effect = lambda request: page(1) if dict(request.url.params) == {"page": "1", "shop": "a"} else page()
     stream = declare(request_params=lambda self, context: context.stream_slice)
     stream.subscribe(heard)
@@ -134,7 +134,7 @@ async def test_a_page_is_told_with_its_slice_and_number(items, heard):
         )
 
 
-async def test_records_that_were_kept_back_are_counted(items, heard):
+async def test_quarantined_records_are_counted(items, heard):
     items.side_effect = [httpx.Response(200, json=[{"id": 1}, {"id": "x"}, {"id": 3}])]
     schema = {"type": "object", "properties": {"id": {"type": "integer"}}}
     stream = declare(paginator=None, validation="quarantine", get_json_schema=lambda self: schema)
@@ -145,7 +145,7 @@ async def test_records_that_were_kept_back_are_counted(items, heard):
     assert [(event.records, event.quarantined) for event in heard.of(PageRead)] == [(2, 1)]
 
 
-async def test_each_retry_is_told_with_reason_delay_and_attempt(items, heard, virtual_clock):
+async def test_retry_event_has_reason_delay_and_attempt(items, heard, virtual_clock):
     items.side_effect = [httpx.Response(503), httpx.ConnectError("no"), page(1)]
     stream = declare(paginator=None, clock=virtual_clock, seed=2)
     stream.subscribe(heard)
@@ -170,7 +170,7 @@ async def test_each_retry_is_told_with_reason_delay_and_attempt(items, heard, vi
     assert first.delay + second.delay == pytest.approx(virtual_clock.monotonic(), abs=0.01)
 
 
-async def test_a_failure_that_is_not_tried_again_is_no_retry(items, heard, virtual_clock):
+async def test_final_failure_emits_no_retry_event(items, heard, virtual_clock):
     items.side_effect = [httpx.Response(500)] * 5
     stream = declare(clock=virtual_clock)
     stream.subscribe(heard)
@@ -182,7 +182,7 @@ async def test_a_failure_that_is_not_tried_again_is_no_retry(items, heard, virtu
     assert heard[-1] == StreamFinished("items", caught.value)
 
 
-async def test_a_wait_that_the_api_orders_is_told_with_its_seconds(items, heard, virtual_clock):
+async def test_retry_after_emits_a_wait_event_with_seconds(items, heard, virtual_clock):
     items.side_effect = [httpx.Response(429, headers={"Retry-After": "120"}), page(1)]
     stream = declare(paginator=None, clock=virtual_clock)
     stream.subscribe(heard)
@@ -196,7 +196,7 @@ async def test_a_wait_that_the_api_orders_is_told_with_its_seconds(items, heard,
     assert virtual_clock.monotonic() >= 120
 
 
-async def test_everybody_who_waits_at_the_same_gate_tells_it(items, others, heard, virtual_clock):
+async def test_each_stream_in_a_shared_pause_emits_its_wait(items, others, heard, virtual_clock):
     asked = asyncio.Event()
 
     async def refuse_once(request):
@@ -224,7 +224,7 @@ async def test_everybody_who_waits_at_the_same_gate_tells_it(items, others, hear
     assert {round(event.seconds, -1) for event in heard.of(WaitStarted)} == {60}
 
 
-async def test_streams_and_sources_tell_their_own_listeners(items, others):
+async def test_streams_and_sources_notify_their_own_listeners(items, others):
     items.mock(return_value=page())
     others.mock(return_value=page())
     of_stream, of_source, stream = Heard(), Heard(), Items()
@@ -242,7 +242,7 @@ async def test_streams_and_sources_tell_their_own_listeners(items, others):
     assert of_stream.kinds == one_reading * 2
 
 
-async def test_a_stream_that_is_skipped_is_told_and_the_others_go_on(items, others, heard):
+async def test_skipped_stream_is_reported_and_others_continue(items, others, heard):
     items.mock(return_value=REFUSED)
     others.side_effect = [page(1), page()]
     source = Source([Items(), Others()])
@@ -255,7 +255,7 @@ async def test_a_stream_that_is_skipped_is_told_and_the_others_go_on(items, othe
     assert [type(event.error) for event in heard.of(StreamFinished)] == [StreamUnavailable, type(None)]
 
 
-async def test_a_stream_that_is_skipped_ends_last(items, others, heard):
+async def test_skipped_stream_emits_finished_last(items, others, heard):
     items.mock(return_value=REFUSED)
     others.mock(return_value=page())
     source = Source([Items(), Others()])
@@ -267,7 +267,7 @@ async def test_a_stream_that_is_skipped_ends_last(items, others, heard):
     assert of_items == [StreamStarted, SliceStarted, SliceFinished, StreamSkipped, StreamFinished]
 
 
-async def test_a_lone_stream_that_is_unavailable_ends_with_its_error(items, heard):
+async def test_lone_unavailable_stream_finishes_with_its_error(items, heard):
     items.mock(return_value=REFUSED)
     stream = Items()
     stream.subscribe(heard)
@@ -281,7 +281,7 @@ async def test_a_lone_stream_that_is_unavailable_ends_with_its_error(items, hear
 
 @pytest.mark.parametrize("of", ["stream", "source"])
 @pytest.mark.parametrize("how", ["break", "exception"])
-async def test_leaving_early_is_an_end_with_an_error(items, heard, of, how):
+async def test_early_exit_finishes_with_an_error(items, heard, of, how):
     items.side_effect = one_page
     stream = Items()
     read = {"stream": stream, "source": Source([stream])}[of]
@@ -305,7 +305,7 @@ async def test_leaving_early_is_an_end_with_an_error(items, heard, of, how):
     assert heard[-2].error is not None
 
 
-async def test_a_cancelled_reading_ends_with_an_error(items, heard):
+async def test_cancelled_read_finishes_with_an_error(items, heard):
     async def leave(request):
         reading.cancel()
         await asyncio.Event().wait()
@@ -322,7 +322,7 @@ async def test_a_cancelled_reading_ends_with_an_error(items, heard):
     assert isinstance(heard[-1].error, asyncio.CancelledError)
 
 
-async def test_after_a_subscription_has_ended_nothing_more_is_told(items, heard):
+async def test_unsubscribed_listener_gets_no_events(items, heard):
     items.mock(return_value=page())
     stream, still = Items(), Heard()
     end = stream.subscribe(heard)
@@ -335,7 +335,7 @@ async def test_after_a_subscription_has_ended_nothing_more_is_told(items, heard)
     assert (len(heard), len(still)) == (5, 10)
 
 
-async def test_a_subscription_may_end_and_another_begin_while_a_stream_is_read(items, heard):
+async def test_listeners_may_change_during_a_read(items, heard):
     go_on = asyncio.Event()
 
     async def two_pages(request):
@@ -361,7 +361,7 @@ async def test_a_subscription_may_end_and_another_begin_while_a_stream_is_read(i
 
 
 @pytest.mark.parametrize("of", [Items, lambda: Source([Items()])], ids=["stream", "source"])
-async def test_ending_a_subscription_twice_is_ending_it(items, heard, of):
+async def test_unsubscribing_twice_is_harmless(items, heard, of):
     items.mock(return_value=page())
     end = (read := of()).subscribe(heard)
 
@@ -372,7 +372,7 @@ async def test_ending_a_subscription_twice_is_ending_it(items, heard, of):
     assert heard == []
 
 
-async def test_a_check_is_no_reading(items, heard):
+async def test_check_emits_no_stream_events(items, heard):
     items.mock(return_value=page(1))
     source = Source([Items()])
     source.subscribe(heard)
@@ -383,7 +383,7 @@ async def test_a_check_is_no_reading(items, heard):
     assert not heard.of(StreamFinished)
 
 
-async def test_a_strategy_that_asks_the_stream_first_does_not_end_it(items, heard):
+async def test_preflight_strategy_does_not_finish_the_stream(items, heard):
     class Preflight(HttpAvailabilityStrategy):
         async def check_availability(self, stream, logger, source=None):
             return await super().check_availability(stream, logger, source)
@@ -398,7 +398,7 @@ async def test_a_strategy_that_asks_the_stream_first_does_not_end_it(items, hear
     assert heard[-1] == StreamFinished("items")
 
 
-async def test_events_hold_no_secret_and_no_query(items, heard, virtual_clock):
+async def test_events_contain_no_secret_and_no_query(items, heard, virtual_clock):
     echo = {"json": {"message": "no tok3n-of-mine, no query-value-of-mine"}}
     items.side_effect = [
         httpx.Response(429, headers={"Retry-After": "5"}, **echo),
@@ -434,7 +434,7 @@ EVENTS: list[Event] = [
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=repr)
-def test_an_event_is_a_frozen_value(event):
+def test_events_are_frozen(event):
     for each in fields(event):
         with pytest.raises(FrozenInstanceError):
             setattr(event, each.name, None)

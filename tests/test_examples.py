@@ -13,8 +13,8 @@ from types import ModuleType
 
 import httpx
 import pytest
-from api_server import CHARGES, GAMES, ISSUES, KEY, REPOS, TOKEN, Apis
-from loopback import Received, Wire, answer, serve
+from api_server import CHARGES, GAMES, ISSUES, KEY, REPOS, TOKEN, ApiServer
+from loopback import Connection, LoopbackRequest, http_response, serve
 
 from asyncstreams import AuthError, BasicHttpAuthenticator, HttpStatusError, TokenAuthenticator
 from asyncstreams.testing import VirtualClock
@@ -70,14 +70,14 @@ requests for projects, the parent of two streams: 3
 """,
 }
 
-LAST = {"nodes": [{"number": 1}], "pageInfo": {"hasNextPage": False, "endCursor": None}}
+LAST_PAGE = {"nodes": [{"number": 1}], "pageInfo": {"hasNextPage": False, "endCursor": None}}
 
 
-def one_issue() -> httpx.Response:
-    return httpx.Response(200, json={"data": {"repository": {"issues": LAST}}})
+def last_issue_page() -> httpx.Response:
+    return httpx.Response(200, json={"data": {"repository": {"issues": LAST_PAGE}}})
 
 
-def example(name: str) -> ModuleType:
+def load_example(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"examples_{name}", EXAMPLES / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
@@ -86,9 +86,9 @@ def example(name: str) -> ModuleType:
     return module
 
 
-async def run(name: str) -> tuple[int | None, str, str]:
-    """Exit code, stdout and stderr of the example as a program, with a server of its own."""
-    async with serve(Apis()) as server:
+async def run_example(name: str) -> tuple[int | None, str, str]:
+    """Exit code, stdout and stderr of the example as a program, with its own server."""
+    async with serve(ApiServer()) as server:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-W", "error", EXAMPLES / f"{name}.py", server.url),
             env={**os.environ, **CREDENTIALS},
@@ -99,63 +99,65 @@ async def run(name: str) -> tuple[int | None, str, str]:
     return process.returncode, out.decode(), err.decode()
 
 
-def test_every_example_is_run_here() -> None:
+def test_all_examples_are_covered() -> None:
     assert {path.stem for path in EXAMPLES.glob("*.py")} == {*PRINTED, "resume"}
 
 
-async def test_each_example_prints_its_result_and_nothing_else() -> None:
-    results = await asyncio.gather(*map(run, PRINTED))
+async def test_each_example_prints_exactly_its_result() -> None:
+    results = await asyncio.gather(*map(run_example, PRINTED))
 
     assert dict(zip(PRINTED, results, strict=True)) == {name: (0, text, "") for name, text in PRINTED.items()}
 
 
-async def test_the_repositories_are_all_read_page_after_page() -> None:
-    async with serve(Apis()) as server:
-        repos = await example("github_repos").Repos("encode", server.url).read()
+async def test_github_example_reads_all_pages() -> None:
+    async with serve(ApiServer()) as server:
+        repos = await load_example("github_repos").Repos("encode", server.url).read()
 
     assert [repo["id"] for repo in repos] == [repo["id"] for repo in REPOS]
     assert len(server.requests) == 3
 
 
-async def test_the_github_token_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_github_token_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GITHUB_TOKEN", "ghp_wrong")
 
-    async with serve(Apis()) as server:
+    async with serve(ApiServer()) as server:
         with pytest.raises(AuthError, match="Bad credentials"):
-            await example("github_repos").main(server.url)
+            await load_example("github_repos").main(server.url)
 
 
-async def test_the_repositories_need_no_token(
+async def test_github_example_works_without_a_token(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("GITHUB_TOKEN", raising=False)
 
-    async with serve(Apis()) as server:
-        await example("github_repos").main(server.url)
+    async with serve(ApiServer()) as server:
+        await load_example("github_repos").main(server.url)
 
     assert capsys.readouterr().out == PRINTED["github_repos"]
     assert "authorization" not in {name.lower() for request in server.requests for name, _ in request.headers}
 
 
-async def test_the_charges_are_all_read_under_the_key_as_user_name() -> None:
-    async with serve(Apis()) as server:
-        charges = await example("stripe_charges").Charges(KEY, server.url).read()
+async def test_stripe_example_reads_all_with_key_as_user_name() -> None:
+    async with serve(ApiServer()) as server:
+        charges = await load_example("stripe_charges").Charges(KEY, server.url).read()
 
     assert [charge["id"] for charge in charges] == [charge["id"] for charge in CHARGES]
     assert len(server.requests) == 4
 
 
-async def test_an_authenticator_that_is_passed_in_wins_over_the_key() -> None:
-    async with serve(Apis()) as server:
-        charges = example("stripe_charges").Charges(KEY, server.url, authenticator=BasicHttpAuthenticator("sk_other"))
+async def test_passed_authenticator_overrides_the_key() -> None:
+    async with serve(ApiServer()) as server:
+        charges = load_example("stripe_charges").Charges(
+            KEY, server.url, authenticator=BasicHttpAuthenticator("sk_other")
+        )
 
         with pytest.raises(AuthError, match="Invalid API Key"):
             await charges.read()
 
 
-async def test_the_issues_are_all_read_although_an_error_hides_in_a_200() -> None:
-    async with serve(Apis()) as server:
-        issues = example("graphql_issues").Issues(
+async def test_graphql_example_retries_an_error_in_a_200() -> None:
+    async with serve(ApiServer()) as server:
+        issues = load_example("graphql_issues").Issues(
             "pallets", "click", server.url, authenticator=TokenAuthenticator(TOKEN)
         )
         found = await issues.read()
@@ -164,9 +166,9 @@ async def test_the_issues_are_all_read_although_an_error_hides_in_a_200() -> Non
     assert len(server.requests) == 3 + 1
 
 
-async def test_a_repository_that_is_not_there_is_told_in_the_words_of_the_api() -> None:
-    async with serve(Apis()) as server:
-        issues = example("graphql_issues").Issues(
+async def test_graphql_error_contains_the_message_of_the_api() -> None:
+    async with serve(ApiServer()) as server:
+        issues = load_example("graphql_issues").Issues(
             "pallets", "clique", server.url, authenticator=TokenAuthenticator(TOKEN)
         )
 
@@ -176,11 +178,11 @@ async def test_a_repository_that_is_not_there_is_told_in_the_words_of_the_api() 
     assert len(server.requests) == 1
 
 
-async def test_a_rate_limit_inside_a_200_is_waited_for_and_spends_no_try(virtual_clock: VirtualClock) -> None:
+async def test_rate_limit_in_a_200_waits_without_using_a_try(virtual_clock: VirtualClock) -> None:
     limited = httpx.Response(200, headers={"Retry-After": "60"}, json={"errors": [{"type": "RATE_LIMITED"}]})
-    answers = [limited] * 6 + [one_issue()]
+    answers = [limited] * 6 + [last_issue_page()]
     api = httpx.MockTransport(lambda request: answers.pop(0))
-    issues = example("graphql_issues").Issues("pallets", "click", transport=api, clock=virtual_clock)
+    issues = load_example("graphql_issues").Issues("pallets", "click", transport=api, clock=virtual_clock)
 
     found = await issues.read()
 
@@ -188,41 +190,46 @@ async def test_a_rate_limit_inside_a_200_is_waited_for_and_spends_no_try(virtual
     assert virtual_clock.monotonic() >= 6 * 60
 
 
-async def test_malformed_json_is_tried_once_more_where_classify_reads_it(virtual_clock: VirtualClock) -> None:
-    answers = [httpx.Response(200, content=b'{"data":'), one_issue()]
+async def test_malformed_json_read_by_classify_is_retried(virtual_clock: VirtualClock) -> None:
+    answers = [httpx.Response(200, content=b'{"data":'), last_issue_page()]
     api = httpx.MockTransport(lambda request: answers.pop(0))
-    issues = example("graphql_issues").Issues("pallets", "click", transport=api, clock=virtual_clock)
+    issues = load_example("graphql_issues").Issues("pallets", "click", transport=api, clock=virtual_clock)
 
     found = await issues.read()
 
     assert [issue["number"] for issue in found] == [1]
 
 
-def test_a_key_that_is_the_user_name_is_not_shown() -> None:
-    charges = example("stripe_charges").Charges(KEY)
+def test_repr_hides_key_used_as_user_name() -> None:
+    charges = load_example("stripe_charges").Charges(KEY)
 
     assert KEY not in repr(charges.authenticator)
 
 
-async def test_the_export_is_read_whole() -> None:
-    async with serve(Apis()) as server, example("ndjson_export").Games("DrNykterstein", server.url).records() as games:
-        ids = [game["id"] async for game in games]
+async def test_export_is_read_completely() -> None:
+    games = load_example("ndjson_export").Games
+    async with serve(ApiServer()) as server, games("DrNykterstein", server.url).records() as records:
+        ids = [game["id"] async for game in records]
 
     assert ids == [game["id"] for game in GAMES]
     assert len(server.requests) == 1
 
 
-async def test_games_of_the_export_are_handed_out_while_the_others_are_still_to_come() -> None:
+async def test_export_yields_records_before_the_body_ends() -> None:
     received = asyncio.Event()
 
-    async def in_two_parts(request: Received, wire: Wire) -> None:
+    async def send_in_two_parts(request: LoopbackRequest, connection: Connection) -> None:
         lines = b"".join(b'{"id":"game%d"}\n' % number for number in range(1500))
-        await wire.send(answer(lines, f"Content-Length: {2 * len(lines)}"))
+        await connection.send(http_response(lines, f"Content-Length: {2 * len(lines)}"))
         await received.wait()
-        await wire.send(lines)
+        await connection.send(lines)
 
-    games = example("ndjson_export").Games
-    async with asyncio.timeout(10), serve(in_two_parts) as server, games("anybody", server.url).records() as records:
+    games = load_example("ndjson_export").Games
+    async with (
+        asyncio.timeout(10),
+        serve(send_in_two_parts) as server,
+        games("player", server.url).records() as records,
+    ):
         first = await anext(records)
         received.set()
         count = 1 + len([game async for game in records])
@@ -231,7 +238,7 @@ async def test_games_of_the_export_are_handed_out_while_the_others_are_still_to_
     assert count == 3000
 
 
-def test_an_extraction_that_is_killed_twice_has_each_order_once() -> None:
+def test_extraction_killed_twice_writes_each_order_once() -> None:
     command = [sys.executable, "-W", "error", str(EXAMPLES / "resume.py")]
 
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

@@ -1,4 +1,4 @@
-"""Does an extraction that is told to end keep what it has, and end with the code that everybody expects?"""
+"""Tests of signals: an extraction commits what it holds, and the process exits with the usual status."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from crash_harness import lines_of
 from asyncstreams.extraction.signals import cancel_on_sigterm
 from asyncstreams.testing import MockApi, Resource
 
-pytestmark = [pytest.mark.skipif(os.name != "posix", reason="signals are posix's"), pytest.mark.alone]
+pytestmark = [pytest.mark.skipif(os.name != "posix", reason="signals are sent on POSIX only"), pytest.mark.alone]
 
 PROGRAM = """
     import asyncio, signal, sys, time
@@ -26,7 +26,7 @@ PROGRAM = """
     from asyncstreams import HttpStream, JsonLines, PageNumber
     from asyncstreams.storage.filesystem import FileSystem
 
-    class Hanging(FileSystem):
+    class HangingFileSystem(FileSystem):
         def sync(self, file):
             print("hangs", flush=True)
             time.sleep(60)
@@ -50,15 +50,16 @@ PROGRAM = """
     async def main():
         stream = Source()
         stream.url_base = sys.argv[1]
-        print("begun", flush=True)
+        print("started", flush=True)
+        fs = HangingFileSystem() if "hang" in sys.argv else FileSystem()
         try:
-            await stream.extract(to=JsonLines(sys.argv[2], fs=Hanging() if "hang" in sys.argv else FileSystem()))
+            await stream.extract(to=JsonLines(sys.argv[2], fs=fs))
         finally:
             print("left", flush=True)
 
     if "hang" in sys.argv:
-        extraction._SHUTDOWN_GRACE_S = 2.0  # it is ten seconds, and one waits for no more than all of them
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background ignore it
+        extraction._SHUTDOWN_GRACE_S = 2.0  # 10 s by default; a shorter one keeps the test fast
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore SIGINT
     asyncio.run(main())
 """
 
@@ -67,15 +68,15 @@ def ids(out: Path) -> list[int]:
     return [row["id"] for path in out.glob("customers/part-*") for row in lines_of(path)]
 
 
-def begun(api: MockApi, out: Path, *arguments: str) -> subprocess.Popen[str]:
-    """An extraction in a process of its own."""
+def start_extraction(api: MockApi, out: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start an extraction in a process of its own."""
     command = [sys.executable, "-c", textwrap.dedent(PROGRAM), api.url, str(out), *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def hanging(api: MockApi, out: Path) -> subprocess.Popen[str]:
-    """One whose disk has just stopped to answer."""
-    process = begun(api, out, "hang")
+def start_hanging_extraction(api: MockApi, out: Path) -> subprocess.Popen[str]:
+    """Start an extraction, and wait until its disk hangs."""
+    process = start_extraction(api, out, "hang")
     assert process.stdout is not None
     while process.stdout.readline() != "hangs\n":
         assert process.poll() is None
@@ -88,38 +89,36 @@ def wait_for_files(process: subprocess.Popen[str], out: Path) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_signalled_process_commits_and_next_run_resumes(
-    number: signal.Signals, code: int, tmp_path: Path
-):
+@pytest.mark.parametrize(("signal_number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signalled_process_commits_and_next_run_resumes(signal_number: signal.Signals, status: int, tmp_path: Path):
     out = tmp_path / "out"
     with MockApi(Resource("customers", 400, page_size=10), latency=0.1, process=True) as api:
-        process = begun(api, out)
+        process = start_extraction(api, out)
         wait_for_files(process, out)
         before = api.counts.requests
-        process.send_signal(number)
-        told = time.monotonic()
+        process.send_signal(signal_number)
+        signalled_at = time.monotonic()
         printed, error = process.communicate(timeout=15)
-        took = time.monotonic() - told
-        kept, asked = ids(out), api.counts.requests
+        took = time.monotonic() - signalled_at
+        kept, requests = ids(out), api.counts.requests
 
-        again = subprocess.run([sys.executable, "-c", textwrap.dedent(PROGRAM), api.url, str(out)], check=True)
+        second = subprocess.run([sys.executable, "-c", textwrap.dedent(PROGRAM), api.url, str(out)], check=True)
 
-        assert again.returncode == 0
+        assert second.returncode == 0
         assert Counter(ids(out)) == Counter(api.ids("customers"))
-        assert api.counts.requests - asked == 40 - len(kept) // 10
+        assert api.counts.requests - requests == 40 - len(kept) // 10
     # A shell sees 130 for a process that died of SIGINT.
-    assert process.returncode in (code, -number)
-    assert process.returncode == code or number is signal.SIGINT
+    assert process.returncode in (status, -signal_number)
+    assert process.returncode == status or signal_number is signal.SIGINT
     assert printed.splitlines()[-1] == "left"
     assert took < 10
-    assert len(kept) // 10 >= before - 4  # all slices that had ended: but for those on the wire, and the last of all
-    assert (error == "") or number is signal.SIGINT
+    assert len(kept) // 10 >= before - 4  # every slice that had ended, except those in flight
+    assert (error == "") or signal_number is signal.SIGINT
 
 
 def test_second_sigterm_ends_process_at_once(tmp_path: Path):
     with MockApi(Resource("customers", 400, page_size=10), process=True) as api:
-        process = hanging(api, tmp_path / "out")
+        process = start_hanging_extraction(api, tmp_path / "out")
         process.send_signal(signal.SIGTERM)
         time.sleep(0.5)
         is_waiting = process.poll() is None
@@ -133,11 +132,11 @@ def test_second_sigterm_ends_process_at_once(tmp_path: Path):
 
 def test_stuck_disk_does_not_keep_process_alive(tmp_path: Path):
     with MockApi(Resource("customers", 400, page_size=10), process=True) as api:
-        process = hanging(api, tmp_path / "out")
+        process = start_hanging_extraction(api, tmp_path / "out")
         process.send_signal(signal.SIGTERM)
-        told = time.monotonic()
+        signalled_at = time.monotonic()
         _, error = process.communicate(timeout=25)
-        took = time.monotonic() - told
+        took = time.monotonic() - signalled_at
 
     assert process.returncode == 143
     assert 1.5 < took < 3.8
@@ -145,12 +144,12 @@ def test_stuck_disk_does_not_keep_process_alive(tmp_path: Path):
 
 
 async def test_existing_sigterm_handler_is_kept():
-    def mine(*_: object) -> None: ...
+    def handler(*_: object) -> None: ...
 
-    before = signal.signal(signal.SIGTERM, mine)
+    before = signal.signal(signal.SIGTERM, handler)
     try:
         with cancel_on_sigterm(anyio.CancelScope()):
-            assert signal.getsignal(signal.SIGTERM) is mine
-        assert signal.getsignal(signal.SIGTERM) is mine
+            assert signal.getsignal(signal.SIGTERM) is handler
+        assert signal.getsignal(signal.SIGTERM) is handler
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -84,7 +84,7 @@ def api():
         yield mock_api
 
 
-def test_ten_thousand_slices_are_read_with_few_descriptors(api):
+def test_ten_thousand_slices_within_the_fd_limit(api):
     found = read(api.url, count=SLICES)
 
     assert (found["pages"], found["records"]) == (SLICES, 2 * SLICES)
@@ -96,7 +96,7 @@ def test_ten_thousand_slices_are_read_with_few_descriptors(api):
 
 
 @pytest.mark.parametrize("already_open", [30, 60, 100])
-def test_descriptors_that_the_process_has_open_already_are_left_to_it(api, already_open):
+def test_fds_already_open_reduce_concurrency(api, already_open):
     found = read(api.url, count=600, already_open=already_open)
 
     assert (found["pages"], found["records"]) == (600, 1200)
@@ -105,7 +105,7 @@ def test_descriptors_that_the_process_has_open_already_are_left_to_it(api, alrea
     assert api.counts.connections < ALLOWED - already_open
 
 
-def test_several_streams_share_the_descriptors(api):
+def test_several_streams_share_the_fd_limit(api):
     found = read(api.url, streams=5, count=120)
 
     assert (found["pages"], found["records"]) == (600, 1200)
@@ -113,7 +113,7 @@ def test_several_streams_share_the_descriptors(api):
     assert api.counts.connections < ALLOWED
 
 
-def test_connections_that_break_are_closed_as_others_open(api):
+def test_broken_connections_release_their_fds(api):
     api.faults = [Fault.reset(share=0.1)]
 
     found = read(api.url, count=600)
@@ -123,7 +123,7 @@ def test_connections_that_break_are_closed_as_others_open(api):
     assert found["most"] < ALLOWED
 
 
-def test_what_fits_below_the_limit_is_in_flight_as_it_was_told(api):
+def test_concurrency_below_the_fd_limit_is_kept(api):
     api.latency = 0.2  # long enough for a busy machine to send them all
 
     found = read(api.url, count=500, concurrency=48)

@@ -1,4 +1,4 @@
-"""Does a reading with a state give what is new: all of it, and nothing twice?"""
+"""Incremental reads with a state: every new record is delivered, and none twice."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ from asyncstreams import (
 
 
 class Api:
-    """Rows with a time of change, in seconds since BEGIN; it filters by both bounds, which it counts in."""
+    """An API of rows with a change time, in seconds after BEGIN; it filters by two inclusive bounds."""
 
     def __init__(self, *rows: tuple[int, float]) -> None:
         self.rows = [{"id": number, "updated_at": timestamp(at)} for number, at in rows]
-        self.asked: list[dict[str, str]] = []
-        self.broken: Callable[[dict[str, str]], bool] = lambda params: False
+        self.requests: list[dict[str, str]] = []
+        self.fails: Callable[[dict[str, str]], bool] = lambda params: False
         self.filters = True
         self.date: float | None = None
 
@@ -55,8 +55,8 @@ class Api:
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         params = dict(request.url.params)
-        self.asked.append(params)
-        if self.broken(params):
+        self.requests.append(params)
+        if self.fails(params):
             return httpx.Response(404)
         since, until = params.get("since", "0"), params.get("until", "9")
         rows = [row for row in self.rows if not self.filters or since <= row["updated_at"] <= until]
@@ -73,7 +73,7 @@ def events(api: Api, clock: WallClock, **attributes: Any) -> HttpStream:
         since, until = context.stream_slice.bounds
         return {"since": since, "until": until}
 
-    given = {
+    declared = {
         "url_base": "https://api.test/",
         "primary_key": "id",
         "cursor_field": "updated_at",
@@ -81,15 +81,15 @@ def events(api: Api, clock: WallClock, **attributes: Any) -> HttpStream:
         "request_params": params,
         **attributes,
     }
-    return type("Events", (HttpStream,), given)(transport=httpx.MockTransport(api), clock=clock)
+    return type("Events", (HttpStream,), declared)(transport=httpx.MockTransport(api), clock=clock)
 
 
 async def ids(stream: HttpStream, state: Any) -> list[int]:
     return sorted(record["id"] for record in await stream.read(state=state))
 
 
-async def cut_short(stream: HttpStream | Source, state: State) -> tuple[list[Any], Exception | None]:
-    """The ids that came before a reading ended, and what it ended with."""
+async def read_until_error(stream: HttpStream | Source, state: State) -> tuple[list[Any], Exception | None]:
+    """The ids delivered before a read ended, and the error that ended it."""
     found: list[Any] = []
     try:
         async with stream.pages(state=state) as pages:
@@ -100,7 +100,7 @@ async def cut_short(stream: HttpStream | Source, state: State) -> tuple[list[Any
     return found, None
 
 
-async def test_a_second_reading_gives_what_is_new():
+async def test_second_read_returns_only_new_records():
     api, clock, state = Api((1, 10), (2, 20)), WallClock(100), State()
     stream = events(api, clock)
 
@@ -110,18 +110,18 @@ async def test_a_second_reading_gives_what_is_new():
     second = await ids(stream, state)
 
     assert (first, second) == ([1, 2], [3])
-    assert api.asked[0] == {"until": timestamp(40)}
-    assert api.asked[1] == {"since": timestamp(40), "until": timestamp(140)}
+    assert api.requests[0] == {"until": timestamp(40)}
+    assert api.requests[1] == {"since": timestamp(40), "until": timestamp(140)}
     assert dict(state["events"]) == {"updated_at": timestamp(140)}
 
 
-async def test_without_a_state_all_up_to_now_is_read():
+async def test_everything_up_to_now_is_read_without_state():
     api = Api((1, 10), (2, 99))
 
     assert await ids(events(api, WallClock(100)), None) == [1, 2]
 
 
-async def test_rows_of_the_last_minute_wait_for_the_next_reading():
+async def test_rows_of_last_minute_are_left_to_next_read():
     api, clock, state = Api((1, 10), (2, 70)), WallClock(100), State()
     api.filters = False
     stream = events(api, clock)
@@ -133,7 +133,7 @@ async def test_rows_of_the_last_minute_wait_for_the_next_reading():
     assert (first, second) == ([1], [2])
 
 
-async def test_hundreds_of_rows_with_the_second_of_the_bound_come_once():
+async def test_rows_at_exactly_the_bound_are_delivered_once():
     api, clock, state = Api(*((n, 40) for n in range(300))), WallClock(100), State()
     stream = events(api, clock)
 
@@ -145,7 +145,7 @@ async def test_hundreds_of_rows_with_the_second_of_the_bound_come_once():
     assert second == list(range(300))
 
 
-async def test_a_row_dated_2099_comes_once_and_stops_nothing():
+async def test_row_with_future_date_is_delivered_once():
     api, clock, state = Api((1, 10), (2, 3_000_000_000)), WallClock(100), State()
     api.filters = False
     stream = events(api, clock)
@@ -160,16 +160,16 @@ async def test_a_row_dated_2099_comes_once_and_stops_nothing():
 
 
 @pytest.mark.parametrize("state", [None, State()])
-async def test_windows_of_an_api_that_does_not_filter_give_each_row_once(state: State | None):
+async def test_unfiltered_windows_deliver_each_row_once(state: State | None):
     api = Api(*((n, n * 100) for n in range(10)), (10, 3_000_000_000))
     api.filters = False
     stream = events(api, WallClock(1060), windows=TimeWindows(start=BEGIN, step=250))
 
     assert await ids(stream, state) == list(range(11))
-    assert len(api.asked) > 3
+    assert len(api.requests) > 3
 
 
-async def test_rows_that_come_late_are_found_by_the_lookback_and_others_do_not_come_again():
+async def test_lookback_finds_late_rows_without_duplicates():
     api, clock, state = Api((1, 10), (2, 35)), WallClock(100), State()
     stream = events(api, clock, windows=TimeWindows(lookback=30))
 
@@ -183,7 +183,7 @@ async def test_rows_that_come_late_are_found_by_the_lookback_and_others_do_not_c
     assert (first, second, third) == ([1, 2], [3], [])
 
 
-async def test_a_row_that_changed_within_the_lookback_comes_again():
+async def test_row_changed_within_lookback_is_delivered_again():
     api, clock, state = Api((1, 30)), WallClock(100), State()
     stream = events(api, clock, windows=TimeWindows(lookback=30))
 
@@ -194,7 +194,7 @@ async def test_a_row_that_changed_within_the_lookback_comes_again():
     assert await ids(stream, state) == [1]
 
 
-async def test_a_clock_that_is_an_hour_ahead_of_the_server_loses_nothing():
+async def test_clock_ahead_of_server_loses_no_rows():
     api, clock, state = Api((1, 10)), WallClock(3700), State()
     api.date = 100
     stream = events(api, clock)
@@ -207,34 +207,34 @@ async def test_a_clock_that_is_an_hour_ahead_of_the_server_loses_nothing():
     assert (first, second) == ([1], [2])
 
 
-async def test_a_window_that_failed_is_the_only_one_that_is_read_again():
+async def test_only_failed_window_is_read_again():
     api, clock, state = Api(*((n, n * 100) for n in range(10))), WallClock(1060), State()
     stream = events(api, clock, windows=TimeWindows(start=BEGIN, step=250))
-    api.broken = lambda params: params["since"] == timestamp(250)
+    api.fails = lambda params: params["since"] == timestamp(250)
 
-    found, error = await cut_short(stream, state)
+    found, error = await read_until_error(stream, state)
     assert isinstance(error, PartialFailure)
-    api.broken, api.asked = lambda params: False, []
+    api.fails, api.requests = lambda params: False, []
     again = await ids(stream, state)
 
     assert sorted(found) == [0, 1, 2, 5, 6, 7, 8, 9]
     assert again == [3, 4]
-    assert [params["since"] for params in api.asked] == [timestamp(250)]
+    assert [params["since"] for params in api.requests] == [timestamp(250)]
 
 
-async def test_read_leaves_the_state_where_it_was_when_it_fails():
+async def test_failed_read_leaves_state_unchanged():
     api, clock, state = Api(*((n, n * 100) for n in range(10))), WallClock(1060), State()
     stream = events(api, clock, windows=TimeWindows(start=BEGIN, step=250))
-    api.broken = lambda params: params["since"] == timestamp(250)
+    api.fails = lambda params: params["since"] == timestamp(250)
 
     with pytest.raises(PartialFailure):
         await stream.read(state=state)
-    api.broken = lambda params: False
+    api.fails = lambda params: False
 
     assert await ids(stream, state) == list(range(10))
 
 
-async def test_a_page_that_was_not_followed_by_another_is_not_acknowledged():
+async def test_page_before_break_is_not_acknowledged():
     api, clock, state = Api((1, 10)), WallClock(100), State()
     stream = events(api, clock)
 
@@ -246,7 +246,7 @@ async def test_a_page_that_was_not_followed_by_another_is_not_acknowledged():
     assert await ids(stream, state) == [1]
 
 
-async def test_with_manual_acks_the_state_waits_for_the_first_page_too():
+async def test_state_waits_for_manual_ack_of_first_page():
     api, clock, state = Api(*((n, n) for n in range(6))), WallClock(100), State()
     stream = events(api, clock, paginator=PageNumber(size=2))
 
@@ -261,7 +261,7 @@ async def test_with_manual_acks_the_state_waits_for_the_first_page_too():
     assert state["events"].frontier == timestamp(40)
 
 
-async def test_a_limit_moves_no_state():
+async def test_limit_leaves_state_unchanged():
     api, clock, state = Api((1, 10), (2, 20)), WallClock(100), State()
     stream = events(api, clock)
 
@@ -271,28 +271,27 @@ async def test_a_limit_moves_no_state():
     assert await ids(stream, state) == [1, 2]
 
 
-async def test_ascending_pages_move_the_state_within_a_slice():
+async def test_ascending_pages_advance_state_within_slice():
     api, clock, state = Api(*((n, n // 3) for n in range(30))), WallClock(100), State()
     stream = events(api, clock, paginator=PageNumber(size=4), parallel_pages=False, state_checkpoint_interval=1)
-    api.broken = lambda params: params.get("page") == "5"
+    api.fails = lambda params: params.get("page") == "5"
 
-    found, error = await cut_short(stream, state)
+    found, error = await read_until_error(stream, state)
     assert isinstance(error, HttpStatusError)
-    api.broken, api.asked = lambda params: False, []
+    api.fails, api.requests = lambda params: False, []
     again = await ids(stream, state)
 
     assert found == list(range(16))
     assert again == list(range(16, 30))
-    assert api.asked[0]["since"] == timestamp(5)
+    assert api.requests[0]["since"] == timestamp(5)
 
 
-async def test_pages_that_do_not_ascend_are_told_and_move_nothing(caplog):
+async def test_unordered_pages_warn_and_leave_state_unchanged(caplog):
     api, clock, state = Api(*((n, 30 - n) for n in range(30))), WallClock(100), State()
-    api_call = api.__call__
 
     def reversed_rows(request: httpx.Request) -> httpx.Response:
-        answer = api_call(request)
-        return httpx.Response(200, json=list(reversed(json.loads(answer.content))))
+        response = api(request)
+        return httpx.Response(200, json=list(reversed(json.loads(response.content))))
 
     stream = events(api, clock, paginator=PageNumber(size=4), parallel_pages=False, state_checkpoint_interval=1)
     stream.transport = httpx.MockTransport(reversed_rows)
@@ -303,10 +302,10 @@ async def test_pages_that_do_not_ascend_are_told_and_move_nothing(caplog):
                 break
 
     assert not state["events"]
-    assert "do not ascend" in caplog.text
+    assert "not in ascending order" in caplog.text
 
 
-async def test_page_tokens_are_resumed_where_the_author_says_that_they_may_be():
+async def test_page_tokens_resume_with_checkpoint_interval():
     api, state = Api(*((n, n) for n in range(10))), State()
     stream = events(
         api,
@@ -317,18 +316,18 @@ async def test_page_tokens_are_resumed_where_the_author_says_that_they_may_be():
         parallel_pages=False,
         state_checkpoint_interval=2,
     )
-    api.broken = lambda params: params["page"] == "4"
+    api.fails = lambda params: params["page"] == "4"
 
-    found, error = await cut_short(stream, state)
+    found, error = await read_until_error(stream, state)
     assert isinstance(error, HttpStatusError)
-    api.broken, api.asked = lambda params: False, []
+    api.fails, api.requests = lambda params: False, []
     again = await ids(stream, state)
 
     assert (found, again) == ([0, 1, 2, 3, 4, 5], [6, 7, 8, 9])
-    assert api.asked[0]["page"] == "4"
+    assert api.requests[0]["page"] == "4"
 
 
-async def test_slices_that_are_done_are_not_read_again():
+async def test_completed_slices_are_not_read_again():
     api, state = Api((1, 10)), State()
     slices = [{"project": "a"}, {"project": "b"}, {"project": "c"}]
     stream = events(
@@ -338,21 +337,21 @@ async def test_slices_that_are_done_are_not_read_again():
         stream_slices=lambda self, state: slices,
         request_params=lambda self, context: {"project": context.stream_slice["project"]},
     )
-    api.broken = lambda params: params["project"] == "b"
+    api.fails = lambda params: params["project"] == "b"
 
-    _, error = await cut_short(stream, state)
+    _, error = await read_until_error(stream, state)
     assert isinstance(error, PartialFailure)
-    api.broken, api.asked = lambda params: False, []
+    api.fails, api.requests = lambda params: False, []
     await stream.read(state=state)
-    resumed = [params["project"] for params in api.asked]
+    resumed = [params["project"] for params in api.requests]
     await stream.read(state=state)
 
     assert resumed == ["b"]
-    assert [params["project"] for params in api.asked[1:]] == ["a", "b", "c"]
+    assert [params["project"] for params in api.requests[1:]] == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("narrowed", [{"limit": 1}, {"slices": [{"project": "a"}]}])
-async def test_a_reading_of_less_than_all_does_not_begin_anew(narrowed: dict[str, Any]):
+async def test_partial_read_does_not_restart_stream(narrowed: dict[str, Any]):
     api, state = Api((1, 10), (2, 20)), State()
     slices = [{"project": "a"}, {"project": "b"}]
     stream = events(
@@ -362,18 +361,18 @@ async def test_a_reading_of_less_than_all_does_not_begin_anew(narrowed: dict[str
         stream_slices=lambda self, state: slices,
         request_params=lambda self, context: {"project": context.stream_slice["project"]},
     )
-    api.broken = lambda params: params["project"] == "b"
-    await cut_short(stream, state)
-    api.broken, api.asked = lambda params: False, []
+    api.fails = lambda params: params["project"] == "b"
+    await read_until_error(stream, state)
+    api.fails, api.requests = lambda params: False, []
 
     await stream.read(state=state, **narrowed)
-    api.asked.clear()
+    api.requests.clear()
     await stream.read(state=state)
 
-    assert [params["project"] for params in api.asked] == ["b"]
+    assert [params["project"] for params in api.requests] == ["b"]
 
 
-async def test_a_state_that_is_not_acknowledged_to_the_end_does_not_begin_anew():
+async def test_unacknowledged_page_does_not_restart_stream():
     api, state = Api((1, 10)), State()
     slices = [{"project": "a"}, {"project": "b"}]
     stream = events(api, WallClock(100), cursor_field=None, stream_slices=lambda self, state: slices)
@@ -383,13 +382,13 @@ async def test_a_state_that_is_not_acknowledged_to_the_end_does_not_begin_anew()
         async for page in pages:
             if page.stream_slice["project"] == "a":
                 page.ack()
-    api.asked.clear()
+    api.requests.clear()
     await stream.read(state=state)
 
-    assert [params["project"] for params in api.asked] == ["b"]
+    assert [params["project"] for params in api.requests] == ["b"]
 
 
-async def test_partitions_have_frontiers_of_their_own():
+async def test_each_partition_has_its_own_frontier():
     api, clock, state = Api((1, 10)), WallClock(100), State()
     slices = [{"project": "a"}, {"project": "b"}]
     seen: dict[str, Any] = {}
@@ -399,10 +398,10 @@ async def test_partitions_have_frontiers_of_their_own():
         return {"project": context.stream_slice["project"]}
 
     stream = events(api, clock, stream_slices=lambda self, state: slices, request_params=params)
-    api.broken = lambda params: params["project"] == "b"
-    _, error = await cut_short(stream, state)
+    api.fails = lambda params: params["project"] == "b"
+    _, error = await read_until_error(stream, state)
     assert isinstance(error, PartialFailure)
-    api.broken = lambda params: False
+    api.fails = lambda params: False
     clock.seconds = 200
     await stream.read(state=state)
 
@@ -411,13 +410,13 @@ async def test_partitions_have_frontiers_of_their_own():
     assert state["events"].of({"project": "a"}).done == [(None, timestamp(140))]
 
 
-async def test_children_of_parents_that_are_done_are_not_asked_again():
-    asked: list[str] = []
+async def test_children_of_completed_parents_are_not_requested_again():
+    requested: list[str] = []
 
     def api(request: httpx.Request) -> httpx.Response:
-        asked.append(request.url.path)
+        requested.append(request.url.path)
         if request.url.path == "/customers":
-            names = [{"id": n, "seen": len(asked)} for n in range(3)]
+            names = [{"id": n, "seen": len(requested)} for n in range(3)]
             return httpx.Response(200, json=names)
         return httpx.Response(404 if request.url.path == broken else 200, json=[{"of": request.url.path}])
 
@@ -437,21 +436,21 @@ async def test_children_of_parents_that_are_done_are_not_asked_again():
     broken, state = "/customers/1", State()
     customers = Customers(transport=httpx.MockTransport(api))
     source = Source([customers, Orders(customers, transport=httpx.MockTransport(api))])
-    _, error = await cut_short(source, state)
+    _, error = await read_until_error(source, state)
     assert isinstance(error, PartialFailure)
     broken = ""
-    asked.clear()
+    requested.clear()
     found = await source.read(state=state)
 
-    assert asked == ["/customers", "/customers/1"]
+    assert requested == ["/customers", "/customers/1"]
     assert found == {"customers": [], "orders": [{"of": "/customers/1"}]}
 
 
 def shop(api: Callable[[httpx.Request], httpx.Response], **attributes: Any) -> Source:
-    """Customers, and the orders of each."""
+    """A Source of customers and the orders of each."""
     transport = httpx.MockTransport(api)
-    given = {"url_base": "https://api.test/", "primary_key": "id", **attributes}
-    customers = type("Customers", (HttpStream,), {**given, "path": lambda self, context: "customers"})
+    declared = {"url_base": "https://api.test/", "primary_key": "id", **attributes}
+    customers = type("Customers", (HttpStream,), {**declared, "path": lambda self, context: "customers"})
     orders = {
         "url_base": "https://api.test/",
         "path": lambda self, context: ("customers", context.stream_slice["parent"]["id"]),
@@ -460,35 +459,35 @@ def shop(api: Callable[[httpx.Request], httpx.Response], **attributes: Any) -> S
     return Source([parent, type("Orders", (HttpSubStream,), orders)(parent, transport=transport)])
 
 
-async def test_what_came_to_its_end_at_last_begins_anew_parents_as_well():
-    asked: list[str] = []
+async def test_completed_run_restarts_parents_and_children():
+    requested: list[str] = []
     broken = "/customers/1"
 
     def api(request: httpx.Request) -> httpx.Response:
-        asked.append(request.url.path)
+        requested.append(request.url.path)
         if request.url.path == broken:
             return httpx.Response(404)
         return httpx.Response(200, json=[{"id": 1}, {"id": 2}] if request.url.path == "/customers" else [{"id": 3}])
 
     source, state = shop(api), State()
-    _, error = await cut_short(source, state)
+    _, error = await read_until_error(source, state)
     broken = ""
     await source.read(state=state)
-    asked.clear()
+    requested.clear()
     found = await source.read(state=state)
 
     assert isinstance(error, PartialFailure)
-    assert sorted(asked) == ["/customers", "/customers/1", "/customers/2"]
+    assert sorted(requested) == ["/customers", "/customers/1", "/customers/2"]
     assert len(found["customers"]) == 2
 
 
-async def test_children_have_the_parents_of_pages_that_were_read_in_an_earlier_run():
-    asked: list[str] = []
+async def test_children_use_parent_pages_of_earlier_run():
+    requested: list[str] = []
     broken = {"3", "/customers/2"}
 
     def api(request: httpx.Request) -> httpx.Response:
         path, page = request.url.path, int(request.url.params.get("page", 0))
-        asked.append(f"{path} {page}")
+        requested.append(f"{path} {page}")
         if path in broken or (path == "/customers" and str(page) in broken):
             return httpx.Response(404)
         if path == "/customers":
@@ -497,16 +496,16 @@ async def test_children_have_the_parents_of_pages_that_were_read_in_an_earlier_r
 
     pages = PageNumber(size=1)
     source, state = shop(api, paginator=pages, state_checkpoint_interval=1, parallel_pages=False), State()
-    first, error = await cut_short(source, state)
+    first, error = await read_until_error(source, state)
     broken.clear()
-    asked.clear()
+    requested.clear()
     second = await source.read(state=state)
 
     assert isinstance(error, PartialFailure)
-    assert sorted(one for one in first if one is not None) == [1, 2]
+    assert sorted(number for number in first if number is not None) == [1, 2]
     assert [record["id"] for record in second["customers"]] == [3, 4]
     assert sorted(record["of"] for record in second["orders"]) == ["/customers/2", "/customers/3", "/customers/4"]
-    assert [one for one in asked if not one.startswith("/customers ")] == [
+    assert [path for path in requested if not path.startswith("/customers ")] == [
         "/customers/2 0",
         "/customers/3 0",
         "/customers/4 0",
@@ -524,10 +523,10 @@ class Visits(HttpSubStream):
     def request_params(self, context):
         since, until = context.stream_slice.bounds
         parents = context.stream_slice.get("parents") or [context.stream_slice["parent"]]
-        return {"since": since, "until": until, "of": ",".join(str(one["id"]) for one in parents)}
+        return {"since": since, "until": until, "of": ",".join(str(parent["id"]) for parent in parents)}
 
 
-async def test_each_parent_has_a_frontier_of_its_own_though_it_changes():
+async def test_changed_parent_keeps_its_own_frontier():
     api, clock, state = Api((1, 10)), WallClock(100), State()
     versions = iter(range(100))
 
@@ -546,16 +545,16 @@ async def test_each_parent_has_a_frontier_of_its_own_though_it_changes():
 
     await visits.read(state=state)
     clock.seconds = 200
-    api.asked.clear()
+    api.requests.clear()
     await visits.read(state=state)
 
-    assert sorted((params["of"], params["since"]) for params in api.asked) == [
+    assert sorted((params["of"], params["since"]) for params in api.requests) == [
         ("1", timestamp(40)),
         ("2", timestamp(40)),
     ]
 
 
-async def test_batches_of_parents_with_a_cursor_and_a_state_are_refused():
+async def test_parent_batches_with_cursor_and_state_are_refused():
     transport = httpx.MockTransport(lambda request: httpx.Response(200, json=[{"id": 1}, {"id": 2}]))
     customers = events(Api(), WallClock(100), cursor_field=None, request_params=lambda self, context: None)
     customers.transport = transport
@@ -563,11 +562,11 @@ async def test_batches_of_parents_with_a_cursor_and_a_state_are_refused():
     visits.parent_batch_size = visits._batch_size = 2
 
     assert len(await visits.read()) == 2
-    with pytest.raises(ConfigError, match="several parents at once"):
+    with pytest.raises(ConfigError, match="parent_batch_size cannot be combined"):
         await visits.read(state=State())
 
 
-async def test_a_parent_that_a_limit_cuts_moves_no_state():
+async def test_parent_cut_by_limit_leaves_state_unchanged():
     transport = httpx.MockTransport(lambda request: httpx.Response(200, json=[{"id": 1}, {"id": 2}]))
     state = State()
 
@@ -590,37 +589,37 @@ async def test_a_parent_that_a_limit_cuts_moves_no_state():
     assert not state["customers"]
 
 
-async def test_ranges_of_numbers_are_read_up_to_their_end():
-    asked: list[Any] = []
+async def test_number_ranges_are_read_up_to_end():
+    requested: list[Any] = []
     stream = events(
         Api(),
         WallClock(100),
         cursor_field="id",
         cursor_format="number",
         windows=NumberRanges(step=10, end=25),
-        request_params=lambda self, context: asked.append(context.stream_slice.interval),
+        request_params=lambda self, context: requested.append(context.stream_slice.interval),
     )
     state = State()
 
     await stream.read(state=state)
     await stream.read(state=state)
 
-    assert sorted(asked) == [(0, 10), (10, 20), (20, 25)]
+    assert sorted(requested) == [(0, 10), (10, 20), (20, 25)]
 
 
-async def test_a_slice_of_ones_own_is_read_as_far_as_it_is_new():
+async def test_only_new_part_of_custom_slice_is_read():
     api, clock, state = Api((1, 10), (2, 60)), WallClock(500), State()
     stream = events(api, clock)
     await stream.read(state=state, slices=[Slice({}, (timestamp(0), timestamp(50)))])
-    api.asked.clear()
+    api.requests.clear()
 
     found = await stream.read(state=state, slices=[Slice({}, (timestamp(0), timestamp(100)))])
 
     assert [record["id"] for record in found] == [2]
-    assert api.asked == [{"since": timestamp(50), "until": timestamp(100)}]
+    assert api.requests == [{"since": timestamp(50), "until": timestamp(100)}]
 
 
-async def test_records_without_a_cursor_are_handed_over_and_told(caplog):
+async def test_records_without_cursor_value_are_delivered_and_warned(caplog):
     api, clock, state = Api((1, 10)), WallClock(100), State()
     api.rows.append({"id": 2, "updated_at": None})
     api.rows.append({"id": 3})
@@ -631,11 +630,11 @@ async def test_records_without_a_cursor_are_handed_over_and_told(caplog):
     found = await ids(stream, state)
 
     assert found == [1, 2, 3, 4]
-    assert caplog.text.count("is no cursor") == 1 + caplog.text.count("a text that is not")
+    assert caplog.text.count("invalid cursor value") == 1 + caplog.text.count("a str that is not")
     assert "soon" not in caplog.text
 
 
-async def test_a_cursor_may_lie_deep_in_a_record():
+async def test_nested_cursor_field_is_read_by_path():
     rows = [{"id": 1, "meta": {"at": timestamp(10)}}, {"id": 2, "meta": {"at": timestamp(70)}}]
     stream = events(Api(), WallClock(100), cursor_field=["meta", "at"])
     stream.transport = httpx.MockTransport(lambda request: httpx.Response(200, json=rows))
@@ -645,15 +644,15 @@ async def test_a_cursor_may_lie_deep_in_a_record():
     assert dict(state["events"]) == {"meta.at": timestamp(40)}
 
 
-async def test_a_state_of_the_airbyte_cdk_is_taken():
+async def test_airbyte_state_is_accepted():
     api = Api((1, 10), (2, 20), (3, 30))
 
     assert await ids(events(api, WallClock(100)), {"updated_at": timestamp(20)}) == [2, 3]
-    assert api.asked == [{"since": timestamp(20), "until": timestamp(100)}]
+    assert api.requests == [{"since": timestamp(20), "until": timestamp(100)}]
 
 
-async def test_states_are_told_in_the_forms_of_the_airbyte_cdk():
-    told = {
+async def test_state_is_converted_to_airbyte_forms():
+    airbyte_state = {
         "states": [
             {"partition": {"project": "a"}, "cursor": {"at": timestamp(20)}},
             {"partition": {"project": "b"}, "cursor": {"at": timestamp(10)}},
@@ -662,14 +661,14 @@ async def test_states_are_told_in_the_forms_of_the_airbyte_cdk():
     seen: list[StreamState] = []
     stream = events(Api(), WallClock(), cursor_field="at", stream_slices=lambda self, state: seen.append(state) or [])
 
-    await stream.read(state=told)
+    await stream.read(state=airbyte_state)
 
-    assert to_airbyte_state(seen[0], "per-partition") == told
+    assert to_airbyte_state(seen[0], "per-partition") == airbyte_state
     assert to_airbyte_state(seen[0]) == {"at": timestamp(10)}
     assert to_airbyte_state(seen[0], "concurrent")["slices"] == [{"start": None, "end": timestamp(20)}]
 
 
-async def test_a_list_of_slices_of_the_airbyte_cdk_is_taken_with_its_gaps():
+async def test_airbyte_slices_are_accepted_with_gaps():
     slices = [{"start": timestamp(0), "end": timestamp(20)}, {"start": timestamp(50), "end": timestamp(70)}]
     api = Api((1, 10), (2, 30), (3, 60), (4, 80))
 
@@ -681,12 +680,12 @@ async def test_a_list_of_slices_of_the_airbyte_cdk_is_taken_with_its_gaps():
     assert found == [2, 4]
 
 
-async def test_a_state_that_tells_of_something_else_is_refused():
-    with pytest.raises(ConfigError, match="tells of 'updatedAt', and not of 'updated_at'"):
+async def test_state_without_cursor_field_is_refused():
+    with pytest.raises(ConfigError, match="it contains 'updatedAt', but not the cursor_field 'updated_at'"):
         await events(Api(), WallClock(100)).read(state={"updatedAt": timestamp(20)})
 
 
-async def test_children_that_need_all_of_a_parent_have_it_beside_what_is_new():
+async def test_full_parent_is_read_for_children_beside_new_records():
     api, clock, state = Api((1, 10)), WallClock(100), State()
     parent = events(api, clock)
 
@@ -707,7 +706,7 @@ async def test_children_that_need_all_of_a_parent_have_it_beside_what_is_new():
     assert [len(first["details"]), len(second["details"])] == [1, 4]
 
 
-async def test_a_state_is_kept_in_a_file_that_only_its_owner_reads(tmp_path: Path):
+async def test_state_file_is_readable_by_owner_only(tmp_path: Path):
     path = tmp_path / "deep" / "state.json"
     api, clock = Api((1, 10)), WallClock(100)
 
@@ -718,25 +717,25 @@ async def test_a_state_is_kept_in_a_file_that_only_its_owner_reads(tmp_path: Pat
 
     assert found == [2]
     assert os.stat(path).st_mode & 0o777 == 0o600
-    assert sorted(one.name for one in path.parent.iterdir()) == ["state.json", "state.json.previous"]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["state.json", "state.json.previous"]
 
 
-async def test_a_state_that_is_damaged_is_kept_and_the_one_before_it_named(tmp_path: Path):
+async def test_corrupt_state_is_kept_and_previous_one_named(tmp_path: Path):
     path, clock = tmp_path / "state.json", WallClock(100)
     for _ in range(2):
         await events(Api((1, 10)), clock).read(state=State.load(path))
         clock.seconds += 100
-    damaged = path.read_bytes().replace(b"2026-01-01T00:02", b"2026-01-01T00:09")
-    path.write_bytes(damaged)
+    corrupt = path.read_bytes().replace(b"2026-01-01T00:02", b"2026-01-01T00:09")
+    path.write_bytes(corrupt)
 
     with pytest.raises(StateCorrupt, match=r"state\.json\.previous"):
         State.load(path)
 
-    assert path.read_bytes() == damaged
+    assert path.read_bytes() == corrupt
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"state": {}, "sum": ""}', b"\x00" * 40])
-def test_what_is_no_state_is_never_taken_for_an_empty_one(tmp_path: Path, text: bytes):
+def test_invalid_state_file_is_not_treated_as_empty(tmp_path: Path, text: bytes):
     path = tmp_path / "state.json"
     path.write_bytes(text)
 
@@ -748,53 +747,51 @@ def test_what_is_no_state_is_never_taken_for_an_empty_one(tmp_path: Path, text: 
     ("field", "other"),
     [("url_base", "https://other.test/"), ("cursor_field", "created_at"), ("cursor_timezone", "UTC")],
 )
-async def test_the_state_of_another_declaration_is_refused(tmp_path: Path, field: str, other: str):
+async def test_state_of_other_declaration_is_refused(tmp_path: Path, field: str, other: str):
     path = tmp_path / "state.json"
     await events(Api((1, 10)), WallClock(100)).read(state=State.load(path))
 
-    with pytest.raises(StateIncompatible) as told:
+    with pytest.raises(StateIncompatible) as caught:
         await events(Api(), WallClock(200), **{field: other}).read(state=State.load(path))
 
-    assert told.value.field == field
+    assert caught.value.field == field
 
 
-async def test_the_state_of_another_credential_is_refused_unless_it_is_let(tmp_path: Path):
+async def test_state_of_other_credential_needs_permission(tmp_path: Path):
     path, clock = tmp_path / "state.json", WallClock(100)
-    one, other = (TokenAuthenticator(token) for token in ("first-token", "second-token"))
-    await events(Api((1, 10)), clock, authenticator=one).read(state=State.load(path))
+    first, second = (TokenAuthenticator(token) for token in ("first-token", "second-token"))
+    await events(Api((1, 10)), clock, authenticator=first).read(state=State.load(path))
 
-    with pytest.raises(StateIncompatible, match="credential") as told:
-        await events(Api(), clock, authenticator=other).read(state=State.load(path))
-    await events(Api(), clock, authenticator=other).read(state=State.load(path, allow_credential_change=True))
+    with pytest.raises(StateIncompatible, match="credential") as caught:
+        await events(Api(), clock, authenticator=second).read(state=State.load(path))
+    await events(Api(), clock, authenticator=second).read(state=State.load(path, allow_credential_change=True))
 
-    assert told.value.field == "credential"
+    assert caught.value.field == "credential"
     assert "token" not in path.read_text()
 
 
-async def test_a_state_of_a_newer_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_state_of_newer_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "state.json"
     monkeypatch.setattr("asyncstreams.state.state_file._FORMAT", 3)
     await events(Api((1, 10)), WallClock(100)).read(state=State.load(path))
     monkeypatch.undo()
 
-    with pytest.raises(StateIncompatible) as told:
+    with pytest.raises(StateIncompatible) as caught:
         State.load(path)
 
-    assert told.value.field == "format"
+    assert caught.value.field == "format"
 
 
-async def test_a_state_that_cannot_be_written_says_what_is_safe(tmp_path: Path):
+async def test_unwritable_state_error_names_what_is_unchanged(tmp_path: Path):
     (tmp_path / "file").write_text("")
     state = State()
     state._path = tmp_path / "file" / "state.json"
 
-    with pytest.raises(OutputWriteError, match="intact"):
+    with pytest.raises(OutputWriteError, match="the previous file is unchanged"):
         await events(Api((1, 10)), WallClock(100)).read(state=state)
 
 
-async def test_what_the_body_raises_leaves_though_the_state_cannot_be_written(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-):
+async def test_body_error_wins_over_unwritable_state(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     (tmp_path / "file").write_text("")
     state = State()
     state._path = tmp_path / "file" / "state.json"
@@ -809,7 +806,7 @@ async def test_what_the_body_raises_leaves_though_the_state_cannot_be_written(
     with pytest.raises(KeyError, match="the body's own"):
         await consume()
 
-    assert "cannot be written" in caplog.text
+    assert "cannot write" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -825,14 +822,14 @@ async def test_what_the_body_raises_leaves_though_the_state_cannot_be_written(
         {"cursor_format": "number"},
     ],
 )
-async def test_what_is_declared_wrongly_about_a_cursor_is_refused(attributes: dict[str, Any]):
+async def test_invalid_cursor_declaration_is_refused(attributes: dict[str, Any]):
     with pytest.raises(ConfigError):
         await events(Api(), WallClock(100), **attributes).read()
 
 
 @settings(max_examples=80, deadline=None)
 @given(st.data())
-def test_property_runs_that_are_cut_short_anywhere_lose_nothing_and_double_only_what_was_not_safe(
+def test_property_interrupted_runs_repeat_only_uncommitted_rows(
     data: st.DataObject,
 ) -> None:
     times = data.draw(st.lists(st.integers(0, 400), max_size=30))
@@ -845,31 +842,31 @@ def test_property_runs_that_are_cut_short_anywhere_lose_nothing_and_double_only_
         attributes["state_checkpoint_interval"] = data.draw(st.integers(1, 6))
     stream = events(api, clock, **attributes)
     safe: list[int] = []
-    doubtful: list[int] = []
+    unsafe: list[int] = []
 
-    async def run(fails: int | None, left_after: int | None) -> None:
-        """Ids count as safe when the state says so."""
-        api.broken = lambda params: len(api.asked) % 7 == fails
-        came: list[dict[str, Any]] = []
+    async def run(failing: int | None, break_after: int | None) -> None:
+        """Ids count as safe if their interval is done in the state."""
+        api.fails = lambda params: len(api.requests) % 7 == failing
+        delivered: list[dict[str, Any]] = []
         with suppress(PartialFailure, HttpStatusError):
             async with stream.pages(state=state) as pages:
                 number = 0
                 async for page in pages:
-                    came += page.records
+                    delivered += page.records
                     number += 1
-                    if number == left_after:
+                    if number == break_after:
                         break
         known = state["events"]
-        for record in came:
+        for record in delivered:
             after = timestamp((datetime.fromisoformat(record["updated_at"]) - BEGIN).total_seconds() + 1)
             is_safe = not known.gaps(record["updated_at"], after)
-            (safe if is_safe else doubtful).append(record["id"])
+            (safe if is_safe else unsafe).append(record["id"])
 
     async def main() -> None:
         rows = list(enumerate(times))
         for _ in range(data.draw(st.integers(1, 4))):
             clock.seconds += data.draw(st.integers(0, 200))
-            # A row is there for good when its second is over.
+            # A row is final once its second is over.
             for number, at in [row for row in rows if row[1] < clock.seconds]:
                 api.add(number, at)
                 rows.remove((number, at))
@@ -882,5 +879,5 @@ def test_property_runs_that_are_cut_short_anywhere_lose_nothing_and_double_only_
 
     asyncio.run(main())
 
-    assert {*safe, *doubtful} == set(range(len(times)))
+    assert {*safe, *unsafe} == set(range(len(times)))
     assert max(Counter(safe).values(), default=1) == 1

@@ -40,7 +40,7 @@ def answering(*answers: httpx.Response | int) -> httpx.MockTransport:
     return httpx.MockTransport(api)
 
 
-async def test_an_authenticator_that_is_a_property_waits_at_one_gate(virtual_clock):
+async def test_property_authenticator_shares_one_pause(virtual_clock):
     class Private(Items):
         @property
         def authenticator(self):
@@ -57,7 +57,7 @@ async def test_an_authenticator_that_is_a_property_waits_at_one_gate(virtual_clo
     assert all(after - before >= 5 for before, after in pairwise(asked))
 
 
-async def test_a_strategy_may_read_the_stream_that_it_is_asked_about():
+async def test_availability_strategy_may_read_its_stream():
     class Once:
         async def check_availability(self, stream, logger, source=None):
             return bool(await stream.read(limit=1)), "there is nothing"
@@ -70,7 +70,7 @@ async def test_a_strategy_may_read_the_stream_that_it_is_asked_about():
         await Asked(transport=answering(200)).read()
 
 
-async def test_a_403_of_a_detail_call_says_nothing_about_the_stream():
+async def test_403_of_a_detail_call_is_not_unavailability():
     class Detailed(Items):
         async def parse_response(self, response, context):
             return (await self.request("detail")).json()
@@ -81,7 +81,7 @@ async def test_a_403_of_a_detail_call_says_nothing_about_the_stream():
     assert caught.value.url == "https://api.test/detail"
 
 
-async def test_what_a_listener_raises_at_the_end_does_not_take_the_place_of_a_cancellation(caplog):
+async def test_listener_error_does_not_replace_a_timeout(caplog):
     def listener(event):
         if isinstance(event, StreamFinished):
             raise RuntimeError("a listener of mine")
@@ -103,7 +103,7 @@ async def test_what_a_listener_raises_at_the_end_does_not_take_the_place_of_a_ca
     assert "a listener failed on the final event of a run" in caplog.text
 
 
-async def test_streams_are_all_taken_in_or_none():
+async def test_failed_adoption_restores_all_streams():
     class Stubborn(Items):
         def __setattr__(self, name, value):
             if name == "timeouts":
@@ -120,7 +120,7 @@ async def test_streams_are_all_taken_in_or_none():
     assert await meek.read() == []
 
 
-async def test_an_option_that_is_set_while_a_source_is_open_stays_set():
+async def test_option_set_while_source_is_open_persists():
     stream, mine = Items(transport=answering(200)), TokenAuthenticator("mine")
 
     async with Source([stream], authenticator=TokenAuthenticator("shared")):
@@ -129,7 +129,7 @@ async def test_an_option_that_is_set_while_a_source_is_open_stays_set():
     assert stream.authenticator is mine
 
 
-async def test_a_source_may_say_who_asks_as_a_property():
+async def test_source_authenticator_may_be_a_property():
     seen = []
 
     def api(request):
@@ -158,24 +158,24 @@ async def test_a_source_may_say_who_asks_as_a_property():
         ({"__init__": lambda self: None, "streams": lambda self, config: []}, "does not call super().__init__"),
     ],
 )
-async def test_a_source_that_is_declared_wrongly_says_so(declared, told):
+async def test_wrong_source_declaration_is_refused(declared, told):
     with pytest.raises(ConfigError) as caught:
         await type("Shop", (Source,), declared)().read()
 
     assert told in str(caught.value)
 
 
-def test_streams_that_are_given_one_by_one_are_a_mistake_with_a_hint():
+def test_source_of_separate_streams_is_refused():
     with pytest.raises(ConfigError, match="expected a list of streams"):
         Source(Items(), Items())
 
 
-def test_a_name_of_ours_is_refused_for_a_hook_of_the_authors():
+def test_reserved_attribute_name_is_refused():
     with pytest.raises(ConfigError, match="Homely.session_owner is reserved"):
         type("Homely", (Items,), {"session_owner": "users"})()
 
 
-def test_a_configuration_that_json_cannot_hold_is_told_by_its_place():
+def test_non_json_config_value_is_named_by_its_pointer():
     class Shop(Source):
         spec = {"type": "object"}  # noqa: RUF012  # as authors write it
 
@@ -186,7 +186,7 @@ def test_a_configuration_that_json_cannot_hold_is_told_by_its_place():
         Shop({"paths": [object()]})
 
 
-async def test_what_discover_gives_may_be_changed():
+async def test_discover_result_may_be_changed():
     class Described(Items):
         def get_json_schema(self):
             return MappingProxyType({"type": "object", "properties": {"id": {"type": "integer"}}})
@@ -199,7 +199,7 @@ async def test_what_discover_gives_may_be_changed():
     assert (await source.discover())["described"].json_schema == Described().get_json_schema()
 
 
-async def test_a_check_goes_on_after_a_hook_that_fails():
+async def test_check_continues_after_a_failing_hook():
     class Broken(Items):
         def request_params(self, context):
             raise KeyError("shop")

@@ -1,4 +1,4 @@
-"""Do intervals hold exactly the points that were added, as few as can be?"""
+"""Interval sets: membership, gaps and frontier."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ def points_of(intervals: list[tuple[int, int]]) -> set[int]:
 
 
 @given(spans)
-def test_property_a_point_is_in_it_if_it_was_added(added):
+def test_property_intervals_contain_exactly_added_points(added):
     found = Intervals(added)
 
-    assert points_of([tuple(one) for one in found]) == points_of(added)
+    assert points_of([tuple(interval) for interval in found]) == points_of(added)
 
 
 @given(spans)
-def test_property_they_are_in_order_and_do_not_touch(added):
+def test_property_intervals_are_sorted_and_disjoint(added):
     found = list(Intervals(added))
 
-    assert all(one.end < after.start for one, after in pairwise(found))
+    assert all(interval.end < after.start for interval, after in pairwise(found))
 
 
 @given(spans, st.sampled_from(POINTS), st.sampled_from(POINTS))
-def test_property_gaps_are_exactly_what_is_missing(added, start, end):
+def test_property_gaps_are_exactly_missing_points(added, start, end):
     gaps = Intervals(added).gaps(start, end)
 
     assert points_of([tuple(gap) for gap in gaps]) == set(range(start, end)) - points_of(added)
@@ -40,12 +40,12 @@ def test_property_gaps_are_exactly_what_is_missing(added, start, end):
 
 
 @given(spans, st.sampled_from(POINTS), st.sampled_from(POINTS))
-def test_property_what_is_covered_has_no_gaps(added, start, end):
+def test_property_covered_range_has_no_gaps(added, start, end):
     assert Intervals(added).covers(start, end) == (set(range(start, end)) <= points_of(added))
 
 
 @given(spans, st.randoms())
-def test_property_the_order_of_adding_does_not_matter(added, random):
+def test_property_insertion_order_does_not_matter(added, random):
     other = list(added)
     random.shuffle(other)
 
@@ -53,7 +53,7 @@ def test_property_the_order_of_adding_does_not_matter(added, random):
 
 
 @given(spans)
-def test_property_the_frontier_ends_the_first_unbroken_run(added):
+def test_property_frontier_is_end_of_first_interval(added):
     points = points_of(added)
     first = min(points, default=None)
     run = first
@@ -64,6 +64,6 @@ def test_property_the_frontier_ends_the_first_unbroken_run(added):
     assert Intervals(added).latest == (max(points) + 1 if points else None)
 
 
-def test_nothing_is_covered_at_first():
+def test_empty_set_covers_nothing():
     assert Intervals().gaps() == [Interval(float("-inf"), float("inf"))]
     assert Intervals().frontier is None

@@ -1,4 +1,4 @@
-"""Is JSON read and written without a digit, a character or a fault going unnoticed?"""
+"""Strict and lossless JSON decoding and encoding."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from asyncstreams import MalformedJSON, Response
 from asyncstreams._json import decode, encode, encode_lines
 
-often = settings(max_examples=70, deadline=None)
+default_settings = settings(max_examples=70, deadline=None)
 digits = st.integers(1, 4000).flatmap(lambda n: st.integers(10 ** (n - 1), 10**n - 1))
 leaves = (
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=10)
@@ -26,48 +26,48 @@ values = st.recursive(
 BOM = b"\xef\xbb\xbf"
 
 
-def strictly(body: bytes) -> Any:
-    """What the standard library reads, without its leniencies: NaN, overflow to infinity, lone surrogates."""
+def strict_loads(body: bytes) -> Any:
+    """Decode with the standard library, but reject NaN, overflow to infinity and lone surrogates."""
 
-    def refused(constant: str) -> Any:
+    def reject(constant: str) -> Any:
         raise ValueError(constant)
 
     def finite(text: str) -> float:
         number = float(text)
-        return refused(text) if math.isinf(number) else number
+        return reject(text) if math.isinf(number) else number
 
-    value = json.loads(body.decode("utf-8"), parse_constant=refused, parse_float=finite)
+    value = json.loads(body.decode("utf-8"), parse_constant=reject, parse_float=finite)
     json.dumps(value, ensure_ascii=False).encode("utf-8")
     return value
 
 
-@often
+@default_settings
 @given(value=values, ascii_only=st.booleans(), indent=st.none() | st.integers(0, 2))
-def test_any_json_value_is_read_as_the_standard_library_reads_it(
-    value: Any, ascii_only: bool, indent: int | None
-) -> None:
+def test_decode_matches_standard_library(value: Any, ascii_only: bool, indent: int | None) -> None:
     body = json.dumps(value, ensure_ascii=ascii_only, indent=indent).encode()
 
-    # repr tells 1 from 1.0 and from True, and -0.0 from 0.0.
+    # repr distinguishes 1, 1.0 and True, and -0.0 and 0.0.
     assert repr(decode(body)) == repr(json.loads(body))
 
 
-@often
+@default_settings
 @given(value=values)
-def test_any_json_value_that_is_written_is_read_back_by_the_standard_library(value: Any) -> None:
+def test_standard_library_reads_encoded_value(value: Any) -> None:
     assert repr(json.loads(encode(value))) == repr(value)
 
 
-@often
-@given(value=values, at=st.integers(0), octet=st.sampled_from(b'[]{},:"\\ 01-.eEnt\x00\xff\n'), insert=st.booleans())
-def test_a_damaged_text_is_malformed_or_read_as_the_standard_library_reads_it(
-    value: Any, at: int, octet: int, insert: bool
+@default_settings
+@given(
+    value=values, position=st.integers(0), octet=st.sampled_from(b'[]{},:"\\ 01-.eEnt\x00\xff\n'), insert=st.booleans()
+)
+def test_damaged_text_is_malformed_or_matches_standard_library(
+    value: Any, position: int, octet: int, insert: bool
 ) -> None:
     body = json.dumps(value, ensure_ascii=False).encode()
-    at %= len(body)
-    body = body[:at] + bytes([octet]) + body[at if insert else at + 1 :]
+    position %= len(body)
+    body = body[:position] + bytes([octet]) + body[position if insert else position + 1 :]
     try:
-        expected = repr(strictly(body))
+        expected = repr(strict_loads(body))
     except ValueError:
         with pytest.raises(MalformedJSON):
             decode(body)
@@ -76,9 +76,9 @@ def test_a_damaged_text_is_malformed_or_read_as_the_standard_library_reads_it(
     assert repr(decode(body)) == expected
 
 
-@often
+@default_settings
 @given(value=values, data=st.data())
-def test_an_object_that_is_cut_anywhere_is_malformed(value: Any, data: st.DataObject) -> None:
+def test_truncated_object_is_malformed(value: Any, data: st.DataObject) -> None:
     body = json.dumps({"value": value}).encode()
     cut = data.draw(st.integers(0, len(body) - 1))
 
@@ -88,7 +88,7 @@ def test_an_object_that_is_cut_anywhere_is_malformed(value: Any, data: st.DataOb
 
 @settings(max_examples=30, deadline=None)
 @given(number=digits, negative=st.booleans())
-def test_integers_of_any_size_are_exact_in_and_out(number: int, negative: bool) -> None:
+def test_integers_of_any_size_are_exact(number: int, negative: bool) -> None:
     number = -number if negative else number
 
     found = decode(f'{{"id":{number}}}'.encode())["id"]
@@ -99,7 +99,7 @@ def test_integers_of_any_size_are_exact_in_and_out(number: int, negative: bool) 
 
 
 @pytest.mark.parametrize("number", [2**53 + 1, 2**63 - 1, 2**63, 2**64 - 1, 2**64, 2**64 + 1, -(2**63) - 1, -(2**64)])
-def test_integers_around_the_machines_word_are_exact(number: int) -> None:
+def test_integers_around_64_bits_are_exact(number: int) -> None:
     assert decode(str(number).encode()) == number
     assert encode(number) == str(number).encode()
 
@@ -150,16 +150,16 @@ def test_integers_around_the_machines_word_are_exact(number: int) -> None:
     ],
     ids=lambda body: repr(body[:12]),
 )
-def test_what_is_no_strict_json_is_malformed(body: bytes) -> None:
+def test_non_strict_json_is_malformed(body: bytes) -> None:
     with pytest.raises(MalformedJSON):
         decode(body)
 
 
-def test_a_byte_order_mark_is_skipped() -> None:
+def test_byte_order_mark_is_skipped() -> None:
     assert decode(BOM + b'{"a":1}') == {"a": 1}
 
 
-def test_a_second_byte_order_mark_is_malformed() -> None:
+def test_second_byte_order_mark_is_malformed() -> None:
     with pytest.raises(MalformedJSON):
         decode(BOM + BOM + b"1")
 
@@ -178,25 +178,25 @@ def test_a_second_byte_order_mark_is_malformed() -> None:
         pytest.param(b'["\xff"]', 2),
     ],
 )
-def test_the_error_tells_the_byte_where_reading_failed(body: bytes, offset: int) -> None:
+def test_error_has_byte_offset(body: bytes, offset: int) -> None:
     with pytest.raises(MalformedJSON, match=f"at byte {offset} of {len(body)}") as caught:
         decode(body)
 
     assert caught.value.offset == offset
 
 
-def test_of_equal_keys_the_last_wins() -> None:
+def test_last_of_equal_keys_wins() -> None:
     assert decode(b'{"a":1,"a":2}') == {"a": 2}
 
 
 @pytest.mark.parametrize("value", [object(), 1j, [object()], {"a": print}, {None: 1}, {(1, 2): 3}])
-def test_what_json_lacks_is_not_written(value: Any) -> None:
+def test_values_without_json_form_raise_type_error(value: Any) -> None:
     with pytest.raises(TypeError):
         encode(value)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_nan_and_infinity_are_not_written_as_something_else(value: float) -> None:
+def test_nan_and_infinity_are_not_encoded(value: float) -> None:
     with pytest.raises((TypeError, ValueError)):
         encode({"price": value})
 
@@ -206,17 +206,17 @@ class Point:
     x: float
 
 
-@pytest.mark.parametrize("odd", [math.nan, [math.inf], {"deep": (1, -math.inf)}, Point(math.nan)])
-@pytest.mark.parametrize("beside", [{}, {"none": None}, {"text": "null"}, {"deep": [None]}])
-def test_nor_are_they_in_any_of_many_lines(odd: Any, beside: dict[str, Any]) -> None:
+@pytest.mark.parametrize("invalid", [math.nan, [math.inf], {"deep": (1, -math.inf)}, Point(math.nan)])
+@pytest.mark.parametrize("other_fields", [{}, {"none": None}, {"text": "null"}, {"deep": [None]}])
+def test_nan_and_infinity_are_not_encoded_in_lines(invalid: Any, other_fields: dict[str, Any]) -> None:
     good = {"number": 1.5, "none": None, "text": "null", "deep": [None, {"point": Point(1.0)}]}
 
-    assert encode_lines([good, beside]).splitlines()[0] == encode(good)
+    assert encode_lines([good, other_fields]).splitlines()[0] == encode(good)
     with pytest.raises(TypeError, match="no number for"):
-        encode_lines([good, {"odd": odd, **beside}, good])
+        encode_lines([good, {"invalid": invalid, **other_fields}, good])
 
 
-def answer(body: bytes) -> Response:
+def make_response(body: bytes) -> Response:
     response = Response(
         200, headers=[], stream=httpx.ByteStream(b""), request=httpx.Request("GET", "https://api.example.com/")
     )
@@ -224,17 +224,17 @@ def answer(body: bytes) -> Response:
     return response
 
 
-def test_a_responses_json_is_decoded_once_and_kept() -> None:
-    response = answer(b'[{"id":18446744073709551617}]')
+def test_response_json_is_decoded_once() -> None:
+    response = make_response(b'[{"id":18446744073709551617}]')
 
     assert response.json() == [{"id": 2**64 + 1}]
     assert response.json() is response.json()
 
 
-def test_a_responses_malformed_json_names_the_byte() -> None:
+def test_response_json_error_has_byte_offset() -> None:
     with pytest.raises(MalformedJSON, match="at byte 7 of 8"):
-        answer(b'{"a": 1x').json()
+        make_response(b'{"a": 1x').json()
 
 
-def test_a_responses_json_with_arguments_is_the_standard_librarys() -> None:
-    assert answer(b"[1.5]").json(parse_float=str) == ["1.5"]
+def test_response_json_with_arguments_uses_standard_library() -> None:
+    assert make_response(b"[1.5]").json(parse_float=str) == ["1.5"]

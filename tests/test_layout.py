@@ -108,7 +108,7 @@ def test_every_module_stands_on_a_floor() -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=dotted)
-def test_a_module_imports_from_its_own_floor_or_from_below(path: Path) -> None:
+def test_module_imports_from_its_floor_or_below(path: Path) -> None:
     upwards = [name for name in modules_imported(path) if floor(name) < floor(dotted(path))]
 
     assert upwards == []
@@ -143,7 +143,7 @@ def test_module_has_a_docstring(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [p for p in MODULES if dotted(p) not in ("clock", "http.retry")], ids=dotted)
-def test_time_and_chance_come_only_from_the_clock_and_the_session(path: Path) -> None:
+def test_time_and_chance_come_from_clock_and_session(path: Path) -> None:
     forbidden = {
         ("time", "time"),
         ("time", "monotonic"),

@@ -1,4 +1,4 @@
-"""Are the limits of a server kept, learnt and outlived over real sockets and in real time?"""
+"""Declared, reported and adaptive limits over real sockets, in real time."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from loopback import Received, Wire, answer, serve
+from loopback import Connection, LoopbackRequest, http_response, serve
 
 from asyncstreams import HttpStream, PageNumber, PageRead, RateLimit, RequestContext, RetryScheduled, WaitStarted
+from asyncstreams.rate_limits.wait_reason import WaitReason
 from asyncstreams.testing import Fault, MockApi, Quota, Resource
 
 pytestmark = pytest.mark.alone
 
-DOWN = "the host to respond again"
-
 
 @pytest.fixture(autouse=True)
-async def not_for_ever() -> AsyncIterator[None]:
+async def time_limit() -> AsyncIterator[None]:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGALRM, lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
     signal.alarm(30)
@@ -30,7 +29,7 @@ async def not_for_ever() -> AsyncIterator[None]:
 
 
 class Items(HttpStream):
-    """A few records a page, whose number is told: pages are fetched side by side."""
+    """Pages of two records with a reported total, so that pages are fetched concurrently."""
 
     records_path = "data"
     paginator: Any = PageNumber(size=2, total_items="meta.total")
@@ -48,15 +47,15 @@ def items(pages: int) -> Resource:
 
 
 async def read(stream: HttpStream) -> tuple[list[int], float, list[Any]]:
-    """The ids, the seconds that it took, and what was told meanwhile."""
-    heard: list[Any] = []
-    stream.subscribe(heard.append)
+    """Read a stream. Returns the ids, the seconds and the events."""
+    events: list[Any] = []
+    stream.subscribe(events.append)
     began = time.monotonic()
     records = await stream.read()
-    return [record["id"] for record in records], time.monotonic() - began, heard
+    return [record["id"] for record in records], time.monotonic() - began, events
 
 
-async def test_a_declared_limit_holds_on_the_wire() -> None:
+async def test_declared_limit_is_kept() -> None:
     async with MockApi(items(60), quota=Quota(20, per=1, headers="none")) as api:
         found, seconds, _ = await read(Items(api, rate_limit=RateLimit(20, per=1)))
 
@@ -65,12 +64,12 @@ async def test_a_declared_limit_holds_on_the_wire() -> None:
     assert 2 <= seconds < 2.5
 
 
-async def test_a_smooth_limit_spaces_what_the_server_sees() -> None:
+async def test_smooth_limit_spaces_requests() -> None:
     times: list[float] = []
 
-    async def script(request: Received, wire: Wire) -> None:
+    async def script(request: LoopbackRequest, connection: Connection) -> None:
         times.append(time.monotonic())
-        await wire.send(answer(b'{"data": [{"id": %d}, {"id": 0}], "meta": {"total": 60}}' % len(times)))
+        await connection.send(http_response(b'{"data": [{"id": %d}, {"id": 0}], "meta": {"total": 60}}' % len(times)))
 
     async with serve(script) as server:
         await Items(server, rate_limit=RateLimit(40, smooth=True)).read()
@@ -82,18 +81,18 @@ async def test_a_smooth_limit_spaces_what_the_server_sees() -> None:
 
 
 @pytest.mark.parametrize("dialect", ["ratelimit", "ratelimit-3", "x-ratelimit"])
-async def test_a_told_quota_is_used_up_and_never_exceeded(dialect: Any) -> None:
+async def test_reported_quota_is_used_up_and_not_exceeded(dialect: Any) -> None:
     async with MockApi(items(90), quota=Quota(45, per=1, headers=dialect), latency=(0.001, 0.01)) as api:
-        found, seconds, heard = await read(Items(api))
+        found, seconds, events = await read(Items(api))
 
     assert found == api.ids("items")
     assert api.counts.refused_by_quota == 0
     assert api.counts.peak_in_flight > 1
     assert 1 <= seconds < 1.8
-    assert not [event for event in heard if isinstance(event, RetryScheduled)]
+    assert not [event for event in events if isinstance(event, RetryScheduled)]
 
 
-async def test_a_refusing_server_teaches_its_rate() -> None:
+async def test_rate_is_learned_from_refusals() -> None:
     quota = Quota(200, per=1, burst=20, headers="none")
     pages_at: list[float] = []
     async with MockApi(items(800), quota=quota, latency=0.005, process=True) as api:
@@ -103,13 +102,13 @@ async def test_a_refusing_server_teaches_its_rate() -> None:
 
     assert found == api.ids("items")
     assert 0 < api.counts.refused_by_quota < 60
-    # While it learns, each refusal costs a second; whoever does not learn is admitted to 20 or 30 pages after each.
+    # While the rate is learned, each refusal costs a second; without learning, 20 to 30 pages follow each refusal.
     assert pages_at[-1] - pages_at[400] < 400 / 200 * 3
 
 
-async def test_a_queueing_server_is_not_pressed() -> None:
+async def test_queueing_server_is_not_overloaded() -> None:
     quota = Quota(200, per=1, mode="queue", headers="none")
-    # In a process of its own, so that all it takes is its own time.
+    # In a separate process, so that its time is not shared with the client.
     async with MockApi(items(300), quota=quota, latency=0.03, process=True) as api:
         found, seconds, _ = await read(Items(api, max_concurrency=100))
 
@@ -118,19 +117,19 @@ async def test_a_queueing_server_is_not_pressed() -> None:
     assert seconds < 300 / 200 * 1.5 + 0.5
 
 
-async def test_a_tenth_of_failures_is_no_outage() -> None:
+async def test_ten_percent_failures_are_no_outage() -> None:
     async with MockApi(items(300), faults=[Fault.status(500, share=0.1)], latency=0.005, seed=1) as api:
-        found, seconds, heard = await read(Items(api, seed=1))
+        found, seconds, events = await read(Items(api, seed=1))
 
     assert found == api.ids("items")
     failures = api.counts.by_status[500]
     assert failures >= 20
     assert api.counts.requests == 300 + failures
-    assert DOWN not in {event.reason for event in heard if isinstance(event, WaitStarted)}
+    assert WaitReason.HOST_DOWN not in {event.reason for event in events if isinstance(event, WaitStarted)}
     assert seconds < 5
 
 
-async def test_a_short_outage_costs_little_more_than_it_lasts() -> None:
+async def test_short_outage_costs_little_more_than_its_length() -> None:
     async with MockApi(items(400), latency=0.02) as api:
         stream = Items(api, seed=1)
         reading = asyncio.create_task(read(stream))
@@ -139,39 +138,39 @@ async def test_a_short_outage_costs_little_more_than_it_lasts() -> None:
         await asyncio.sleep(1.0)
         before = sum(api.counts.by_fault.values())
         api.faults = []
-        found, seconds, heard = await reading
+        found, seconds, events = await reading
 
     assert found == api.ids("items")
     assert 20 < before <= 200
-    assert DOWN in {event.reason for event in heard if isinstance(event, WaitStarted)}
+    assert WaitReason.HOST_DOWN in {event.reason for event in events if isinstance(event, WaitStarted)}
     assert seconds < 1.2 + 5
 
 
 @pytest.mark.parametrize(
     ("quota", "faults"),
     [
-        pytest.param(Quota(20, per=60, headers="ratelimit"), [], id="told"),
+        pytest.param(Quota(20, per=60, headers="ratelimit"), [], id="reported"),
         pytest.param(Quota(20, per=60, headers="retry-after"), [], id="refused"),
         pytest.param(None, [Fault.status(500, at=range(12, 10_000))], id="down"),
     ],
 )
-async def test_whoever_leaves_early_leaves_no_task_and_no_socket(quota: Quota | None, faults: list[Fault]) -> None:
+async def test_cancelled_read_leaves_no_task_and_no_socket(quota: Quota | None, faults: list[Fault]) -> None:
     async with MockApi(items(400), quota=quota, faults=faults, latency=0.002) as api:
-        heard: list[Any] = []
+        events: list[Any] = []
         before = asyncio.all_tasks()
         stream = Items(api)
-        stream.subscribe(heard.append)
+        stream.subscribe(events.append)
 
-        async def leave() -> None:
+        async def read_all() -> None:
             async with stream.pages() as pages:
                 async for _ in pages:
                     pass
 
-        leaving = asyncio.create_task(leave())
+        reading = asyncio.create_task(read_all())
         await asyncio.sleep(0.6)
-        leaving.cancel()
+        reading.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await leaving
+            await reading
         await asyncio.sleep(0.05)
 
         assert api.counts.requests > 10

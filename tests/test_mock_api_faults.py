@@ -1,4 +1,4 @@
-"""Do the mock API's faults hit the requests that were chosen, look as they should, and do streams get over them?"""
+"""MockApi faults: which requests they hit, their effect on the connection, and recovery by streams."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ class Numbered(Users):
 USERS = Resource("users", 1_000, paging="cursor")
 
 
-async def raw(url: str, path: str = "/users", headers: str = "", method: str = "GET") -> bytes:
-    """All that the server sends before it ends the connection, or for half a second."""
+async def raw_response(url: str, path: str = "/users", headers: str = "", method: str = "GET") -> bytes:
+    """All bytes that the server sends until it closes the connection, or for half a second."""
     parts = urlsplit(url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     received = b""
@@ -74,9 +74,9 @@ async def raw(url: str, path: str = "/users", headers: str = "", method: str = "
     return received
 
 
-def told_length(answer: bytes) -> tuple[int, int]:
-    """The length that the head tells, and the one that the body has."""
-    head, _, body = answer.partition(b"\r\n\r\n")
+def announced_and_sent_length(response: bytes) -> tuple[int, int]:
+    """Content-Length and the actual length of the body."""
+    head, _, body = response.partition(b"\r\n\r\n")
     length = next(line for line in head.split(b"\r\n") if line.startswith(b"Content-Length"))
     return int(length.split()[1]), len(body.partition(b"<")[0])
 
@@ -96,15 +96,15 @@ def told_length(answer: bytes) -> tuple[int, int]:
     ],
     ids=lambda fault: f"{fault.kind} {fault.value:g}{' in mid-body' if fault.mid_body else ''}",
 )
-async def test_a_stream_gets_over_it_and_the_counts_show_it(fault: Fault) -> None:
+async def test_stream_recovers_and_counts_show_the_fault(fault: Fault) -> None:
     async with MockApi(USERS, faults=[fault]) as api:
         records = await Users(api).read()
 
     assert fault.at is not None
-    tries = 10 if fault.kind == "drip" else 10 + len(fault.at)
+    requests = 10 if fault.kind == "drip" else 10 + len(fault.at)
     assert records == list(api.records("users"))
     assert api.counts.by_fault == {fault.kind: len(fault.at)}
-    assert api.counts.requests == tries
+    assert api.counts.requests == requests
     assert api.counts.records == 1_000
 
 
@@ -124,40 +124,40 @@ async def test_a_stream_gets_over_it_and_the_counts_show_it(fault: Fault) -> Non
     ],
     ids=lambda value: value.kind if isinstance(value, Fault) else "",
 )
-async def test_a_fault_that_stays_is_the_streams_error(fault: Fault, error: type[AsyncStreamsError]) -> None:
+async def test_permanent_fault_raises_its_error(fault: Fault, error: type[AsyncStreamsError]) -> None:
     async with MockApi(USERS, faults=[fault]) as api:
         with pytest.raises(error):
             await Impatient(api).read()
 
 
-async def test_a_cut_body_ends_in_half_and_a_reset_one_breaks() -> None:
+async def test_cut_sends_half_the_body_and_reset_sends_rst() -> None:
     async with MockApi(
         USERS, faults=[Fault.cut(at=[1]), Fault.reset(mid_body=True, at=[2]), Fault.reset(at=[3])]
     ) as api:
-        cut, reset, nothing = [await raw(api.url) for _ in range(3)]
+        cut, reset, empty = [await raw_response(api.url) for _ in range(3)]
 
-    told, sent = told_length(cut)
-    assert sent == told // 2
+    announced, sent = announced_and_sent_length(cut)
+    assert sent == announced // 2
     assert reset.endswith(b"<ConnectionResetError>")
-    assert nothing == b"<ConnectionResetError>"
+    assert empty == b"<ConnectionResetError>"
     assert api.counts.by_status == {200: 2}
     assert api.counts.records == 0
 
 
 @pytest.mark.parametrize("delta", [5, -5])
-async def test_a_wrong_length_is_wrong_by_so_much(delta: int) -> None:
+async def test_wrong_length_is_off_by_delta(delta: int) -> None:
     async with MockApi(USERS, faults=[Fault.wrong_length(delta)]) as api:
-        answer = await raw(api.url)
+        answer = await raw_response(api.url)
 
-    told, sent = told_length(answer)
-    assert told == sent + delta
-    # Too short a body is ended by the end of the connection; too long a one is not.
+    announced, sent = announced_and_sent_length(answer)
+    assert announced == sent + delta
+    # The server closes the connection only after a body that is too short.
     assert answer.endswith(b"<TimeoutError>") == (delta < 0)
 
 
-async def test_damaged_gzip_has_all_the_data_and_the_wrong_checksum() -> None:
+async def test_gzip_damage_has_complete_data_and_bad_checksum() -> None:
     async with MockApi(USERS, faults=[Fault.gzip_damage()], gzip=True) as api:
-        answer = await raw(api.url, headers="Accept-Encoding: gzip\r\nConnection: close\r\n")
+        answer = await raw_response(api.url, headers="Accept-Encoding: gzip\r\nConnection: close\r\n")
 
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.count(b"Content-Encoding: gzip") == 1
@@ -180,9 +180,9 @@ async def test_damaged_gzip_has_all_the_data_and_the_wrong_checksum() -> None:
     ],
     ids=lambda fault: fault.kind,
 )
-async def test_a_head_request_gets_no_body_under_a_fault_either(fault: Fault) -> None:
+async def test_head_request_with_fault_has_no_body(fault: Fault) -> None:
     async with MockApi(USERS, faults=[fault]) as api:
-        answer = await raw(api.url, method="HEAD", headers="Connection: close\r\n")
+        answer = await raw_response(api.url, method="HEAD", headers="Connection: close\r\n")
 
     head, _, body = answer.partition(b"\r\n\r\n")
     assert b"Content-Length: " in head
@@ -190,10 +190,10 @@ async def test_a_head_request_gets_no_body_under_a_fault_either(fault: Fault) ->
     assert api.counts.records == 0
 
 
-async def test_an_answer_that_hangs_ends_with_its_client() -> None:
+async def test_hang_ends_when_the_client_disconnects() -> None:
     async with MockApi(USERS, faults=[Fault.hang(at=[1])]) as api:
-        answer = await raw(api.url)
-        later = await raw(api.url, headers="Connection: close\r\n")
+        answer = await raw_response(api.url)
+        later = await raw_response(api.url, headers="Connection: close\r\n")
 
     assert answer == b"<TimeoutError>"
     assert later.startswith(b"HTTP/1.1 200")
@@ -201,7 +201,7 @@ async def test_an_answer_that_hangs_ends_with_its_client() -> None:
     assert api.counts.by_status == {200: 1}
 
 
-async def test_a_duplicate_page_repeats_the_one_before_and_goes_on() -> None:
+async def test_duplicate_page_repeats_previous_page_then_continues() -> None:
     async with MockApi(USERS, faults=[Fault.duplicate_page(at=[3])]) as api:
         records = await Users(api).read()
 
@@ -209,7 +209,7 @@ async def test_a_duplicate_page_repeats_the_one_before_and_goes_on() -> None:
     assert [record["id"] for record in records] == [*ids[:200], *ids[100:200], *ids[300:]]
 
 
-async def test_a_cycle_leads_numbered_pages_back_to_the_first() -> None:
+async def test_cycle_sends_first_page_for_numbered_pages() -> None:
     async with MockApi(Resource("users", 1_000), faults=[Fault.cycle(at=[3])]) as api:
         records = await Numbered(api).read()
 
@@ -217,7 +217,7 @@ async def test_a_cycle_leads_numbered_pages_back_to_the_first() -> None:
     assert [record["id"] for record in records] == [*ids[:200], *ids[:100], *ids[300:]]
 
 
-def test_a_share_is_decided_by_the_seed() -> None:
+def test_share_depends_on_the_seed() -> None:
     def statuses(seed: int) -> list[int]:
         with MockApi(USERS, faults=[Fault.status(503, share=0.2)], seed=seed) as api, httpx.Client() as client:
             return [client.get(api.url + "users").status_code for _ in range(200)]
@@ -227,7 +227,7 @@ def test_a_share_is_decided_by_the_seed() -> None:
     assert 20 <= statuses(1).count(503) <= 60
 
 
-def test_a_fault_hits_what_matches_and_no_more_often_than_told(mock_api: MockApi) -> None:
+def test_filters_select_requests_and_times_limits_hits(mock_api: MockApi) -> None:
     mock_api.add(USERS)
     mock_api.add(Resource("items", faults=(Fault.status(507, at=[2]),)))
     mock_api.faults += [
@@ -243,7 +243,7 @@ def test_a_fault_hits_what_matches_and_no_more_often_than_told(mock_api: MockApi
     assert mock_api.counts.by_fault == {"status": 4}
 
 
-def test_a_fault_may_be_added_while_answers_are_remembered(mock_api: MockApi) -> None:
+def test_added_fault_overrides_cached_responses(mock_api: MockApi) -> None:
     mock_api.add(USERS)
 
     with httpx.Client(base_url=mock_api.url) as client:
@@ -255,7 +255,7 @@ def test_a_fault_may_be_added_while_answers_are_remembered(mock_api: MockApi) ->
     assert after == [418, 200]
 
 
-def test_a_fault_goes_on_counting_when_one_before_it_is_removed(mock_api: MockApi) -> None:
+def test_fault_keeps_its_count_when_another_is_removed(mock_api: MockApi) -> None:
     mock_api.add(USERS)
     never, once = Fault.html(at=[99]), Fault.status(503, times=1)
     mock_api.faults = [never, once]
@@ -270,7 +270,7 @@ def test_a_fault_goes_on_counting_when_one_before_it_is_removed(mock_api: MockAp
     assert status() == 200
 
 
-def test_a_fault_that_is_listed_twice_counts_each_request_once(mock_api: MockApi) -> None:
+def test_fault_listed_twice_counts_each_request_once(mock_api: MockApi) -> None:
     mock_api.add(USERS)
     mock_api.faults = [Fault.status(503, at=[2])] * 2
 
@@ -279,11 +279,11 @@ def test_a_fault_that_is_listed_twice_counts_each_request_once(mock_api: MockApi
     assert statuses == [200, 503, 200]
 
 
-async def test_an_export_can_be_cut_as_well() -> None:
+async def test_streamed_export_can_be_cut() -> None:
     async with MockApi(Resource("users", 5_000, format="ndjson"), faults=[Fault.cut()]) as api:
-        told, sent = told_length(await raw(api.url))
+        announced, sent = announced_and_sent_length(await raw_response(api.url))
 
-    assert sent == told // 2
+    assert sent == announced // 2
 
 
 @pytest.mark.parametrize(
@@ -298,6 +298,6 @@ async def test_an_export_can_be_cut_as_well() -> None:
         lambda: Fault.cut(times=0),
     ],
 )
-def test_a_fault_that_makes_no_sense_is_refused(declare: Any) -> None:
+def test_invalid_fault_is_rejected(declare: Any) -> None:
     with pytest.raises(ConfigError):
         declare()

@@ -1,4 +1,4 @@
-"""Does the mock API run in a process of its own, whatever its user's code prints, and end however it is left?"""
+"""MockApi in a separate process: start, output of user code, interrupts and end."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from asyncstreams import ConfigError
 from asyncstreams.testing import Counts, MockApi, Resource
 
 
-def talkative(n: int, random: random.Random) -> dict[str, Any]:
-    print("a line that nobody reads " * 100)
+def printing_record(n: int, random: random.Random) -> dict[str, Any]:
+    print("a line that has no reader " * 100)
     return {"id": n}
 
 
-def gone(url: str, patience: float = 10) -> bool:
-    """Whether nobody answers there any more, before long."""
-    until = time.monotonic() + patience
-    while time.monotonic() < until:
+def is_unreachable(url: str, timeout: float = 10) -> bool:
+    """Whether the server stops answering within `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
         try:
             httpx.get(url)
         except httpx.TransportError:
@@ -36,7 +36,7 @@ def gone(url: str, patience: float = 10) -> bool:
     return False
 
 
-def test_a_process_ends_with_its_block_and_the_same_api_starts_again() -> None:
+def test_process_ends_with_its_block_and_can_start_again() -> None:
     api = MockApi(Resource("users", 5), process=True)
 
     for _ in range(2):
@@ -48,11 +48,11 @@ def test_a_process_ends_with_its_block_and_the_same_api_starts_again() -> None:
             httpx.get(url)
         with pytest.raises(ConfigError, match="not running"):
             _ = api.url
-    with pytest.raises(ConfigError, match="runs in no process"):
+    with pytest.raises(ConfigError, match="no separate process"):
         _ = api.pid
 
 
-def test_a_process_ends_when_the_one_that_started_it_is_killed() -> None:
+def test_process_ends_when_its_parent_is_killed() -> None:
     parent = """
 import os, time
 from asyncstreams.testing import MockApi, Resource
@@ -61,12 +61,12 @@ print(api.url, flush=True)
 os.kill(os.getpid(), 9)
 """
 
-    told = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, check=False)
 
-    assert gone(told.stdout.strip())
+    assert is_unreachable(done.stdout.strip())
 
 
-def test_uvloop_serves_the_same() -> None:
+def test_uvloop_serves_the_same_data() -> None:
     pytest.importorskip("uvloop")
 
     with MockApi(Resource("users", 250), Resource("log", 5_000, format="ndjson"), process=True, uvloop=True) as api:
@@ -77,39 +77,39 @@ def test_uvloop_serves_the_same() -> None:
     assert len(lines.text.splitlines()) == 5_000
 
 
-def test_a_function_that_prints_does_not_disturb_its_process() -> None:
-    with MockApi(Resource("users", 100, record=talkative), process=True) as api:
+def test_record_function_may_print() -> None:
+    with MockApi(Resource("users", 100, record=printing_record), process=True) as api:
         records = httpx.get(api.url + "users").json()["data"]
 
     assert len(records) == 100
 
 
-def test_a_module_that_prints_does_not_disturb_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "printing.py").write_text("print('hello')\ndef made(n, random): return {'id': n}\n")
+def test_module_that_prints_does_not_break_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "printing.py").write_text("print('hello')\ndef record(n, random): return {'id': n}\n")
     monkeypatch.syspath_prepend(tmp_path)
-    made = importlib.import_module("printing").made
+    record = importlib.import_module("printing").record
 
-    with MockApi(Resource("users", 5, record=made), process=True) as api:
+    with MockApi(Resource("users", 5, record=record), process=True) as api:
         assert len(httpx.get(api.url + "users").json()["data"]) == 5
 
 
-async def test_a_start_that_is_cancelled_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = tmp_path / "pid"
-    os.mkfifo(told)
+async def test_cancelled_start_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pid_pipe = tmp_path / "pid"
+    os.mkfifo(pid_pipe)
     slow = f"""
 import os, sys, time
 if os.getpid() != {os.getpid()}:
-    with open({str(told)!r}, "w") as pipe:
+    with open({str(pid_pipe)!r}, "w") as pipe:
         pipe.write(str(os.getpid()))
     time.sleep(20)
-def made(n, random): return {{"id": n}}
+def record(n, random): return {{"id": n}}
 """
     (tmp_path / "slow_to_import.py").write_text(slow)
     monkeypatch.syspath_prepend(tmp_path)
-    made = importlib.import_module("slow_to_import").made
+    record = importlib.import_module("slow_to_import").record
 
-    starting = asyncio.create_task(MockApi(Resource("users", record=made), process=True).__aenter__())
-    child = int(await asyncio.to_thread(told.read_text))
+    starting = asyncio.create_task(MockApi(Resource("users", record=record), process=True).__aenter__())
+    child = int(await asyncio.to_thread(pid_pipe.read_text))
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting
@@ -124,7 +124,7 @@ from asyncstreams.testing import MockApi, Resource
 os.environ.setdefault("STARTED_BY", str(os.getpid()))
 import interrupting
 try:
-    MockApi(Resource("users", record=interrupting.made), process=True).__enter__()
+    MockApi(Resource("users", record=interrupting.record), process=True).__enter__()
 except KeyboardInterrupt:
     try:
         os.waitpid(-1, os.WNOHANG)
@@ -136,7 +136,7 @@ import os, signal, time
 if os.environ["STARTED_BY"] != str(os.getpid()):
     os.kill(int(os.environ["STARTED_BY"]), signal.SIGINT)
     time.sleep(20)
-def made(n, random): return {"id": n}
+def record(n, random): return {"id": n}
 """
 INTERRUPTED_THREAD = """
 import signal, threading
@@ -166,29 +166,29 @@ except KeyboardInterrupt:
 
 
 @pytest.mark.parametrize("script", [INTERRUPTED_PROCESS, INTERRUPTED_THREAD], ids=["process", "thread"])
-def test_a_start_that_is_interrupted_leaves_nothing(script: str, tmp_path: Path) -> None:
+def test_interrupted_start_leaves_no_process_or_thread(script: str, tmp_path: Path) -> None:
     (tmp_path / "interrupting.py").write_text(INTERRUPTING)
 
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=True
     )
 
-    assert told.stdout == "nothing is left\n"
+    assert done.stdout == "nothing is left\n"
 
 
-def test_what_a_process_cannot_have_is_refused() -> None:
-    with pytest.raises(ConfigError, match="no lambdas"):
+def test_lambdas_and_changes_are_rejected_in_a_process() -> None:
+    with pytest.raises(ConfigError, match="not lambdas"):
         MockApi(Resource("users", record=lambda n, random: {"id": n}), process=True).__enter__()
     with (
         MockApi(Resource("users"), process=True) as api,
-        pytest.raises(ConfigError, match="settings of its own while it runs"),
+        pytest.raises(ConfigError, match="settings cannot change while it runs in a separate process"),
     ):
         api.add(Resource("items"))
 
 
-def test_a_process_that_was_killed_can_still_be_left() -> None:
+def test_block_can_be_left_after_the_process_was_killed() -> None:
     with MockApi(Resource("users", 5), process=True) as api:
         os.kill(api.pid, signal.SIGKILL)
-        assert gone(api.url)
+        assert is_unreachable(api.url)
 
     assert api.counts == Counts()

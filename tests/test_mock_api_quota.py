@@ -1,4 +1,4 @@
-"""Does the mock API's quota let through what it says, and tell it in the dialect that was chosen?"""
+"""MockApi quotas: admission, reporting headers and refusals."""
 
 from __future__ import annotations
 
@@ -32,32 +32,32 @@ class Users(HttpStream):
         return "users"
 
 
-def test_a_window_begins_with_its_first_request_and_is_full_at_its_limit() -> None:
+def test_window_starts_with_first_request_and_refuses_at_limit() -> None:
     meter = Quota(2, per=10).new_meter()
 
-    told = [meter.admit(now) for now in (100, 103, 105, 109.9, 110)]
+    decisions = [meter.admit(now) for now in (100, 103, 105, 109.9, 110)]
 
-    assert [one.allowed for one in told] == [True, True, False, False, True]
-    assert [one.remaining for one in told] == [1, 0, 0, 0, 1]
-    assert [round(one.reset, 1) for one in told] == [10, 7, 5, 0.1, 10]
+    assert [decision.allowed for decision in decisions] == [True, True, False, False, True]
+    assert [decision.remaining for decision in decisions] == [1, 0, 0, 0, 1]
+    assert [round(decision.reset, 1) for decision in decisions] == [10, 7, 5, 0.1, 10]
 
 
-def test_a_bucket_holds_its_burst_and_fills_at_its_rate() -> None:
+def test_bucket_admits_its_burst_and_refills_at_its_rate() -> None:
     meter = Quota(2, per=1, burst=3).new_meter()
 
-    told = [meter.admit(now) for now in (0, 0, 0, 0, 0.5, 0.5)]
+    decisions = [meter.admit(now) for now in (0, 0, 0, 0, 0.5, 0.5)]
 
-    assert [one.allowed for one in told] == [True, True, True, False, True, False]
-    assert told[3].wait == pytest.approx(0.5)
+    assert [decision.allowed for decision in decisions] == [True, True, True, False, True, False]
+    assert decisions[3].wait == pytest.approx(0.5)
 
 
-def test_a_queue_lets_everything_through_ever_later() -> None:
+def test_queue_mode_admits_all_with_growing_delays() -> None:
     meter = Quota(10, per=1, mode="queue").new_meter()
 
-    told = [meter.admit(0.0) for _ in range(4)] + [meter.admit(10.0)]
+    decisions = [meter.admit(0.0) for _ in range(4)] + [meter.admit(10.0)]
 
-    assert all(one.allowed for one in told)
-    assert [round(one.wait, 6) for one in told] == [0, 0.1, 0.2, 0.3, 0]
+    assert all(decision.allowed for decision in decisions)
+    assert [round(decision.wait, 6) for decision in decisions] == [0, 0.1, 0.2, 0.3, 0]
 
 
 @given(
@@ -65,26 +65,24 @@ def test_a_queue_lets_everything_through_ever_later() -> None:
     burst=st.none() | st.integers(1, 10),
     steps=st.lists(st.floats(0, 3), max_size=60),
 )
-def test_whoever_waits_as_long_as_told_is_let_in_and_nobody_beyond_the_limit(
-    limit: int, burst: int | None, steps: list[float]
-) -> None:
+def test_waiting_as_reported_is_admitted_within_the_limit(limit: int, burst: int | None, steps: list[float]) -> None:
     meter, now, allowed = Quota(limit, per=2, burst=burst).new_meter(), 0.0, 0
 
     for step in steps:
         now += step
-        told = meter.admit(now)
-        allowed += told.allowed
-        if not told.allowed:
-            now += told.wait
+        decision = meter.admit(now)
+        allowed += decision.allowed
+        if not decision.allowed:
+            now += decision.wait
             assert meter.admit(now).allowed
             allowed += 1
 
-    most = (now / 2 + 1) * limit if burst is None else burst + now / 2 * limit + 1e-6
-    assert allowed <= most
+    max_allowed = (now / 2 + 1) * limit if burst is None else burst + now / 2 * limit + 1e-6
+    assert allowed <= max_allowed
 
 
 @pytest.mark.parametrize(
-    ("quota", "told", "refused"),
+    ("quota", "first_headers", "refused_headers"),
     [
         (
             Quota(3, per=60, headers="ratelimit"),
@@ -128,8 +126,8 @@ def test_whoever_waits_as_long_as_told_is_let_in_and_nobody_beyond_the_limit(
     ],
     ids=lambda value: f"{value.headers}-{value.reset}" if isinstance(value, Quota) else None,
 )
-def test_a_quota_is_told_in_its_dialect(
-    quota: Quota, told: dict[str, str | None], refused: dict[str, str | None]
+def test_quota_headers_of_each_dialect(
+    quota: Quota, first_headers: dict[str, str | None], refused_headers: dict[str, str | None]
 ) -> None:
     meter = quota.new_meter()
 
@@ -138,8 +136,8 @@ def test_a_quota_is_told_in_its_dialect(
         meter.admit(5.0)
     last = headers(quota_header_lines(quota, meter.admit(10.0), WALL + 10))
 
-    assert {name: first.get(name) for name in told} == told
-    assert {name: last.get(name) for name in refused} == refused
+    assert {name: first.get(name) for name in first_headers} == first_headers
+    assert {name: last.get(name) for name in refused_headers} == refused_headers
 
 
 def headers(lines: bytes) -> httpx.Headers:
@@ -147,7 +145,7 @@ def headers(lines: bytes) -> httpx.Headers:
     return httpx.Headers([(name, value) for name, value in pairs])
 
 
-def test_beyond_the_quota_is_a_429_on_the_wire(mock_api: MockApi) -> None:
+def test_requests_beyond_the_quota_get_429(mock_api: MockApi) -> None:
     mock_api.add(Resource("users"))
     mock_api.add(Resource("items"))
     mock_api.add(Resource("free", quota=None))
@@ -156,7 +154,7 @@ def test_beyond_the_quota_is_a_429_on_the_wire(mock_api: MockApi) -> None:
 
     answers = {name: [httpx.get(mock_api.url + name) for _ in range(3)] for name in ("users", "items", "free", "own")}
 
-    assert {name: [one.status_code for one in many] for name, many in answers.items()} == {
+    assert {name: [response.status_code for response in responses] for name, responses in answers.items()} == {
         "users": [200, 200, 429],
         "items": [429, 429, 429],
         "free": [200, 200, 200],
@@ -169,16 +167,17 @@ def test_beyond_the_quota_is_a_429_on_the_wire(mock_api: MockApi) -> None:
     assert mock_api.counts.refused_by_quota == 6
 
 
-def test_whom_authentication_refuses_costs_no_quota(mock_api: MockApi) -> None:
+def test_request_refused_by_auth_uses_no_quota(mock_api: MockApi) -> None:
     mock_api.add(Resource("users"))
     mock_api.auth, mock_api.quota = BearerAuth("a"), Quota(1, per=100)
 
-    told = [httpx.get(mock_api.url + "users", headers={"Authorization": f"Bearer {token}"}) for token in "bbab"]
+    headers = [{"Authorization": f"Bearer {token}"} for token in "bbab"]
+    statuses = [httpx.get(mock_api.url + "users", headers=header).status_code for header in headers]
 
-    assert [one.status_code for one in told] == [401, 401, 200, 401]
+    assert statuses == [401, 401, 200, 401]
 
 
-async def test_a_stream_waits_for_the_next_window_and_reads_all() -> None:
+async def test_stream_waits_for_next_window_and_reads_all() -> None:
     async with MockApi(Resource("users", 100), quota=Quota(5, per=1, headers="retry-after")) as api:
         records = await Users(api).read()
 
@@ -187,7 +186,7 @@ async def test_a_stream_waits_for_the_next_window_and_reads_all() -> None:
     assert api.counts.seconds >= 1
 
 
-async def test_a_queueing_api_answers_at_its_rate() -> None:
+async def test_queueing_api_responds_at_its_rate() -> None:
     async with MockApi(Resource("users", 100), quota=Quota(50, per=1, mode="queue", headers="none")) as api:
         stream = Users(api)
         stream.parallel_pages = False
@@ -210,6 +209,6 @@ async def test_a_queueing_api_answers_at_its_rate() -> None:
         lambda: Quota(1, mode="x"),  # type: ignore[arg-type]
     ],
 )
-def test_a_quota_that_makes_no_sense_is_refused(declare: Any) -> None:
+def test_invalid_quota_is_rejected(declare: Any) -> None:
     with pytest.raises(ConfigError):
         declare()

@@ -1,4 +1,4 @@
-"""Do slices, secrets and options behave as the values they are?"""
+"""Value types: slices, secrets and options."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from hypothesis import strategies as st
 
 from asyncstreams import Backoff, BodyLimits, ConfigError, Page, PageRequest, RequestContext, Secret, Slice, Timeouts
 
-often = settings(max_examples=100, deadline=None)
+default_settings = settings(max_examples=100, deadline=None)
 partitions = st.dictionaries(
     st.text(max_size=3), st.integers() | st.text(max_size=3) | st.lists(st.integers()), max_size=4
 )
 intervals = st.none() | st.tuples(st.integers(), st.integers())
 
 
-@often
+@default_settings
 @given(partition=partitions, interval=intervals)
-def test_a_slice_is_a_mapping_of_its_partition(partition: dict[str, Any], interval: Any) -> None:
-    part = Slice(partition, interval)
+def test_slice_is_a_mapping_of_its_partition(partition: dict[str, Any], interval: Any) -> None:
+    slice_ = Slice(partition, interval)
 
-    assert dict(part) == {**part} == partition == part.partition
-    assert list(part) == list(partition)
-    assert len(part) == len(partition)
-    assert bool(part) is bool(partition)
-    assert all(name in part and part[name] == part.get(name) == value for name, value in partition.items())
-    assert part.interval == interval
-    assert list(part.items()) == list(partition.items())
+    assert dict(slice_) == {**slice_} == partition == slice_.partition
+    assert list(slice_) == list(partition)
+    assert len(slice_) == len(partition)
+    assert bool(slice_) is bool(partition)
+    assert all(name in slice_ and slice_[name] == slice_.get(name) == value for name, value in partition.items())
+    assert slice_.interval == interval
+    assert list(slice_.items()) == list(partition.items())
 
 
-@often
+@default_settings
 @given(partition=partitions)
-def test_a_slice_without_an_interval_equals_its_mapping_from_both_sides(partition: dict[str, Any]) -> None:
+def test_slice_without_interval_equals_its_mapping(partition: dict[str, Any]) -> None:
     assert Slice(partition) == partition
     assert partition == Slice(partition)
     assert Slice(partition) == ChainMap(partition)
@@ -47,75 +47,74 @@ def test_a_slice_without_an_interval_equals_its_mapping_from_both_sides(partitio
     assert Slice(partition) != {**partition, "one more": 1}
 
 
-@often
-@given(one=partitions, other=partitions, ours=intervals, theirs=intervals)
-def test_slices_are_equal_when_partition_and_interval_are(
-    one: dict[str, Any], other: dict[str, Any], ours: Any, theirs: Any
+@default_settings
+@given(left=partitions, right=partitions, left_interval=intervals, right_interval=intervals)
+def test_slices_are_equal_if_partition_and_interval_are(
+    left: dict[str, Any], right: dict[str, Any], left_interval: Any, right_interval: Any
 ) -> None:
-    assert (Slice(one, ours) == Slice(other, theirs)) is (one == other and ours == theirs)
-    assert Slice(one, ours) == Slice(dict(one), ours)
+    are_equal = left == right and left_interval == right_interval
+    assert (Slice(left, left_interval) == Slice(right, right_interval)) is are_equal
+    assert Slice(left, left_interval) == Slice(dict(left), left_interval)
 
 
-def test_a_slice_with_an_interval_is_more_than_its_mapping() -> None:
+def test_slice_with_interval_differs_from_its_mapping() -> None:
     assert Slice({"a": 1}, (1, 2)) != {"a": 1}
     assert Slice({"a": 1}, (1, 2)) != {"a": 1}
     assert Slice({"a": 1}) != [("a", 1)]
 
 
-@often
+@default_settings
 @given(left=partitions, right=partitions, interval=intervals)
-def test_a_slice_joins_with_dicts_on_both_sides_and_keeps_its_interval(
-    left: dict[str, Any], right: dict[str, Any], interval: Any
-) -> None:
+def test_slice_merges_with_dicts_and_keeps_interval(left: dict[str, Any], right: dict[str, Any], interval: Any) -> None:
     assert Slice(left, interval) | right == Slice(left | right, interval)
     assert left | Slice(right, interval) == Slice(left | right, interval)
     assert isinstance(left | Slice(right), Slice)
 
 
-@often
-@given(left=partitions, right=partitions, more=partitions)
-def test_joining_slices_is_associative_and_an_empty_one_changes_nothing(
-    left: dict[str, Any], right: dict[str, Any], more: dict[str, Any]
+@default_settings
+@given(first=partitions, second=partitions, third=partitions)
+def test_slice_merge_is_associative_with_empty_identity(
+    first: dict[str, Any], second: dict[str, Any], third: dict[str, Any]
 ) -> None:
-    one, two, three = Slice(left, (1, 2)), Slice(right), Slice(more)
+    a, b, c = Slice(first, (1, 2)), Slice(second), Slice(third)
 
-    assert (one | two) | three == one | (two | three)
-    assert one | Slice() == one == Slice() | one
-    assert one | {} == one == {} | one
+    assert (a | b) | c == a | (b | c)
+    assert a | Slice() == a == Slice() | a
+    assert a | {} == a == {} | a
 
 
-def test_joining_changes_neither_side() -> None:
-    part, extra = Slice({"a": 1}, (1, 2)), {"a": 2}
+def test_slice_merge_changes_neither_operand() -> None:
+    slice_, extra = Slice({"a": 1}, (1, 2)), {"a": 2}
 
-    joined = part | extra
+    joined = slice_ | extra
 
     assert joined["a"] == 2
-    assert part == Slice({"a": 1}, (1, 2))
+    assert slice_ == Slice({"a": 1}, (1, 2))
     assert extra == {"a": 2}
 
 
-def test_joining_in_place_makes_a_new_slice() -> None:
-    part = before = Slice({"a": 1})
+def test_in_place_merge_creates_new_slice() -> None:
+    slice_ = before = Slice({"a": 1})
 
-    part |= {"b": 2}
+    slice_ |= {"b": 2}
 
-    assert part == {"a": 1, "b": 2}
+    assert slice_ == {"a": 1, "b": 2}
     assert before == {"a": 1}
 
 
-def test_a_slice_keeps_no_hold_on_the_dict_that_it_was_made_from_or_gives_out() -> None:
-    given_dict = {"a": 1}
-    part = Slice(given_dict)
+def test_slice_copies_its_partition() -> None:
+    source = {"a": 1}
+    slice_ = Slice(source)
 
-    given_dict["a"] = 2
-    part.partition["a"] = 3
+    source["a"] = 2
+    slice_.partition["a"] = 3
 
-    assert part == {"a": 1}
+    assert slice_ == {"a": 1}
     with pytest.raises(TypeError):
-        part["a"] = 4  # type: ignore[index]
+        slice_["a"] = 4  # type: ignore[index]
 
 
-def test_a_slice_is_as_unhashable_as_a_dict_and_names_what_it_holds() -> None:
+def test_slice_is_unhashable_and_repr_shows_content() -> None:
     with pytest.raises(TypeError):
         hash(Slice({"a": 1}))
 
@@ -123,61 +122,61 @@ def test_a_slice_is_as_unhashable_as_a_dict_and_names_what_it_holds() -> None:
     assert repr(Slice({"a": 1})) == "Slice({'a': 1})"
 
 
-@often
+@default_settings
 @given(partition=partitions, interval=intervals)
-def test_a_slice_survives_copy_and_pickle(partition: dict[str, Any], interval: Any) -> None:
-    part = Slice(partition, interval)
+def test_slice_survives_copy_and_pickle(partition: dict[str, Any], interval: Any) -> None:
+    slice_ = Slice(partition, interval)
 
-    assert copy.copy(part) == copy.deepcopy(part) == pickle.loads(pickle.dumps(part)) == part
+    assert copy.copy(slice_) == copy.deepcopy(slice_) == pickle.loads(pickle.dumps(slice_)) == slice_
 
 
-@often
+@default_settings
 @given(value=st.text(min_size=4, alphabet="abcXYZ0189-_./+=é", max_size=30))
-def test_a_secret_shows_itself_to_nobody_but_reveal(value: str) -> None:
+def test_secret_is_shown_only_by_reveal(value: str) -> None:
     secret = Secret(value)
     record = logging.LogRecord("x", logging.INFO, "x", 1, "%s %r", (secret, secret), None)
 
-    shown = [str(secret), repr(secret), f"{secret}", f"{secret!r:>9}", f"{secret:>40}", "%s" % secret, repr([secret])]  # noqa: UP031
+    outputs = [str(secret), repr(secret), f"{secret}", f"{secret!r:>9}", f"{secret:>40}", "%s" % secret, repr([secret])]  # noqa: UP031
     assert secret.reveal() == value
-    assert all(value not in text for text in [*shown, record.getMessage(), repr({"t": secret})])
+    assert all(value not in text for text in [*outputs, record.getMessage(), repr({"t": secret})])
 
 
-def test_a_secret_is_written_nowhere() -> None:
+def test_secret_cannot_be_serialized() -> None:
     for write in (pickle.dumps, json.dumps):
         with pytest.raises(TypeError):
             write(Secret("hunter2"))
 
 
-def test_a_secret_has_no_dict_to_look_into() -> None:
+def test_secret_has_no_instance_dict() -> None:
     with pytest.raises(TypeError):
         vars(Secret("hunter2"))
 
 
-@often
-@given(one=st.text(max_size=6), other=st.text(max_size=6))
-def test_secrets_are_equal_when_their_strings_are_and_never_to_a_string(one: str, other: str) -> None:
-    assert (Secret(one) == Secret(other)) is (one == other)
-    assert Secret(one) != one
-    assert hash(Secret(one)) == hash(Secret(one))
-    assert bool(Secret(one)) is bool(one)
-    assert Secret(Secret(one)) == Secret(one)
-    assert copy.deepcopy(Secret(one)) == copy.copy(Secret(one)) == Secret(one)
+@default_settings
+@given(value=st.text(max_size=6), other=st.text(max_size=6))
+def test_secret_equality_excludes_plain_strings(value: str, other: str) -> None:
+    assert (Secret(value) == Secret(other)) is (value == other)
+    assert Secret(value) != value
+    assert hash(Secret(value)) == hash(Secret(value))
+    assert bool(Secret(value)) is bool(value)
+    assert Secret(Secret(value)) == Secret(value)
+    assert copy.deepcopy(Secret(value)) == copy.copy(Secret(value)) == Secret(value)
 
 
-def test_secrets_from_an_environment_that_is_not_utf_8_can_be_compared() -> None:
+def test_secrets_with_surrogates_can_be_compared() -> None:
     assert Secret("caf\udce9") == Secret("caf\udce9")
     assert Secret("caf\udce9") != Secret("cafe")
 
 
 @pytest.mark.parametrize("value", [None, 7, b"hunter2", ["hunter2"]])
-def test_a_secret_holds_a_str_and_the_refusal_does_not_tell_what_was_given(value: Any) -> None:
+def test_secret_rejects_other_types_without_showing_them(value: Any) -> None:
     with pytest.raises(ConfigError, match=type(value).__name__) as caught:
         Secret(value)
 
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_page_token_is_left_out_of_a_contexts_repr() -> None:
+def test_context_repr_omits_page_token() -> None:
     assert "s3cr3t" not in repr(RequestContext(next_page_token="https://a.example/?sig=s3cr3t"))
 
 
@@ -198,7 +197,7 @@ def test_values_are_frozen(value: Any, name: str) -> None:
         setattr(value, name, 1)
 
 
-def test_the_defaults_are_those_that_are_documented() -> None:
+def test_defaults_match_documentation() -> None:
     limits = Timeouts()
 
     assert (limits.connect, limits.first_byte, limits.read, limits.total) == (10, 60, 30, 300)
@@ -216,12 +215,12 @@ def test_the_defaults_are_those_that_are_documented() -> None:
         pytest.param(math.nan),
     ],
 )
-def test_a_timeout_that_is_not_above_0_is_a_config_error(name: str, value: float) -> None:
+def test_timeout_not_above_0_raises_config_error(name: str, value: float) -> None:
     with pytest.raises(ConfigError, match="seconds"):
         Timeouts(**{name: value})
 
 
-def test_a_min_rate_of_0_is_allowed_and_a_negative_one_is_not() -> None:
+def test_min_rate_may_be_0_but_not_negative() -> None:
     assert Timeouts(min_rate=0).min_rate == 0
     with pytest.raises(ConfigError, match="min_rate"):
         Timeouts(min_rate=-1)
@@ -229,6 +228,6 @@ def test_a_min_rate_of_0_is_allowed_and_a_negative_one_is_not() -> None:
 
 @pytest.mark.parametrize("name", ["wire", "decoded", "ratio"])
 @pytest.mark.parametrize("value", [0, -1])
-def test_a_bound_of_a_body_that_is_not_above_0_is_a_config_error(name: str, value: int) -> None:
+def test_body_limit_not_above_0_raises_config_error(name: str, value: int) -> None:
     with pytest.raises(ConfigError, match=name):
         BodyLimits(**{name: value})

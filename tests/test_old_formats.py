@@ -1,4 +1,4 @@
-"""Files of format 1, written by an earlier version, are refused by name."""
+"""Tests with files of format 1, which an earlier version wrote: they are refused or fetched again."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def old(tmp_path: Path) -> Path:
 
 
 def test_state_file_of_format_1_is_refused(old: Path) -> None:
-    with pytest.raises(StateIncompatible, match=r"format 1.* writes 2"):
+    with pytest.raises(StateIncompatible, match=r"format 1; this version reads format 2"):
         State.load(old / "state.json")
 
 
@@ -60,7 +60,7 @@ def test_state_file_of_format_1_is_refused(old: Path) -> None:
 async def test_output_of_format_1_is_refused_and_unchanged(old: Path, output: Any, name: str) -> None:
     before = {path: path.read_bytes() for path in FILES.rglob("*") if path.is_file() and name in path.parts}
 
-    with pytest.raises(StateIncompatible, match=r"format 1.* writes 2"):
+    with pytest.raises(StateIncompatible, match=r"format 1; this version reads format 2"):
         await Orders(transport=httpx.MockTransport(unreachable)).extract(to=output(old / name))
 
     assert before

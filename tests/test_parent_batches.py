@@ -192,7 +192,7 @@ def test_property_each_parent_is_asked_about_once_with_success_whatever_the_api_
     async def live() -> list[Any]:
         clock.monotonic()  # from here on it is this loop's
         turns = iter(range(10**9))
-        api = Api(bank, seconds=lambda _: seconds[next(turns) % len(seconds)])
+        api = Api(bank, latency=lambda _: seconds[next(turns) % len(seconds)])
         kind: Any = subclass(Balances, parent_batch_size=batch)  # type: ignore[arg-type]
         stream = kind(api, clock, Customers(api, clock))
         async with asyncio.timeout(1e6):

@@ -186,7 +186,7 @@ async def test_another_tenant_parameter_or_version_gets_none_of_it(world: World,
     await world.customers().read()
     assert world.asked == 3
 
-    await collect_pages(other(world).pages(), anything=True)
+    await collect_pages(other(world).pages(), any_error=True)
     assert world.asked > 0
     await world.orders().read()
     assert world.asked == 0
@@ -249,7 +249,7 @@ async def test_a_folder_that_others_can_reach_is_refused(world: World, tmp_path:
         world.folder.mkdir()
         world.folder.chmod(0o777)
 
-    _, error = await collect_pages(world.orders().pages(), anything=True)
+    _, error = await collect_pages(world.orders().pages(), any_error=True)
 
     assert "cache_dir" in str(error)
     assert "chmod go-w" in str(error)

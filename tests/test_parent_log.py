@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from asyncstreams import ConfigError
 from asyncstreams.parents import log as log_module
-from asyncstreams.parents.log import ParentLog, pages_of
-from asyncstreams.parents.log_file import LogFile, whole
-from asyncstreams.parents.projection import decode_of
+from asyncstreams.parents.log import ParentLog, merge_pages
+from asyncstreams.parents.log_file import LogFile, open_complete
+from asyncstreams.parents.projection import decoder_for
 from asyncstreams.storage.framing import CorruptData, LogFooter
 
 often = settings(max_examples=150, deadline=None)
@@ -45,8 +45,8 @@ class Full(LogFile):
 def disk(space: int | None) -> Callable[[], LogFile]:
     def opened() -> LogFile:
         if space is None:
-            return LogFile.temporary()
-        file = Full(LogFile.temporary()._file)
+            return LogFile.create_temporary()
+        file = Full(LogFile.create_temporary()._file)
         file.left = space
         return file
 
@@ -56,11 +56,11 @@ def disk(space: int | None) -> Callable[[], LogFile]:
 async def read(log: ParentLog, turns: list[int], most: int | None = None) -> list[int]:
     """The ids that one reader finds, who rests for so many turns of the loop after each page."""
     news = asyncio.Event()
-    reader = log.reader(decode_of("child", "parent", None), news)
+    reader = log.add_reader(decoder_for("child", "parent", None), news)
 
     async def all_of_it() -> list[int]:
         found: list[int] = []
-        pages = pages_of([reader], news)
+        pages = merge_pages([reader], news)
         async for _, records in pages:
             found += [record["id"] for record in records]
             if most is not None and len(found) >= most:
@@ -96,7 +96,7 @@ def test_every_reader_gets_every_page_once_and_in_order(world: dict[str, Any]) -
         leaving = asyncio.create_task(read(log, [], world["leaving"] + 1))
         await asyncio.sleep(0)
         for number, size in enumerate(world["pages"]):
-            await log.room()
+            await log.wait_for_capacity()
             await log.append(page(number, size), 1)
             for _ in range(world["rest"]):
                 await asyncio.sleep(0)
@@ -105,7 +105,7 @@ def test_every_reader_gets_every_page_once_and_in_order(world: dict[str, Any]) -
         left = await leaving
         assert left == list(range(len(left)))
         assert log.records == len(world["pages"])
-        assert not log.is_wanted
+        assert not log.has_readers
         log.close()
         return found
 
@@ -124,13 +124,13 @@ async def test_a_writer_waits_for_the_slowest_reader_and_for_nobody_who_has_left
 ) -> None:
     monkeypatch.setattr(log_module, "_MOST_ON_DISK", 1000)
     log = ParentLog(disk(None), pytest.fail)
-    slow = log.reader(decode_of("child", "parent", None), asyncio.Event())
+    slow = log.add_reader(decoder_for("child", "parent", None), asyncio.Event())
     written = 0
 
     async def write() -> None:
         nonlocal written
         for number in range(100):
-            await log.room()
+            await log.wait_for_capacity()
             await log.append(page(number, 100), 1)
             written += 1
 
@@ -138,7 +138,7 @@ async def test_a_writer_waits_for_the_slowest_reader_and_for_nobody_who_has_left
     await asyncio.sleep(0.01)
     assert 0 < written < 20
     before = written
-    await slow.take()
+    await slow.read_page()
     await asyncio.sleep(0.01)
     assert written == before + 1
 
@@ -161,10 +161,10 @@ async def test_a_small_log_is_never_on_disk() -> None:
 async def test_a_demand_ends_when_all_has_been_read_or_nobody_reads() -> None:
     log = ParentLog(disk(None), pytest.fail)
     news = asyncio.Event()
-    reader = log.reader(decode_of("child", "parent", None), news)
-    pages = pages_of([reader], news)
+    reader = log.add_reader(decoder_for("child", "parent", None), news)
+    pages = merge_pages([reader], news)
     await log.append(page(1), 1)
-    demand = asyncio.create_task(log.demand())
+    demand = asyncio.create_task(log.wait_for_demand())
     await anext(pages)
     await asyncio.sleep(0)
     assert not demand.done()
@@ -175,26 +175,26 @@ async def test_a_demand_ends_when_all_has_been_read_or_nobody_reads() -> None:
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)
     await pages.aclose()
-    await asyncio.wait_for(log.demand(), 1)
+    await asyncio.wait_for(log.wait_for_demand(), 1)
 
 
 async def kept(path: Path, pages: int) -> Path:
     def opened() -> LogFile:
-        return LogFile.partial(path.with_suffix(".partial"), 5.0)
+        return LogFile.create_partial(path.with_suffix(".partial"), 5.0)
 
     log = ParentLog(opened, pytest.fail)
     for number in range(pages):
         await log.append(page(number), 1)
-    await log.finish(lambda file, counts: file.keep(path, counts))
+    await log.finish(lambda file, counts: file.finalize(path, counts))
     log.close()
     return path
 
 
 @pytest.mark.parametrize("pages", [0, 1, 50])
 async def test_what_was_kept_is_read_again_by_many(tmp_path: Path, pages: int) -> None:
-    file, begin, counts, start = whole(await kept(tmp_path / "a.parents", pages))
+    file, begin, counts, start = open_complete(await kept(tmp_path / "a.parents", pages))
 
-    log = ParentLog.kept(file, start, counts)
+    log = ParentLog.from_file(file, start, counts)
 
     assert (begin.started_at, counts) == (5.0, LogFooter(pages, pages))
     assert await asyncio.gather(read(log, []), read(log, [3])) == [list(range(pages))] * 2
@@ -202,7 +202,7 @@ async def test_what_was_kept_is_read_again_by_many(tmp_path: Path, pages: int) -
 
 
 async def test_one_that_is_left_early_leaves_no_file(tmp_path: Path) -> None:
-    log = ParentLog(lambda: LogFile.partial(tmp_path / "a.partial", 5.0), pytest.fail)
+    log = ParentLog(lambda: LogFile.create_partial(tmp_path / "a.partial", 5.0), pytest.fail)
     await log.append(page(1, 300_000), 1)
     assert os.listdir(tmp_path) == ["a.partial"]
 
@@ -220,10 +220,10 @@ async def test_any_byte_that_is_changed_and_any_cut_is_noticed(tmp_path: Path) -
     for content in bad:
         path.write_bytes(content)
         with pytest.raises(CorruptData):
-            whole(path)
+            open_complete(path)
 
     path.write_bytes(good)
-    whole(path)[0].close()
+    open_complete(path)[0].close()
 
 
 async def test_a_link_is_not_followed(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ async def test_a_link_is_not_followed(tmp_path: Path) -> None:
     link.symlink_to(path)
 
     with pytest.raises(OSError, match=r"symbolic|link"):
-        whole(link)
+        open_complete(link)
 
 
 RECORD = {"id": 2**70, "name": "a", "owner": {"login": "x", "site": {"url": "u", "z": 1}}}
@@ -249,12 +249,12 @@ RECORD = {"id": 2**70, "name": "a", "owner": {"login": "x", "site": {"url": "u",
     ],
 )
 def test_a_child_gets_the_fields_that_it_names(fields: tuple[str, ...] | None, part: dict[str, Any]) -> None:
-    assert decode_of("child", "parent", fields)(json.dumps([RECORD] * 2).encode()) == [part] * 2
+    assert decoder_for("child", "parent", fields)(json.dumps([RECORD] * 2).encode()) == [part] * 2
 
 
 @pytest.mark.parametrize("field", ["idd", "owner.log", "name.first", "no.where"])
 def test_a_field_that_a_record_lacks_is_an_error_that_says_what_there_is(field: str) -> None:
-    decode = decode_of("child", "parent", ("id", field))
+    decode = decoder_for("child", "parent", ("id", field))
 
     with pytest.raises(ConfigError, match=rf"{field}.*record of parent.*it has id, name, owner"):
         decode(json.dumps([RECORD]).encode())

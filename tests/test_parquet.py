@@ -1,4 +1,4 @@
-"""Do Parquet files hold what the lines hold, with the same columns in all of them?"""
+"""Tests of Parquet files: types, widened columns, and the same content as JSON Lines."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from asyncstreams.destinations.column_types import declared_types, join_types, t
 
 
 def read(out: Path, name: str = "rows") -> list[dict[str, Any]]:
-    """As an analyst reads it: all parts at once."""
+    """All rows, read by Polars from all parts at once."""
     return polars.scan_parquet(out / name / "*.parquet").collect().to_dicts()
 
 
@@ -112,7 +112,7 @@ async def test_invalid_timestamp_makes_column_text(tmp_path: Path, moment: str):
     assert read(tmp_path) == [{"at": "2026-01-01T12:00:00Z", "o": None}, {"at": moment, "o": {"at": moment}}]
 
 
-LADDER = [
+WIDENINGS = [
     ([1], [2.5], "double", [1.0, 2.5]),
     ([1], [2**60], "int64", [1, 2**60]),
     ([1], [2**64], "string", ["1", str(2**64)]),
@@ -132,23 +132,23 @@ LADDER = [
 ]
 
 
-@pytest.mark.parametrize(("first", "then", "kind", "values"), LADDER)
+@pytest.mark.parametrize(("first", "then", "kind", "values"), WIDENINGS)
 async def test_widened_column_is_the_same_in_all_parts(
     tmp_path: Path, first: list[Any], then: list[Any], kind: str, values: list[Any]
 ):
     clock = WallClock(1000)
-    stream = ChangingStream([{"id": 1, "updated_at": timestamp(10), "v": one} for one in first], clock=clock)
+    stream = ChangingStream([{"id": 1, "updated_at": timestamp(10), "v": value} for value in first], clock=clock)
     await stream.extract(to=Parquet(tmp_path))
     clock.seconds = 2000
-    stream.rows = [{"id": 2, "updated_at": timestamp(1500), "v": one} for one in then]
+    stream.rows = [{"id": 2, "updated_at": timestamp(1500), "v": value} for value in then]
     await stream.extract(to=Parquet(tmp_path))
 
     assert len(schemas(tmp_path)) == 2
     assert {str(schema.field("v").type) for schema in schemas(tmp_path)} == {kind}
     assert [row["v"] for row in sorted(read(tmp_path), key=lambda row: row["id"])] == values
-    told = json.loads((tmp_path / "rows" / "_manifest.json").read_bytes())
-    assert [part["rows"] for part in told["parts"]] == [1, 1]
-    assert sorted(part["file"] for part in told["parts"]) == sorted(
+    manifest = json.loads((tmp_path / "rows" / "_manifest.json").read_bytes())
+    assert [part["rows"] for part in manifest["parts"]] == [1, 1]
+    assert sorted(part["file"] for part in manifest["parts"]) == sorted(
         path.name for path in (tmp_path / "rows").glob("*.parquet")
     )
 
@@ -190,8 +190,8 @@ def test_compression_option_sets_codec(tmp_path: Path, compression: Any):
     asyncio.run(extract([{"id": 1}], tmp_path, compression=compression))
 
     [path] = (tmp_path / "rows").glob("*.parquet")
-    told = pyarrow.parquet.read_metadata(path).row_group(0).column(0).compression
-    assert told == {"zstd": "ZSTD", "snappy": "SNAPPY", "gzip": "GZIP", None: "UNCOMPRESSED"}[compression]
+    codec = pyarrow.parquet.read_metadata(path).row_group(0).column(0).compression
+    assert codec == {"zstd": "ZSTD", "snappy": "SNAPPY", "gzip": "GZIP", None: "UNCOMPRESSED"}[compression]
 
 
 async def test_too_many_columns_are_refused_with_hint(tmp_path: Path):
@@ -230,9 +230,9 @@ def test_property_tables_equal_lines_for_any_batches(batches: list[list[Any]]):
     found = [row for table, types in tables for row in columns.recast(table, types).to_pylist()]
 
     rows = [row for batch in batches for row in batch]
-    for row, got in zip(rows, found, strict=True):
+    for row, stored in zip(rows, found, strict=True):
         for name, kind in columns.types.items():
-            assert stored_value(got[name], kind) == expected_value(row.get(name), kind)
+            assert stored_value(stored[name], kind) == expected_value(row.get(name), kind)
 
 
 @settings(max_examples=25, deadline=None)
@@ -240,28 +240,28 @@ def test_property_tables_equal_lines_for_any_batches(batches: list[list[Any]]):
 def test_property_parquet_files_equal_json_lines(tmp_path_factory: pytest.TempPathFactory, rows: list[Any]):
     folder = tmp_path_factory.mktemp("both")
 
-    async def both() -> None:
+    async def extract_to_both() -> None:
         await RowsStream(rows).extract(to=JsonLines(folder / "lines"))
         await RowsStream(rows).extract(to=Parquet(folder / "parquet"))
 
-    asyncio.run(both())
+    asyncio.run(extract_to_both())
     lines = [row for path in sorted((folder / "lines" / "rows").glob("part-*")) for row in lines_of(path)]
     parts = sorted((folder / "parquet" / "rows").glob("part-*"))
     found = [row for path in parts for row in pyarrow.parquet.read_table(path).to_pylist()]
     kinds = json.loads(pyarrow.parquet.read_schema(parts[0]).metadata[b"asyncstreams"]) if parts else {}
-    for line, got in zip(lines, found, strict=True):
+    for line, stored in zip(lines, found, strict=True):
         for name, kind in kinds.items():
-            assert stored_value(got[name], kind) == expected_value(line.get(name), kind)
+            assert stored_value(stored[name], kind) == expected_value(line.get(name), kind)
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(VALUES, max_size=4), st.lists(VALUES, max_size=4), st.lists(VALUES, max_size=4))
 def test_property_join_types_is_order_independent(a: Any, b: Any, c: Any):
-    one, two, three = type_of(a), type_of(b), type_of(c)
+    first, second, third = type_of(a), type_of(b), type_of(c)
 
-    assert join_types(one, two) == join_types(two, one)
-    assert join_types(join_types(one, two), three) == join_types(one, join_types(two, three))
-    assert join_types(one, one) == one
+    assert join_types(first, second) == join_types(second, first)
+    assert join_types(join_types(first, second), third) == join_types(first, join_types(second, third))
+    assert join_types(first, first) == first
 
 
 def test_declared_types_of_schema_keywords():
@@ -298,17 +298,17 @@ def test_lines_that_match_columns_are_not_decoded(monkeypatch: pytest.MonkeyPatc
     columns = Columns({}, nested=True)
     first = columns.table(b'{"id":1,"o":{"a":[1.5]},"s":"x","n":null}\n')
 
-    def never(lines: bytes) -> Any:
+    def fail(lines: bytes) -> Any:
         raise AssertionError("decoded")
 
-    monkeypatch.setattr("asyncstreams.destinations.arrow_columns.decode_records", never)
-    again = columns.table(b'{"id":2,"s":"y","o":null}\n{"o":{"a":[]}}\n')
+    monkeypatch.setattr("asyncstreams.destinations.arrow_columns.decode_records", fail)
+    second = columns.table(b'{"id":2,"s":"y","o":null}\n{"o":{"a":[]}}\n')
 
-    assert first.schema == again.schema
-    assert again.to_pylist() == [
+    assert first.schema == second.schema
+    assert second.to_pylist() == [
         {"id": 2, "o": None, "s": "y", "n": None},
         {"id": None, "o": {"a": []}, "s": None, "n": None},
     ]
-    for surprise in (b'{"n":"x"}', b'{"id":9007199254740993}', b'{"new":1}', b'{"id":1.5}', b'{"o":{"b":1}}'):
+    for unexpected in (b'{"n":"x"}', b'{"id":9007199254740993}', b'{"new":1}', b'{"id":1.5}', b'{"o":{"b":1}}'):
         with pytest.raises(AssertionError, match="decoded"):
-            columns.table(surprise + b"\n")
+            columns.table(unexpected + b"\n")

@@ -73,7 +73,7 @@ def read(number: int, records: int, quarantined: int = 0) -> PageRead:
     return PageRead("orders", Slice(), number, records, quarantined)
 
 
-def test_a_row_counts_pages_records_and_retries(progress, clock):
+def test_row_counts_pages_records_and_retries(progress, clock):
     progress(StreamStarted("orders"))
     progress(read(0, 100))
     progress(RetryScheduled("orders", "answered 503", 0.5, 1))
@@ -83,7 +83,7 @@ def test_a_row_counts_pages_records_and_retries(progress, clock):
     assert lines(progress) == {"stream": "pages records records/s retries", "orders": "2 120 30 1 reading"}
 
 
-def test_a_row_says_why_it_waits_and_for_how_much_longer(progress, clock):
+def test_row_shows_wait_reason_and_remaining_time(progress, clock):
     progress(StreamStarted("orders"))
     progress(WaitStarted("orders", "the API asked for a pause", 10))
     clock.advance(4)
@@ -94,7 +94,7 @@ def test_a_row_says_why_it_waits_and_for_how_much_longer(progress, clock):
     assert lines(progress)["orders"].endswith("reading")
 
 
-def test_a_wait_is_over_when_a_page_comes(progress):
+def test_page_ends_a_wait(progress):
     progress(StreamStarted("orders"))
     progress(RetryScheduled("orders", "answered 503", 9.0, 1))
     progress(read(0, 1))
@@ -112,7 +112,7 @@ def test_a_wait_is_over_when_a_page_comes(progress):
         (GeneratorExit(), "stopped early"),
     ],
 )
-def test_a_row_says_how_its_stream_ended_and_its_pace_stands_still(progress, clock, error, told):
+def test_finished_row_shows_outcome_and_final_rate(progress, clock, error, told):
     progress(StreamStarted("orders"))
     clock.advance(2)
     progress(read(0, 100))
@@ -122,7 +122,7 @@ def test_a_row_says_how_its_stream_ended_and_its_pace_stands_still(progress, clo
     assert lines(progress)["orders"] == f"1 100 50 0 {told}"
 
 
-def test_quarantined_records_have_a_column_once_there_are_any(progress):
+def test_quarantined_column_appears_when_needed(progress):
     progress(StreamStarted("orders"))
     assert "quarantined" not in lines(progress)["stream"]
 
@@ -132,7 +132,7 @@ def test_quarantined_records_have_a_column_once_there_are_any(progress):
     assert lines(progress)["orders"].split()[-2:] == ["3", "reading"]
 
 
-def test_a_stream_that_is_skipped_says_why(progress):
+def test_skipped_stream_shows_the_reason(progress):
     progress(StreamStarted("payouts"))
     progress(StreamSkipped("payouts", "no scope"))
 
@@ -141,7 +141,7 @@ def test_a_stream_that_is_skipped_says_why(progress):
     assert lines(progress)["payouts"].endswith("unavailable: no scope")
 
 
-async def test_a_source_is_shown_and_printed_once_where_there_is_no_terminal():
+async def test_table_is_printed_once_without_a_terminal():
     def api(request):
         if request.url.path == "/payouts":
             return httpx.Response(403, json={"message": "no scope"})
@@ -160,7 +160,7 @@ async def test_a_source_is_shown_and_printed_once_where_there_is_no_terminal():
     assert progress.rows["orders"].quarantined == 2
 
 
-async def test_nothing_is_told_after_the_block():
+async def test_no_updates_after_the_block():
     source = Source([Orders()], transport=httpx.MockTransport(lambda request: httpx.Response(200, json={"data": []})))
 
     with Progress(source, console=Console(file=io.StringIO())) as progress:

@@ -1,4 +1,4 @@
-"""Is a limit that an author declares kept in every span of time, and used up to the full?"""
+"""Declared rate limits: kept in every window and used in full."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fake_api import Responder, Api, Items, NamedItems, page_key, subclass, slices, collect_pages, paged_api
+from fake_api import Api, Items, NamedItems, Responder, collect_pages, page_key, paged_api, slices, subclass
 
 from asyncstreams import (
     ConfigError,
@@ -29,8 +29,8 @@ from asyncstreams.testing import VirtualClock
 pytestmark = pytest.mark.alone
 
 
-def most_within(seconds: float, times: list[float]) -> int:
-    """The most requests in any span of so many seconds, to which its end does not belong."""
+def max_within(seconds: float, times: list[float]) -> int:
+    """The largest number of requests in any half-open span of `seconds`."""
     return max(bisect_left(times, begin + seconds) - n for n, begin in enumerate(times))
 
 
@@ -43,19 +43,19 @@ def span(times: list[float]) -> float:
 
 
 def failing_at_first(answer: Responder, every: int) -> Responder:
-    """The same, but each so manieth page is a 500 when it is asked for at first."""
-    tries: Counter[str] = Counter()
+    """`answer`, but the first try of every `every`-th page is a 500."""
+    attempts: Counter[str] = Counter()
 
     def sometimes(request: httpx.Request) -> httpx.Response:
-        tries[page_key(request)] += 1
-        is_sick = tries[page_key(request)] == 1 and len(tries) % every == 0
-        return httpx.Response(500) if is_sick else answer(request)
+        attempts[page_key(request)] += 1
+        fails = attempts[page_key(request)] == 1 and len(attempts) % every == 0
+        return httpx.Response(500) if fails else answer(request)
 
     return sometimes
 
 
-def numbered(count: int) -> Responder:
-    """So many pages, and each tells how many there are: they are asked for side by side."""
+def api_with_total(count: int) -> Responder:
+    """`count` pages that report their total, so that they are fetched concurrently."""
 
     def answer(request: httpx.Request) -> httpx.Response:
         return httpx.Response(200, json={"items": [{"id": page_key(request)}], "pages": count})
@@ -63,24 +63,24 @@ def numbered(count: int) -> Responder:
     return answer
 
 
-def of_stream(name: str, api: Api) -> list[float]:
+def times_of_stream(name: str, api: Api) -> list[float]:
     return [time for asked, time in zip(api.requested, api.request_times, strict=True) if asked.startswith(f"{name}/")]
 
 
-async def test_no_minute_has_more_requests_than_declared_though_some_are_retries(virtual_clock: VirtualClock) -> None:
-    api = Api(failing_at_first(paged_api(1), every=5), seconds=0.2)
+async def test_retries_count_against_the_limit(virtual_clock: VirtualClock) -> None:
+    api = Api(failing_at_first(paged_api(1), every=5), latency=0.2)
     stream = subclass(Items, rate_limit=RateLimit(100, per=60), max_tries=5)(api, virtual_clock)
 
-    found = await stream.read(slices=slices(range(250)))
+    records = await stream.read(slices=slices(range(250)))
 
-    assert len(found) == 250
+    assert len(records) == 250
     assert len(api.request_times) == 300
-    assert most_within(60, api.request_times) == 100
+    assert max_within(60, api.request_times) == 100
     assert 120 <= span(api.request_times) < 120 * 1.01 + 1
 
 
-async def test_pages_that_are_fetched_side_by_side_keep_the_limit(virtual_clock: VirtualClock) -> None:
-    api = Api(failing_at_first(numbered(90), every=9), seconds=0.5)
+async def test_concurrent_pages_keep_the_limit(virtual_clock: VirtualClock) -> None:
+    api = Api(failing_at_first(api_with_total(90), every=9), latency=0.5)
     stream = subclass(
         Items,
         paginator=PageNumber(start=0, total_pages="pages"),
@@ -88,33 +88,31 @@ async def test_pages_that_are_fetched_side_by_side_keep_the_limit(virtual_clock:
         max_tries=5,
     )(api, virtual_clock)
 
-    found = await stream.read(slices=slices("a"))
+    records = await stream.read(slices=slices("a"))
 
-    assert len(found) == 90
+    assert len(records) == 90
     assert api.peak_in_flight > 10
-    assert most_within(10, api.request_times) == 20
+    assert max_within(10, api.request_times) == 20
 
 
 async def test_several_limits_hold_together(virtual_clock: VirtualClock) -> None:
-    api = Api(paged_api(1), seconds=0.05)
+    api = Api(paged_api(1), latency=0.05)
     stream = subclass(Items, rate_limit=[RateLimit(10, per=1), RateLimit(50, per=60)])(api, virtual_clock)
 
     await stream.read(slices=slices(range(120)))
 
-    assert most_within(1, api.request_times) == 10
-    assert most_within(60, api.request_times) == 50
+    assert max_within(1, api.request_times) == 10
+    assert max_within(60, api.request_times) == 50
     assert 120 <= span(api.request_times) < 124
 
 
 @pytest.mark.parametrize("smooth", [False, True])
-async def test_a_limit_keeps_step_with_a_virtual_clock_on_a_machine_that_has_been_up_for_long(
-    virtual_clock: VirtualClock, smooth: bool
-) -> None:
+async def test_limit_works_with_large_loop_time_and_virtual_clock(virtual_clock: VirtualClock, smooth: bool) -> None:
     loop: Any = asyncio.get_running_loop()
     loop.time = lambda: 1e7
 
     for rate in (7, 30):
-        api = Api(paged_api(1), seconds=0.3)
+        api = Api(paged_api(1), latency=0.3)
         stream = subclass(Items, rate_limit=RateLimit(10 * rate, per=10, smooth=smooth))(api, virtual_clock)
         reading = asyncio.create_task(stream.read(slices=slices(range(20 * rate + 1))))
         loop.add_signal_handler(signal.SIGALRM, reading.cancel)
@@ -122,7 +120,7 @@ async def test_a_limit_keeps_step_with_a_virtual_clock_on_a_machine_that_has_bee
         await asyncio.wait([reading])
         signal.alarm(0)
 
-        assert not reading.cancelled(), "it spun for 5 s"
+        assert not reading.cancelled(), "busy loop for 5 s"
         assert 20 <= span(api.request_times) < 22
 
 
@@ -133,32 +131,32 @@ async def test_a_limit_keeps_step_with_a_virtual_clock_on_a_machine_that_has_bee
         4.0,
     ],
 )
-async def test_a_smooth_limit_spaces_the_requests_evenly_in_real_time(cost: float) -> None:
-    api = Api(failing_at_first(paged_api(1), every=5), seconds=0.05)
+async def test_smooth_limit_spaces_requests_in_real_time(cost: float) -> None:
+    api = Api(failing_at_first(paged_api(1), every=5), latency=0.05)
     limit = RateLimit(20 * cost, per=1, smooth=True)
     stream = subclass(Items, rate_limit=limit, rate_limit_cost=cost, max_tries=5)(api, SystemClock())
 
     await stream.read(slices=slices(range(25)))
 
     assert len(api.request_times) == 30
-    # Whoever was late, as a process is now and then, is not waited for by the next one; nobody is early.
+    # A late request does not delay the next one; no request is early.
     early = [began - api.request_times[0] - number * 0.05 for number, began in enumerate(api.request_times)]
     assert min(early) > -0.05 * 0.2
     assert 29 * 0.05 * 0.98 < span(api.request_times) < 29 * 0.05 * 1.02 + 1
 
 
-@pytest.mark.parametrize(("cost", "most"), [(5, 20), (0.5, 200), (30, 3), (100, 1), (250, 1)])
-async def test_a_request_takes_what_it_costs(virtual_clock: VirtualClock, cost: float, most: int) -> None:
-    api = Api(paged_api(1), seconds=0.05)
+@pytest.mark.parametrize(("cost", "max_requests"), [(5, 20), (0.5, 200), (30, 3), (100, 1), (250, 1)])
+async def test_request_takes_its_cost_of_the_limit(virtual_clock: VirtualClock, cost: float, max_requests: int) -> None:
+    api = Api(paged_api(1), latency=0.05)
     stream = subclass(Items, rate_limit=RateLimit(100, per=60), rate_limit_cost=cost)(api, virtual_clock)
 
-    await stream.read(slices=slices(range(2 * most + 1)))
+    await stream.read(slices=slices(range(2 * max_requests + 1)))
 
-    assert most_within(60, api.request_times) == most
+    assert max_within(60, api.request_times) == max_requests
     assert 120 <= span(api.request_times) < 125
 
 
-async def test_a_wait_for_the_limit_is_neither_a_pages_time_nor_ordered_by_the_server(
+async def test_wait_for_the_limit_does_not_count_as_page_time(
     virtual_clock: VirtualClock,
 ) -> None:
     api = Api(failing_at_first(paged_api(1), every=2))
@@ -173,8 +171,8 @@ TWENTY = RateLimit(20, per=60)
 
 
 async def read_both(clock: VirtualClock, one: dict[str, Any], other: dict[str, Any]) -> tuple[Api, float]:
-    """What a Source asks for, of two streams of twenty slices each, and for how long it reads."""
-    api = Api(paged_api(1), seconds=0.1)
+    """Read two streams of twenty slices each. Returns the API and the seconds."""
+    api = Api(paged_api(1), latency=0.1)
     kinds = subclass(NamedItems, **{"rate_limit": TWENTY} | one), subclass(NamedItems, **{"rate_limit": TWENTY} | other)
     streams = [kind(name, api, clock) for kind, name in zip(kinds, ("one", "other"), strict=True)]
     await Source(streams).read(slices={name: slices(range(20)) for name in ("one", "other")})
@@ -191,7 +189,7 @@ async def test_streams_with_equal_limits_share_them(virtual_clock: VirtualClock)
     )
 
     assert len(api.request_times) == 40
-    assert most_within(60, api.request_times) == 20
+    assert max_within(60, api.request_times) == 20
     assert seconds > 60
 
 
@@ -208,7 +206,7 @@ async def test_streams_with_equal_limits_share_them(virtual_clock: VirtualClock)
         pytest.param({}, {"rate_limit": RateLimit(20, per=59)}, id="another-limit"),
     ],
 )
-async def test_another_quota_has_a_limit_of_its_own(
+async def test_other_quotas_have_their_own_limit(
     virtual_clock: VirtualClock, one: dict[str, Any], other: dict[str, Any]
 ) -> None:
     api, seconds = await read_both(virtual_clock, one, other)
@@ -218,24 +216,22 @@ async def test_another_quota_has_a_limit_of_its_own(
 
 
 @pytest.mark.parametrize("weight", [1, 3])
-async def test_a_limit_is_shared_by_weight_and_not_by_number_of_slices(
-    virtual_clock: VirtualClock, weight: float
-) -> None:
-    api = Api(paged_api(1), seconds=0.1)
+async def test_limit_is_shared_by_weight_not_by_slices(virtual_clock: VirtualClock, weight: float) -> None:
+    api = Api(paged_api(1), latency=0.1)
     kind = subclass(NamedItems, rate_limit=RateLimit(20, per=10))
     small, large = kind("small", api, virtual_clock), subclass(kind, weight=weight)("large", api, virtual_clock)
 
-    given = {"small": slices(range(300)), "large": slices(range(30_000))}
-    async with Source([small, large]).pages(slices=given) as pages:
+    input_slices = {"small": slices(range(300)), "large": slices(range(30_000))}
+    async with Source([small, large]).pages(slices=input_slices) as pages:
         async for _ in pages:
             if virtual_clock.monotonic() > 200:
                 break
 
-    assert len(of_stream("large", api)) == pytest.approx(weight * len(of_stream("small", api)), rel=0.25)
+    assert len(times_of_stream("large", api)) == pytest.approx(weight * len(times_of_stream("small", api)), rel=0.25)
 
 
-async def test_what_was_sent_in_one_reading_counts_in_the_next_of_an_open_source(virtual_clock: VirtualClock) -> None:
-    api = Api(paged_api(1), seconds=0.1)
+async def test_requests_count_in_the_next_read_of_an_open_source(virtual_clock: VirtualClock) -> None:
+    api = Api(paged_api(1), latency=0.1)
     source = Source([subclass(NamedItems, rate_limit=TWENTY)("one", api, virtual_clock)])
 
     async with source:
@@ -243,11 +239,11 @@ async def test_what_was_sent_in_one_reading_counts_in_the_next_of_an_open_source
             await source.read(slices={"one": slices(range(15))})
 
     assert len(api.request_times) == 45
-    assert most_within(60, api.request_times) == 20
+    assert max_within(60, api.request_times) == 20
 
 
-async def test_who_gives_up_waiting_takes_nothing_of_the_limit(virtual_clock: VirtualClock) -> None:
-    api = Api(paged_api(1), seconds=0.1)
+async def test_cancelled_waiter_uses_none_of_the_limit(virtual_clock: VirtualClock) -> None:
+    api = Api(paged_api(1), latency=0.1)
     source = Source([subclass(NamedItems, rate_limit=TWENTY)("one", api, virtual_clock)], max_concurrency=40)
 
     async with source:
@@ -266,22 +262,22 @@ async def test_who_gives_up_waiting_takes_nothing_of_the_limit(virtual_clock: Vi
     assert len(again.result()["one"]) == 20
 
 
-async def test_the_limit_of_a_source_holds_for_those_of_its_streams_that_declare_none(
+async def test_source_limit_applies_to_streams_without_their_own(
     virtual_clock: VirtualClock,
 ) -> None:
-    api = Api(paged_api(1), seconds=0.1)
+    api = Api(paged_api(1), latency=0.1)
     streams = [NamedItems("one", api, virtual_clock), NamedItems("two", api, virtual_clock)]
     own = subclass(NamedItems, rate_limit=RateLimit(1))("own", api, virtual_clock, rate_limit=RateLimit(1000))
 
     names = ("one", "two", "own")
     await Source([*streams, own], rate_limit=TWENTY).read(slices={name: slices(range(15)) for name in names})
 
-    assert most_within(60, sorted([*of_stream("one", api), *of_stream("two", api)])) == 20
-    assert span(of_stream("own", api)) < 5
+    assert max_within(60, sorted([*times_of_stream("one", api), *times_of_stream("two", api)])) == 20
+    assert span(times_of_stream("own", api)) < 5
 
 
 @pytest.mark.parametrize("value", [5, 0.5, "100/60", [RateLimit(5), "10 per second"], [5], True, {"n": 5}])
-async def test_a_limit_that_is_none_is_refused_with_an_example(virtual_clock: VirtualClock, value: Any) -> None:
+async def test_invalid_limit_is_rejected_with_an_example(virtual_clock: VirtualClock, value: Any) -> None:
     api = Api(paged_api(1))
 
     with pytest.raises(ConfigError, match=r"rate_limit.*RateLimit") as as_attribute:
@@ -294,7 +290,7 @@ async def test_a_limit_that_is_none_is_refused_with_an_example(virtual_clock: Vi
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "make_limit",
     [
         lambda: RateLimit(0),
         lambda: RateLimit(-5, per=60),
@@ -304,14 +300,16 @@ async def test_a_limit_that_is_none_is_refused_with_an_example(virtual_clock: Vi
         lambda: RateLimit(10, per=math.inf),
     ],
 )
-def test_a_limit_of_nothing_or_of_everything_is_refused(wrong: Callable[[], RateLimit]) -> None:
+def test_zero_negative_or_infinite_limit_is_rejected(make_limit: Callable[[], RateLimit]) -> None:
     with pytest.raises(ConfigError, match=r"RateLimit\(.*above 0"):
-        wrong()
+        make_limit()
 
 
 @pytest.mark.parametrize("name", ["rate_limit_cost", "outage_timeout"])
 @pytest.mark.parametrize("value", [0, -1, "5", None, math.nan])
-async def test_a_cost_and_a_patience_are_above_0(virtual_clock: VirtualClock, name: str, value: Any) -> None:
+async def test_rate_limit_cost_and_outage_timeout_must_be_above_0(
+    virtual_clock: VirtualClock, name: str, value: Any
+) -> None:
     api = Api(paged_api(1))
 
     with pytest.raises(ConfigError, match=rf"Items\.{name}.*above 0"):
@@ -320,19 +318,19 @@ async def test_a_cost_and_a_patience_are_above_0(virtual_clock: VirtualClock, na
     assert api.requested == []
 
 
-async def test_a_wait_for_the_limit_is_told_and_explained_once_for_all(virtual_clock: VirtualClock) -> None:
-    api = Api(paged_api(1), seconds=0.1)
-    heard: list[Any] = []
+async def test_wait_for_the_limit_is_reported_once_and_explained(virtual_clock: VirtualClock) -> None:
+    api = Api(paged_api(1), latency=0.1)
+    events: list[Any] = []
     stream = subclass(Items, rate_limit=TWENTY)(api, virtual_clock)
-    stream.subscribe(heard.append)
+    stream.subscribe(events.append)
 
     reading = stream.pages(slices=slices(range(60)))
-    taking = asyncio.create_task(collect_pages(reading))
+    reading_task = asyncio.create_task(collect_pages(reading))
     await asyncio.sleep(30)
     text = reading.explain()
-    await taking
+    await reading_task
 
-    waits = [event for event in heard if isinstance(event, WaitStarted)]
+    waits = [event for event in events if isinstance(event, WaitStarted)]
     assert "the declared rate_limit" in text
     assert {event.reason for event in waits} == {"the declared rate_limit"}
     assert 55 < waits[0].seconds < 62

@@ -1,4 +1,4 @@
-"""Do records that are written as they came make the same files as those that were made on the way?"""
+"""Tests of raw passthrough: records that are written undecoded equal decoded ones."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ from asyncstreams import (
 from asyncstreams._json import decode
 
 
-def stream_of(*pages: bytes | httpx.Response, parsed: bool = False, **attributes: Any) -> HttpStream:
-    """A stream whose pages have these bodies; `parsed`: with a parse_response of its own, which does the same."""
+def stream_of(*pages: bytes | httpx.Response, is_decoded: bool = False, **attributes: Any) -> HttpStream:
+    """A stream whose pages have these bodies; `is_decoded`: its own parse_response prevents raw passthrough."""
     bodies = [page if isinstance(page, httpx.Response) else httpx.Response(200, content=page) for page in pages]
     rest = list(bodies)
-    given = {"url_base": "https://api.test/", "path": lambda self, context: "rows", "name": "rows", **attributes}
-    if parsed:
+    members = {"url_base": "https://api.test/", "path": lambda self, context: "rows", "name": "rows", **attributes}
+    if is_decoded:
 
         def parse_response(self: Any, response: Any, context: Any) -> Any:
             return HttpStream.parse_response(self, response, context)
 
-        given["parse_response"] = parse_response
-    return type("Rows", (HttpStream,), given)(transport=httpx.MockTransport(lambda _: rest.pop(0)))
+        members["parse_response"] = parse_response
+    return type("Rows", (HttpStream,), members)(transport=httpx.MockTransport(lambda _: rest.pop(0)))
 
 
 def rows_in(out: Path, stream: str = "rows") -> list[Any]:
@@ -57,17 +57,17 @@ def content_of(out: Path) -> bytes:
     return b"".join(path.read_bytes() for path in sorted(out.glob("rows/part-*")))
 
 
-async def extracted(stream: HttpStream, out: Path) -> tuple[list[Any], str]:
-    """The records in the files, and why they were decoded; "" for raw passthrough."""
+async def extract(stream: HttpStream, out: Path) -> tuple[list[Any], str]:
+    """Extract; return the records in the files, and why they were decoded ("" for raw passthrough)."""
     report = await stream.extract(to=JsonLines(out, fsync="none"))
     assert report.streams[0].raw_passthrough == (not report.streams[0].not_raw_because)
     return rows_in(out), report.streams[0].not_raw_because
 
 
-async def both(tmp_path: Path, *pages: bytes, **attributes: Any) -> list[Any]:
-    """What the raw lane gives, which is what the ordinary one does."""
-    raw, why_decoded = await extracted(stream_of(*pages, **attributes), tmp_path / "raw")
-    decoded, reason = await extracted(stream_of(*pages, parsed=True, **attributes), tmp_path / "decoded")
+async def extract_both_ways(tmp_path: Path, *pages: bytes, **attributes: Any) -> list[Any]:
+    """The records of a raw extraction, which must equal those of a decoded one."""
+    raw, why_decoded = await extract(stream_of(*pages, **attributes), tmp_path / "raw")
+    decoded, reason = await extract(stream_of(*pages, is_decoded=True, **attributes), tmp_path / "decoded")
     assert why_decoded == ""
     assert reason == "it has a parse_response of its own"
     assert raw == decoded
@@ -75,7 +75,7 @@ async def both(tmp_path: Path, *pages: bytes, **attributes: Any) -> list[Any]:
 
 
 def page(*ids: int, **more: Any) -> bytes:
-    return json.dumps({"data": [{"id": one} for one in ids], **more}).encode()
+    return json.dumps({"data": [{"id": id_} for id_ in ids], **more}).encode()
 
 
 text = st.text(st.characters(codec="utf-8"), max_size=8)
@@ -103,7 +103,7 @@ async def test_raw_and_decoded_records_are_equal(
     if indent == 2:
         content = content.replace(b"\n", b"\r\n") + b"\r\n"
 
-    found = await both(tmp_path_factory.mktemp("out"), content, records_path=path)
+    found = await extract_both_ways(tmp_path_factory.mktemp("out"), content, records_path=path)
 
     assert found == [decode(json.dumps(record).encode()) for record in records]
 
@@ -111,7 +111,7 @@ async def test_raw_and_decoded_records_are_equal(
 async def test_numbers_and_escapes_are_written_unchanged(tmp_path: Path):
     body = rb'[{"a": 1.50, "b": 1e2, "c": 123456789012345678901234567890, "d": "\u0065\/"}]'
 
-    await extracted(stream_of(body), tmp_path)
+    await extract(stream_of(body), tmp_path)
 
     assert content_of(tmp_path) == body[1:-1] + b"\n"
 
@@ -135,7 +135,7 @@ async def test_numbers_and_escapes_are_written_unchanged(tmp_path: Path):
     ids=lambda value: type(value).__name__ if not isinstance(value, list) else "",
 )
 async def test_page_tokens_are_found_beside_records(tmp_path: Path, paginator: Any, pages: list[Any]):
-    found, why_decoded = await extracted(
+    found, why_decoded = await extract(
         stream_of(*pages, paginator=paginator, records_path="data", parallel_pages=False), tmp_path
     )
 
@@ -148,17 +148,17 @@ async def test_page_token_may_lie_next_to_records(tmp_path: Path):
         json.dumps({"result": {"items": [{"id": n}], "next": after}}).encode() for n, after in ((1, "b"), (2, None))
     ]
 
-    found = await both(tmp_path, *bodies, paginator=Cursor("result.next"), records_path="result.items")
+    found = await extract_both_ways(tmp_path, *bodies, paginator=Cursor("result.next"), records_path="result.items")
 
     assert found == [{"id": 1}, {"id": 2}]
 
 
-class Own(PageNumber):
-    """Somebody's own."""
+class CustomPaginator(PageNumber):
+    """A paginator that the library does not know."""
 
 
 @pytest.mark.parametrize(
-    ("attributes", "why"),
+    ("attributes", "reason"),
     [
         ({"parse_response": lambda self, response, context: response.json()["data"]}, "a parse_response of its own"),
         ({"next_page_token": lambda self, response, context: None}, "a next_page_token of its own"),
@@ -167,7 +167,7 @@ class Own(PageNumber):
         ({"paginator": Cursor("data[-1].next")}, "cannot be separated"),
         ({"paginator": Cursor(lambda response: None)}, "inspects complete responses"),
         ({"paginator": Cursor("next", stop_when=lambda response: True)}, "inspects complete responses"),
-        ({"paginator": Own()}, "inspects complete responses"),
+        ({"paginator": CustomPaginator()}, "inspects complete responses"),
         (
             {
                 "cursor_field": "id",
@@ -178,25 +178,25 @@ class Own(PageNumber):
         ),
     ],
 )
-async def test_report_states_why_records_were_decoded(tmp_path: Path, attributes: Any, why: str):
+async def test_report_states_why_records_were_decoded(tmp_path: Path, attributes: Any, reason: str):
     if "transformer" in attributes:
         attributes["get_json_schema"] = lambda self: {"properties": {"id": {"type": "integer"}}}
-    found, why_decoded = await extracted(stream_of(page(1), page(), **{"records_path": "data", **attributes}), tmp_path)
+    found, why_decoded = await extract(stream_of(page(1), page(), **{"records_path": "data", **attributes}), tmp_path)
 
     assert found == [{"id": 1}]
-    assert why in why_decoded
+    assert reason in why_decoded
 
 
 async def test_schema_without_validation_keeps_raw_passthrough(tmp_path: Path):
     stream = stream_of(page(1), records_path="data", validation="off", get_json_schema=lambda self: {"type": "object"})
 
-    assert await extracted(stream, tmp_path) == ([{"id": 1}], "")
+    assert await extract(stream, tmp_path) == ([{"id": 1}], "")
 
 
 @pytest.mark.parametrize(
-    ("body", "path", "error", "told"),
+    ("body", "path", "error", "message"),
     [
-        (b'{"data": [{"id": 1}, null]}', "data", UnexpectedContent, "item 1 is of type null"),
+        (b'{"data": [{"id": 1}, null]}', "data", UnexpectedContent, "item 1 is a JSON null"),
         (b'{"data": {"id": 1}}', "data", UnexpectedContent, "a JSON object"),
         (b'{"rows": [{"id": 1}]}', "data", UnexpectedContent, "records_path = 'rows'"),
         (b'[{"id": 1}]', "data", UnexpectedContent, "remove records_path"),
@@ -206,28 +206,26 @@ async def test_schema_without_validation_keeps_raw_passthrough(tmp_path: Path):
         (b"<html>", None, UnexpectedContent, "HTML"),
     ],
 )
-async def test_unexpected_body_raises_the_usual_error(
-    tmp_path: Path, body: bytes, path: Any, error: Any, told: str
-):
-    with pytest.raises(error, match=told):
-        await extracted(stream_of(body, body, records_path=path), tmp_path)
+async def test_unexpected_body_raises_the_usual_error(tmp_path: Path, body: bytes, path: Any, error: Any, message: str):
+    with pytest.raises(error, match=message):
+        await extract(stream_of(body, body, records_path=path), tmp_path)
 
 
 async def test_number_beyond_a_double_is_written_unchanged(tmp_path: Path):
-    await extracted(stream_of(b'{"data": [{"a": 1e999}]}', records_path="data"), tmp_path)
+    await extract(stream_of(b'{"data": [{"a": 1e999}]}', records_path="data"), tmp_path)
 
     assert content_of(tmp_path) == b'{"a": 1e999}\n'
 
 
 async def test_byte_order_mark_is_skipped(tmp_path: Path):
-    found, _ = await extracted(stream_of(b"\xef\xbb\xbf" + page(1), records_path="data"), tmp_path)
+    found, _ = await extract(stream_of(b"\xef\xbb\xbf" + page(1), records_path="data"), tmp_path)
 
     assert found == [{"id": 1}]
 
 
 async def test_repeated_page_raises_pagination_loop(tmp_path: Path):
     with pytest.raises(PaginationLoop, match="the same page"):
-        await extracted(
+        await extract(
             stream_of(*[page(1, 2)] * 4, records_path="data", paginator=PageNumber(), parallel_pages=False), tmp_path
         )
 
@@ -235,7 +233,7 @@ async def test_repeated_page_raises_pagination_loop(tmp_path: Path):
 async def test_moved_rows_log_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     pages = [page(1, 2), page(2, 3), page()]
     with caplog.at_level(logging.WARNING):
-        await extracted(
+        await extract(
             stream_of(*pages, records_path="data", paginator=PageNumber(), primary_key="id", parallel_pages=False),
             tmp_path,
         )
@@ -245,7 +243,7 @@ async def test_moved_rows_log_a_warning(tmp_path: Path, caplog: pytest.LogCaptur
 
 async def test_unused_next_page_logs_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.WARNING):
-        await extracted(stream_of(page(1, next_page="2"), records_path="data"), tmp_path)
+        await extract(stream_of(page(1, next_page="2"), records_path="data"), tmp_path)
 
     assert "the first page is treated as the only one" in caplog.text
 
@@ -253,7 +251,7 @@ async def test_unused_next_page_logs_a_warning(tmp_path: Path, caplog: pytest.Lo
 async def test_windows_write_each_record_in_range_once(tmp_path: Path):
     everything = json.dumps([{"id": n, "number": n // 2, "more": {"n": n}} for n in range(12)]).encode()
 
-    class Windowed(HttpStream):
+    class WindowedStream(HttpStream):
         url_base = "https://api.test/"
         name = "rows"
         primary_key = "id"
@@ -264,8 +262,8 @@ async def test_windows_write_each_record_in_range_once(tmp_path: Path):
         def path(self, context: Any) -> str:
             return "rows"
 
-    stream = Windowed(transport=httpx.MockTransport(lambda _: httpx.Response(200, content=everything)))
-    found, why_decoded = await extracted(stream, tmp_path)
+    stream = WindowedStream(transport=httpx.MockTransport(lambda _: httpx.Response(200, content=everything)))
+    found, why_decoded = await extract(stream, tmp_path)
 
     assert why_decoded == ""
     assert sorted(row["id"] for row in found) == list(range(10))
@@ -280,14 +278,14 @@ async def test_substream_reads_parents_with_raw_passthrough(tmp_path: Path):
             return ("rows", context.stream_slice["parent"]["id"])
 
     rows = stream_of(page(1, 2), records_path="data")
-    asked: list[str] = []
+    requests: list[str] = []
 
-    def answer(request: httpx.Request) -> httpx.Response:
-        asked.append(request.url.path)
+    def handle(request: httpx.Request) -> httpx.Response:
+        requests.append(request.url.path)
         return httpx.Response(200, json=[{"of": request.url.path}])
 
-    report = await Source([rows, Children(rows, transport=httpx.MockTransport(answer))]).extract(to=JsonLines(tmp_path))
+    report = await Source([rows, Children(rows, transport=httpx.MockTransport(handle))]).extract(to=JsonLines(tmp_path))
 
     assert [stream.raw_passthrough for stream in report.streams] == [True, True]
-    assert sorted(asked) == ["/rows/1", "/rows/2"]
-    assert {row["of"] for row in rows_in(tmp_path, "children")} == set(asked)
+    assert sorted(requests) == ["/rows/1", "/rows/2"]
+    assert {row["of"] for row in rows_in(tmp_path, "children")} == set(requests)

@@ -54,13 +54,13 @@ def route(respx_mock):
     return respx_mock.route(url=ITEMS).mock(side_effect=answer)
 
 
-async def test_read_gives_all_records_of_all_slices_in_order(route):
+async def test_read_returns_records_of_all_slices_in_order(route):
     records = await declare(stream_slices=lambda self, state: SLICES).read()
 
     assert records == ids("a", 1, 2, 3) + ids("b", 1, 2, 3)
 
 
-async def test_a_page_knows_its_stream_its_slice_its_number_and_whether_it_is_the_last(route):
+async def test_page_has_stream_slice_number_and_is_last(route):
     pages = await pages_of(declare(), slices=SLICES)
 
     assert [(page.stream, page.stream_slice, page.number, page.is_last) for page in pages] == [
@@ -72,7 +72,7 @@ async def test_a_page_knows_its_stream_its_slice_its_number_and_whether_it_is_th
 @pytest.mark.parametrize(
     ("limit", "requests"), [(0, 0), (1, 1), (2, 1), (3, 2), (6, 3), (7, 4), (12, 6), (13, 6), (None, 6)]
 )
-async def test_a_limit_sends_no_request_more_than_it_needs(respx_mock, limit, requests):
+async def test_limit_sends_no_extra_request(respx_mock, limit, requests):
     route = respx_mock.route(url=ITEMS, name="items").mock(side_effect=answer)
     respx_mock.assert_all_called = False
     everything = ids("a", 1, 2, 3) + ids("b", 1, 2, 3)
@@ -83,13 +83,13 @@ async def test_a_limit_sends_no_request_more_than_it_needs(respx_mock, limit, re
     assert route.call_count == requests
 
 
-async def test_a_page_that_a_limit_cut_short_is_not_the_last_of_its_slice(route):
+async def test_page_truncated_by_limit_is_not_last(route):
     pages = await pages_of(declare(), limit=5)
 
     assert [(len(page.records), page.is_last) for page in pages] == [(2, False), (2, False), (1, False)]
 
 
-async def test_records_keep_to_a_limit(route):
+async def test_records_respects_the_limit(route):
     async with declare().records(limit=3) as records:
         taken = [record["id"] async for record in records]
 
@@ -106,7 +106,7 @@ KINDS = [list, tuple, iter, lambda given: arriving(*given), lambda given: map(Sl
 
 @pytest.mark.parametrize("kind", KINDS, ids=["list", "tuple", "iterator", "async generator", "Slices"])
 @pytest.mark.parametrize("where", ["argument", "hook"])
-async def test_slices_come_from_any_iterable_of_mappings_or_slices(route, kind, where):
+async def test_slices_from_any_iterable(route, kind, where):
     if where == "hook":
         pages = await pages_of(declare(stream_slices=lambda self, state: kind(SLICES)))
     else:
@@ -117,7 +117,7 @@ async def test_slices_come_from_any_iterable_of_mappings_or_slices(route, kind, 
 
 
 @pytest.mark.parametrize(("slices", "expected"), [([None], ids("", 1)), ([], [])])
-async def test_none_is_one_empty_slice_and_no_slice_no_request(respx_mock, slices, expected):
+async def test_none_is_one_empty_slice_and_empty_list_is_none(respx_mock, slices, expected):
     respx_mock.route(url=ITEMS).mock(side_effect=answer)
     respx_mock.assert_all_called = False
 
@@ -125,20 +125,20 @@ async def test_none_is_one_empty_slice_and_no_slice_no_request(respx_mock, slice
     assert respx_mock.calls.call_count == len(slices)
 
 
-async def test_slices_given_to_a_reading_take_the_place_of_stream_slices(route):
+async def test_slices_argument_overrides_stream_slices(route):
     records = await declare(stream_slices=lambda self, state: [{"shop": "z"}]).read(slices=[{"shop": "a"}])
 
     assert records == ids("a", 1, 2, 3)
 
 
 @pytest.mark.parametrize("wrong", ["ab", [3], 7, {"shop": "a"}], ids=repr)
-async def test_what_is_no_slice_is_a_mistake(wrong):
+async def test_invalid_slices_are_refused(wrong):
     with pytest.raises(ConfigError):
         await declare(stream_slices=lambda self, state: wrong).read()
 
 
 @pytest.mark.parametrize("given", [None, {"day": 3}])
-async def test_hooks_see_the_state_that_the_reading_was_given(route, given):
+async def test_hooks_get_the_state_argument(route, given):
     seen = []
     stream = declare(
         stream_slices=lambda self, state: seen.append(state) or [{}],
@@ -151,7 +151,7 @@ async def test_hooks_see_the_state_that_the_reading_was_given(route, given):
 
 
 @pytest.mark.parametrize("what", ["pages", "records"])
-async def test_iterating_without_entering_shows_the_two_lines_to_write(what):
+async def test_iterating_without_async_with_shows_the_usage(what):
     lines = f"    async with stream.{what}() as {what}:\n        async for {what[:-1]} in {what}: ..."
 
     with pytest.raises(TypeError) as caught:
@@ -161,7 +161,7 @@ async def test_iterating_without_entering_shows_the_two_lines_to_write(what):
     assert lines in str(caught.value)
 
 
-async def test_request_goes_through_the_same_chain(respx_mock, virtual_clock):
+async def test_request_uses_the_stream_client(respx_mock, virtual_clock):
     detail = respx_mock.get("https://api.test/v1/items/a%2Fb").mock(
         side_effect=[httpx.Response(503), httpx.Response(200, json={"id": 7})]
     )
@@ -174,7 +174,7 @@ async def test_request_goes_through_the_same_chain(respx_mock, virtual_clock):
     assert detail.calls.last.request.headers["authorization"] == "Bearer t"
 
 
-async def test_request_may_post_and_raises_what_reading_raises(respx_mock):
+async def test_request_may_post_and_raises_like_read(respx_mock):
     route = respx_mock.post(ITEMS).respond(422, json={"message": "no such field"})
 
     with pytest.raises(HttpStatusError, match="no such field"):
@@ -184,7 +184,7 @@ async def test_request_may_post_and_raises_what_reading_raises(respx_mock):
     assert (request.content, request.headers["x-mine"]) == (b'{"q":1}', "yes")
 
 
-async def test_parse_response_may_ask_for_details(route, respx_mock):
+async def test_parse_response_may_send_detail_requests(route, respx_mock):
     respx_mock.get(url__regex=r".*/items/\w+$").respond(json={"more": 1})
 
     async def parse_response(self, response, context):
@@ -200,7 +200,7 @@ next_page_token classify should_retry backoff_time middleware stream_slices"""
 
 
 @pytest.mark.parametrize("hook", HOOKS.split())
-async def test_an_error_in_a_hook_leaves_unchanged_with_a_note_of_where(respx_mock, virtual_clock, hook):
+async def test_hook_error_propagates_with_a_note(respx_mock, virtual_clock, hook):
     route = respx_mock.route(url=ITEMS).respond(500 if hook == "backoff_time" else 200, json=[])
     respx_mock.assert_all_called = False
     mistake = KeyError("mine")
@@ -216,7 +216,7 @@ async def test_an_error_in_a_hook_leaves_unchanged_with_a_note_of_where(respx_mo
     assert route.call_count <= 1
 
 
-async def test_an_error_names_stream_slice_page_and_request(route):
+async def test_error_names_stream_slice_page_and_request(route):
     route.side_effect = [answer(httpx.Request("GET", f"{ITEMS}?shop=b")), httpx.Response(404)]
 
     with pytest.raises(HttpStatusError) as caught:
@@ -227,7 +227,7 @@ async def test_an_error_names_stream_slice_page_and_request(route):
     assert (error.method, error.url, error.status, error.tries) == ("GET", ITEMS, 404, 1)
 
 
-async def test_an_error_in_the_body_of_the_readers_own_block_leaves_unchanged(route):
+async def test_error_in_the_async_with_block_propagates_unchanged(route):
     mistake = KeyError("mine")
 
     with pytest.raises(KeyError) as caught:  # noqa: PT012  # the block is the reader's
@@ -238,7 +238,7 @@ async def test_an_error_in_the_body_of_the_readers_own_block_leaves_unchanged(ro
     assert caught.value is mistake
 
 
-async def test_leaving_early_sends_nothing_more_and_closes_what_was_open(route):
+async def test_early_exit_cancels_requests_and_closes_slices(route):
     closed, hanging, many_hang = [], set(), asyncio.Event()
 
     async def one_page(request):
@@ -271,7 +271,7 @@ async def test_leaving_early_sends_nothing_more_and_closes_what_was_open(route):
     assert asyncio.all_tasks() == before
 
 
-async def test_two_readings_at_once_do_not_disturb_each_other(route):
+async def test_concurrent_reads_are_independent(route):
     stream = declare()
 
     one, other = await asyncio.gather(stream.read(slices=[{"shop": "a"}]), stream.read(slices=[{"shop": "b"}]))
@@ -279,7 +279,7 @@ async def test_two_readings_at_once_do_not_disturb_each_other(route):
     assert (one, other) == (ids("a", 1, 2, 3), ids("b", 1, 2, 3))
 
 
-def test_a_stream_is_read_in_a_second_event_loop(respx_mock):
+def test_stream_can_be_read_in_a_second_event_loop(respx_mock):
     respx_mock.route(url=ITEMS).mock(side_effect=answer)
     stream = declare(authenticator=TokenAuthenticator("t"))
 
@@ -288,7 +288,7 @@ def test_a_stream_is_read_in_a_second_event_loop(respx_mock):
     assert first == second == ids("", 1, 2, 3)
 
 
-async def test_a_stream_is_read_through_an_httpx_mock_transport_which_stays_open():
+async def test_given_transport_is_used_and_not_closed():
     class Mine(httpx.MockTransport):
         async def aclose(self):
             raise AssertionError
@@ -299,14 +299,14 @@ async def test_a_stream_is_read_through_an_httpx_mock_transport_which_stays_open
     assert await stream.read() == ids("", 1, 2, 3)
 
 
-async def test_a_stream_is_read_through_a_respx_router():
+async def test_respx_router_as_transport():
     router = respx.Router()
     router.get(ITEMS).mock(side_effect=answer)
 
     assert await declare(transport=router).read() == ids("", 1, 2, 3)
 
 
-async def test_middleware_wraps_each_attempt_with_a_fresh_request_the_first_outermost(route, virtual_clock):
+async def test_middleware_wraps_each_attempt_first_outermost(route, virtual_clock):
     route.side_effect = [httpx.Response(500), answer]
     seen = []
 
@@ -327,7 +327,7 @@ async def test_middleware_wraps_each_attempt_with_a_fresh_request_the_first_oute
     assert route.calls.last.request.headers["x-mark"] == "inner"
 
 
-async def test_middleware_and_hooks_are_called_anew_with_the_context_of_each_attempt(route, virtual_clock):
+async def test_middleware_and_hooks_get_each_attempts_context(route, virtual_clock):
     route.side_effect = [httpx.Response(500), answer]
     seen = []
 
@@ -346,7 +346,7 @@ async def test_middleware_and_hooks_are_called_anew_with_the_context_of_each_att
     assert seen == [(stream, {"shop": "a"}, 1, "1"), (stream, {"shop": "a"}, 2, "2")]
 
 
-async def test_middleware_sees_the_whole_body_and_may_answer_itself(route):
+async def test_middleware_may_replace_the_response(route):
     async def middleware(request, send):
         return httpx.Response(200, json=[*(await send(request)).json(), {"id": "mine"}])
 
@@ -356,7 +356,7 @@ async def test_middleware_sees_the_whole_body_and_may_answer_itself(route):
 
 
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
-async def test_a_redirect_is_not_followed_and_its_target_named(respx_mock, code):
+async def test_redirect_is_an_error_that_names_its_target(respx_mock, code):
     respx_mock.get(ITEMS).respond(code, headers={"Location": "/v2/items?key=s3cret"})
 
     with pytest.raises(HttpStatusError, match="/v2/items") as caught:
@@ -368,7 +368,7 @@ async def test_a_redirect_is_not_followed_and_its_target_named(respx_mock, code)
 
 @pytest.mark.parametrize("switch", ["follow_redirects", "allow_redirects"])
 @pytest.mark.parametrize(("hops", "arrives"), [(1, True), (5, True), (6, False)])
-async def test_redirects_are_followed_when_asked_for_five_at_most(respx_mock, switch, hops, arrives):
+async def test_enabled_redirects_follow_at_most_five_hops(respx_mock, switch, hops, arrives):
     steps = [httpx.Response(302, headers={"Location": f"{ITEMS}?hop={n}"}) for n in range(hops)]
     route = respx_mock.get(ITEMS).mock(side_effect=[*steps, httpx.Response(200, json=[{"id": 1}])])
     declared = {"request_kwargs": lambda self, context: {switch: True}, "paginator": None}
@@ -380,7 +380,7 @@ async def test_redirects_are_followed_when_asked_for_five_at_most(respx_mock, sw
 
 
 @pytest.mark.parametrize("target", ["https://evil.test/", "http://api.test/v1/items", "//evil.test/v1/items"])
-async def test_a_redirect_to_another_origin_is_refused_though_redirects_are_on(respx_mock, target):
+async def test_cross_origin_redirect_is_refused(respx_mock, target):
     anywhere = respx_mock.route(url__regex=".*").respond(302, headers={"Location": target})
 
     with pytest.raises(CrossOriginLink):
@@ -390,7 +390,7 @@ async def test_a_redirect_to_another_origin_is_refused_though_redirects_are_on(r
 
 
 @pytest.mark.parametrize("code", [204, 304])
-async def test_204_and_304_are_an_empty_page_that_ends_the_slice_and_are_not_parsed(route, code):
+async def test_204_and_304_end_the_slice_unparsed(route, code):
     route.side_effect = [httpx.Response(code), *[answer] * 3]
     parsed = []
     stream = declare(

@@ -1,4 +1,4 @@
-"""Is a record's schema checked before anything is read, compiled as it says, and never a way to elsewhere?"""
+"""Schemas of records: loading, checks before the first request, and no access to files or the network."""
 
 from __future__ import annotations
 
@@ -36,75 +36,75 @@ def declare(get_json_schema: Any, **declared: Any) -> HttpStream:
     return type("Items", (Items,), {"get_json_schema": get_json_schema, **declared})()
 
 
-# What `get_json_schema` may do.
+# `get_json_schema`
 
 
-async def test_it_may_be_async_and_ask_the_api(respx_mock: Any) -> None:
-    async def described(self: HttpStream) -> Any:
+async def test_get_json_schema_may_be_async_and_call_the_api(respx_mock: Any) -> None:
+    async def fetch_schema(self: HttpStream) -> Any:
         fields = (await self.request("items/fields")).json()
         return {"properties": {field["name"]: {"type": field["type"]} for field in fields}}
 
     fields = respx_mock.get(API + "items/fields").respond(json=[{"name": "size", "type": "integer"}])
     respx_mock.get(API + "items").respond(json=[{"size": 1}, {"size": "L"}])
 
-    async with declare(described, validation="quarantine").pages() as pages:
+    async with declare(fetch_schema, validation="quarantine").pages() as pages:
         [page] = [page async for page in pages]
 
-    assert (page.records, [kept.record for kept in page.quarantined]) == ([{"size": 1}], [{"size": "L"}])
+    assert (page.records, [quarantined.record for quarantined in page.quarantined]) == ([{"size": 1}], [{"size": "L"}])
     assert fields.call_count == 1
 
 
 @pytest.mark.parametrize("is_async", [False, True])
 @pytest.mark.parametrize("mode", ["report", "quarantine", "fail"])
-async def test_it_may_say_that_there_is_none(respx_mock: Any, is_async: bool, mode: str) -> None:
-    async def nothing_later(self: HttpStream) -> None:
+async def test_get_json_schema_may_return_none(respx_mock: Any, is_async: bool, mode: str) -> None:
+    async def no_schema_async(self: HttpStream) -> None:
         return None
 
-    def nothing(self: HttpStream) -> None:
+    def no_schema(self: HttpStream) -> None:
         return None
 
     respx_mock.get(API + "items").respond(json=[{"id": 1}, {}])
 
-    records = await declare(nothing_later if is_async else nothing, validation=mode).read()
+    records = await declare(no_schema_async if is_async else no_schema, validation=mode).read()
 
     assert records == [{"id": 1}, {}]
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-async def test_what_it_raises_leaves_unchanged_and_says_of_which_stream(respx_mock: Any, is_async: bool) -> None:
+async def test_get_json_schema_error_propagates_with_note(respx_mock: Any, is_async: bool) -> None:
     problem = RuntimeError("no fields today")
 
-    async def failing_later(self: HttpStream) -> Any:
+    async def fail_async(self: HttpStream) -> Any:
         raise problem
 
-    def failing(self: HttpStream) -> Any:
+    def fail(self: HttpStream) -> Any:
         raise problem
 
     with pytest.raises(RuntimeError) as caught:
-        await declare(failing_later if is_async else failing).read()
+        await declare(fail_async if is_async else fail).read()
 
     assert caught.value is problem
     assert any("items" in note and "get_json_schema" in note for note in problem.__notes__)
     assert respx_mock.calls.call_count == 0
 
 
-async def test_it_is_asked_once_for_each_reading(respx_mock: Any) -> None:
-    asked = []
+async def test_get_json_schema_is_called_once_per_run(respx_mock: Any) -> None:
+    calls = []
 
-    def counted(self: HttpStream) -> Any:
-        asked.append(1)
+    def counting(self: HttpStream) -> Any:
+        calls.append(1)
         return GOOD
 
     respx_mock.get(API + "items").respond(json=[{"id": 1}])
-    stream = declare(counted, stream_slices=lambda self, state: [{"part": 1}, {"part": 2}])
+    stream = declare(counting, stream_slices=lambda self, state: [{"part": 1}, {"part": 2}])
 
     await stream.read()
     await stream.read()
 
-    assert len(asked) == 2
+    assert len(calls) == 2
 
 
-async def test_a_changed_schema_holds_from_the_next_reading_on(respx_mock: Any) -> None:
+async def test_changed_schema_applies_from_next_run(respx_mock: Any) -> None:
     schemas = [{"properties": {"id": {"type": "integer"}}}, {"properties": {"id": {"type": "string"}}}]
     respx_mock.get(API + "items").respond(json=[{"id": 1}])
     stream = declare(lambda self: schemas.pop(0), validation="quarantine")
@@ -113,9 +113,9 @@ async def test_a_changed_schema_holds_from_the_next_reading_on(respx_mock: Any) 
     assert await stream.read() == []
 
 
-# What is no schema.
+# Invalid schemas
 
-REFUSED: list[tuple[Any, str]] = [
+INVALID: list[tuple[Any, str]] = [
     ([], "list"),
     ("{}", "str"),
     (7, "int"),
@@ -143,7 +143,7 @@ REFUSED: list[tuple[Any, str]] = [
     ({"properties": {"a": {"$ref": "#/definitions/none"}}}, "/definitions/none"),
     ({"properties": {"a": {"$ref": "none.json"}}}, "none.json"),
 ]
-WITHOUT_PLACE: list[tuple[Any, str]] = [
+PARTIAL_POINTERS: list[tuple[Any, str]] = [
     ({"properties": {"a": {"pattern": "("}}}, "/properties/a/pattern"),
     ({"patternProperties": {"(": {}}}, "/patternProperties"),
     ({"properties": {"a": {"$ref": "#/definitions/none"}}}, "/properties/a"),
@@ -151,33 +151,33 @@ WITHOUT_PLACE: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(
-    ("schema", "told"),
+    ("schema", "expected"),
     [
-        *REFUSED,
-        *(pytest.param(*row) for row in WITHOUT_PLACE),
+        *INVALID,
+        *(pytest.param(*row) for row in PARTIAL_POINTERS),
     ],
 )
-async def test_what_is_no_schema_is_refused_before_any_page(respx_mock: Any, schema: Any, told: str) -> None:
+async def test_invalid_schema_is_rejected_before_first_page(respx_mock: Any, schema: Any, expected: str) -> None:
     respx_mock.get(API + "items").respond(json=[{"id": 1}])
 
     async with declare(lambda self: schema).pages() as pages:
         with pytest.raises(ConfigError) as caught:
             await anext(aiter(pages))
 
-    assert told in str(caught.value)
+    assert expected in str(caught.value)
     assert "items" in str(caught.value)
 
 
 @pytest.mark.parametrize("schema", [GOOD, {"$schema": DRAFT_2020, **GOOD}, {"$schema": DRAFT_2020 + "#", **GOOD}, {}])
-def test_a_draft_is_known_with_and_without_a_fragment(schema: dict[str, Any]) -> None:
+def test_draft_uri_is_recognized_with_and_without_fragment(schema: dict[str, Any]) -> None:
     assert RecordSchema(schema).is_valid({"id": 1})
 
 
-def test_a_schema_may_be_any_mapping() -> None:
+def test_schema_may_be_any_mapping() -> None:
     assert not RecordSchema(MappingProxyType(GOOD)).is_valid({"id": "x"})
 
 
-def test_a_schema_is_not_changed_and_may_change_later() -> None:
+def test_schema_is_copied() -> None:
     schema: dict[str, Any] = {"properties": {"id": {"$ref": "#/definitions/n"}}, "definitions": {"n": {"type": "null"}}}
     compiled = RecordSchema(schema)
 
@@ -186,15 +186,15 @@ def test_a_schema_is_not_changed_and_may_change_later() -> None:
     assert compiled.is_valid({"id": None})
 
 
-# Nothing is fetched, nothing is read.
+# No access to the network or to files
 
 
 @pytest.fixture
-def asked() -> Iterator[tuple[str, list[str]]]:
-    """The URL of a server with a schema, and the paths that it was asked for."""
+def schema_server() -> Iterator[tuple[str, list[str]]]:
+    """The URL of a server with a schema, and the list of requested paths."""
     paths: list[str] = []
 
-    class Answer(BaseHTTPRequestHandler):
+    class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             paths.append(self.path)
             self.send_response(200)
@@ -205,7 +205,7 @@ def asked() -> Iterator[tuple[str, list[str]]]:
         def log_message(self, *args: Any) -> None:
             pass
 
-    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}/", paths
@@ -227,8 +227,8 @@ def asked() -> Iterator[tuple[str, list[str]]]:
         pytest.param({"$schema": DRAFT_2020, "properties": {"a": {"$schema": "URL"}}}),
     ],
 )
-def test_nothing_is_fetched_whatever_a_schema_says(schema: dict[str, Any], asked: tuple[str, list[str]]) -> None:
-    url, paths = asked
+def test_no_reference_is_downloaded(schema: dict[str, Any], schema_server: tuple[str, list[str]]) -> None:
+    url, paths = schema_server
 
     with contextlib.suppress(ConfigError):
         RecordSchema(json.loads(json.dumps(schema).replace("URL", url))).is_valid({"a": {}})
@@ -237,17 +237,17 @@ def test_nothing_is_fetched_whatever_a_schema_says(schema: dict[str, Any], asked
 
 
 @pytest.mark.parametrize("name", ["a", pytest.param("default")])
-def test_no_file_is_read_by_its_url(tmp_path: Path, name: str) -> None:
+def test_no_file_url_is_read(tmp_path: Path, name: str) -> None:
     (tmp_path / "secret.json").write_text("{}")
 
     with pytest.raises(ConfigError):
         RecordSchema({"properties": {name: {"$ref": (tmp_path / "secret.json").as_uri()}}})
 
 
-# Problems, and values that no JSON holds.
+# Violations, and values without a JSON form
 
 
-def test_a_problem_names_place_and_keyword() -> None:
+def test_violation_has_pointer_and_keyword() -> None:
     schema = {"properties": {"a/b": {"items": {"properties": {"~": {"type": "null"}}}}}, "required": ["id"]}
 
     found = RecordSchema(schema).find_violations({"a/b": [{}, {"~": 1}]})
@@ -259,7 +259,7 @@ def test_a_problem_names_place_and_keyword() -> None:
 
 
 @pytest.mark.parametrize("value", [Decimal("1.5"), (1, 2), 1e999, float("nan"), 10**400, {"a": (Decimal(1),)}])
-def test_a_value_that_is_almost_json_is_judged(value: Any) -> None:
+def test_nearly_json_values_are_validated(value: Any) -> None:
     schema = RecordSchema({"properties": {"a": {"type": "null"}}})
 
     assert not schema.is_valid({"a": value})
@@ -267,17 +267,15 @@ def test_a_value_that_is_almost_json_is_judged(value: Any) -> None:
     assert schema.find_violations({"a": value})
 
 
-NO_JSON = [datetime.now(UTC), date(2026, 1, 1), b"x", {1}, UUID(int=1), object(), "\ud800", 1j]
+NON_JSON = [datetime.now(UTC), date(2026, 1, 1), b"x", {1}, UUID(int=1), object(), "\ud800", 1j]
 
 
-ODD_RECORDS: list[dict[Any, Any]] = [*({"a": value} for value in NO_JSON), {"a": [NO_JSON[0]]}, {1: 2}]
+ODD_RECORDS: list[dict[Any, Any]] = [*({"a": value} for value in NON_JSON), {"a": [NON_JSON[0]]}, {1: 2}]
 
 
 @pytest.mark.parametrize("record", ODD_RECORDS)
 @pytest.mark.parametrize("mode", ["report", "quarantine"])
-async def test_a_value_that_is_no_json_is_a_problem_and_no_crash(
-    respx_mock: Any, record: dict[Any, Any], mode: str
-) -> None:
+async def test_non_json_value_is_a_violation(respx_mock: Any, record: dict[Any, Any], mode: str) -> None:
     respx_mock.get(API + "items").respond(json=[])
     stream = declare(
         lambda self: {"properties": {"a": {"type": ["boolean", "null"]}, "id": {"type": "integer"}}},
@@ -305,14 +303,14 @@ DEEP = '{"a":' * 300 + "1" + "}" * 300
         pytest.param({"uniqueItems": True}, f"[{DEEP}, {DEEP}]"),
     ],
 )
-async def test_no_body_makes_the_validation_fail(respx_mock: Any, schema: dict[str, Any], body: str) -> None:
+async def test_extreme_values_do_not_crash_validation(respx_mock: Any, schema: dict[str, Any], body: str) -> None:
     respx_mock.get(API + "items").respond(text=f'[{{"a": {body}}}, {{"id": 2}}]')
     stream = declare(lambda self: {"properties": {"a": schema}}, validation="quarantine")
 
     assert await stream.read() == [{"id": 2}]
 
 
-def test_a_record_as_deep_as_a_body_may_be_is_judged() -> None:
+def test_deep_record_is_validated() -> None:
     schema = RecordSchema({"type": "object", "properties": {"a": {"$ref": "#"}}})
     record: dict[str, Any] = {}
     for _ in range(900):
@@ -321,43 +319,45 @@ def test_a_record_as_deep_as_a_body_may_be_is_judged() -> None:
     assert (schema.is_valid(record), schema.all_valid([record])) == (True, True)
 
 
-# Hostile values.
+# Hostile values
 
-LINEAR = ["^(a+)+$", "^(a|a)*$", "^(([a-z])+.)+[A-Z]([a-z])+$", "(a*)*b", "^(?!x)(a+)+$", r"^(a|aa)+\1$"]
+HOSTILE_PATTERNS = ["^(a+)+$", "^(a|a)*$", "^(([a-z])+.)+[A-Z]([a-z])+$", "(a*)*b", "^(?!x)(a+)+$", r"^(a|aa)+\1$"]
 
 
 @pytest.mark.parametrize(
     "pattern",
-    LINEAR,
+    HOSTILE_PATTERNS,
 )
-def test_a_hostile_value_cannot_hang_a_pattern(pattern: str) -> None:
+def test_pattern_matching_time_is_bounded(pattern: str) -> None:
     schema = RecordSchema({"properties": {"a": {"pattern": pattern}}})
     record = {"a": "a" * 30_000 + "!"}
-    began = time.perf_counter()
+    started = time.perf_counter()
 
     assert not schema.is_valid(record)
 
-    assert time.perf_counter() - began < 0.5
+    assert time.perf_counter() - started < 0.5
 
 
-# Whether it is asked for at all.
+# When a schema is loaded
 
 
-@pytest.mark.parametrize("casts", [False, True])
-async def test_off_asks_for_no_schema_unless_a_transformer_needs_it(respx_mock: Any, casts: bool) -> None:
-    asked: list[int] = []
+@pytest.mark.parametrize("transforms", [False, True])
+async def test_validation_off_loads_schema_only_for_transformer(respx_mock: Any, transforms: bool) -> None:
+    calls: list[int] = []
     respx_mock.get(API + "items").respond(json=[{"id": "3"}])
-    transformer = TypeTransformer(TransformConfig.DefaultSchemaNormalization if casts else TransformConfig.NoTransform)
-    stream = declare(lambda self: asked.append(1) or GOOD, validation="off", transformer=transformer)
+    transformer = TypeTransformer(
+        TransformConfig.DefaultSchemaNormalization if transforms else TransformConfig.NoTransform
+    )
+    stream = declare(lambda self: calls.append(1) or GOOD, validation="off", transformer=transformer)
 
     records = await stream.read()
 
-    assert (records, len(asked)) == (([{"id": 3}], 1) if casts else ([{"id": "3"}], 0))
+    assert (records, len(calls)) == (([{"id": 3}], 1) if transforms else ([{"id": "3"}], 0))
 
 
 @pytest.mark.parametrize("mode", ["strict", "Report", None, True, ["fail"]])
 @pytest.mark.parametrize("on_instance", [False, True])
-async def test_another_validation_is_refused_with_those_that_there_are(mode: Any, on_instance: bool) -> None:
+async def test_unknown_validation_mode_error_lists_modes(mode: Any, on_instance: bool) -> None:
     async def read() -> None:
         stream = declare(lambda self: GOOD, **({} if on_instance else {"validation": mode}))
         stream.validation = mode

@@ -1,4 +1,4 @@
-"""What becomes of records that do not fit their schema, and is nothing of their values ever told?"""
+"""Records that do not match their schema: delivery, quarantine, failure, and messages without values."""
 
 from __future__ import annotations
 
@@ -54,20 +54,20 @@ def declare(**declared: Any) -> HttpStream:
     return type("Items", (Items,), declared)()
 
 
-def answering(*bodies: Any, asked: list[httpx.Request] | None = None) -> httpx.MockTransport:
-    """One body for each request, then empty pages."""
+def respond(*bodies: Any, requests: list[httpx.Request] | None = None) -> httpx.MockTransport:
+    """A transport that responds with one of the bodies to each request, then with empty pages."""
     left = list(bodies)
 
     def answer(request: httpx.Request) -> httpx.Response:
-        if asked is not None:
-            asked.append(request)
+        if requests is not None:
+            requests.append(request)
         return httpx.Response(200, json=left.pop(0) if left else [])
 
     return httpx.MockTransport(answer)
 
 
-async def pages_of(stream: HttpStream, **narrowed: Any) -> list[Page]:
-    async with stream.pages(**narrowed) as pages:
+async def pages_of(stream: HttpStream, **options: Any) -> list[Page]:
+    async with stream.pages(**options) as pages:
         return [page async for page in pages]
 
 
@@ -77,7 +77,7 @@ async def failure_of(stream: HttpStream) -> SchemaError:
     return caught.value
 
 
-def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [
         record.getMessage()
         for record in caplog.records
@@ -88,18 +88,18 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
 # "report"
 
 
-async def test_by_default_records_are_handed_over_and_each_place_is_warned_of_once(
+async def test_default_delivers_records_and_warns_once_per_place(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     lines = {"lines": [{"sum": 1}, {"sum": "x"}, {"sum": "y"}]}
     first, second = [GOOD, BAD, BAD, lines], [{"id": "x"}, lines, BAD]
-    stream = declare(transport=answering(first, second), paginator=PageNumber())
+    stream = declare(transport=respond(first, second), paginator=PageNumber())
 
     pages = await pages_of(stream)
 
     assert [page.records for page in pages] == [first, second, []]
     assert all(page.quarantined == () for page in pages)
-    *each, summary = told(caplog)
+    *each, summary = warnings_of(caplog)
     assert len(each) == 3
     assert "/size: type" in each[0]
     assert "/sum: type" in each[1]
@@ -108,13 +108,13 @@ async def test_by_default_records_are_handed_over_and_each_place_is_warned_of_on
     assert "6" in summary
 
 
-async def test_records_that_fit_are_not_told_of(caplog: pytest.LogCaptureFixture) -> None:
-    assert await declare(transport=answering([GOOD] * 3)).read() == [GOOD] * 3
+async def test_valid_records_log_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    assert await declare(transport=respond([GOOD] * 3)).read() == [GOOD] * 3
 
-    assert told(caplog) == []
+    assert warnings_of(caplog) == []
 
 
-async def test_the_summary_is_told_also_when_a_reading_is_left_early(caplog: pytest.LogCaptureFixture) -> None:
+async def test_summary_is_logged_when_run_stops_early(caplog: pytest.LogCaptureFixture) -> None:
     async def one_page(request: httpx.Request) -> httpx.Response:
         if request.url.params["page"] != "1":
             await asyncio.Event().wait()
@@ -125,162 +125,168 @@ async def test_the_summary_is_told_also_when_a_reading_is_left_early(caplog: pyt
     async with stream.records() as records:
         await anext(aiter(records))
 
-    assert len(told(caplog)) == 2
+    assert len(warnings_of(caplog)) == 2
 
 
-async def test_each_reading_warns_anew(caplog: pytest.LogCaptureFixture) -> None:
-    stream = declare(transport=answering([BAD], [BAD]))
+async def test_each_run_logs_its_own_warnings(caplog: pytest.LogCaptureFixture) -> None:
+    stream = declare(transport=respond([BAD], [BAD]))
 
     await stream.read()
     await stream.read()
 
-    assert len(told(caplog)) == 4
+    assert len(warnings_of(caplog)) == 4
 
 
-async def test_any_number_of_distinct_keys_leaves_warnings_and_memory_bounded(caplog: pytest.LogCaptureFixture) -> None:
+async def test_many_distinct_keys_keep_log_and_memory_bounded(caplog: pytest.LogCaptureFixture) -> None:
     async def parse(self: HttpStream, response: Response, context: RequestContext) -> AsyncIterator[dict[str, Any]]:
         for number in range(2_000):
             yield {f"key-{number}-{index}": "x" for index in range(50)}
 
-    described = {"additionalProperties": {"type": "integer"}}
-    stream = declare(transport=answering(), parse_response=parse, get_json_schema=lambda self: described)
+    schema = {"additionalProperties": {"type": "integer"}}
+    stream = declare(transport=respond(), parse_response=parse, get_json_schema=lambda self: schema)
     tracemalloc.start()
 
     async with stream.records() as records:
         async for _ in records:
             pass
 
-    held = tracemalloc.get_traced_memory()[0]
+    memory = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
-    assert held < 4_000_000
-    assert len(told(caplog)) <= 102
-    assert max(map(len, told(caplog))) < 2_000
+    assert memory < 4_000_000
+    assert len(warnings_of(caplog)) <= 102
+    assert max(map(len, warnings_of(caplog))) < 2_000
 
 
 @pytest.mark.parametrize("mode", ["report", "quarantine", "fail"])
-async def test_a_name_of_any_length_makes_no_long_message(caplog: pytest.LogCaptureFixture, mode: str) -> None:
+async def test_long_property_name_is_shortened_in_messages(caplog: pytest.LogCaptureFixture, mode: str) -> None:
     stream = declare(
-        transport=answering([{"k" * 1_000_000: "x"}]),
+        transport=respond([{"k" * 1_000_000: "x"}]),
         get_json_schema=lambda self: {"additionalProperties": {"type": "integer"}},
         validation=mode,
         max_quarantined=0,
     )
 
-    shown = "" if mode == "report" else str(await failure_of(stream))
+    output = "" if mode == "report" else str(await failure_of(stream))
     if mode == "report":
         await stream.read()
 
-    assert len(shown) + sum(map(len, told(caplog))) < 4_000
+    assert len(output) + sum(map(len, warnings_of(caplog))) < 4_000
 
 
 # "quarantine"
 
 
-async def test_quarantined_records_are_kept_apart(caplog: pytest.LogCaptureFixture) -> None:
-    stream = declare(transport=answering([BAD, GOOD, {"id": "x", "size": "y"}]), validation="quarantine")
+async def test_quarantined_records_are_separate(caplog: pytest.LogCaptureFixture) -> None:
+    stream = declare(transport=respond([BAD, GOOD, {"id": "x", "size": "y"}]), validation="quarantine")
 
     [page] = await pages_of(stream)
 
     assert page.records == [GOOD]
-    assert [type(kept) for kept in page.quarantined] == [QuarantinedRecord, QuarantinedRecord]
-    assert [kept.record for kept in page.quarantined] == [BAD, {"id": "x", "size": "y"}]
-    places = [sorted((problem.pointer, problem.keyword) for problem in kept.problems) for kept in page.quarantined]
+    assert [type(quarantined) for quarantined in page.quarantined] == [QuarantinedRecord, QuarantinedRecord]
+    assert [quarantined.record for quarantined in page.quarantined] == [BAD, {"id": "x", "size": "y"}]
+    places = [
+        sorted((problem.pointer, problem.keyword) for problem in quarantined.problems)
+        for quarantined in page.quarantined
+    ]
     assert places == [[("/size", "type")], [("/id", "type"), ("/size", "type")]]
-    assert any("2" in warning for warning in told(caplog))
+    assert any("2" in warning for warning in warnings_of(caplog))
     assert "'y'" not in repr(page) + repr(page.quarantined)
 
 
-async def test_neither_read_nor_records_give_what_is_quarantined() -> None:
-    stream = declare(transport=answering([BAD, GOOD], [GOOD, BAD]), validation="quarantine")
+async def test_read_and_records_omit_quarantined_records() -> None:
+    stream = declare(transport=respond([BAD, GOOD], [GOOD, BAD]), validation="quarantine")
 
     read = await stream.read()
     async with stream.records() as records:
-        handed_over = [record async for record in records]
+        delivered = [record async for record in records]
 
-    assert (read, handed_over) == ([GOOD], [GOOD])
+    assert (read, delivered) == ([GOOD], [GOOD])
 
 
-async def test_validation_may_be_set_on_the_instance() -> None:
-    stream = declare(transport=answering([BAD, GOOD]))
+async def test_validation_may_be_set_on_instance() -> None:
+    stream = declare(transport=respond([BAD, GOOD]))
     stream.validation = "quarantine"
 
     assert await stream.read() == [GOOD]
 
 
-@pytest.mark.parametrize(("most", "ends"), [(3, False), (2, True), (0, True)])
-async def test_more_than_max_quarantined_end_the_reading(most: int, ends: bool) -> None:
+@pytest.mark.parametrize(("limit", "fails"), [(3, False), (2, True), (0, True)])
+async def test_more_than_max_quarantined_raises(limit: int, fails: bool) -> None:
     bodies = [[BAD, GOOD], [BAD], [BAD]]
-    stream = declare(transport=answering(*bodies), paginator=PageNumber(), validation="quarantine", primary_key="id")
-    stream.max_quarantined = most
+    stream = declare(transport=respond(*bodies), paginator=PageNumber(), validation="quarantine", primary_key="id")
+    stream.max_quarantined = limit
     pages: list[Page] = []
 
     async def read() -> None:
-        async with stream.pages() as handed_over:
-            async for page in handed_over:
+        async with stream.pages() as delivered:
+            async for page in delivered:
                 pages.append(page)  # noqa: PERF401
 
-    if not ends:
+    if not fails:
         await read()
     else:
         with pytest.raises(SchemaError) as caught:
             await read()
         assert (caught.value.key, caught.value.pointer, caught.value.keyword) == (2, "/size", "type")
 
-    assert len(pages) == (4 if not ends else most)
+    assert len(pages) == (4 if not fails else limit)
 
 
-async def test_by_default_a_thousand_may_be_quarantined() -> None:
-    assert await declare(transport=answering([BAD] * 1_000), validation="quarantine").read() == []
+async def test_default_max_quarantined_is_1000() -> None:
+    assert await declare(transport=respond([BAD] * 1_000), validation="quarantine").read() == []
 
-    await failure_of(declare(transport=answering([BAD] * 1_001), validation="quarantine"))
+    await failure_of(declare(transport=respond([BAD] * 1_001), validation="quarantine"))
 
 
-async def test_max_quarantined_counts_each_reading_alone() -> None:
-    stream = declare(transport=answering([BAD], [BAD]), validation="quarantine", max_quarantined=1)
+async def test_max_quarantined_applies_per_run() -> None:
+    stream = declare(transport=respond([BAD], [BAD]), validation="quarantine", max_quarantined=1)
 
     assert await stream.read() == []
     assert await stream.read() == []
 
 
-async def test_limit_counts_what_is_handed_over() -> None:
-    asked: list[httpx.Request] = []
+async def test_limit_counts_delivered_records() -> None:
+    requests: list[httpx.Request] = []
     bodies = [[BAD, GOOD], [BAD, BAD], [GOOD, BAD, GOOD], [GOOD]]
-    stream = declare(transport=answering(*bodies, asked=asked), paginator=PageNumber(), validation="quarantine")
+    stream = declare(transport=respond(*bodies, requests=requests), paginator=PageNumber(), validation="quarantine")
 
     records = await stream.read(limit=2)
 
-    assert (len(records), len(asked)) == (2, 3)
+    assert (len(records), len(requests)) == (2, 3)
 
 
 @pytest.mark.parametrize(
     "paginator", [PageNumber(size=2, stop_on_short_page=True), Offset(limit=2, stop_on_short_page=True), PageNumber()]
 )
-async def test_paging_goes_by_what_the_api_sent(paginator: Any) -> None:
-    asked: list[httpx.Request] = []
+async def test_pagination_counts_quarantined_records(paginator: Any) -> None:
+    requests: list[httpx.Request] = []
     bodies = [[BAD, BAD], [GOOD, BAD], [GOOD, GOOD]]
     stream = declare(
-        transport=answering(*bodies, asked=asked), paginator=paginator, validation="quarantine", parallel_pages=False
+        transport=respond(*bodies, requests=requests),
+        paginator=paginator,
+        validation="quarantine",
+        parallel_pages=False,
     )
 
     records = await stream.read()
 
     assert len(records) == 3
-    assert len(asked) == 4
+    assert len(requests) == 4
     if isinstance(paginator, Offset):
-        assert [request.url.params["offset"] for request in asked] == ["0", "2", "4", "6"]
+        assert [request.url.params["offset"] for request in requests] == ["0", "2", "4", "6"]
 
 
-async def test_a_page_of_which_all_is_quarantined_is_still_a_page() -> None:
-    heard: list[Any] = []
+async def test_fully_quarantined_page_is_delivered() -> None:
+    events: list[Any] = []
     bodies = [{"data": [BAD], "next": "b"}, {"data": [GOOD], "next": None}]
     paginator = Cursor("next")
-    stream = declare(transport=answering(*bodies), paginator=paginator, records_path="data", validation="quarantine")
-    stream.listeners.append(heard.append)
+    stream = declare(transport=respond(*bodies), paginator=paginator, records_path="data", validation="quarantine")
+    stream.listeners.append(events.append)
 
     pages = await pages_of(stream)
 
     assert [(page.number, len(page.records), len(page.quarantined)) for page in pages] == [(0, 0, 1), (1, 1, 0)]
-    assert [event.records for event in heard if isinstance(event, PageRead)] == [0, 1]
+    assert [event.records for event in events if isinstance(event, PageRead)] == [0, 1]
 
 
 # "fail"
@@ -297,33 +303,35 @@ KEYS: list[Any] = [
 
 
 @pytest.mark.parametrize(("primary_key", "key"), KEYS)
-async def test_the_first_misfit_fails_with_its_key_place_and_keyword(primary_key: Any, key: Any) -> None:
+async def test_fail_mode_error_has_key_pointer_and_keyword(primary_key: Any, key: Any) -> None:
     record = {"id": 7, "lang": "de", "by": {"name": "ann"}, "lines": [{"sum": 1}, {"sum": "x"}]}
-    asked: list[httpx.Request] = []
-    stream = declare(transport=answering([GOOD, record, BAD], asked=asked), primary_key=primary_key, validation="fail")
+    requests: list[httpx.Request] = []
+    stream = declare(
+        transport=respond([GOOD, record, BAD], requests=requests), primary_key=primary_key, validation="fail"
+    )
 
     error = await failure_of(stream)
 
     assert (error.key, error.pointer, error.keyword) == (key, "/lines/1/sum", "type")
     assert (error.stream, error.page, isinstance(error, UnexpectedContent)) == ("items", 0, True)
-    assert len(asked) == 1
+    assert len(requests) == 1
     assert not error.retryable
 
 
-async def test_pages_before_the_misfit_are_handed_over() -> None:
-    stream = declare(transport=answering([GOOD], [BAD]), paginator=PageNumber(), validation="fail")
+async def test_pages_before_invalid_record_are_delivered() -> None:
+    stream = declare(transport=respond([GOOD], [BAD]), paginator=PageNumber(), validation="fail")
 
     async with stream.records() as records:
-        taken = await anext(aiter(records))
+        first = await anext(aiter(records))
         with pytest.raises(SchemaError):
             await anext(aiter(records))
 
-    assert taken == GOOD
+    assert first == GOOD
 
 
 SECRET = "hunter2-4111111111111111"
 SECRET_NUMBER = 4111111111111111
-TELLING: list[tuple[Any, Any]] = [
+LEAKS: list[tuple[Any, Any]] = [
     ({"type": "integer"}, SECRET),
     ({"type": "string"}, SECRET_NUMBER),
     ({"type": ["null", "array"]}, {"inner": SECRET}),
@@ -353,53 +361,57 @@ TELLING: list[tuple[Any, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("field", "value"), TELLING)
+@pytest.mark.parametrize(("field", "value"), LEAKS)
 @pytest.mark.parametrize("mode", ["report", "quarantine", "fail"])
-async def test_no_value_is_ever_told(caplog: pytest.LogCaptureFixture, field: Any, value: Any, mode: str) -> None:
+async def test_no_value_appears_in_messages(
+    caplog: pytest.LogCaptureFixture, field: Any, value: Any, mode: str
+) -> None:
     schema = {"properties": {"card": field}, "definitions": {"n": {"type": "null"}}}
     stream = declare(
-        transport=answering([{"id": 1, "card": value}]),
+        transport=respond([{"id": 1, "card": value}]),
         get_json_schema=lambda self: schema,
         validation=mode,
         max_quarantined=0,
         primary_key="id",
     )
-    shown = ""
+    output = ""
 
     try:
         await stream.read()
     except SchemaError as error:
-        shown = "".join(traceback.format_exception(error)) + repr((error, error.args, vars(error), error.pointer))
+        output = "".join(traceback.format_exception(error)) + repr((error, error.args, vars(error), error.pointer))
 
-    shown += "".join(map(repr, told(caplog))) + caplog.text + "".join(repr(vars(record)) for record in caplog.records)
-    assert "card" in shown
-    assert SECRET not in shown
-    assert str(SECRET_NUMBER) not in shown
+    output += (
+        "".join(map(repr, warnings_of(caplog))) + caplog.text + "".join(repr(vars(record)) for record in caplog.records)
+    )
+    assert "card" in output
+    assert SECRET not in output
+    assert str(SECRET_NUMBER) not in output
 
 
-# A body that is parsed while it arrives
+# Streamed bodies
 
 
-async def streamed(self: HttpStream, response: Response, context: RequestContext) -> AsyncIterator[dict[str, Any]]:
+async def parse_lines(self: HttpStream, response: Response, context: RequestContext) -> AsyncIterator[dict[str, Any]]:
     async for record in ndjson(response):
         yield record
 
 
 @pytest.mark.parametrize("mode", ["report", "quarantine", "fail"])
-async def test_a_streamed_body_is_held_against_the_schema(mode: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_streamed_body_is_validated(mode: str, caplog: pytest.LogCaptureFixture) -> None:
     body = "\n".join(json.dumps(record) for record in [GOOD] * 1_500 + [BAD] + [GOOD] * 10)
-    asked: list[httpx.Request] = []
+    requests: list[httpx.Request] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
-        asked.append(request)
+        requests.append(request)
         return httpx.Response(200, text=body)
 
-    stream = declare(transport=httpx.MockTransport(answer), parse_response=streamed, validation=mode)
+    stream = declare(transport=httpx.MockTransport(answer), parse_response=parse_lines, validation=mode)
 
     if mode == "fail":
         assert (await failure_of(stream)).pointer == "/size"
     else:
         assert len(await stream.read()) == (1_511 if mode == "report" else 1_510)
 
-    assert len(asked) == 1
-    assert len(told(caplog)) == (0 if mode == "fail" else 2)
+    assert len(requests) == 1
+    assert len(warnings_of(caplog)) == (0 if mode == "fail" else 2)

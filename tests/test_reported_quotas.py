@@ -1,4 +1,4 @@
-"""Is a limit that the API tells of used up and never exceeded, and is a refusal understood?"""
+"""Server-reported quotas in reads, and refusals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fake_api import Api, subclass, slices, collect_pages
+from fake_api import Api, collect_pages, slices, subclass
 
 from asyncstreams import (
     HttpStatusError,
@@ -28,8 +28,8 @@ from asyncstreams import (
 )
 from asyncstreams.testing import Quota, VirtualClock
 
-Verdicts = list[tuple[Quota, int, float]]
-Dialect = Callable[[Verdicts, float], dict[str, str]]
+QuotaStates = list[tuple[Quota, int, float]]
+HeaderStyle = Callable[[QuotaStates, float], dict[str, str]]
 HOUR = 3600.0
 
 
@@ -46,95 +46,107 @@ def http_date(seconds: float) -> str:
     return format_datetime(datetime.fromtimestamp(seconds, UTC), usegmt=True)
 
 
-def standard(told: Verdicts, wall: float) -> dict[str, str]:
+def ietf_headers(states: QuotaStates, wall: float) -> dict[str, str]:
     names = ["burst", "hour", "day"]
-    policies = (f'"{name}";q={quota.limit};w={quota.per:g}' for name, (quota, _, _) in zip(names, told, strict=False))
-    states = (f'"{name}";r={left};t={math.ceil(reset)}' for name, (_, left, reset) in zip(names, told, strict=False))
-    return {"RateLimit-Policy": ", ".join(policies), "RateLimit": ", ".join(states)}
+    policies = (f'"{name}";q={quota.limit};w={quota.per:g}' for name, (quota, _, _) in zip(names, states, strict=False))
+    fields = (
+        f'"{name}";r={remaining};t={math.ceil(reset)}'
+        for name, (_, remaining, reset) in zip(names, states, strict=False)
+    )
+    return {"RateLimit-Policy": ", ".join(policies), "RateLimit": ", ".join(fields)}
 
 
-def three_fields(told: Verdicts, wall: float, prefix: str = "RateLimit") -> dict[str, str]:
-    [(quota, left, reset)] = told
-    fields = {"Limit": quota.limit, "Remaining": left, "Reset": math.ceil(reset)}
+def counter_headers(states: QuotaStates, wall: float, prefix: str = "RateLimit") -> dict[str, str]:
+    [(quota, remaining, reset)] = states
+    fields = {"Limit": quota.limit, "Remaining": remaining, "Reset": math.ceil(reset)}
     return {f"{prefix}-{name}": str(value) for name, value in fields.items()}
 
 
-def epoch(told: Verdicts, wall: float) -> dict[str, str]:
-    [(quota, left, reset)] = told
-    return three_fields([(quota, left, wall + reset)], wall, "X-RateLimit") | {"Date": http_date(math.floor(wall))}
+def epoch_headers(states: QuotaStates, wall: float) -> dict[str, str]:
+    [(quota, remaining, reset)] = states
+    return counter_headers([(quota, remaining, wall + reset)], wall, "X-RateLimit") | {
+        "Date": http_date(math.floor(wall))
+    }
 
 
-class Quoted(Api):
-    """Enforces quotas in fixed windows, and tells of them on each answer, by a clock that is wrong by `skew`."""
+class QuotaApi(Api):
+    """Enforces quotas in fixed windows and reports them with each response; its clock is wrong by `skew` seconds."""
 
     def __init__(
-        self, clock: VirtualClock, dialect: Dialect, *quotas: Quota, skew: float = 0.0, latency: Any = 0.05
+        self, clock: VirtualClock, header_style: HeaderStyle, *quotas: Quota, skew: float = 0.0, latency: Any = 0.05
     ) -> None:
         self.meters = [quota.new_meter() for quota in quotas]
         self.refused = 0
 
         def answer(request: httpx.Request) -> httpx.Response:
-            verdicts = [meter.admit(clock.monotonic()) for meter in self.meters]
-            told = [(quota, one.remaining, one.reset) for quota, one in zip(quotas, verdicts, strict=True)]
-            headers = dialect(told, clock.wall() + skew)
-            if all(verdict.allowed for verdict in verdicts):
+            decisions = [meter.admit(clock.monotonic()) for meter in self.meters]
+            states = [
+                (quota, decision.remaining, decision.reset) for quota, decision in zip(quotas, decisions, strict=True)
+            ]
+            headers = header_style(states, clock.wall() + skew)
+            if all(decision.allowed for decision in decisions):
                 return httpx.Response(200, json=[{"id": request.url.path}], headers=headers)
             self.refused += 1
             return httpx.Response(429, headers=headers)
 
-        super().__init__(answer, seconds=latency)
+        super().__init__(answer, latency=latency)
 
 
-def unlike(request: httpx.Request) -> float:
+def varying_latency(request: httpx.Request) -> float:
     return 0.02 + int(request.url.path.split("/")[-1]) % 7 / 50
 
 
-def once(*refusals: httpx.Response, then: dict[str, str] | None = None) -> Api:
-    """Answers so at first, one after the other, and well from then on."""
-    left = list(refusals)
+def api_with_refusals(*refusals: httpx.Response, then: dict[str, str] | None = None) -> Api:
+    """Responds with `refusals` first, in order, and with 200 from then on."""
+    remaining = list(refusals)
 
     def answer(request: httpx.Request) -> httpx.Response:
-        return left.pop(0) if left else httpx.Response(200, json=[{"id": request.url.path}], headers=then)
+        return remaining.pop(0) if remaining else httpx.Response(200, json=[{"id": request.url.path}], headers=then)
 
-    return Api(answer, seconds=0.1)
+    return Api(answer, latency=0.1)
 
 
 TEN = Quota(100, per=10)
 
 
-@pytest.mark.parametrize("most", [1, 8, 50])
+@pytest.mark.parametrize("max_concurrency", [1, 8, 50])
 @pytest.mark.parametrize(
-    ("dialect", "quotas", "skew", "ideal"),
+    ("header_style", "quotas", "skew", "ideal"),
     [
-        pytest.param(standard, [TEN], 0, 90, id="RateLimit"),
-        pytest.param(three_fields, [TEN], 0, 90, id="three-fields"),
-        pytest.param(epoch, [TEN], 0, 90, id="epoch"),
-        pytest.param(epoch, [TEN], 2.5 * HOUR, 90, id="epoch-of-a-clock-that-is-fast"),
-        pytest.param(epoch, [TEN], -2.5 * HOUR, 90, id="epoch-of-a-clock-that-is-slow"),
-        pytest.param(standard, [Quota(25, per=2), Quota(250, per=60)], 0, 3 * 60 + 18, id="two-windows"),
-        pytest.param(standard, [Quota(50, per=1), TEN, Quota(400, per=100)], 0, 2 * 100 + 11, id="three-windows"),
+        pytest.param(ietf_headers, [TEN], 0, 90, id="RateLimit"),
+        pytest.param(counter_headers, [TEN], 0, 90, id="three-fields"),
+        pytest.param(epoch_headers, [TEN], 0, 90, id="epoch"),
+        pytest.param(epoch_headers, [TEN], 2.5 * HOUR, 90, id="epoch-of-a-clock-that-is-fast"),
+        pytest.param(epoch_headers, [TEN], -2.5 * HOUR, 90, id="epoch-of-a-clock-that-is-slow"),
+        pytest.param(ietf_headers, [Quota(25, per=2), Quota(250, per=60)], 0, 3 * 60 + 18, id="two-windows"),
+        pytest.param(ietf_headers, [Quota(50, per=1), TEN, Quota(400, per=100)], 0, 2 * 100 + 11, id="three-windows"),
     ],
 )
-async def test_a_told_quota_is_used_up_and_never_exceeded(
-    virtual_clock: VirtualClock, dialect: Dialect, quotas: list[Quota], skew: float, ideal: float, most: int
+async def test_reported_quota_is_used_up_and_not_exceeded(
+    virtual_clock: VirtualClock,
+    header_style: HeaderStyle,
+    quotas: list[Quota],
+    skew: float,
+    ideal: float,
+    max_concurrency: int,
 ) -> None:
-    api = Quoted(virtual_clock, dialect, *quotas, skew=skew)
+    api = QuotaApi(virtual_clock, header_style, *quotas, skew=skew)
 
-    found = await Records(transport=api, clock=virtual_clock, max_concurrency=most).read(slices=slices(range(1000)))
+    records = await Records(transport=api, clock=virtual_clock, max_concurrency=max_concurrency).read(
+        slices=slices(range(1000))
+    )
 
-    assert len({record["id"] for record in found}) == 1000
+    assert len({record["id"] for record in records}) == 1000
     assert (api.refused, len(api.requested)) == (0, 1000)
-    if most == 50:
-        # Of points in time whole seconds are told: so much is lost in each window.
-        ideal += 9 if dialect is epoch else 0
+    if max_concurrency == 50:
+        # Timestamps have whole seconds, so up to a second is lost in each window.
+        ideal += 9 if header_style is epoch_headers else 0
         assert ideal - 10 <= virtual_clock.monotonic() < ideal * 1.02 + 1
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
-async def test_answers_that_overtake_each_other_do_not_blur_what_is_left(
-    virtual_clock: VirtualClock, adaptive: bool
-) -> None:
-    api = Quoted(virtual_clock, standard, TEN, latency=unlike)
+async def test_overtaking_responses_do_not_exceed_the_quota(virtual_clock: VirtualClock, adaptive: bool) -> None:
+    api = QuotaApi(virtual_clock, ietf_headers, TEN, latency=varying_latency)
     stream = Records(transport=api, clock=virtual_clock, max_concurrency=50, adaptive=adaptive)
 
     await stream.read(slices=slices(range(1000)))
@@ -143,9 +155,9 @@ async def test_answers_that_overtake_each_other_do_not_blur_what_is_left(
     assert virtual_clock.monotonic() < 90 * 1.02 + 1
 
 
-@pytest.mark.parametrize("dialect", [standard, three_fields, epoch])
-async def test_what_another_client_takes_of_the_quota_is_noticed(virtual_clock: VirtualClock, dialect: Dialect) -> None:
-    api = Quoted(virtual_clock, dialect, TEN)
+@pytest.mark.parametrize("header_style", [ietf_headers, counter_headers, epoch_headers])
+async def test_units_used_by_another_client_are_noticed(virtual_clock: VirtualClock, header_style: HeaderStyle) -> None:
+    api = QuotaApi(virtual_clock, header_style, TEN)
 
     async def other_client() -> None:
         while True:
@@ -153,45 +165,43 @@ async def test_what_another_client_takes_of_the_quota_is_noticed(virtual_clock: 
             api.meters[0].admit(virtual_clock.monotonic())
 
     foreign = asyncio.create_task(other_client())
-    found = await Records(transport=api, clock=virtual_clock, max_concurrency=50).read(slices=slices(range(600)))
+    records = await Records(transport=api, clock=virtual_clock, max_concurrency=50).read(slices=slices(range(600)))
     foreign.cancel()
 
-    assert len({record["id"] for record in found}) == 600
+    assert len({record["id"] for record in records}) == 600
     assert api.refused <= 20
-    # Now and then one window more is needed, and is waited for.
+    # Sometimes one more window is needed.
     assert 60 < virtual_clock.monotonic() < 110
 
 
-PLACES = pytest.mark.parametrize("most", [1, 32])
+CONCURRENCIES = pytest.mark.parametrize("max_concurrency", [1, 32])
 
 
-@PLACES
-async def test_a_reset_beyond_max_server_wait_ends_the_stream_and_tells_when_to_come_back(
-    virtual_clock: VirtualClock, most: int
-) -> None:
-    api = Quoted(virtual_clock, standard, Quota(30, per=2 * HOUR))
-    stream = Records(transport=api, clock=virtual_clock, max_concurrency=most)
+@CONCURRENCIES
+async def test_reset_beyond_max_server_wait_ends_the_stream(virtual_clock: VirtualClock, max_concurrency: int) -> None:
+    api = QuotaApi(virtual_clock, ietf_headers, Quota(30, per=2 * HOUR))
+    stream = Records(transport=api, clock=virtual_clock, max_concurrency=max_concurrency)
 
-    found, error = await collect_pages(stream.pages(slices=slices(range(40))), (RateLimitWaitTooLong, PartialFailure))
+    records, error = await collect_pages(stream.pages(slices=slices(range(40))), (RateLimitWaitTooLong, PartialFailure))
 
-    assert (len(found), len(api.requested)) == (30, 30)
+    assert (len(records), len(api.requested)) == (30, 30)
     assert "2026-01-01 02:00:0" in str(error)
     assert "max_server_wait" in str(error)
     assert virtual_clock.monotonic() < 60
 
 
-async def test_one_stream_that_may_not_wait_leaves_the_others_of_its_source_alone(virtual_clock: VirtualClock) -> None:
-    api = Quoted(virtual_clock, standard, Quota(30, per=2 * HOUR))
-    well = once()
+async def test_too_long_wait_of_one_stream_does_not_affect_others(virtual_clock: VirtualClock) -> None:
+    api = QuotaApi(virtual_clock, ietf_headers, Quota(30, per=2 * HOUR))
+    healthy = api_with_refusals()
     streams = [
         subclass(Records, name="limited")(transport=api),
-        subclass(Records, name="free", url_base="https://other.test/")(transport=well),
+        subclass(Records, name="free", url_base="https://other.test/")(transport=healthy),
     ]
 
     reading = Source(streams, clock=virtual_clock).pages(slices={n: slices(range(50)) for n in ("limited", "free")})
-    found, error = await collect_pages(reading, anything=True)
+    records, error = await collect_pages(reading, any_error=True)
 
-    assert Counter(page.stream for page in found) == {"limited": 30, "free": 50}
+    assert Counter(page.stream for page in records) == {"limited": 30, "free": 50}
     assert "02:00:0" in str(error)
 
 
@@ -224,7 +234,9 @@ SECONDARY = refused(403, {"message": "You have exceeded a secondary rate limit. 
         ),
         pytest.param(lambda clock: github(clock, 429), 120, id="429-with-epoch"),
         pytest.param(
-            lambda clock: refused(429, RateLimit_Policy='"a";q=9;w=60', RateLimit='"a";r=0;t=40'), 40, id="429-standard"
+            lambda clock: refused(429, RateLimit_Policy='"a";q=9;w=60', RateLimit='"a";r=0;t=40'),
+            40,
+            id="429-standard",
         ),
         pytest.param(
             lambda clock: refused(429, Date=http_date(5e8), Retry_After=http_date(5e8 + 70)), 70, id="date-long-ago"
@@ -234,11 +246,14 @@ SECONDARY = refused(403, {"message": "You have exceeded a secondary rate limit. 
         ),
     ],
 )
-@pytest.mark.parametrize("others", [0, 12])
-async def test_a_refusal_by_a_limit_is_waited_for_by_all_and_is_neither_a_failure_nor_a_lack_of_rights(
-    virtual_clock: VirtualClock, refusal: Callable[[VirtualClock], httpx.Response], seconds: float, others: int
+@pytest.mark.parametrize("earlier_responses", [0, 12])
+async def test_rate_limit_refusal_pauses_all_requests(
+    virtual_clock: VirtualClock,
+    refusal: Callable[[VirtualClock], httpx.Response],
+    seconds: float,
+    earlier_responses: int,
 ) -> None:
-    api = once(*[httpx.Response(200, json=[])] * others, refusal(virtual_clock))
+    api = api_with_refusals(*[httpx.Response(200, json=[])] * earlier_responses, refusal(virtual_clock))
     stream = subclass(Records, max_tries=1)(transport=api, clock=virtual_clock)
 
     await stream.read(slices=slices(range(20)))
@@ -248,8 +263,8 @@ async def test_a_refusal_by_a_limit_is_waited_for_by_all_and_is_neither_a_failur
     assert seconds - 0.001 <= first_after < seconds * 1.02 + 2.5
 
 
-async def test_a_plain_403_at_first_is_a_stream_that_is_unavailable(virtual_clock: VirtualClock) -> None:
-    api = once(*[refused(403, {"message": "Resource not accessible"})] * 3)
+async def test_initial_plain_403_is_stream_unavailable(virtual_clock: VirtualClock) -> None:
+    api = api_with_refusals(*[refused(403, {"message": "Resource not accessible"})] * 3)
 
     with pytest.raises(StreamUnavailable, match="permission"):
         await Records(transport=api, clock=virtual_clock).read(slices=slices(range(3)))
@@ -258,8 +273,10 @@ async def test_a_plain_403_at_first_is_a_stream_that_is_unavailable(virtual_cloc
     assert virtual_clock.monotonic() < 1
 
 
-async def test_a_plain_403_later_is_a_failure_of_its_slice(virtual_clock: VirtualClock) -> None:
-    api = once(httpx.Response(200, json=[]), refused(403, X_RateLimit_Remaining="55", X_RateLimit_Reset="40"))
+async def test_later_plain_403_fails_its_slice(virtual_clock: VirtualClock) -> None:
+    api = api_with_refusals(
+        httpx.Response(200, json=[]), refused(403, X_RateLimit_Remaining="55", X_RateLimit_Reset="40")
+    )
     reading = Records(transport=api, clock=virtual_clock).pages(slices=slices("ab"), on_error="stop")
 
     _, error = await collect_pages(reading, HttpStatusError)
@@ -269,7 +286,7 @@ async def test_a_plain_403_later_is_a_failure_of_its_slice(virtual_clock: Virtua
 
 
 @pytest.mark.parametrize(
-    ("status", "told", "is_again"),
+    ("status", "header", "is_retried"),
     [
         (400, "true", True),
         (409, "true", True),
@@ -279,28 +296,30 @@ async def test_a_plain_403_later_is_a_failure_of_its_slice(virtual_clock: Virtua
         (503, "perhaps", True),
     ],
 )
-async def test_stripe_says_whether_to_try_again(
-    virtual_clock: VirtualClock, status: int, told: str, is_again: bool
+async def test_stripe_should_retry_header_decides(
+    virtual_clock: VirtualClock, status: int, header: str, is_retried: bool
 ) -> None:
-    api = once(refused(status, Stripe_Should_Retry=told))
+    api = api_with_refusals(refused(status, Stripe_Should_Retry=header))
 
-    _, error = await collect_pages(Records(transport=api, clock=virtual_clock).pages(), () if is_again else HttpStatusError)
+    _, error = await collect_pages(
+        Records(transport=api, clock=virtual_clock).pages(), () if is_retried else HttpStatusError
+    )
 
-    assert len(api.requested) == 1 + is_again
-    assert is_again or error.status == status
+    assert len(api.requested) == 1 + is_retried
+    assert is_retried or error.status == status
 
 
-@pytest.mark.parametrize("most", [8, 50])
+@pytest.mark.parametrize("max_concurrency", [8, 50])
 @pytest.mark.parametrize("weight", [1, 3])
-async def test_two_streams_share_a_told_quota_by_weight_and_not_by_number_of_slices(
-    virtual_clock: VirtualClock, weight: int, most: int
+async def test_quota_is_shared_by_weight_not_by_slices(
+    virtual_clock: VirtualClock, weight: int, max_concurrency: int
 ) -> None:
-    api = Quoted(virtual_clock, standard, Quota(100, per=10))
+    api = QuotaApi(virtual_clock, ietf_headers, Quota(100, per=10))
     streams = [subclass(Records, name="small")(), subclass(Records, name="large", weight=weight)()]
-    source = Source(streams, transport=api, clock=virtual_clock, max_concurrency=most)
+    source = Source(streams, transport=api, clock=virtual_clock, max_concurrency=max_concurrency)
 
-    given = {"small": slices(range(1000)), "large": slices(range(100_000))}
-    async with source.pages(slices=given) as pages:
+    input_slices = {"small": slices(range(1000)), "large": slices(range(100_000))}
+    async with source.pages(slices=input_slices) as pages:
         async for _ in pages:
             if virtual_clock.monotonic() > 145:
                 break
@@ -311,21 +330,21 @@ async def test_two_streams_share_a_told_quota_by_weight_and_not_by_number_of_sli
     assert asked["large"] == pytest.approx(weight * asked["small"], rel=0.15)
 
 
-@PLACES
-async def test_a_wait_for_the_quota_is_told_and_explained(virtual_clock: VirtualClock, most: int) -> None:
-    heard: list[Any] = []
-    api = Quoted(virtual_clock, standard, Quota(20, per=60))
-    stream = Records(transport=api, clock=virtual_clock, max_concurrency=most)
-    stream.subscribe(heard.append)
+@CONCURRENCIES
+async def test_wait_for_the_quota_is_reported_and_explained(virtual_clock: VirtualClock, max_concurrency: int) -> None:
+    events: list[Any] = []
+    api = QuotaApi(virtual_clock, ietf_headers, Quota(20, per=60))
+    stream = Records(transport=api, clock=virtual_clock, max_concurrency=max_concurrency)
+    stream.subscribe(events.append)
 
     reading = stream.pages(slices=slices(range(40)))
-    taking = asyncio.create_task(collect_pages(reading))
+    reading_task = asyncio.create_task(collect_pages(reading))
     await asyncio.sleep(30)
     text = reading.explain()
-    await taking
+    await reading_task
 
-    waits = [event for event in heard if isinstance(event, WaitStarted)]
+    waits = [event for event in events if isinstance(event, WaitStarted)]
     assert {event.reason for event in waits} == {"the API's quota to reset"}
     assert 55 < waits[0].seconds < 62
     assert "the API's quota to reset" in text
-    assert not [event for event in heard if isinstance(event, RetryScheduled)]
+    assert not [event for event in events if isinstance(event, RetryScheduled)]

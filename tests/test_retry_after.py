@@ -1,4 +1,4 @@
-"""How long does Retry-After make us wait, whatever a server writes there?"""
+"""Retry-After headers, valid and malformed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WALL = 1_767_225_600.0  # 2026-01-01T00:00:00Z
 moments = st.datetimes(datetime(1990, 1, 1), datetime(2090, 1, 1)).map(lambda m: m.replace(microsecond=0, tzinfo=UTC))  # noqa: DTZ001
 
 
-def waits(*values: str, date: str | None = None) -> float | None:
+def parse(*values: str, date: str | None = None) -> float | None:
     headers = [(b"Retry-After", value.encode("utf-8", "surrogatepass")) for value in values]
     if date is not None:
         headers.append((b"Date", date.encode()))
@@ -31,29 +31,29 @@ def waits(*values: str, date: str | None = None) -> float | None:
 
 @often
 @given(seconds=st.integers(1, 9_999_999_999), space=st.sampled_from(["", " ", "\t"]))
-def test_whole_seconds_are_taken_as_they_are(seconds: int, space: str) -> None:
-    assert waits(f"{space}{seconds}{space}") == seconds
+def test_seconds_are_returned_unchanged(seconds: int, space: str) -> None:
+    assert parse(f"{space}{seconds}{space}") == seconds
 
 
 @often
 @given(now=moments, seconds=st.integers(1, 10**7))
-def test_a_date_is_read_against_the_responses_own_date_and_not_our_clock(now: datetime, seconds: int) -> None:
+def test_date_is_relative_to_the_date_header(now: datetime, seconds: int) -> None:
     then = datetime.fromtimestamp(now.timestamp() + seconds, UTC)
 
-    assert waits(format_datetime(then, usegmt=True), date=format_datetime(now, usegmt=True)) == seconds
+    assert parse(format_datetime(then, usegmt=True), date=format_datetime(now, usegmt=True)) == seconds
 
 
 @often
 @given(now=moments, seconds=st.integers(0, 10**7))
-def test_a_date_that_has_passed_orders_nothing(now: datetime, seconds: int) -> None:
+def test_past_date_orders_no_wait(now: datetime, seconds: int) -> None:
     then = datetime.fromtimestamp(now.timestamp() - seconds, UTC)
 
-    assert waits(format_datetime(then, usegmt=True), date=format_datetime(now, usegmt=True)) is None
+    assert parse(format_datetime(then, usegmt=True), date=format_datetime(now, usegmt=True)) is None
 
 
 @pytest.mark.parametrize("date", [None, "", "yesterday", "Wed, 99 Foo 2026 00:00:00 GMT"])
-def test_without_a_date_of_the_server_our_clock_counts(date: str | None) -> None:
-    assert waits("Thu, 01 Jan 2026 00:02:00 GMT", date=date) == 120
+def test_without_a_date_header_the_local_clock_counts(date: str | None) -> None:
+    assert parse("Thu, 01 Jan 2026 00:02:00 GMT", date=date) == 120
 
 
 @pytest.fixture(params=["UTC", "Asia/Tokyo", "America/New_York"])
@@ -67,8 +67,8 @@ def _machine_zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.usefixtures("_machine_zone")
 @pytest.mark.parametrize("date", ["Thu, 01 Jan 2026 00:02:00 GMT", "Thursday, 01-Jan-26 00:02:00 GMT"])
-def test_a_date_in_either_form_with_a_zone_is_gmt_on_any_machine(date: str) -> None:
-    assert waits(date, date="Thu, 01 Jan 2026 00:00:00 GMT") == 120
+def test_date_with_zone_is_gmt_on_any_machine(date: str) -> None:
+    assert parse(date, date="Thu, 01 Jan 2026 00:00:00 GMT") == 120
 
 
 @pytest.mark.parametrize(
@@ -83,13 +83,13 @@ def test_a_date_in_either_form_with_a_zone_is_gmt_on_any_machine(date: str) -> N
         ),
     ],
 )
-def test_the_obsolete_date_form_is_gmt_on_any_machine(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # RFC 9110, 5.6.7: a recipient must accept asctime's form, and take it for GMT.
+def test_asctime_date_is_gmt_on_any_machine(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # RFC 9110, 5.6.7: a recipient must accept the asctime form and interpret it as GMT.
     monkeypatch.setenv("TZ", zone)
     time.tzset()
 
     try:
-        assert waits("Thu Jan  1 00:02:00 2026", date="Thu, 01 Jan 2026 00:00:00 GMT") == 120
+        assert parse("Thu Jan  1 00:02:00 2026", date="Thu, 01 Jan 2026 00:00:00 GMT") == 120
     finally:
         monkeypatch.undo()
         time.tzset()
@@ -118,12 +118,12 @@ def test_the_obsolete_date_form_is_gmt_on_any_machine(zone: str, monkeypatch: py
     ]
     + ["10s", "soon", "1.", ".5", "1;2", "Thu, 01 Jan 1970 00:00:00 GMT", "Thu, 01 Jan 2026 00:00:00 GMT", ",", ",,;"],
 )
-def test_what_is_zero_past_or_malformed_orders_nothing(value: str) -> None:
-    assert waits(value) is None
+def test_zero_past_or_malformed_value_orders_no_wait(value: str) -> None:
+    assert parse(value) is None
 
 
-def test_digits_of_other_scripts_order_nothing() -> None:
-    assert waits("\u0663\u0663") is None
+def test_digits_of_other_scripts_order_no_wait() -> None:
+    assert parse("\u0663\u0663") is None
 
 
 @pytest.mark.parametrize(
@@ -142,16 +142,16 @@ def test_digits_of_other_scripts_order_nothing() -> None:
         (("nonsense", "nan"), None),
     ],
 )
-def test_of_several_values_the_longest_valid_one_counts(values: tuple[str, ...], seconds: float | None) -> None:
-    assert waits(*values) == seconds
+def test_longest_of_several_valid_values_counts(values: tuple[str, ...], seconds: float | None) -> None:
+    assert parse(*values) == seconds
 
 
-def test_of_a_date_and_seconds_joined_by_a_comma_the_longest_counts() -> None:
-    assert waits("Thu, 01 Jan 2026 00:02:00 GMT, 500") == 500
+def test_longest_of_date_and_seconds_counts() -> None:
+    assert parse("Thu, 01 Jan 2026 00:02:00 GMT, 500") == 500
 
 
-def test_without_the_header_nothing_is_ordered() -> None:
-    assert waits() is None
+def test_no_header_orders_no_wait() -> None:
+    assert parse() is None
 
 
 @pytest.mark.parametrize(
@@ -163,8 +163,8 @@ def test_without_the_header_nothing_is_ordered() -> None:
         pytest.param(10**15),
     ],
 )
-def test_a_huge_wait_is_told_and_never_clamped_or_ignored(digits: int) -> None:
-    assert waits(str(digits)) == digits
+def test_huge_wait_is_returned_unclamped(digits: int) -> None:
+    assert parse(str(digits)) == digits
 
 
 @often
@@ -179,10 +179,8 @@ def test_a_huge_wait_is_told_and_never_clamped_or_ignored(digits: int) -> None:
     ),
     date=st.none() | st.text(alphabet="0123456789 :,-+GMTJanThu", max_size=40),
 )
-def test_no_garbage_raises_or_gives_a_wait_that_is_negative_nan_or_infinite(
-    values: list[str], date: str | None
-) -> None:
-    seconds = waits(*values, date=date)
+def test_garbage_gives_none_or_a_positive_finite_wait(values: list[str], date: str | None) -> None:
+    seconds = parse(*values, date=date)
 
     assert seconds is None or (0 < seconds < math.inf)
 
@@ -204,7 +202,7 @@ def test_no_garbage_raises_or_gives_a_wait_that_is_negative_nan_or_infinite(
         "é",
     ],
 )
-def test_an_odd_date_never_raises(value: str) -> None:
-    seconds = waits(value, date=value)
+def test_odd_date_does_not_raise(value: str) -> None:
+    seconds = parse(value, date=value)
 
     assert seconds is None or (0 < seconds < math.inf)

@@ -178,7 +178,7 @@ def endings() -> Iterator[dict[tuple[str, str], Future[Ended]]]:
 
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("place", PLACES)
-def test_ctrl_c_ends_a_reading_at_once_and_quietly(endings, place, loop):
+def test_ctrl_c_ends_a_run_quickly_and_quietly(endings, place, loop):
     if (place, loop) not in endings:
         pytest.skip(f"{loop} is not installed")
 

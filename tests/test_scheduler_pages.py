@@ -28,7 +28,7 @@ from asyncstreams import (
 
 
 @pytest.fixture(autouse=True)
-def not_for_ever() -> Iterator[None]:
+def fail_on_hang() -> Iterator[None]:
     with real_timeout(60):
         yield
 
@@ -149,7 +149,7 @@ async def read(shop: Any, clock: Any, seconds: Any = 1.0, limit: int | None = No
     """What came: the pages, and the error."""
     api = Api(shop, seconds)
     stream = subclass(Items, **attributes)(transport=api, clock=clock)
-    pages, error = await collect_pages(stream.pages(limit=limit), anything=True)
+    pages, error = await collect_pages(stream.pages(limit=limit), any_error=True)
     came = [(page.number, record_ids([page]), page.is_last) for page in pages]
     failed = error and (type(error), getattr(error, "page", None), getattr(error, "status", None))
     return came, failed, api
@@ -161,7 +161,7 @@ def ignoring(self: Any, response: Response, context: RequestContext) -> Response
 
 @pytest.mark.parametrize("shop", SHOPS.values(), ids=SHOPS)
 @pytest.mark.parametrize("paginator", EVERY.values(), ids=EVERY)
-async def test_all_paginators_give_what_reading_one_after_the_other_gives(virtual_clock, paginator, shop):
+async def test_concurrent_pages_equal_sequential_pages(virtual_clock, paginator, shop):
     plain = {"paginator": paginator, "classify": ignoring, "max_pages": 40}
 
     expected = await read(shop, virtual_clock, parallel_pages=False, **plain)
@@ -171,7 +171,7 @@ async def test_all_paginators_give_what_reading_one_after_the_other_gives(virtua
 
 @pytest.mark.parametrize("paginator", COUNTED.values(), ids=COUNTED)
 @pytest.mark.parametrize("rows", [3, 5, 6, 57, 60, 500])
-async def test_with_a_total_pages_come_side_by_side_and_nothing_is_asked_in_vain(virtual_clock, paginator, rows):
+async def test_known_total_reads_concurrently_without_waste(virtual_clock, paginator, rows):
     came, failed, api = await read(Shop(rows), virtual_clock, paginator=paginator, max_concurrency=8)
 
     pages = -(-rows // 5)
@@ -184,7 +184,7 @@ async def test_with_a_total_pages_come_side_by_side_and_nothing_is_asked_in_vain
 
 @pytest.mark.parametrize("paginator", [PageNumber(start=0), Offset(limit=5)], ids=["pages", "offset"])
 @pytest.mark.parametrize("rows", [5, 10, 25, 57, 400])
-async def test_without_a_total_there_are_no_more_guesses_than_pages_have_come(virtual_clock, paginator, rows):
+async def test_unknown_total_wastes_no_more_requests_than_pages(virtual_clock, paginator, rows):
     came, failed, api = await read(Shop(rows), virtual_clock, paginator=paginator)
 
     assert failed is None
@@ -196,14 +196,14 @@ async def test_without_a_total_there_are_no_more_guesses_than_pages_have_come(vi
 
 
 @pytest.mark.parametrize("paginator", [PageNumber(start=0), Offset(limit=5)], ids=["pages", "offset"])
-async def test_without_a_total_reading_is_faster_than_page_by_page(virtual_clock, paginator):
+async def test_unknown_total_is_faster_than_page_by_page(virtual_clock, paginator):
     _, _, api = await read(Shop(400), virtual_clock, paginator=paginator)
 
     assert api.request_times[-1] - api.request_times[0] < 20
     assert api.peak_in_flight > 8
 
 
-async def test_after_a_page_shorter_than_the_first_nothing_is_guessed(virtual_clock):
+async def test_short_page_stops_read_ahead(virtual_clock):
     shop, paginator = Shop(100, short=(1,)), PageNumber(start=0)
 
     came, _, api = await read(shop, virtual_clock, paginator=paginator)
@@ -214,7 +214,7 @@ async def test_after_a_page_shorter_than_the_first_nothing_is_guessed(virtual_cl
 
 
 @pytest.mark.parametrize("fault", [404, 500, 401, httpx.ConnectError("gone"), AssertionError("not mocked")], ids=str)
-async def test_a_guess_that_fails_beyond_the_end_is_nobodys_error(virtual_clock, fault):
+async def test_failed_request_beyond_the_end_is_ignored(virtual_clock, fault):
     def shop(request: httpx.Request) -> httpx.Response:
         if int(request.url.params["page"]) > 20:
             if isinstance(fault, Exception):
@@ -229,7 +229,7 @@ async def test_a_guess_that_fails_beyond_the_end_is_nobodys_error(virtual_clock,
     assert any(int(one.split("/")[1]) > 20 for one in api.requested), "no guess was wrong, so this shows nothing"
 
 
-async def test_a_guess_that_waits_beyond_the_end_is_not_waited_for(virtual_clock):
+async def test_backoff_beyond_the_end_is_not_awaited(virtual_clock):
     shop = Shop(100, beyond=500, after=1)
 
     came, failed, api = await read(
@@ -240,7 +240,7 @@ async def test_a_guess_that_waits_beyond_the_end_is_not_waited_for(virtual_clock
     assert virtual_clock.monotonic() < 50
 
 
-async def test_a_guess_that_never_ends_is_closed_with_its_slice(virtual_clock):
+async def test_hanging_request_beyond_the_end_is_cancelled(virtual_clock):
     def seconds(request: httpx.Request) -> float:
         return 40 if int(request.url.params["page"]) > 20 else 1
 
@@ -251,7 +251,7 @@ async def test_a_guess_that_never_ends_is_closed_with_its_slice(virtual_clock):
     assert api.cancelled > 0
 
 
-async def test_a_page_in_the_middle_is_tried_again_in_its_place(virtual_clock):
+async def test_failed_middle_page_is_retried_in_order(virtual_clock):
     sick = {3: count(), 6: count()}
 
     def shop(request: httpx.Request) -> httpx.Response:
@@ -283,7 +283,7 @@ ONE_BY_ONE: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("declaration", ONE_BY_ONE.values(), ids=ONE_BY_ONE)
-async def test_pages_come_one_after_the_other(virtual_clock, declaration):
+async def test_sequential_declarations_read_page_by_page(virtual_clock, declaration):
     came, failed, api = await read(Shop(), virtual_clock, **declaration)
 
     assert failed is None
@@ -294,14 +294,14 @@ async def test_pages_come_one_after_the_other(virtual_clock, declaration):
 
 @pytest.mark.parametrize("limit", [1, 5, 6, 20])
 @pytest.mark.parametrize("paginator", EVERY.values(), ids=EVERY)
-async def test_a_limit_asks_for_no_page_that_it_does_not_need(virtual_clock, paginator, limit):
+async def test_limit_requests_no_extra_page(virtual_clock, paginator, limit):
     came, _, api = await read(Shop(), virtual_clock, limit=limit, paginator=paginator)
 
     assert sum(len(found) for _, found, _ in came) == limit
     assert len(api.requested) == -(-limit // 5)
 
 
-async def test_a_reset_in_the_middle_reads_the_slice_from_its_start_again(virtual_clock):
+async def test_reset_pagination_restarts_the_slice(virtual_clock):
     refused = count()
 
     def shop(request: httpx.Request) -> httpx.Response:
@@ -320,7 +320,7 @@ async def test_a_reset_in_the_middle_reads_the_slice_from_its_start_again(virtua
     assert found[0] == found[1]
 
 
-async def test_side_by_side_pages_of_many_slices_stay_in_order_and_within_bounds(virtual_clock):
+async def test_concurrent_pages_of_many_slices_stay_in_order(virtual_clock):
     api = Api(Shop(100), uneven)
     stream = subclass(Items, paginator=COUNTED["offset"])(transport=api, clock=virtual_clock)
 
@@ -333,7 +333,7 @@ async def test_side_by_side_pages_of_many_slices_stay_in_order_and_within_bounds
     assert 16 < api.peak_in_flight <= 32
 
 
-async def test_pages_side_by_side_wait_for_a_consumer_that_does_nothing(virtual_clock):
+async def test_idle_consumer_stops_read_ahead(virtual_clock):
     api = Api(Shop(50_000))
     stream = subclass(Items, paginator=COUNTED["offset"])(transport=api, clock=virtual_clock)
 
@@ -355,7 +355,7 @@ async def warnings_of(kind: type[Any], shop: Any, clock: Any, caplog: Any) -> in
 
 @pytest.mark.parametrize("paginator", [COUNTED["pages"], Offset(limit=5)], ids=["pages", "offset"])
 @pytest.mark.parametrize(("again", "key", "warned"), [(True, "id", 1), (False, "id", 0), (True, None, 0)])
-async def test_rows_that_come_again_on_a_later_page_are_warned_of_once(
+async def test_repeated_rows_are_warned_about_once(
     virtual_clock, caplog, paginator, again, key, warned
 ):
     def shop(request: httpx.Request) -> httpx.Response:
@@ -371,7 +371,7 @@ async def test_rows_that_come_again_on_a_later_page_are_warned_of_once(
     assert await warnings_of(kind, shop, virtual_clock, caplog) == warned
 
 
-async def test_pages_fetched_ahead_in_many_slices_are_bounded_too(virtual_clock):
+async def test_read_ahead_of_many_slices_is_bounded(virtual_clock):
     api = Api(Shop(500))
     stream = subclass(Items, paginator=COUNTED["offset"])(transport=api, clock=virtual_clock)
 

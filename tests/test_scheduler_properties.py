@@ -113,7 +113,7 @@ def run(world: dict[str, Any]) -> tuple[World, list[tuple[int, int, int]]]:
 
 @settings(max_examples=60, deadline=None)
 @given(worlds())
-def test_property_nothing_is_lost_or_doubled_and_slices_are_in_order(world):
+def test_property_pages_are_complete_unique_and_ordered(world):
     lived, found = run(world)
 
     assert len(set(found)) == len(found)
@@ -131,7 +131,7 @@ def test_property_nothing_is_lost_or_doubled_and_slices_are_in_order(world):
 
 @settings(max_examples=60, deadline=None)
 @given(worlds())
-def test_property_places_bound_the_requests_and_nothing_stays_open(world):
+def test_property_slots_bound_requests_and_none_stays_open(world):
     lived, _ = run(world)
 
     assert lived.api.peak_in_flight <= world["most"]
@@ -140,7 +140,7 @@ def test_property_places_bound_the_requests_and_nothing_stays_open(world):
 
 @settings(max_examples=40, deadline=None)
 @given(worlds())
-def test_property_the_same_seed_gives_the_same_sequence_of_events(world):
+def test_property_same_seed_gives_same_events(world):
     world |= {"leave": None}  # who is cancelled first is not told by the seed
     (one, first), (other, second) = run(world), run(world)
 
@@ -150,7 +150,7 @@ def test_property_the_same_seed_gives_the_same_sequence_of_events(world):
 
 @settings(max_examples=40, deadline=None)
 @given(worlds())
-def test_property_failures_are_all_told_and_only_they(world):
+def test_property_exactly_the_failed_slices_are_raised(world):
     lived, _ = run(world | {"leave": None})
 
     failing = [

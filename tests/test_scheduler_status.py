@@ -1,4 +1,4 @@
-"""What a run tells of itself: why it waits, how it was cut off, and what it decodes meanwhile."""
+"""Status of a run: explained waits, events of cancelled slices, and lazy decoding."""
 
 from __future__ import annotations
 
@@ -21,47 +21,47 @@ from asyncstreams import (
 NAMES = ["one", "two", "three", "four", "five"]
 
 
-async def explained_after(reading, seconds):
-    """What the reading says of itself so long after its first request."""
-    async with reading as pages:
+async def explain_after(run, seconds):
+    """The explanation of a run after some seconds."""
+    async with run as pages:
 
-        async def take() -> None:
+        async def consume() -> None:
             async for _ in pages:
                 pass
 
-        taking = asyncio.create_task(take())
+        consumer = asyncio.create_task(consume())
         await asyncio.sleep(seconds)
-        text = reading.explain()
-        taking.cancel()
+        text = run.explain()
+        consumer.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await taking
+            await consumer
     return text
 
 
-async def test_it_explains_that_it_waits_for_another_try(virtual_clock):
+async def test_explain_shows_a_retry_wait(virtual_clock):
     stream = subclass(Items, max_tries=5, backoff=Backoff(base=1e6, cap=1e6), max_time=1e9)
     api = Api(paged_api(1, items_0=500))
 
-    text = await explained_after(stream(api, virtual_clock).pages(), 10)
+    text = await explain_after(stream(api, virtual_clock).pages(), 10)
 
     assert "1 request waits for the next try, " in text
 
 
-async def test_it_explains_that_it_waits_for_the_gate_and_for_how_long(virtual_clock):
+async def test_explain_shows_a_pause_and_its_remaining_time(virtual_clock):
     answer = paged_api(1)
 
-    def refuse_some(request: httpx.Request) -> httpx.Response:
+    def refuse_most(request: httpx.Request) -> httpx.Response:
         return answer(request) if request.url.path == "/a" else httpx.Response(429, headers={"Retry-After": "60"})
 
-    reading = Items(Api(refuse_some), virtual_clock).pages(slices=slices("abcd"))
+    run = Items(Api(refuse_most), virtual_clock).pages(slices=slices("abcd"))
 
-    text = await explained_after(reading, 12)
+    text = await explain_after(run, 12)
 
     assert "3 requests wait for the API's pause to end, " in text
     assert 45 < float(text.rpartition(" s more")[0].rpartition(" ")[2]) < 65
 
 
-async def test_a_pause_that_many_wait_for_is_told_once(virtual_clock):
+async def test_shared_pause_emits_one_event(virtual_clock):
     answer = paged_api(1)
     refused: set[str] = set()
 
@@ -71,41 +71,41 @@ async def test_a_pause_that_many_wait_for_is_told_once(virtual_clock):
         refused.add(request.url.path)
         return httpx.Response(429, headers={"Retry-After": "60"})
 
-    heard: list[object] = []
+    events: list[object] = []
     stream = Items(Api(refuse_once), virtual_clock)
-    stream.subscribe(heard.append)
+    stream.subscribe(events.append)
 
     found = await stream.read(slices=slices("abcdefgh"))
 
     assert len(found) == 8
-    assert [type(event) for event in heard].count(WaitStarted) == 1
+    assert [type(event) for event in events].count(WaitStarted) == 1
 
 
-async def test_slices_that_are_cut_off_are_told_in_the_order_in_which_they_began(virtual_clock):
-    heard: list[object] = []
-    api = Api(paged_api(3), seconds=lambda request: 1 if request.url.path.endswith("/0") else 1000)
+async def test_cancelled_slices_are_reported_in_start_order(virtual_clock):
+    events: list[object] = []
+    api = Api(paged_api(3), latency=lambda request: 1 if request.url.path.endswith("/0") else 1000)
     source = Source([NamedItems(name, api, virtual_clock) for name in NAMES])
-    source.subscribe(heard.append)
+    source.subscribe(events.append)
 
     async with source.pages(slices={name: slices(range(4)) for name in NAMES}) as pages:
         for _ in range(15):
             await anext(pages)
         await asyncio.sleep(10)
 
-    cut_off = {name: [] for name in NAMES}
-    for event in heard:
+    cancelled = {name: [] for name in NAMES}
+    for event in events:
         if isinstance(event, SliceFinished) and event.error is not None:
-            cut_off[event.stream].append(event.stream_slice["at"])
-    assert list(cut_off.values()) == [[1, 2, 3]] * 5
-    assert [event.stream for event in heard if isinstance(event, StreamFinished)] == NAMES
+            cancelled[event.stream].append(event.stream_slice["at"])
+    assert list(cancelled.values()) == [[1, 2, 3]] * 5
+    assert [event.stream for event in events if isinstance(event, StreamFinished)] == NAMES
 
 
-@pytest.mark.parametrize("side_by_side", ["slices", "pages"])
-async def test_pages_that_nobody_takes_wait_undecoded(virtual_clock, side_by_side):
+@pytest.mark.parametrize("concurrent", ["slices", "pages"])
+async def test_unconsumed_pages_stay_undecoded(virtual_clock, concurrent):
     decoded = 0
 
-    class Watched(Items):
-        paginator = PageNumber(start=0, total_pages="pages") if side_by_side == "pages" else None
+    class DecodingItems(Items):
+        paginator = PageNumber(start=0, total_pages="pages") if concurrent == "pages" else None
 
         def parse_response(self, response, context):
             nonlocal decoded
@@ -115,26 +115,26 @@ async def test_pages_that_nobody_takes_wait_undecoded(virtual_clock, side_by_sid
     def answer(request: httpx.Request) -> httpx.Response:
         return httpx.Response(200, json={"items": [{"id": str(request.url)}], "pages": 30})
 
-    api = Api(answer, seconds=0.1)
-    stream = Watched(api, virtual_clock)
+    api = Api(answer, latency=0.1)
+    stream = DecodingItems(api, virtual_clock)
 
-    async with stream.pages(slices=slices(range(30)) if side_by_side == "slices" else slices("a")) as pages:
+    async with stream.pages(slices=slices(range(30)) if concurrent == "slices" else slices("a")) as pages:
         await anext(pages)
         await asyncio.sleep(100)
-        asked, seen = len(api.requested), decoded
+        requested, decoded_early = len(api.requested), decoded
         rest = [page async for page in pages]
 
-    assert asked >= 20
-    assert seen <= 6
+    assert requested >= 20
+    assert decoded_early <= 6
     assert len(rest) == 29
     assert decoded == 30
 
 
-async def test_answers_that_come_together_are_decoded_one_after_the_other_as_they_are_taken(virtual_clock):
-    """Over many readings: each consumer has its page before the next one is decoded."""
+async def test_simultaneous_responses_are_decoded_one_by_one(virtual_clock):
+    """Across many runs, each consumer gets its page before the next page is decoded."""
     log: list[str] = []
 
-    class Watched(Items):
+    class DecodingItems(Items):
         paginator = None
 
         def parse_response(self, response, context):
@@ -144,34 +144,34 @@ async def test_answers_that_come_together_are_decoded_one_after_the_other_as_the
     async def read(stream: Items) -> None:
         async with stream.pages() as pages:
             while await anext(pages, None) is not None:
-                log.append("taken")
+                log.append("consumed")
 
     api = Api(paged_api(1))
     async with asyncio.TaskGroup() as tasks:
         for _ in range(50):
-            tasks.create_task(read(Watched(api, virtual_clock)))
+            tasks.create_task(read(DecodingItems(api, virtual_clock)))
 
-    assert log.count("taken") == log.count("decoded") == 50
-    ahead = [log[:n].count("decoded") - log[:n].count("taken") for n in range(len(log))]
+    assert log.count("consumed") == log.count("decoded") == 50
+    ahead = [log[:n].count("decoded") - log[:n].count("consumed") for n in range(len(log))]
     assert max(ahead) <= 2
 
 
-async def test_leaving_hears_a_token_request_out_but_no_longer_than_ten_seconds(virtual_clock):
-    asked = asyncio.Event()
+async def test_cancelled_token_request_ends_within_ten_seconds(virtual_clock):
+    requested = asyncio.Event()
 
-    async def never(request: httpx.Request) -> httpx.Response:
-        asked.set()
+    async def never_respond(request: httpx.Request) -> httpx.Response:
+        requested.set()
         await asyncio.sleep(200)
-        raise AssertionError("nobody waits so long")
+        raise AssertionError("not cancelled in time")
 
     auth = Oauth2Authenticator("https://api.test/token", client_id="id", client_secret="secret")
-    stream = subclass(Items, paginator=None)(httpx.MockTransport(never), virtual_clock, authenticator=auth)
-    reading = asyncio.create_task(stream.read())
-    await asked.wait()
+    stream = subclass(Items, paginator=None)(httpx.MockTransport(never_respond), virtual_clock, authenticator=auth)
+    run = asyncio.create_task(stream.read())
+    await requested.wait()
 
-    left = virtual_clock.monotonic()
-    reading.cancel()
+    cancelled_at = virtual_clock.monotonic()
+    run.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await reading
+        await run
 
-    assert 9 < virtual_clock.monotonic() - left < 11
+    assert 9 < virtual_clock.monotonic() - cancelled_at < 11

@@ -118,7 +118,7 @@ async def nothing_left_over() -> AsyncIterator[None]:
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="descriptors are counted in /proc")
 @pytest.mark.parametrize("shape", [timed_out, broken_off, cancelled_from_outside, all_of_them_together])
-async def test_after_a_storm_of_cancelled_requests_the_same_source_reads_everything(
+async def test_source_reads_everything_after_many_cancellations(
     api: MockApi, shape: Callable[[Source, int], Awaitable[None]]
 ) -> None:
     stream = counted(api)
@@ -141,7 +141,7 @@ async def test_after_a_storm_of_cancelled_requests_the_same_source_reads_everyth
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="descriptors are counted in /proc")
-async def test_a_server_sees_the_connections_of_cancelled_requests_end(api: MockApi) -> None:
+async def test_connections_of_cancelled_requests_are_closed(api: MockApi) -> None:
     stream = counted(api)
 
     async with Source([stream]) as source:
@@ -225,7 +225,7 @@ for way in ("break", "error", "cancel"):
 """
 
 
-def test_the_same_seed_tells_the_same_when_a_reading_is_left_early_whatever_the_hashes_are() -> None:
+def test_same_seed_gives_same_events_on_early_exit() -> None:
     def begun(seed: str) -> subprocess.Popen[str]:
         environment = {**os.environ, "PYTHONHASHSEED": seed}
         command = [sys.executable, "-c", LEAVER]

@@ -1,7 +1,7 @@
-"""Are the verdicts on records those of `jsonschema`, in every draft?
+"""Agreement of schema validation with `jsonschema`, in every draft.
 
-The cases follow the JSON Schema Test Suite. A field's value is held against a schema of its own; whole records are held
-against theirs. Where `jsonschema` itself strays from the specification, or asserts less, `DISAGREEMENTS` says so.
+The cases follow the JSON Schema Test Suite, for values of one field and for complete records. `DISAGREEMENTS` lists the
+cases in which `jsonschema` itself deviates from the specification.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BIG = 2**64
 ASTRAL = "\U0001f600"
 
 Values = list[tuple[str, Any, list[Any], list[Any]]]
-"""Drafts, the schema of a field, values that fit, values that do not."""
+"""Drafts, schema, valid values, invalid values."""
 
 SCALARS: Values = [
     (ALL, {"type": "integer"}, [0, -1, BIG, -(10**40)], [1.5, "1", True, None, [], {}]),
@@ -79,7 +79,7 @@ SCALARS: Values = [
     (ALL, {"pattern": "^(?!no).*$"}, ["yes"], ["no", "nothing"]),
     (ALL, {"pattern": "^.$"}, [ASTRAL], [ASTRAL * 2]),
     (ALL, {"format": "date-time"}, ["yesterday", ""], []),
-    (ALL, {"format": "email"}, ["nobody"], []),
+    (ALL, {"format": "email"}, ["no at sign"], []),
     (ALL, {"format": "ipv4"}, ["300.1.1.1"], []),
     (ALL, {"format": "uri"}, ["//::"], []),
     (ALL, {"unknown": 1, "title": "x", "default": []}, [1, "a"], []),
@@ -165,16 +165,19 @@ TREE: dict[str, Any] = {
     "required": ["n"],
     "properties": {"n": {"type": "integer"}, "next": {"$ref": "#"}},
 }
-A_NUMBER: dict[str, Any] = {"definitions": {"n": {"type": "number"}}, "properties": {"a": {"$ref": "#/definitions/n"}}}
-OF_BOTH: dict[str, Any] = {
+DEFINITION: dict[str, Any] = {
+    "definitions": {"n": {"type": "number"}},
+    "properties": {"a": {"$ref": "#/definitions/n"}},
+}
+UNEVALUATED: dict[str, Any] = {
     "allOf": [{"properties": {"a": {}}}, {"anyOf": [{"required": ["b"], "properties": {"b": {}}}, True]}],
     "unevaluatedProperties": False,
 }
-ODD: dict[str, Any] = {
+ESCAPED: dict[str, Any] = {
     "definitions": {"a/b~c%": {"type": "null"}},
     "properties": {"a": {"$ref": "#/definitions/a~1b~0c%25"}},
 }
-BESIDE: dict[str, Any] = {"$defs": {"n": {}}, "properties": {"a": {"$ref": "#/$defs/n", "maximum": 1}}}
+REF_WITH_SIBLING: dict[str, Any] = {"$defs": {"n": {}}, "properties": {"a": {"$ref": "#/$defs/n", "maximum": 1}}}
 MUTUAL: dict[str, Any] = {
     "$defs": {
         "a": {"type": ["object", "null"], "properties": {"b": {"$ref": "#/$defs/b"}}, "additionalProperties": False},
@@ -187,12 +190,12 @@ DYNAMIC: dict[str, Any] = {"$dynamicAnchor": "node", "properties": {"c": {"$dyna
 
 RECORDS: Values = [
     (ALL, TREE, [{"n": 1}, {"n": 1, "next": {"n": 2, "next": {"n": 3}}}], [{}, {"n": 1, "next": {"n": 2, "next": {}}}]),
-    (ALL, A_NUMBER, [{"a": 1}, {}], [{"a": "1"}]),
-    (ALL, ODD, [{"a": None}], [{"a": 1}]),
-    (UP_TO_7, BESIDE, [{"a": 2}], []),
-    (FROM_2019, BESIDE, [{"a": 1}], [{"a": 2}]),
+    (ALL, DEFINITION, [{"a": 1}, {}], [{"a": "1"}]),
+    (ALL, ESCAPED, [{"a": None}], [{"a": 1}]),
+    (UP_TO_7, REF_WITH_SIBLING, [{"a": 2}], []),
+    (FROM_2019, REF_WITH_SIBLING, [{"a": 1}], [{"a": 2}]),
     (ALL, MUTUAL, [{"a": {"b": [None, {"b": []}]}}], [{"a": {"b": [{"b": [{"c": 1}]}]}}, {"a": {"b": 1}}]),
-    (FROM_2019, OF_BOTH, [{"a": 1}, {"a": 1, "b": 1}], [{"a": 1, "c": 1}]),
+    (FROM_2019, UNEVALUATED, [{"a": 1}, {"a": 1, "b": 1}], [{"a": 1, "c": 1}]),
     (FROM_2019, ANCHOR, [{"a": None}], [{"a": 1}]),
     ("2020", DYNAMIC, [{"n": 1, "c": {"n": 1}}], [{"n": 1, "c": {}}]),
     (ALL, {"properties": {"$ref": {"type": "string"}}}, [{"$ref": "a"}], [{"$ref": 1}]),
@@ -205,27 +208,27 @@ RECORDS: Values = [
 ]
 
 DISAGREEMENTS: Values = [
-    # ECMA 262, which JSON Schema asks for, has ASCII classes; Python's, which jsonschema takes, have Unicode's.
+    # JSON Schema requires ECMA 262, whose classes are ASCII; jsonschema uses those of Python, which are Unicode.
     (ALL, {"pattern": "^\\d$"}, ["1"], ["\u07c0"]),
     (ALL, {"pattern": "^\\w$"}, ["e"], ["é"]),
     (ALL, {"pattern": "^\\W$"}, ["é"], ["e"]),
-    # In Python `$` matches before a last line feed as well.
+    # In Python, `$` also matches before a final line feed.
     (ALL, {"pattern": "^a$"}, ["a"], ["a\n"]),
-    # Decimal fractions are taken as they are written, not as the doubles that lie next to them.
+    # Decimal fractions are compared exactly, not as the nearest doubles.
     (ALL, {"multipleOf": 0.01}, [19.99, 4.02], [19.995]),
-    # The newer drafts do without "dependencies"; jsonschema-rs still honours it, as they allow.
+    # Newer drafts dropped "dependencies"; jsonschema-rs still supports it, which they allow.
     (FROM_2019, {"dependencies": {"a": ["b"]}}, [{"a": 1, "b": 1}], [{"a": 1}]),
-    # A schema beside "additionalProperties" has looked at all of them; jsonschema forgets that in 2019-09.
+    # "additionalProperties" evaluates all other properties; jsonschema ignores that in 2019-09.
     ("2019", {"additionalProperties": {"type": "null"}, "unevaluatedProperties": False}, [{"a": None}], [{"a": 1}]),
 ]
 
 
 def cases(table: Values) -> list[tuple[str, Any, Any, bool]]:
     return [
-        (draft, schema, value, fits)
-        for drafts, schema, fitting, unfitting in table
+        (draft, schema, value, is_valid)
+        for drafts, schema, valid, invalid in table
         for draft in drafts.split()
-        for values, fits in ((fitting, True), (unfitting, False))
+        for values, is_valid in ((valid, True), (invalid, False))
         for value in values
     ]
 
@@ -235,7 +238,7 @@ def of_field(draft: str, schema: Any) -> dict[str, Any]:
 
 
 def verdicts(schema: dict[str, Any], record: Any) -> set[bool]:
-    """Ours: of the record alone, of a page of it, and of one where it is the last; and whether nothing is wrong."""
+    """Our verdicts on the record alone and on pages of it, and whether it has no violations."""
     compiled = RecordSchema(schema)
     alone = compiled.is_valid(record)
     return {
@@ -246,59 +249,59 @@ def verdicts(schema: dict[str, Any], record: Any) -> set[bool]:
     }
 
 
-@pytest.mark.parametrize(("draft", "schema", "value", "fits"), cases(SCALARS + ARRAYS + COMBINED + OBJECTS))
-def test_the_verdict_on_a_field_is_that_of_jsonschema(draft: str, schema: Any, value: Any, fits: bool) -> None:
-    whole, record = of_field(draft, schema), {"field": value}
+@pytest.mark.parametrize(("draft", "schema", "value", "is_valid"), cases(SCALARS + ARRAYS + COMBINED + OBJECTS))
+def test_field_verdict_matches_jsonschema(draft: str, schema: Any, value: Any, is_valid: bool) -> None:
+    document, record = of_field(draft, schema), {"field": value}
 
-    found = verdicts(whole, record)
+    found = verdicts(document, record)
 
-    assert (found, DRAFTS[draft][1](whole).is_valid(record)) == ({fits}, fits)
-
-
-@pytest.mark.parametrize(("draft", "schema", "record", "fits"), cases(RECORDS))
-def test_the_verdict_on_a_record_is_that_of_jsonschema(draft: str, schema: Any, record: Any, fits: bool) -> None:
-    whole = {"$schema": DRAFTS[draft][0], **schema}
-
-    found = verdicts(whole, record)
-
-    assert (found, DRAFTS[draft][1](whole).is_valid(record)) == ({fits}, fits)
+    assert (found, DRAFTS[draft][1](document).is_valid(record)) == ({is_valid}, is_valid)
 
 
-@pytest.mark.parametrize(("draft", "schema", "value", "fits"), cases(DISAGREEMENTS))
-def test_where_jsonschema_strays_the_specification_is_followed(draft: str, schema: Any, value: Any, fits: bool) -> None:
+@pytest.mark.parametrize(("draft", "schema", "record", "is_valid"), cases(RECORDS))
+def test_record_verdict_matches_jsonschema(draft: str, schema: Any, record: Any, is_valid: bool) -> None:
+    document = {"$schema": DRAFTS[draft][0], **schema}
+
+    found = verdicts(document, record)
+
+    assert (found, DRAFTS[draft][1](document).is_valid(record)) == ({is_valid}, is_valid)
+
+
+@pytest.mark.parametrize(("draft", "schema", "value", "is_valid"), cases(DISAGREEMENTS))
+def test_specification_wins_over_jsonschema(draft: str, schema: Any, value: Any, is_valid: bool) -> None:
     found = verdicts(of_field(draft, schema), {"field": value})
 
-    assert found == {fits}
+    assert found == {is_valid}
 
 
 @pytest.mark.parametrize("draft", ["6", "7"])
 @pytest.mark.parametrize("schema", [{"contentEncoding": "base64"}, {"contentMediaType": "application/json"}])
-def test_what_a_string_holds_is_a_note(draft: str, schema: Any) -> None:
-    whole = of_field(draft, schema)
-    assert DRAFTS[draft][1](whole).is_valid({"field": "%%%"})
+def test_content_keywords_are_not_checked(draft: str, schema: Any) -> None:
+    document = of_field(draft, schema)
+    assert DRAFTS[draft][1](document).is_valid({"field": "%%%"})
 
-    assert verdicts(whole, {"field": "%%%"}) == {True}
+    assert verdicts(document, {"field": "%%%"}) == {True}
 
 
-def test_each_known_disagreement_still_is_one() -> None:
+def test_known_disagreements_still_exist() -> None:
     differing = {
         index
         for index, row in enumerate(DISAGREEMENTS)
-        for draft, schema, value, fits in cases([row])
-        if DRAFTS[draft][1](of_field(draft, schema)).is_valid({"field": value}) != fits
+        for draft, schema, value, is_valid in cases([row])
+        if DRAFTS[draft][1](of_field(draft, schema)).is_valid({"field": value}) != is_valid
     }
 
     assert differing == set(range(len(DISAGREEMENTS)))
 
 
 @pytest.mark.parametrize("draft", [*DRAFTS, None])
-def test_a_schema_that_names_no_draft_is_of_draft_7(draft: str | None) -> None:
+def test_schema_without_draft_is_draft_7(draft: str | None) -> None:
     schema: dict[str, Any] = {"properties": {"a": {"if": {"const": 0}, "then": False}, "b": {"items": [False]}}}
-    named = schema if draft is None else {"$schema": DRAFTS[draft][0], **schema}
+    document = schema if draft is None else {"$schema": DRAFTS[draft][0], **schema}
 
     try:
-        found = [RecordSchema(named).is_valid(record) for record in ({"a": 0}, {"b": [0]})]
-    except ConfigError:  # What draft 4 and 2020-12 know as a schema, they refuse.
+        found = [RecordSchema(document).is_valid(record) for record in ({"a": 0}, {"b": [0]})]
+    except ConfigError:  # Drafts 4 and 2020-12 reject this schema.
         found = []
 
     assert (found == [False, False]) == (draft in (None, "7", "2019"))
@@ -317,7 +320,7 @@ KINDS = st.sampled_from(["null", "boolean", "integer", "number", "string", "arra
 
 
 def keywords(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    some = st.lists(inner, min_size=1, max_size=2)
+    several = st.lists(inner, min_size=1, max_size=2)
     optional: dict[str, st.SearchStrategy[Any]] = {
         "type": KINDS | st.lists(KINDS, min_size=1, max_size=3, unique=True),
         "enum": st.lists(VALUE, min_size=1, max_size=3),
@@ -340,16 +343,16 @@ def keywords(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]
         "required": st.lists(NAMES, max_size=2, unique=True),
         "minProperties": SMALL,
         "maxProperties": SMALL,
-        "allOf": some,
-        "anyOf": some,
-        "oneOf": some,
+        "allOf": several,
+        "anyOf": several,
+        "oneOf": several,
         "not": inner,
         "if": inner,
         "then": inner,
         "else": inner,
     }
     names = st.lists(st.sampled_from(sorted(optional)), max_size=3, unique=True)
-    return names.flatmap(lambda chosen: st.fixed_dictionaries({name: optional[name] for name in chosen}))
+    return names.flatmap(lambda selected: st.fixed_dictionaries({name: optional[name] for name in selected}))
 
 
 PLAIN = st.recursive(st.booleans() | keywords(st.just({})), keywords, max_leaves=6)
@@ -358,10 +361,10 @@ SCHEMA = st.recursive(st.just({"$ref": "#/definitions/shared"}) | keywords(st.ju
 
 @given(SCHEMA, PLAIN, RECORD, st.sampled_from(sorted(DRAFTS.keys() - {"4"})))
 @settings(max_examples=400, deadline=None)
-def test_random_schemas_and_records_get_the_verdict_of_jsonschema(
+def test_random_schemas_match_jsonschema(
     schema: dict[str, Any], plain: Any, record: dict[str, Any], draft: str
 ) -> None:
     shared = {"allOf": [plain], "properties": {"a": {"$ref": "#/definitions/shared"}}}
-    whole: dict[str, Any] = {"$schema": DRAFTS[draft][0], "definitions": {"shared": shared}, "allOf": [schema]}
+    document: dict[str, Any] = {"$schema": DRAFTS[draft][0], "definitions": {"shared": shared}, "allOf": [schema]}
 
-    assert verdicts(whole, record) == {DRAFTS[draft][1](whole).is_valid(record)}
+    assert verdicts(document, record) == {DRAFTS[draft][1](document).is_valid(record)}

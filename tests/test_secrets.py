@@ -1,4 +1,4 @@
-"""Does a credential ever show: in an error, a log, or the repr of anything that holds it?"""
+"""Credentials stay hidden in errors, logs, reprs and pickles."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ FAILURES = {
     "object-for-array": Response(200, json={"you": CANARY, "items": [CANARY]}),
     "wrong-record": Response(200, json=[CANARY]),
     "redirect": Response(302, headers={"Location": ELSEWHERE}),
-    "next-elsewhere": Response(200, json={"items": [{"id": 1}], "next": ELSEWHERE}),
+    "next-other-origin": Response(200, json={"items": [{"id": 1}], "next": ELSEWHERE}),
     "next-with-password": Response(
         200, json={"items": [{}], "next": f"https://ann:{quote(CANARY, '')}@api.example.com/2"}
     ),
@@ -116,12 +116,12 @@ def chain_of(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__context__
 
 
-def told_by(error: BaseException) -> str:
-    """All that anybody could print of an error and of those before it."""
-    told = "".join(traceback.format_exception(error))
-    for each in chain_of(error):
-        told += f"{each!s} {each!r} {each.args!r} {vars(each)!r} {getattr(each, '__notes__', '')!r}\n"
-    return told
+def text_of(error: BaseException) -> str:
+    """Everything that can be printed of an error and its causes."""
+    text = "".join(traceback.format_exception(error))
+    for linked in chain_of(error):
+        text += f"{linked!s} {linked!r} {linked.args!r} {vars(linked)!r} {getattr(linked, '__notes__', '')!r}\n"
+    return text
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> str:
@@ -139,77 +139,79 @@ async def failure_of(stream: HttpStream) -> AsyncStreamsError:
 
 
 @pytest.fixture(autouse=True)
-def _everything_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+def _log_everything(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
 
 
-def mock_api(router, answer: Response | Exception) -> None:
+def mock_api(router, response: Response | Exception) -> None:
     router.post(TOKEN_URL).respond(json={"access_token": CANARY, "refresh_token": CANARY})
     route = router.get(url__startswith=URL)
-    route.side_effect = lambda request: _answer(answer)
+    route.side_effect = lambda request: _respond(response)
 
 
-def _answer(answer: Response | Exception) -> Response:
-    if isinstance(answer, Exception):
-        raise answer
-    return Response(answer.status_code, headers=answer.headers, content=answer.content)
+def _respond(response: Response | Exception) -> Response:
+    if isinstance(response, Exception):
+        raise response
+    return Response(response.status_code, headers=response.headers, content=response.content)
 
 
 @pytest.mark.respx(assert_all_called=False)
 @pytest.mark.parametrize("failure", list(FAILURES))
 @pytest.mark.parametrize("authenticator", AUTHENTICATORS)
-async def test_no_failure_shows_the_credential(respx_mock, virtual_clock, caplog, authenticator, failure):
+async def test_failure_does_not_show_the_credential(respx_mock, virtual_clock, caplog, authenticator, failure):
     mock_api(respx_mock, FAILURES[failure])
     kind = Paged if failure.startswith("next") else Users
     stream = kind(authenticator=AUTHENTICATORS[authenticator](), clock=virtual_clock)
 
     error = await failure_of(stream)
 
-    assert leaks(told_by(error)) == []
+    assert leaks(text_of(error)) == []
     assert leaks(logged(caplog)) == []
 
 
 @pytest.mark.parametrize("coding", ["gzip", "zip"])
-async def test_a_body_that_cannot_be_decoded_shows_no_credential(virtual_clock, caplog, coding):
-    def answer(request: httpx.Request) -> Response:
+async def test_undecodable_body_does_not_show_the_credential(virtual_clock, caplog, coding):
+    def respond(request: httpx.Request) -> Response:
         return Response(200, headers={"Content-Encoding": coding}, stream=httpx.ByteStream(CANARY.encode()))
 
-    stream = Users(authenticator=TokenAuthenticator(CANARY), clock=virtual_clock, transport=httpx.MockTransport(answer))
+    stream = Users(
+        authenticator=TokenAuthenticator(CANARY), clock=virtual_clock, transport=httpx.MockTransport(respond)
+    )
 
     error = await failure_of(stream)
 
     assert type(error) is DecodeError
-    assert leaks(told_by(error)) == []
+    assert leaks(text_of(error)) == []
     assert leaks(logged(caplog)) == []
 
 
 @pytest.mark.respx(assert_all_called=False)
 @pytest.mark.parametrize("status", [401, 403, 500])
 @pytest.mark.parametrize("authenticator", AUTHENTICATORS)
-async def test_no_echo_in_base64_is_shown(respx_mock, virtual_clock, caplog, authenticator, status):
-    # Only basic authentication sends the pair, and can be asked to hide it.
+async def test_base64_echo_of_the_credential_is_hidden(respx_mock, virtual_clock, caplog, authenticator, status):
+    # Only basic authentication sends the encoded pair, so only there it is known as a secret.
     sent = BASE64_FORMS if "basic" in authenticator else BASE64_FORMS[:2]
     mock_api(respx_mock, Response(status, json={"message": f"you sent {' and '.join(sent)}"}))
 
     error = await failure_of(Users(authenticator=AUTHENTICATORS[authenticator](), clock=virtual_clock))
 
-    assert leaks(told_by(error)) == []
+    assert leaks(text_of(error)) == []
     assert leaks(logged(caplog)) == []
 
 
 @pytest.mark.respx(assert_all_called=False)
 @pytest.mark.parametrize("authenticator", AUTHENTICATORS)
-async def test_what_a_foreign_transport_says_is_not_shown_as_it_is(respx_mock, virtual_clock, caplog, authenticator):
+async def test_secrets_in_transport_errors_are_hidden(respx_mock, virtual_clock, caplog, authenticator):
     mock_api(respx_mock, httpx.ConnectError(f"cannot reach {URL}?k={quote(CANARY)} with {CANARY}"))
 
     error = await failure_of(Users(authenticator=AUTHENTICATORS[authenticator](), clock=virtual_clock))
 
-    assert leaks(told_by(error)) == []
+    assert leaks(text_of(error)) == []
     assert leaks(logged(caplog)) == []
 
 
 @pytest.mark.parametrize("before", range(184, 200, 4))
-async def test_an_excerpt_that_is_cut_within_the_credential_shows_no_part_of_it(respx_mock, before):
+async def test_excerpt_shows_no_part_of_a_cut_credential(respx_mock, before):
     respx_mock.get(URL).respond(200, html="<p>".ljust(before, ".") + CANARY)
 
     error = await failure_of(Users(authenticator=TokenAuthenticator(CANARY)))
@@ -217,12 +219,12 @@ async def test_an_excerpt_that_is_cut_within_the_credential_shows_no_part_of_it(
     assert CANARY[:4] not in str(error)
 
 
-async def test_a_line_of_a_streamed_body_is_not_shown(respx_mock, virtual_clock, caplog):
+async def test_malformed_line_of_a_stream_is_not_shown(respx_mock, virtual_clock, caplog):
     respx_mock.get(URL).respond(200, text=f'{{"id": 1}}\n{{"you": "{CANARY}" oops}}\n')
 
     error = await failure_of(Lines(authenticator=TokenAuthenticator(CANARY), clock=virtual_clock))
 
-    assert leaks(told_by(error)) == []
+    assert leaks(text_of(error)) == []
     assert leaks(logged(caplog)) == []
 
 
@@ -230,13 +232,13 @@ TOKEN_FAILURES = {
     "refused": Response(400, json={"error": "invalid_grant", "error_description": ECHO}),
     "odd-code": Response(401, json={"error": CANARY}),
     "echo": Response(403, text=ECHO),
-    "sick": Response(503, text=ECHO),
+    "unavailable": Response(503, text=ECHO),
     "html": Response(200, html=ECHO),
     "other-name": Response(200, json={"acces_token": CANARY}),
     "bad-token": Response(200, json={"access_token": f"{CANARY} and\nmore"}),
     "invalid-utf-8": Response(200, content=b'{"access_token": "\xff' + CANARY.encode() + b'"}'),
     "network": httpx.ReadError("connection reset"),
-    "foreign-words": httpx.ConnectError(f"cannot reach {TOKEN_URL}?client_secret={quote(CANARY)}: {CANARY}"),
+    "foreign-text": httpx.ConnectError(f"cannot reach {TOKEN_URL}?client_secret={quote(CANARY)}: {CANARY}"),
 }
 
 
@@ -244,26 +246,26 @@ TOKEN_FAILURES = {
 @pytest.mark.parametrize(
     "failure",
     [
-        *(name for name in TOKEN_FAILURES if name != "foreign-words"),
-        pytest.param("foreign-words"),
+        *(name for name in TOKEN_FAILURES if name != "foreign-text"),
+        pytest.param("foreign-text"),
     ],
 )
-async def test_no_failure_of_a_token_endpoint_shows_the_credential(respx_mock, virtual_clock, caplog, failure, options):
-    respx_mock.post(url__startswith=TOKEN_URL).side_effect = lambda request: _answer(TOKEN_FAILURES[failure])
+async def test_token_endpoint_failure_hides_the_credential(respx_mock, virtual_clock, caplog, failure, options):
+    respx_mock.post(url__startswith=TOKEN_URL).side_effect = lambda request: _respond(TOKEN_FAILURES[failure])
     authenticator = Oauth2Authenticator(TOKEN_URL, "app", CANARY, CANARY, **options)
 
     error = await failure_of(Users(authenticator=authenticator, clock=virtual_clock))
 
-    assert leaks(told_by(error)) == []
+    assert leaks(text_of(error)) == []
     assert leaks(logged(caplog)) == []
 
 
 @pytest.mark.respx(assert_all_called=False)
 @pytest.mark.parametrize("authenticator", [name for name in AUTHENTICATORS if not name.startswith("httpx")])
-async def test_nothing_that_holds_the_credential_shows_it(respx_mock, authenticator):
+async def test_reprs_of_credential_holders_hide_the_credential(respx_mock, authenticator):
     shown: list[str] = []
 
-    class Watching(Paged):
+    class Collecting(Paged):
         def next_page_token(self, response, context):
             return response.json()["next"]
 
@@ -272,16 +274,16 @@ async def test_nothing_that_holds_the_credential_shows_it(respx_mock, authentica
 
         def parse_response(self, response, context):
             request = response.request
-            for held in (response, context, request, request.headers, response.headers, self.authenticator, self):
-                shown.append(f"{held!r} {held!s} {held}")
+            for holder in (response, context, request, request.headers, response.headers, self.authenticator, self):
+                shown.append(f"{holder!r} {holder!s} {holder}")
             return response.json()["items"]
 
-    second = [{"items": [{"you": CANARY}], "next": CANARY}, {"items": [], "next": None}]
+    bodies = [{"items": [{"you": CANARY}], "next": CANARY}, {"items": [], "next": None}]
     respx_mock.post(TOKEN_URL).respond(json={"access_token": CANARY, "refresh_token": CANARY})
     headers = {"Set-Cookie": f"sid={CANARY}", "X-Echo": CANARY}
-    respx_mock.get(url__startswith=URL).side_effect = [Response(200, json=body, headers=headers) for body in second]
+    respx_mock.get(url__startswith=URL).side_effect = [Response(200, json=body, headers=headers) for body in bodies]
 
-    async with Watching(authenticator=AUTHENTICATORS[authenticator]()).pages() as pages:
+    async with Collecting(authenticator=AUTHENTICATORS[authenticator]()).pages() as pages:
         shown += [f"{page!r} {page!s}" async for page in pages]
 
     assert len(shown) == 16
@@ -289,12 +291,12 @@ async def test_nothing_that_holds_the_credential_shows_it(respx_mock, authentica
 
 
 @pytest.mark.parametrize("authenticator", [name for name in AUTHENTICATORS if not name.startswith("httpx")])
-def test_an_authenticator_of_ours_is_not_pickled_with_its_secret(authenticator):
+def test_built_in_authenticator_cannot_be_pickled(authenticator):
     with pytest.raises(TypeError):
         pickle.dumps(AUTHENTICATORS[authenticator]())
 
 
-async def test_a_header_with_a_line_break_is_not_shown():
+async def test_header_with_a_line_break_is_not_shown():
     class Broken(Users):
         def request_headers(self, context):
             return {"X-Key": f"{CANARY}\r\nX-Admin: 1"}
@@ -302,30 +304,30 @@ async def test_a_header_with_a_line_break_is_not_shown():
     error = await failure_of(Broken())
 
     assert type(error) is ConfigError
-    assert leaks(told_by(error)) == []
+    assert leaks(text_of(error)) == []
 
 
-async def test_a_secret_in_the_base_url_is_not_shown():
+async def test_secret_in_url_base_is_not_shown():
     class Keyed(Users):
         url_base = f"http://api.example.com/v1/?key={CANARY}"
 
     error = await failure_of(Keyed(authenticator=TokenAuthenticator("t0k")))
 
     assert type(error) is ConfigError
-    assert leaks(told_by(error)) == []
+    assert leaks(text_of(error)) == []
 
 
-async def test_the_canary_would_be_seen_in_an_error_and_in_a_log(respx_mock, caplog):
+async def test_canary_is_detected_in_an_error_and_in_a_log(respx_mock, caplog):
     respx_mock.get(URL).respond(401, json={"message": f"you are {CANARY}"})
 
     error = await failure_of(Users(authenticator=TokenAuthenticator("t0k")))
     logging.getLogger("asyncstreams").warning("%s", CANARY)
 
-    assert CANARY in leaks(told_by(error))
+    assert CANARY in leaks(text_of(error))
     assert CANARY in leaks(logged(caplog))
 
 
-def test_a_secret_shows_itself_to_reveal_only():
+def test_secret_is_shown_only_by_reveal():
     secret = Secret(CANARY)
 
     shown = f"{secret} {secret!r} {secret!s} {secret:>40} {[secret]}"
@@ -334,32 +336,32 @@ def test_a_secret_shows_itself_to_reveal_only():
     assert leaks(shown) == []
 
 
-def test_a_secret_is_not_pickled():
+def test_secret_cannot_be_pickled():
     with pytest.raises(TypeError, match="reveal") as caught:
         pickle.dumps({"token": Secret(CANARY)})
 
-    assert leaks(told_by(caught.value)) == []
+    assert leaks(text_of(caught.value)) == []
 
 
-def test_a_secret_is_no_json():
+def test_secret_cannot_be_encoded_as_json():
     with pytest.raises(TypeError) as caught:
         json.dumps({"token": Secret(CANARY)})
 
-    assert leaks(told_by(caught.value)) == []
+    assert leaks(text_of(caught.value)) == []
 
 
-@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, Secret], ids=["copy", "deepcopy", "Secret"])
-def test_a_copy_of_a_secret_is_as_secret_and_equal(copied):
+@pytest.mark.parametrize("copy_secret", [copy.copy, copy.deepcopy, Secret], ids=["copy", "deepcopy", "Secret"])
+def test_copy_of_a_secret_is_hidden_and_equal(copy_secret):
     secret = Secret(CANARY)
 
-    other = copied(secret)
+    other = copy_secret(secret)
 
     assert other == secret
     assert other.reveal() == CANARY
     assert leaks(f"{other} {other!r}") == []
 
 
-def test_secrets_are_equal_by_value_and_to_no_string():
+def test_secrets_compare_by_value_and_differ_from_strings():
     secret = Secret("\u00e4b\u00e7")
 
     assert secret == Secret("\u00e4b\u00e7")
@@ -368,13 +370,13 @@ def test_secrets_are_equal_by_value_and_to_no_string():
     assert len({secret, Secret("\u00e4b\u00e7")}) == 1
 
 
-def test_an_empty_secret_is_falsy():
+def test_empty_secret_is_falsy():
     assert not Secret("")
     assert Secret("x")
 
 
-def test_a_secret_of_bytes_is_refused_without_being_shown():
+def test_secret_of_bytes_is_refused_without_its_value():
     with pytest.raises(ConfigError) as caught:
         Secret(CANARY.encode())
 
-    assert leaks(told_by(caught.value)) == []
+    assert leaks(text_of(caught.value)) == []

@@ -1,4 +1,4 @@
-"""Does a selector find what it names, and nothing where there is nothing?"""
+"""Selectors: paths, headers and functions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ leaves = st.none() | st.booleans() | st.integers() | st.text(max_size=5)
 values = st.recursive(leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3))
 
 
-def answer(body: Any = None, headers: dict[str, str] | None = None, content: bytes | None = None) -> Response:
+def make_response(body: Any = None, headers: dict[str, str] | None = None, content: bytes | None = None) -> Response:
     response = Response(
         200,
         headers=[(name.encode(), value.encode()) for name, value in (headers or {}).items()],
@@ -51,7 +51,7 @@ def answer(body: Any = None, headers: dict[str, str] | None = None, content: byt
         ("absent", None),
     ],
 )
-def test_a_path_finds_what_lies_there_or_none(path: str, found: Any) -> None:
+def test_path_selects_value_or_none(path: str, found: Any) -> None:
     body = {
         "meta": {"next": "abc"},
         "data": [{"id": 1}, {"id": 2, "tags": ["x"]}],
@@ -62,16 +62,16 @@ def test_a_path_finds_what_lies_there_or_none(path: str, found: Any) -> None:
         "null": None,
     }
 
-    assert select_value(path, answer(body)) == found
+    assert select_value(path, make_response(body)) == found
 
 
-def test_a_path_reaches_into_a_body_that_is_an_array() -> None:
-    assert select_value("[-1].id", answer([{"id": 1}, {"id": 2}])) == 2
+def test_path_selects_from_array_body() -> None:
+    assert select_value("[-1].id", make_response([{"id": 1}, {"id": 2}])) == 2
 
 
 @often
 @given(value=values, data=st.data())
-def test_the_path_to_any_value_of_a_body_finds_that_value(value: Any, data: st.DataObject) -> None:
+def test_path_to_any_value_selects_it(value: Any, data: st.DataObject) -> None:
     path, at = "", value
     while isinstance(at, dict | list) and at:
         if isinstance(at, dict):
@@ -90,30 +90,30 @@ def test_the_path_to_any_value_of_a_body_finds_that_value(value: Any, data: st.D
 
 @often
 @given(value=values, path=st.text(alphabet="ab.[]-01", max_size=8))
-def test_no_path_raises_on_any_value(value: Any, path: str) -> None:
+def test_select_path_never_raises(value: Any, path: str) -> None:
     select_path(path, value)
 
 
-def test_a_header_is_found_whatever_its_case() -> None:
-    response = answer([], {"Next-Page": "7"})
+def test_header_is_case_insensitive() -> None:
+    response = make_response([], {"Next-Page": "7"})
 
     assert select_value(Header("next-page"), response) == "7"
     assert select_value(Header("Other"), response) is None
 
 
-def test_a_function_is_given_the_response() -> None:
-    response = answer({"a": 1})
+def test_function_receives_response() -> None:
+    response = make_response({"a": 1})
 
-    assert select_value(lambda given: (given is response, given.json()["a"]), response) == (True, 1)
+    assert select_value(lambda received: (received is response, received.json()["a"]), response) == (True, 1)
 
 
-def test_a_path_into_a_body_that_is_no_json_raises_malformed_json() -> None:
+def test_path_into_non_json_body_raises_malformed_json() -> None:
     with pytest.raises(MalformedJSON):
-        select_value("meta.next", answer(content=b"<html>"))
+        select_value("meta.next", make_response(content=b"<html>"))
 
 
 @pytest.mark.parametrize("selector", ["next", "meta.next", "data[-1].id", "[0]", "a[0][1].b", "@odata.nextLink", "a b"])
-def test_a_path_is_accepted(selector: str) -> None:
+def test_valid_path_is_accepted(selector: str) -> None:
     assert NextUrl(selector).url == selector
 
 
@@ -134,7 +134,7 @@ def test_a_path_is_accepted(selector: str) -> None:
         b"a",
     ],
 )
-def test_what_is_no_selector_is_refused_with_the_name_of_the_argument(selector: Any) -> None:
+def test_invalid_selector_error_names_argument(selector: Any) -> None:
     with pytest.raises(ConfigError, match=r"Cursor\(token="):
         Cursor(selector)
 

@@ -1,6 +1,6 @@
-"""Do the governor's promises hold with every seed, on servers that refuse, queue, fail, recover and tell?
+"""Governor invariants and targets on simulated servers, with several seeds.
 
-The servers, the aims and what must hold at each event (`Watched`) are in `benchmarks/`; `make bench-sim`
+The servers, the targets and the invariants (`CheckedGovernor`) are in `benchmarks/`; `make bench-sim`
 prints the figures.
 """
 
@@ -21,19 +21,19 @@ from simulated_servers import FailingServer, FixedWindowServer, SimulatedRun, To
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 SEEDS = range(int(os.environ.get("SEEDS", "6")))
-# How much smaller than their aims are for: with that the figures that need long runs are still reached.
+# Smaller than the scale of the targets, but large enough to reach the figures that need long runs.
 SCALES = {
     "refusing": 0.15,
     "refusing-silently": 0.15,
     "refusing-lifted": 0.3,
     "queueing": 0.25,
     "queueing-cut": 0.35,
-    "told": 0.2,
+    "declared": 0.2,
     "quota": 0.3,
     "quota-skewed": 0.3,
     "quota-shared": 0.3,
     "quota-moved": 0.5,
-    "orders": 0.01,
+    "pauses": 0.01,
     "outage": 0.2,
     "failing": 0.05,
     "slices": 0.1,
@@ -43,48 +43,54 @@ SCALES = {
 
 @pytest.fixture(scope="module")
 def processes() -> Iterator[Executor]:
-    """All processors of this machine: nothing here depends on how fast they are."""
+    """A pool of all processors; no result depends on their speed."""
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
         yield pool
 
 
-def missed(name: str, seed: int) -> list[str]:
+def missed_targets(name: str, seed: int) -> list[str]:
     return [f"seed {seed}: {figure}" for figure in CASES[name][0](seed, SCALES[name]) if not figure.is_reached]
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_must_hold_holds_with_every_seed(name: str, processes: Executor) -> None:
-    assert [told for one in processes.map(partial(missed, name), SEEDS, chunksize=10) for told in one] == []
+def test_targets_at_small_scale_are_reached_with_every_seed(name: str, processes: Executor) -> None:
+    assert [
+        target for targets in processes.map(partial(missed_targets, name), SEEDS, chunksize=10) for target in targets
+    ] == []
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_aims_are_reached(name: str) -> None:
-    scale = 0.2 if name == "orders" else 1.0  # ten thousand pauses are for `make bench-sim`
+def test_targets_at_full_scale_are_reached(name: str) -> None:
+    scale = 0.2 if name == "pauses" else 1.0  # 10,000 pauses are left to `make bench-sim`
     assert [figure for figure in CASES[name][0](1000, scale) if not figure.is_reached] == []
 
 
-def books(seed: int) -> list[str]:
-    """All that happened in three worlds with this seed."""
-    worlds = (
+def request_log(seed: int) -> list[str]:
+    """All requests of three simulations with this seed."""
+    runs = (
         SimulatedRun(seed, lambda random: TokenBucketServer(random, 100, 20), 600, 32),
         SimulatedRun(seed, lambda random: FixedWindowServer(random, 50, 3, foreign=1), 200, 32),
         SimulatedRun(seed, lambda random: FailingServer(random, 0.1, down=((1, 9),)), 10**9, 32, until=12),
     )
-    # Virtual time begins where the machine's stands, which changes the last digits.
-    return [f"{one.at:.4f} {one.status} {one.done:.4f} {one.tried}" for world in worlds for one in world.run().sent]
+    # Virtual time starts at the time of the machine, which changes the last digits.
+    return [
+        f"{request.sent_at:.4f} {request.status} {request.done_at:.4f} {request.attempt}"
+        for run in runs
+        for request in run.run().sent
+    ]
 
 
-def test_the_same_seed_tells_the_same_and_another_one_something_else() -> None:
-    first, again, other = books(1), books(1), books(2)
+def test_same_seed_gives_the_same_requests() -> None:
+    first, again, other = request_log(1), request_log(1), request_log(2)
 
     assert first == again != other
 
 
-def test_the_same_seed_tells_the_same_whatever_the_hashes_are() -> None:
+def test_same_seed_gives_the_same_requests_with_any_hash_seed() -> None:
     script = f"import sys; sys.path[:0] = [{str(BENCHMARKS)!r}, {str(Path(__file__).parent)!r}]\n"
-    script += "from test_simulated_servers import books; print(*books(3), sep='\\n')"
+    script += "from test_simulated_servers import request_log; print(*request_log(3), sep='\\n')"
 
-    told = {
+    outputs = {
         subprocess.run(
             [sys.executable, "-c", script],
             capture_output=True,
@@ -95,25 +101,25 @@ def test_the_same_seed_tells_the_same_whatever_the_hashes_are() -> None:
         for seed in ("0", "1", "random")
     }
 
-    assert len(told) == 1
+    assert len(outputs) == 1
 
 
-def test_make_bench_sim_prints_what_was_reached_and_of_what(tmp_path: Path) -> None:
+def test_simulate_prints_figures_and_targets(tmp_path: Path) -> None:
     command = [sys.executable, str(BENCHMARKS / "simulate.py"), "quota", "--seeds", "2"]
 
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    process = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
 
-    assert done.returncode == 0, done.stderr
-    rows = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    assert process.returncode == 0, process.stderr
+    rows = [line for line in process.stdout.splitlines() if line.startswith("|")]
     assert len(rows) == 4
     assert "seconds to the ideal" in rows[2]
     assert rows[2].endswith("| reached |")
 
 
-def test_a_case_that_there_is_not_is_told_with_those_that_there_are(tmp_path: Path) -> None:
+def test_unknown_case_lists_the_known_cases(tmp_path: Path) -> None:
     command = [sys.executable, str(BENCHMARKS / "simulate.py"), "qouta"]
 
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    process = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
 
-    assert done.returncode == 2
-    assert "there is no case qouta: known are refusing," in done.stderr
+    assert process.returncode == 2
+    assert "unknown case qouta: choose from refusing," in process.stderr

@@ -1,4 +1,4 @@
-"""Does a destination of one's own get each page at least once, each time under the same name?"""
+"""Tests of custom sinks: at-least-once delivery, and stable batch ids."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from crash_harness import Customers, Events, PagedStream, RegionsApi, Tags
 from asyncstreams import ConfigError, NumberRanges, Page, Sink, Source, State
 
 
-class Kept:
-    """Keeps what it is given; fails once, when so many pages are here."""
+class RecordingSink:
+    """Records the pages that it gets; fails once, after `fails_at` pages."""
 
     def __init__(self, fails_at: int | None = None) -> None:
         self.fails_at = fails_at
@@ -22,12 +22,12 @@ class Kept:
     async def write(self, page: Page, batch_id: str) -> None:
         if len(self.pages) == self.fails_at:
             self.fails_at = None
-            raise ZeroDivisionError("the destination's own")
+            raise ZeroDivisionError("an error of the sink")
         self.pages.append((batch_id, [record["id"] for record in page.records]))
 
     @property
     def ids(self) -> list[Any]:
-        return [one for _, ids in self.pages for one in ids]
+        return [id_ for _, ids in self.pages for id_ in ids]
 
 
 def source(api: RegionsApi) -> Source:
@@ -42,21 +42,21 @@ def all_ids(api: RegionsApi) -> list[Any]:
 
 
 async def test_sink_gets_each_page_with_unique_batch_id():
-    api, sink = RegionsApi(), Kept()
+    api, sink = RegionsApi(), RecordingSink()
 
     report = await source(api).extract(to=sink)
 
     assert isinstance(sink, Sink)
     assert sorted(sink.ids, key=str) == sorted(all_ids(api), key=str)
-    names = [name for name, _ in sink.pages]
-    assert len(set(names)) == len(names)
-    assert sum(one.records for one in report.streams) == len(sink.ids)
+    batch_ids = [batch_id for batch_id, _ in sink.pages]
+    assert len(set(batch_ids)) == len(batch_ids)
+    assert sum(stream.records for stream in report.streams) == len(sink.ids)
 
 
 async def test_batch_ids_are_the_same_in_every_run():
     runs = []
     for _ in range(2):
-        sink = Kept()
+        sink = RecordingSink()
         await source(RegionsApi()).extract(to=sink)
         runs.append(dict(sink.pages))
 
@@ -65,21 +65,21 @@ async def test_batch_ids_are_the_same_in_every_run():
 
 @pytest.mark.parametrize("fails_at", [0, 5, 20])
 async def test_sink_error_propagates_and_page_is_delivered_again(fails_at: int, tmp_path: Path):
-    api, sink, path = RegionsApi(), Kept(fails_at), tmp_path / "state.json"
+    api, sink, path = RegionsApi(), RecordingSink(fails_at), tmp_path / "state.json"
 
-    with pytest.raises(ZeroDivisionError, match=r"^the destination's own$"):
+    with pytest.raises(ZeroDivisionError, match=r"^an error of the sink$"):
         await source(api).extract(to=sink, state=State.load(path))
     before = dict(sink.pages)
     await source(api).extract(to=sink, state=State.load(path))
 
     assert set(sink.ids) == set(all_ids(api))
-    known = {name: ids for name, ids in sink.pages[len(before) :] if name in before}
-    assert known == {name: before[name] for name in known}
-    assert len(sink.pages) - len(before) < 38 or fails_at < 20  # what was safe does not come again
+    repeated = {batch_id: ids for batch_id, ids in sink.pages[len(before) :] if batch_id in before}
+    assert repeated == {batch_id: before[batch_id] for batch_id in repeated}
+    assert len(sink.pages) - len(before) < 38 or fails_at < 20  # acknowledged pages are not delivered again
 
 
 async def test_single_stream_extracts_to_sink():
-    sink = Kept()
+    sink = RecordingSink()
 
     await Tags(transport=httpx.MockTransport(RegionsApi())).extract(to=sink)
 

@@ -1,4 +1,4 @@
-"""Do the streams of a Source read together: over the same connections, past what is unavailable, and out again?"""
+"""Sources: concurrent reads, shared sessions, unavailable streams and cleanup."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from loopback import Loopback, Received, Wire, answer, serve
+from loopback import Connection, LoopbackRequest, LoopbackServer, http_response, serve
 
 from asyncstreams import (
     Backoff,
@@ -29,7 +29,7 @@ from asyncstreams.errors import PartialFailure
 
 
 class Orders(HttpStream):
-    """Two pages, of one record each."""
+    """A stream of two pages with one record each."""
 
     backoff = Backoff(base=0, cap=0)
     url_base = "https://api.test/"
@@ -57,7 +57,7 @@ class Users(Orders):
 
 
 class Detailed(Orders):
-    """Asks for more while it is sliced and parsed."""
+    """A stream that sends further requests from its hooks."""
 
     async def stream_slices(self, state: Any) -> AsyncIterator[dict[str, str]]:
         await self.request("shops")
@@ -72,62 +72,62 @@ REFUSED = httpx.Response(403, json={"message": "a scope is missing"})
 READ = {"orders": [{"id": "orders1"}, {"id": "orders2"}], "users": [{"id": "users1"}, {"id": "users2"}]}
 
 
-def records(request: httpx.Request) -> httpx.Response:
+def respond(request: httpx.Request) -> httpx.Response:
     return httpx.Response(200, json=[{"id": f"{request.url.path[1:]}{request.url.params['page']}"}])
 
 
-async def well(request: Received, wire: Wire) -> None:
-    """Answers at once, and takes a POST for one to the token endpoint."""
+async def answer_all(request: LoopbackRequest, connection: Connection) -> None:
+    """Answer at once; a POST is a token request."""
     token = {"access_token": "abc", "expires_in": 3600}
-    await wire.send(answer(json.dumps(token if request.method == "POST" else [{"id": 1}]).encode()))
+    await connection.send(http_response(json.dumps(token if request.method == "POST" else [{"id": 1}]).encode()))
 
 
-async def hanging(request: Received, wire: Wire) -> None:
-    """Answers first pages; the second one never comes."""
-    await (wire.gone() if "page=2" in request.target else well(request, wire))
+async def answer_first_pages(request: LoopbackRequest, connection: Connection) -> None:
+    """Answer the first page of each stream, and never the second."""
+    await (connection.wait_for_disconnect() if "page=2" in request.target else answer_all(request, connection))
 
 
-def all_of(*kinds: type[Orders], **options: Any) -> Source:
+def source_of(*kinds: type[Orders], **options: Any) -> Source:
     return Source([kind() for kind in kinds], **options)
 
 
-def of(server: Loopback, **options: Any) -> Source:
+def server_source(server: LoopbackServer, **options: Any) -> Source:
     return Source([Orders(server.url), Users(server.url)], **options)
 
 
 @pytest.fixture
 def api(respx_mock):
-    """Orders and users come, payouts are refused."""
+    """Orders and users are available, payouts are refused."""
     respx_mock.assert_all_called = False
     respx_mock.get(path="/payouts").mock(return_value=REFUSED)
-    return respx_mock.get(host="api.test").mock(side_effect=records)
+    return respx_mock.get(host="api.test").mock(side_effect=respond)
 
 
-async def test_read_gives_all_records_of_each_stream_or_of_those_named(api):
-    source = all_of(Orders, Users)
+async def test_read_returns_records_of_all_or_named_streams(api):
+    source = source_of(Orders, Users)
 
     assert await source.read() == READ
     assert await source.read("users") == {"users": READ["users"]}
     assert await source.read("users", "orders", "users") == READ
 
 
-async def test_pages_come_with_their_stream_each_streams_own_in_order(api):
-    async with all_of(Orders, Users).pages() as pages:
+async def test_pages_of_each_stream_arrive_in_order(api):
+    async with source_of(Orders, Users).pages() as pages:
         found = [(page.stream, page.number, page.records) async for page in pages]
 
-    # Sorting is stable: the pages of each stream stay in the order in which they came.
+    # Sorting is stable: the pages of each stream stay in their order of arrival.
     assert sorted(found, key=lambda page: page[0]) == [
         (name, number, [READ[name][number]]) for name in READ for number in (0, 1)
     ]
 
 
-async def test_a_limit_is_for_each_stream_and_sends_no_request_more(api):
-    assert await all_of(Orders, Users).read(limit=1) == {name: found[:1] for name, found in READ.items()}
+async def test_limit_applies_per_stream_without_extra_requests(api):
+    assert await source_of(Orders, Users).read(limit=1) == {name: found[:1] for name, found in READ.items()}
     assert api.call_count == 2
 
 
-async def test_slices_and_state_are_for_the_streams_that_they_name(api):
-    await all_of(Orders, Users).read(slices={"orders": [{"shop": "a"}]}, state={"users": {"since": "3"}}, limit=1)
+async def test_slices_and_state_apply_to_named_streams(api):
+    await source_of(Orders, Users).read(slices={"orders": [{"shop": "a"}]}, state={"users": {"since": "3"}}, limit=1)
 
     assert [dict(call.request.url.params) for call in api.calls] == [
         {"page": "1", "shop": "a"},
@@ -135,51 +135,51 @@ async def test_slices_and_state_are_for_the_streams_that_they_name(api):
     ]
 
 
-async def test_a_stream_that_is_unavailable_is_skipped_with_one_warning(api, caplog):
-    source = all_of(Orders, Payouts, Users)
-    reading = source.pages()
+async def test_unavailable_stream_is_skipped_with_one_warning(api, caplog):
+    source = source_of(Orders, Payouts, Users)
+    handle = source.pages()
 
-    async with reading as pages:
+    async with handle as pages:
         found = [page.stream async for page in pages]
 
     warnings = [entry.getMessage() for entry in caplog.records if entry.levelno >= logging.WARNING]
     assert found == ["orders"] * 2 + ["users"] * 2
-    assert list(reading.unavailable) == ["payouts"]
-    assert "a scope is missing" in reading.unavailable["payouts"]
+    assert list(handle.unavailable) == ["payouts"]
+    assert "a scope is missing" in handle.unavailable["payouts"]
     assert len(warnings) == 1
     assert "payouts" in warnings[0]
     assert await source.read() == READ
 
 
 @pytest.mark.parametrize(("kinds", "names"), [([Payouts], []), ([Orders, Payouts], ["payouts"])])
-async def test_the_only_stream_that_is_unavailable_raises(api, kinds, names):
+async def test_single_unavailable_stream_raises(api, kinds, names):
     with pytest.raises(StreamUnavailable, match="a scope is missing") as caught:
-        await all_of(*kinds).read(*names)
+        await source_of(*kinds).read(*names)
 
     assert (caught.value.stream, caught.value.status) == ("payouts", 403)
 
 
-async def test_where_all_streams_are_unavailable_the_error_names_them(api):
+async def test_error_names_all_unavailable_streams(api):
     api.side_effect = None
     api.return_value = REFUSED
 
     with pytest.raises(StreamUnavailable, match="a scope is missing") as caught:
-        await all_of(Orders, Payouts).read()
+        await source_of(Orders, Payouts).read()
 
     assert all(name in caught.value.reason for name in ("orders", "payouts"))
 
 
 def without_page_two_of_orders(request: httpx.Request) -> httpx.Response:
     refused = request.url.path == "/orders" and request.url.params["page"] == "2"
-    return httpx.Response(403) if refused else records(request)
+    return httpx.Response(403) if refused else respond(request)
 
 
-async def test_another_error_of_a_stream_leaves_the_others_and_is_told_at_the_end(api):
+async def test_other_stream_error_is_raised_at_end(api):
     api.side_effect = without_page_two_of_orders
     found = []
 
-    with pytest.raises(PartialFailure) as caught:  # noqa: PT012  # a reading takes a few lines
-        async with all_of(Orders, Users).pages() as pages:
+    with pytest.raises(PartialFailure) as caught:  # noqa: PT012  # the block collects the pages before the error
+        async with source_of(Orders, Users).pages() as pages:
             async for page in pages:
                 found.append((page.stream, page.number))  # noqa: PERF401
 
@@ -189,45 +189,45 @@ async def test_another_error_of_a_stream_leaves_the_others_and_is_told_at_the_en
     assert sorted(found) == [("orders", 0), ("users", 0), ("users", 1)]
 
 
-async def test_another_error_of_a_stream_ends_the_run_for_those_who_want_that(api):
+async def test_on_error_stop_raises_first_error(api):
     api.side_effect = without_page_two_of_orders
 
     with pytest.raises(HttpStatusError) as caught:
-        await all_of(Orders, Users).read(on_error="stop")
+        await source_of(Orders, Users).read(on_error="stop")
 
     assert (caught.value.stream, caught.value.page) == ("orders", 1)
 
 
-async def test_a_stream_of_which_pages_were_handed_over_is_not_skipped_any_more(api):
+async def test_stream_with_delivered_pages_is_not_skipped(api):
     class Joined(Orders):
         async def parse_response(self, response: Response, context: RequestContext) -> list[dict[str, Any]]:
             more = await Payouts().read() if context.next_page_token else []
             return response.json() + more
 
     with pytest.raises(PartialFailure) as caught:
-        await all_of(Joined, Users).read()
+        await source_of(Joined, Users).read()
 
     (error,) = caught.value.errors
     assert isinstance(error, StreamUnavailable)
     assert caught.value.report.unavailable == {}
 
 
-async def test_streams_share_one_connection_while_the_source_is_open():
-    async with serve(well) as server:
-        async with of(server, max_concurrency=1) as source:
+async def test_open_source_shares_one_connection():
+    async with serve(answer_all) as server:
+        async with server_source(server, max_concurrency=1) as source:
             await source.read()
             await source["orders"].read()
             await source.check()
             await source.read("users")
 
         assert (len(server.requests), server.connections) == (10, 1)
-        await server.all_closed()
+        await server.wait_all_closed()
 
 
 async def test_streams_share_one_token():
-    async with serve(well) as server:
+    async with serve(answer_all) as server:
         oauth = Oauth2Authenticator(f"{server.url}token", "client", "secret")
-        async with of(server, authenticator=oauth) as source:
+        async with server_source(server, authenticator=oauth) as source:
             await source.read()
             await source.read()
 
@@ -235,75 +235,75 @@ async def test_streams_share_one_token():
         assert ("Authorization", "Bearer abc") in server.requests[-1].headers
 
 
-async def test_a_reading_of_a_closed_source_opens_once_and_closes():
-    async with serve(well) as server:
-        await of(server, max_concurrency=1).read()
+async def test_read_of_closed_source_opens_and_closes_once():
+    async with serve(answer_all) as server:
+        await server_source(server, max_concurrency=1).read()
 
         assert (len(server.requests), server.connections) == (4, 1)
-        await server.all_closed()
+        await server.wait_all_closed()
 
 
-async def test_a_check_of_a_closed_source_opens_once():
-    async with serve(well) as server:
-        await of(server).check()
+async def test_check_of_closed_source_opens_once():
+    async with serve(answer_all) as server:
+        await server_source(server).check()
 
         assert (len(server.requests), server.connections) == (2, 1)
 
 
-async def test_requests_within_hooks_use_the_connections_of_the_source():
-    async with serve(well) as server:
+async def test_hook_requests_use_source_connections():
+    async with serve(answer_all) as server:
         source = Source([Detailed(server.url), Users(server.url)])
         await source.read()
 
         assert len(server.requests) == 7
-        assert server.connections <= 2, "one for each stream, however much it asks"
+        assert server.connections <= 2, "one connection per stream, whatever its hooks request"
 
 
-async def test_a_source_that_is_opened_twice_is_open_until_it_is_left_twice():
-    async with serve(well) as server:
-        async with of(server, max_concurrency=1) as source:
+async def test_source_opened_twice_stays_open_until_second_exit():
+    async with serve(answer_all) as server:
+        async with server_source(server, max_concurrency=1) as source:
             async with source:
                 await source.read()
             await source.read()
             assert server.connections == 1
 
-        await server.all_closed()
+        await server.wait_all_closed()
         await source.read()
         assert server.connections == 2
 
 
-def test_a_source_is_read_in_a_second_event_loop(respx_mock):
-    respx_mock.get(host="api.test").mock(side_effect=records)
-    source = all_of(Orders, Users, authenticator=TokenAuthenticator("t"))
+def test_source_is_read_in_second_event_loop(respx_mock):
+    respx_mock.get(host="api.test").mock(side_effect=respond)
+    source = source_of(Orders, Users, authenticator=TokenAuthenticator("t"))
 
-    async def opened() -> Any:
+    async def read_open() -> Any:
         async with source:
             return await source.read()
 
-    assert [asyncio.run(opened()), asyncio.run(source.read()), asyncio.run(opened())] == [READ] * 3
+    assert [asyncio.run(read_open()), asyncio.run(source.read()), asyncio.run(read_open())] == [READ] * 3
 
 
-async def test_a_source_may_be_entered_in_one_task_and_left_in_another():
-    async with serve(well) as server:
-        source = of(server, max_concurrency=1)
+async def test_source_is_entered_and_exited_in_different_tasks():
+    async with serve(answer_all) as server:
+        source = server_source(server, max_concurrency=1)
 
         await asyncio.create_task(source.__aenter__())
         await asyncio.create_task(source.read())
         await asyncio.create_task(source.__aexit__(None, None, None))
 
         assert server.connections == 1
-        await server.all_closed()
+        await server.wait_all_closed()
 
 
-async def test_readings_of_a_source_at_the_same_time_do_not_disturb_each_other(api):
-    source = all_of(Orders, Users, Payouts)
+async def test_concurrent_reads_of_source_are_independent(api):
+    source = source_of(Orders, Users, Payouts)
 
     found = await asyncio.gather(source.read(), source.read("users"), source["orders"].read(), source.read())
 
     assert found == [READ, {"users": READ["users"]}, READ["orders"], READ]
 
 
-async def test_a_reading_goes_on_when_another_of_the_same_source_ends(api):
+async def test_read_continues_after_another_read_ends(api):
     stream = Orders()
     source = Source([stream, Users()], authenticator=TokenAuthenticator("t"))
 
@@ -315,46 +315,46 @@ async def test_a_reading_goes_on_when_another_of_the_same_source_ends(api):
     assert {call.request.headers["Authorization"] for call in api.calls} == {"Bearer t"}
 
 
-async def left_by_break(source: Source, server: Loopback) -> None:
+async def exit_by_break(source: Source, server: LoopbackServer) -> None:
     async with source.pages() as pages:
         async for _ in pages:
             break
 
 
-async def left_by_an_exception(source: Source, server: Loopback) -> None:
-    with pytest.raises(KeyError):  # noqa: PT012  # the block is the reader's
+async def exit_by_an_exception(source: Source, server: LoopbackServer) -> None:
+    with pytest.raises(KeyError):  # noqa: PT012  # the block is the code of the reader
         async with source.pages() as pages:
             async for _ in pages:
                 raise KeyError("mine")
 
 
-async def left_by_cancellation(source: Source, server: Loopback) -> None:
-    reading = asyncio.create_task(source.read())
-    await server.until(lambda server: any("page=2" in target for target in server.targets))
-    reading.cancel()
+async def exit_by_cancellation(source: Source, server: LoopbackServer) -> None:
+    handle = asyncio.create_task(source.read())
+    await server.wait_until(lambda server: any("page=2" in target for target in server.targets))
+    handle.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await reading
+        await handle
 
 
-async def left_by_a_timeout(source: Source, server: Loopback) -> None:
+async def exit_by_a_timeout(source: Source, server: LoopbackServer) -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.1), source:
             await source.read()
 
 
-@pytest.mark.parametrize("leave", [left_by_break, left_by_an_exception, left_by_cancellation, left_by_a_timeout])
-async def test_leaving_early_closes_all_connections_and_gives_the_streams_back(leave):
-    async with serve(hanging) as server:
-        source = of(server, authenticator=TokenAuthenticator("t"), allow_insecure=True)
+@pytest.mark.parametrize("leave", [exit_by_break, exit_by_an_exception, exit_by_cancellation, exit_by_a_timeout])
+async def test_early_exit_closes_connections_and_restores_streams(leave):
+    async with serve(answer_first_pages) as server:
+        source = server_source(server, authenticator=TokenAuthenticator("t"), allow_insecure=True)
         before = [dict(vars(stream)) for stream in source]
 
         await leave(source, server)
 
-        await server.all_closed()
+        await server.wait_all_closed()
         assert [vars(stream) for stream in source] == before
 
 
-async def test_after_a_reading_a_stream_is_as_it_was(api):
+async def test_stream_is_unchanged_after_source_read(api):
     stream = Orders()
     source = Source([stream], authenticator=TokenAuthenticator("t"))
     before = dict(vars(stream))
@@ -367,23 +367,23 @@ async def test_after_a_reading_a_stream_is_as_it_was(api):
     assert [call.request.headers.get("Authorization") for call in api.calls[::2]] == ["Bearer t", None, "Bearer u"]
 
 
-async def test_a_stream_is_read_by_one_source_at_a_time(api):
+async def test_stream_is_read_by_one_source_at_a_time(api):
     users, orders = Users(), Orders()
-    one, other = Source([users]), Source([orders, users])
+    first, second = Source([users]), Source([orders, users])
     before = dict(vars(orders))
 
-    async with one.pages() as pages:
+    async with first.pages() as pages:
         await anext(pages)
         with pytest.raises(ConfigError, match="users") as caught:
-            await other.read()
+            await second.read()
         assert await anext(pages)
 
     assert "another" in str(caught.value)
     assert vars(orders) == before
-    assert await other.read() == READ
+    assert await second.read() == READ
 
 
-async def test_a_source_may_be_made_of_streams_that_another_one_is_reading(api):
+async def test_source_accepts_streams_in_use_by_another(api):
     stream = Orders()
 
     async with Source([stream], seed=1):
@@ -392,12 +392,12 @@ async def test_a_source_may_be_made_of_streams_that_another_one_is_reading(api):
     assert await other.read() == {"orders": READ["orders"]}
 
 
-async def test_a_streams_own_reading_keeps_its_options_when_its_source_is_left(api):
-    source = all_of(Orders, authenticator=TokenAuthenticator("t"))
-    reading = source["orders"].pages()
+async def test_stream_read_keeps_options_after_source_exit(api):
+    source = source_of(Orders, authenticator=TokenAuthenticator("t"))
+    handle = source["orders"].pages()
 
     await source.__aenter__()
-    async with reading as pages:
+    async with handle as pages:
         await anext(pages)
         await source.__aexit__(None, None, None)
         await anext(pages)
@@ -405,8 +405,8 @@ async def test_a_streams_own_reading_keeps_its_options_when_its_source_is_left(a
     assert [call.request.headers.get("Authorization") for call in api.calls] == ["Bearer t"] * 2
 
 
-async def test_a_streams_own_reading_keeps_its_options_when_its_source_is_opened(api):
-    source = all_of(Orders, authenticator=TokenAuthenticator("t"))
+async def test_stream_read_keeps_options_when_source_opens(api):
+    source = source_of(Orders, authenticator=TokenAuthenticator("t"))
 
     async with source["orders"].pages() as pages:
         await anext(pages)

@@ -1,4 +1,4 @@
-"""What may a Source be made of, which of its options hold, and what does it say of its streams?"""
+"""Creation, options, check and discovery of Sources."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ SPEC = {
 
 
 class Shop(Source):
-    """Made from a configuration."""
+    """A Source that is created from a configuration."""
 
     spec = SPEC
 
@@ -71,20 +71,20 @@ class Shop(Source):
 
 @pytest.fixture
 def api(respx_mock):
-    """Orders and users come, payouts are refused."""
+    """Orders and users are available, payouts are refused."""
     respx_mock.assert_all_called = False
     respx_mock.get(path="/payouts").respond(403, json={"message": "a scope is missing"})
     return respx_mock.get(host="api.test").respond(json=[{"id": 1}])
 
 
-def refused(make: Any, *arguments: Any, **options: Any) -> ConfigError:
+def config_error(make: Any, *arguments: Any, **options: Any) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
         make(*arguments, **options)
     return caught.value
 
 
 @pytest.mark.parametrize("token", ["tok-secret-1", Secret("tok-secret-1")], ids=["str", "Secret"])
-async def test_a_configuration_that_fits_makes_the_streams(api, token):
+async def test_valid_configuration_creates_streams(api, token):
     shop = Shop({"token": token, "region": "eu"})
 
     assert await shop.read() == {"orders": [{"id": 1}]}
@@ -107,52 +107,52 @@ async def test_a_configuration_that_fits_makes_the_streams(api, token):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_configuration_that_does_not_fit_is_told_by_pointer_and_rule_without_a_value(config, pointer, rule):
-    error = refused(Shop, config)
+def test_config_error_names_pointer_and_rule_without_value(config, pointer, rule):
+    error = config_error(Shop, config)
 
-    told = "".join(traceback.format_exception(error)) + repr(error) + str(error.hint)
+    text = "".join(traceback.format_exception(error)) + repr(error) + str(error.hint)
     assert f"{pointer}: {rule}" in str(error)
-    assert not any(value in told for value in ("s3cret-value", "tok-secret-1", "51423"))
+    assert not any(value in text for value in ("s3cret-value", "tok-secret-1", "51423"))
 
 
 @pytest.mark.parametrize(
-    ("config", "meant"),
+    ("config", "suggestion"),
     [
         ({"tokn": "tok-secret-1"}, "token"),
         ({"token": "tok-secret-1", "regoin": "eu"}, "region"),
-        ({"token": "tok-secret-1", "credentials": {"clientid": "x"}}, "client_id'?"),
+        ({"token": "tok-secret-1", "credentials": {"clientid": "x"}}, "client_id'"),
     ],
     ids=["required", "optional", "nested"],
 )
-def test_a_key_that_is_almost_right_is_told_from_the_one_that_is_meant(config, meant):
-    assert meant in str(refused(Shop, config).hint)
+def test_misspelt_key_suggests_right_key(config, suggestion):
+    assert suggestion in str(config_error(Shop, config).hint)
 
 
-def test_an_optional_key_that_is_almost_right_is_named():
-    assert "'regoin'" in str(refused(Shop, {"token": "tok-secret-1", "regoin": "eu"}).hint)
+def test_misspelt_optional_key_is_named():
+    assert "'regoin'" in str(config_error(Shop, {"token": "tok-secret-1", "regoin": "eu"}).hint)
 
 
 @pytest.mark.parametrize("key", [1, None], ids=repr)
-def test_a_key_that_is_no_string_is_a_mistake(key):
-    refused(Shop, {key: "x"})
+def test_non_string_key_is_refused(key):
+    config_error(Shop, {key: "x"})
 
 
-async def test_a_spec_may_stand_in_a_connection_specification(api):
+async def test_spec_in_connection_specification_is_accepted(api):
     kind = type("Wrapped", (Shop,), {"spec": {"connectionSpecification": SPEC, "documentationUrl": "https://x.test"}})
 
     assert await kind({"token": "tok-secret-1"}).read()
-    assert "/token: required" in str(refused(kind, {}))
+    assert "/token: required" in str(config_error(kind, {}))
 
 
 WRONG = [{"type": "strin"}, {"required": "token"}, {"connectionSpecification": {"type": 3}}]
 
 
 @pytest.mark.parametrize("spec", [*WRONG, ["token"], "object"])
-def test_a_spec_that_is_no_schema_is_a_mistake(spec):
-    assert "spec" in str(refused(type("Wrong", (Shop,), {"spec": spec}), {"token": "tok-secret-1"}))
+def test_invalid_spec_is_refused(spec):
+    assert "spec" in str(config_error(type("Wrong", (Shop,), {"spec": spec}), {"token": "tok-secret-1"}))
 
 
-async def test_streams_may_be_a_generator_and_need_no_spec(api):
+async def test_streams_may_be_generator_without_spec(api):
     class Simple(Source):
         def streams(self, config):
             yield Orders()
@@ -190,20 +190,20 @@ async def listed() -> list[Orders]:
         returning(None),
     ],
 )
-def test_what_are_no_streams_is_a_mistake_with_a_hint(make):
-    assert refused(make).hint
+def test_invalid_streams_are_refused_with_hint(make):
+    assert config_error(make).hint
 
 
-def test_streams_that_are_async_are_a_mistake_with_a_hint():
+def test_async_streams_method_is_refused_with_hint():
     with closing(listed()) as streams:
-        assert refused(returning(streams)).hint
+        assert config_error(returning(streams)).hint
 
 
-@pytest.mark.parametrize(("option", "meant"), [("timeout", "timeouts"), ("authentcator", "authenticator")])
-def test_an_unknown_option_is_told_from_the_one_that_is_meant(option, meant):
-    error = refused(Source, [Orders()], **{option: None})
+@pytest.mark.parametrize(("option", "suggestion"), [("timeout", "timeouts"), ("authentcator", "authenticator")])
+def test_unknown_option_suggests_right_option(option, suggestion):
+    error = config_error(Source, [Orders()], **{option: None})
 
-    assert (option in str(error), meant in str(error.hint)) == (True, True)
+    assert (option in str(error), suggestion in str(error.hint)) == (True, True)
 
 
 UNKNOWN = {
@@ -214,33 +214,33 @@ UNKNOWN = {
 }
 
 
-@pytest.mark.parametrize("ask", UNKNOWN.values(), ids=UNKNOWN)
-def test_an_unknown_stream_is_told_from_the_one_that_is_meant(ask):
-    error = refused(ask, Source([Orders(), Users()]))
+@pytest.mark.parametrize("call", UNKNOWN.values(), ids=UNKNOWN)
+def test_unknown_stream_suggests_right_stream(call):
+    error = config_error(call, Source([Orders(), Users()]))
 
     assert "'ordes'" in str(error)
     assert "did you mean 'orders'" in str(error.hint)
 
 
-@pytest.mark.parametrize("asked", ["read", "check"])
-async def test_an_unknown_stream_is_told_before_anything_is_sent(api, asked):
+@pytest.mark.parametrize("method", ["read", "check"])
+async def test_unknown_stream_is_refused_before_first_request(api, method):
     with pytest.raises(ConfigError, match="did you mean 'orders'"):
-        await getattr(Source([Orders(), Users()]), asked)("orders", "ordes")
+        await getattr(Source([Orders(), Users()]), method)("orders", "ordes")
 
     assert api.call_count == 0
 
 
 @pytest.mark.parametrize("wrong", [{"slices": [{"shop": "a"}]}, {"slices": 3}, {"state": 3}], ids=repr)
-def test_slices_and_state_that_name_no_stream_are_a_mistake(wrong):
-    assert refused(Source([Orders()]).pages, **wrong).hint
+def test_slices_and_state_without_names_are_refused(wrong):
+    assert config_error(Source([Orders()]).pages, **wrong).hint
 
 
-@pytest.mark.parametrize("ask", [lambda source: source.pages(["orders"]), lambda source: source[0]])
-def test_a_name_that_is_no_string_is_a_mistake(ask):
-    assert refused(ask, Source([Orders()])).hint
+@pytest.mark.parametrize("call", [lambda source: source.pages(["orders"]), lambda source: source[0]])
+def test_non_string_stream_name_is_refused(call):
+    assert config_error(call, Source([Orders()])).hint
 
 
-def test_a_source_is_a_collection_of_its_streams():
+def test_source_is_collection_of_streams():
     orders, users = Orders(), Users()
     source = Source((orders, users), authenticator=TokenAuthenticator("s3cret-value"))
 
@@ -249,14 +249,14 @@ def test_a_source_is_a_collection_of_its_streams():
     assert "s3cret" not in repr(source)
 
 
-def test_a_source_has_the_names_that_it_can_be_asked_for():
+def test_source_contains_stream_names():
     source = Source([Orders()])
 
     assert "orders" in source
     assert "users" not in source
 
 
-async def passing(request: Any, send: Any) -> Any:
+async def pass_through(request: Any, send: Any) -> Any:
     return await send(request)
 
 
@@ -265,7 +265,7 @@ OPTIONS: dict[str, Any] = {
     "timeouts": lambda level: Timeouts(connect=1 + level),
     "body_limits": lambda level: BodyLimits(wire=100 + level),
     "transport": lambda level: httpx.MockTransport(lambda request: httpx.Response(200, json=[])),
-    "middleware": lambda level: [passing] * level,
+    "middleware": lambda level: [pass_through] * level,
     "allowed_origins": lambda level: (f"https://{level}.test",),
     "allow_insecure": lambda level: level % 2 == 0,
 }
@@ -273,27 +273,27 @@ OPTIONS: dict[str, Any] = {
 
 @pytest.mark.parametrize("nearest", range(4), ids=["stream's", "stream class's", "Source's", "Source class's"])
 @pytest.mark.parametrize("option", OPTIONS)
-async def test_the_nearer_option_wins_and_only_while_reading(api, option, nearest):
+async def test_nearest_option_wins_only_while_reading(api, option, nearest):
     seen: list[Any] = []
     values = [OPTIONS[option](level) for level in range(4)]
-    told: list[dict[str, Any]] = [{option: values[level]} if level >= nearest else {} for level in range(4)]
+    options: list[dict[str, Any]] = [{option: values[level]} if level >= nearest else {} for level in range(4)]
     path = {"path": lambda self, context: seen.append(getattr(self, option)) or "orders"}
-    stream = type("Orders", (Orders,), path | told[1])(**told[0])
+    stream = type("Orders", (Orders,), path | options[1])(**options[0])
     before = dict(vars(stream)), getattr(stream, option)
 
-    await type("Shop", (Source,), told[3])([stream], **told[2]).read()
+    await type("Shop", (Source,), options[3])([stream], **options[2]).read()
 
     assert seen == [values[nearest]]
     assert (dict(vars(stream)), getattr(stream, option)) == before
 
 
-async def test_none_of_a_stream_is_nearer_than_something_of_its_source(api):
+async def test_stream_option_none_overrides_source_option(api):
     await Source([Orders(authenticator=None)], authenticator=TokenAuthenticator("t")).read()
 
     assert "Authorization" not in api.calls.last.request.headers
 
 
-async def test_a_source_signs_and_passes_through_its_middleware_and_transport():
+async def test_source_applies_authenticator_middleware_transport():
     sent: list[httpx.Request] = []
     transport = httpx.MockTransport(lambda request: sent.append(request) or httpx.Response(200, json=[]))
 
@@ -304,22 +304,24 @@ async def test_a_source_signs_and_passes_through_its_middleware_and_transport():
     auth = TokenAuthenticator("t")
     await Source([Orders(), Users()], authenticator=auth, middleware=[marked], transport=transport).read()
 
-    assert [(each.headers["Authorization"], each.headers["X-Mine"]) for each in sent] == [("Bearer t", "yes")] * 2
+    assert [(request.headers["Authorization"], request.headers["X-Mine"]) for request in sent] == [
+        ("Bearer t", "yes")
+    ] * 2
 
 
-async def test_the_limits_of_a_source_hold_for_its_streams(virtual_clock):
+async def test_source_limits_apply_to_streams(virtual_clock):
     async def slow(request: httpx.Request) -> httpx.Response:
         await asyncio.sleep(20)
         return httpx.Response(200, json=[{"id": 1}])
 
-    away = type("Away", (Orders,), {"path": lambda self, context: "https://cdn.test/orders"})
+    elsewhere = type("Elsewhere", (Orders,), {"path": lambda self, context: "https://cdn.test/orders"})
     plain = type("Plain", (Orders,), {"url_base": "http://api.test/", "authenticator": TokenAuthenticator("t")})
     common: Any = {"transport": httpx.MockTransport(slow), "clock": virtual_clock}
 
     for stream, short, enough, error in (
         (Orders, {"timeouts": Timeouts(connect=1, first_byte=2)}, {}, StallTimeout),
         (Orders, {"body_limits": BodyLimits(wire=3)}, {}, ResponseTooLarge),
-        (away, {}, {"allowed_origins": ("https://cdn.test",)}, CrossOriginLink),
+        (elsewhere, {}, {"allowed_origins": ("https://cdn.test",)}, CrossOriginLink),
         (plain, {}, {"allow_insecure": True}, ConfigError),
     ):
         with pytest.raises(error):
@@ -328,21 +330,25 @@ async def test_the_limits_of_a_source_hold_for_its_streams(virtual_clock):
 
 
 @pytest.mark.parametrize("option", ["clock", "seed"])
-async def test_a_run_has_one_clock_and_one_seed(api, option):
-    one, other = {"clock": (VirtualClock(), VirtualClock()), "seed": (1, 2)}[option]
+async def test_run_has_one_clock_and_one_seed(api, option):
+    first, second = {"clock": (VirtualClock(), VirtualClock()), "seed": (1, 2)}[option]
 
-    assert await Source([Orders(**{option: one}), Users()]).read()
-    assert await Source([Orders(**{option: one}), Users(**{option: one})], **{option: one}).read()
-    assert option in str(refused(Source, [Orders(**{option: one}), Users(**{option: other})]))
-    assert option in str(refused(Source, [Orders(**{option: one})], **{option: other}))
+    assert await Source([Orders(**{option: first}), Users()]).read()
+    assert await Source([Orders(**{option: first}), Users(**{option: first})], **{option: first}).read()
+    assert option in str(config_error(Source, [Orders(**{option: first}), Users(**{option: second})]))
+    assert option in str(config_error(Source, [Orders(**{option: first})], **{option: second}))
 
 
-async def test_a_check_tells_of_each_stream_and_reads_as_a_table(api):
+async def test_check_reports_each_stream_as_table(api):
     report = await Source([Orders(), Payouts(), Users()]).check()
 
     lines = str(report).splitlines()
     assert not report
-    assert [(each.stream, each.available) for each in report] == [("orders", True), ("payouts", False), ("users", True)]
+    assert [(check.stream, check.available) for check in report] == [
+        ("orders", True),
+        ("payouts", False),
+        ("users", True),
+    ]
     assert (report["orders"].reason, report["orders"].has_schema, report["users"].has_schema) == (None, False, True)
     assert "a scope is missing" in str(report["payouts"].reason)
     assert [line.split()[1] for line in lines] == ["available", "unavailable", "available"]
@@ -350,7 +356,7 @@ async def test_a_check_tells_of_each_stream_and_reads_as_a_table(api):
     assert await Source([Orders(), Payouts(), Users()]).check("orders", "users")
 
 
-async def test_what_is_wrong_with_one_stream_does_not_stop_the_check_of_others(api, respx_mock):
+async def test_broken_stream_does_not_stop_check_of_others(api, respx_mock):
     respx_mock.get(host="down.test").mock(side_effect=httpx.ConnectError("no"))
     respx_mock.get(host="expired.test").respond(401)
     wrong = [
@@ -363,18 +369,18 @@ async def test_what_is_wrong_with_one_stream_does_not_stop_the_check_of_others(a
 
     report = await Source([*(kind() for kind in wrong), Users()]).check()
 
-    assert [each.available for each in report] == [False] * 5 + [True]
-    assert all(each.reason for each in report if not each.available)
+    assert [check.available for check in report] == [False] * 5 + [True]
+    assert all(check.reason for check in report if not check.available)
     assert "401" in str(report["expired"].reason)
 
 
-async def test_a_report_has_no_stream_that_was_not_checked(api):
+async def test_report_suggests_checked_stream_for_unknown_name(api):
     report = await Source([Orders()]).check()
 
-    assert "orders" in str(refused(lambda: report["ordes"]).hint)
+    assert "orders" in str(config_error(lambda: report["ordes"]).hint)
 
 
-async def test_a_source_describes_what_its_streams_give():
+async def test_discover_describes_streams():
     keyed = type("Keyed", (Orders,), {"primary_key": [["a", "b"], ["c"]]})
 
     found = await Source([Orders(), Users(), keyed()]).discover()

@@ -1,4 +1,4 @@
-"""Does a body that arrives in pieces give the same records as the whole of it, and an error where it must?"""
+"""Streaming parsers: equal records for any chunking, and errors for malformed bodies."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ any_chunking = pytest.mark.parametrize("pieces", [in_one, byte_by_byte])
 Chunking = Callable[[bytes], list[bytes]]
 
 
-def arriving(pieces: Sequence[bytes]) -> Response:
+def streamed_response(pieces: Sequence[bytes]) -> Response:
     async def body() -> AsyncGenerator[bytes]:
         for piece in pieces:
             yield piece
@@ -69,11 +69,11 @@ def arriving(pieces: Sequence[bytes]) -> Response:
     return response
 
 
-async def until_the_fault(items: AsyncIterator[Any]) -> tuple[list[Any], AsyncStreamsError | None]:
+async def collect_until_error(items: AsyncIterator[Any]) -> tuple[list[Any], AsyncStreamsError | None]:
     found = []
     try:
         async for item in items:
-            found.append(item)  # noqa: PERF401  (what came before the fault is kept)
+            found.append(item)  # noqa: PERF401  (items before the error are kept)
     except AsyncStreamsError as error:
         return found, error
     return found, None
@@ -81,25 +81,23 @@ async def until_the_fault(items: AsyncIterator[Any]) -> tuple[list[Any], AsyncSt
 
 @often
 @given(records=records, end=st.sampled_from(["\n", "\r\n", "\n\n", "\n \n"]), last=st.booleans(), at=cuts)
-async def test_ndjson_gives_the_same_records_for_any_chunking(
+async def test_ndjson_records_do_not_depend_on_chunking(
     records: list[Any], end: str, last: bool, at: list[int]
 ) -> None:
     text = end.join(json.dumps(record, ensure_ascii=False) for record in records) + (end if last else "")
 
-    found = [record async for record in ndjson(arriving(in_pieces(text.encode(), at)))]
+    found = [record async for record in ndjson(streamed_response(in_pieces(text.encode(), at)))]
 
     assert repr(found) == repr(records)
 
 
 @often
 @given(record=st.dictionaries(keys, values, min_size=1, max_size=3), before=st.integers(0, 3), data=st.data())
-async def test_ndjson_whose_last_line_was_cut_anywhere_names_that_line(
-    record: dict[str, Any], before: int, data: st.DataObject
-) -> None:
+async def test_truncated_last_line_of_ndjson_is_named(record: dict[str, Any], before: int, data: st.DataObject) -> None:
     last = json.dumps(record).encode()
     body = b'{"id":1}\n' * before + last[: data.draw(st.integers(1, len(last) - 1))]
 
-    found, error = await until_the_fault(ndjson(arriving(in_pieces(body, data.draw(cuts)))))
+    found, error = await collect_until_error(ndjson(streamed_response(in_pieces(body, data.draw(cuts)))))
 
     assert isinstance(error, MalformedJSON)
     assert f"line {before + 1}" in str(error)
@@ -120,32 +118,32 @@ async def test_ndjson_whose_last_line_was_cut_anywhere_names_that_line(
         ),
     ],
 )
-async def test_a_malformed_line_of_ndjson_is_named(line: bytes, pieces: Chunking) -> None:
+async def test_malformed_line_of_ndjson_is_named(line: bytes, pieces: Chunking) -> None:
     body = b'{"id":1}\n\n{"id":2}\r\n' + line + b'\n{"id":3}\n'
 
-    _, error = await until_the_fault(ndjson(arriving(pieces(body))))
+    _, error = await collect_until_error(ndjson(streamed_response(pieces(body))))
 
     assert isinstance(error, MalformedJSON)
     assert "line 4" in str(error)
 
 
-async def test_a_value_over_two_lines_is_no_ndjson_however_it_is_cut() -> None:
-    _, error = await until_the_fault(ndjson(arriving(byte_by_byte(b'{"a":\n1}\n'))))
+async def test_ndjson_value_across_lines_in_bytes_is_malformed() -> None:
+    _, error = await collect_until_error(ndjson(streamed_response(byte_by_byte(b'{"a":\n1}\n'))))
 
     assert isinstance(error, MalformedJSON)
     assert "line 1" in str(error)
 
 
-async def test_a_value_over_two_lines_is_no_ndjson_in_one_piece_either() -> None:
-    _, error = await until_the_fault(ndjson(arriving([b'{"a":\n1}\n'])))
+async def test_ndjson_value_across_lines_in_one_chunk_is_malformed() -> None:
+    _, error = await collect_until_error(ndjson(streamed_response([b'{"a":\n1}\n'])))
 
     assert isinstance(error, MalformedJSON)
 
 
 @any_chunking
 @pytest.mark.parametrize("body", [b"", b"\n", b"\r\n \n"])
-async def test_ndjson_without_a_line_has_no_records(body: bytes, pieces: Chunking) -> None:
-    assert await until_the_fault(ndjson(arriving(pieces(body)))) == ([], None)
+async def test_ndjson_of_blank_lines_has_no_records(body: bytes, pieces: Chunking) -> None:
+    assert await collect_until_error(ndjson(streamed_response(pieces(body)))) == ([], None)
 
 
 @often
@@ -156,10 +154,10 @@ async def test_ndjson_without_a_line_has_no_records(body: bytes, pieces: Chunkin
     mark=st.sampled_from([b"", BOM]),
     at=cuts,
 )
-async def test_csv_gives_the_same_rows_as_the_standard_library_for_any_chunking(
+async def test_csv_rows_equal_those_of_the_standard_library(
     header: list[str], cells: list[str], style: tuple[str, int], mark: bytes, at: list[int]
 ) -> None:
-    # A header that begins as HTML or JSON does is taken for that.
+    # A header that begins like HTML or JSON is considered HTML or JSON.
     assume(header[0].lstrip()[:1] not in ("<", "{", "["))
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator=style[0], quoting=style[1])  # type: ignore[arg-type]
@@ -167,7 +165,7 @@ async def test_csv_gives_the_same_rows_as_the_standard_library_for_any_chunking(
     writer.writerows([header, *(cells[i : i + width] for i in range(0, len(cells) - width + 1, width))])
     body = mark + text.getvalue().encode()
 
-    found = [row async for row in csv_rows(arriving(in_pieces(body, at)))]
+    found = [row async for row in csv_rows(streamed_response(in_pieces(body, at)))]
 
     assert found == list(csv.DictReader(io.StringIO(body.decode("utf-8-sig"), newline="")))
 
@@ -186,8 +184,8 @@ async def test_csv_gives_the_same_rows_as_the_standard_library_for_any_chunking(
         ("id,text\n1,\u2028\x0b\x85é\n".encode(), [("1", "\u2028\x0b\x85é")]),
     ],
 )
-async def test_csv_keeps_what_quotes_enclose(body: bytes, rows: list[tuple[str, str]], pieces: Chunking) -> None:
-    found, error = await until_the_fault(csv_rows(arriving(pieces(body))))
+async def test_csv_keeps_quoted_content(body: bytes, rows: list[tuple[str, str]], pieces: Chunking) -> None:
+    found, error = await collect_until_error(csv_rows(streamed_response(pieces(body))))
 
     assert error is None
     assert found == [{"id": number, "text": text} for number, text in rows]
@@ -201,13 +199,13 @@ async def test_csv_keeps_what_quotes_enclose(body: bytes, rows: list[tuple[str, 
         ("id\tname\n1\ta;b\n".encode("utf-16"), {"delimiter": "\t", "encoding": "utf-16"}),
     ],
 )
-async def test_csv_is_read_as_its_dialect_says(body: bytes, options: dict[str, str], pieces: Chunking) -> None:
-    assert [row async for row in csv_rows(arriving(pieces(body)), **options)] == [{"id": "1", "name": "a;b"}]
+async def test_csv_dialect_and_encoding_are_respected(body: bytes, options: dict[str, str], pieces: Chunking) -> None:
+    assert [row async for row in csv_rows(streamed_response(pieces(body)), **options)] == [{"id": "1", "name": "a;b"}]
 
 
 @any_chunking
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "message"),
     [
         (b"a,b\n1,2\n3\n", "row 3 has 1"),
         (b"a,b\n1,2,3\n", "row 2 has 3"),
@@ -218,25 +216,25 @@ async def test_csv_is_read_as_its_dialect_says(body: bytes, options: dict[str, s
         (b"a,b\n1,\xc3", "utf-8"),
     ],
 )
-async def test_csv_that_is_not_what_it_should_be_is_an_error(body: bytes, told: str, pieces: Chunking) -> None:
-    _, error = await until_the_fault(csv_rows(arriving(pieces(body))))
+async def test_malformed_csv_is_unexpected_content(body: bytes, message: str, pieces: Chunking) -> None:
+    _, error = await collect_until_error(csv_rows(streamed_response(pieces(body))))
 
     assert isinstance(error, UnexpectedContent)
-    assert told in str(error)
+    assert message in str(error)
 
 
-async def test_csv_fields_may_be_long() -> None:
+async def test_csv_field_of_200_kb_is_read() -> None:
     body = b"id,text\n1," + b"x" * 200_000 + b"\n"
 
-    found, error = await until_the_fault(csv_rows(arriving(in_pieces(body, [100_000]))))
+    found, error = await collect_until_error(csv_rows(streamed_response(in_pieces(body, [100_000]))))
 
     assert error is None
     assert len(found[0]["text"]) == 200_000
 
 
-async def test_an_encoding_that_python_does_not_know_is_a_config_error() -> None:
+async def test_unknown_csv_encoding_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match="klingon"):
-        [row async for row in csv_rows(arriving([b"a\n1\n"]), encoding="klingon")]
+        [row async for row in csv_rows(streamed_response([b"a\n1\n"]), encoding="klingon")]
 
 
 @often
@@ -245,23 +243,29 @@ async def test_an_encoding_that_python_does_not_know_is_a_config_error() -> None
     path=st.lists(
         st.text(st.characters(exclude_characters=".", exclude_categories=["Cs"]), max_size=4).filter(bool), max_size=3
     ),
-    beside=st.dictionaries(texts, values, max_size=3),
+    siblings=st.dictionaries(texts, values, max_size=3),
     first=st.booleans(),
     indent=st.none() | st.just(1),
     ascii_only=st.booleans(),
     at=cuts,
 )
-async def test_json_items_gives_the_items_of_the_array_at_the_path_for_any_chunking(
-    items: list[Any], path: list[str], beside: dict[str, Any], first: bool, indent: Any, ascii_only: bool, at: list[int]
+async def test_json_items_do_not_depend_on_chunking(
+    items: list[Any],
+    path: list[str],
+    siblings: dict[str, Any],
+    first: bool,
+    indent: Any,
+    ascii_only: bool,
+    at: list[int],
 ) -> None:
     dotted = ".".join(path)
     body: Any = items
     for key in reversed(path):
-        others = {name: value for name, value in beside.items() if name not in (key, dotted)}
+        others = {name: value for name, value in siblings.items() if name not in (key, dotted)}
         body = {**others, key: body} if first else {key: body, **others}
     text = json.dumps(body, indent=indent, ensure_ascii=ascii_only).encode()
 
-    found = [item async for item in json_items(arriving(in_pieces(text, at)), dotted)]
+    found = [item async for item in json_items(streamed_response(in_pieces(text, at)), dotted)]
 
     assert repr(found) == repr(items)
 
@@ -283,10 +287,10 @@ async def test_json_items_gives_the_items_of_the_array_at_the_path_for_any_chunk
         ("a", b'{"a":[18446744073709551617,[2,[3]],null,-1.5e3]}', [2**64 + 1, [2, [3]], None, -1500.0]),
     ],
 )
-async def test_json_items_finds_its_array_and_no_other(
+async def test_json_items_finds_only_the_array_at_the_path(
     path: str, body: bytes, items: list[Any], pieces: Chunking
 ) -> None:
-    assert await until_the_fault(json_items(arriving(pieces(body)), path)) == (items, None)
+    assert await collect_until_error(json_items(streamed_response(pieces(body)), path)) == (items, None)
 
 
 @pytest.mark.parametrize(
@@ -307,8 +311,8 @@ async def test_json_items_finds_its_array_and_no_other(
         pytest.param(b"[,1]", byte_by_byte),
     ],
 )
-async def test_an_array_that_is_malformed_is_an_error(body: bytes, pieces: Chunking) -> None:
-    _, error = await until_the_fault(json_items(arriving(pieces(body))))
+async def test_malformed_array_is_malformed_json(body: bytes, pieces: Chunking) -> None:
+    _, error = await collect_until_error(json_items(streamed_response(pieces(body))))
 
     assert isinstance(error, MalformedJSON)
 
@@ -318,17 +322,20 @@ async def test_an_array_that_is_malformed_is_an_error(body: bytes, pieces: Chunk
     "body",
     [b'{"data":[1}', b'{"data":[1]]', b'{"data":[1],}', b'{"data" [1]}', b'{"data":[1]} x', b'{"x":NaN,"data":[1]}'],
 )
-async def test_what_is_malformed_around_the_array_is_an_error_too(body: bytes, pieces: Chunking) -> None:
-    _, error = await until_the_fault(json_items(arriving(pieces(body)), "data"))
+async def test_malformed_text_outside_the_array_is_malformed_json(body: bytes, pieces: Chunking) -> None:
+    _, error = await collect_until_error(json_items(streamed_response(pieces(body)), "data"))
 
     assert isinstance(error, MalformedJSON)
 
 
 @any_chunking
-async def test_json_that_is_cut_at_any_byte_is_an_error(pieces: Chunking) -> None:
+async def test_json_truncated_at_any_byte_is_malformed_json(pieces: Chunking) -> None:
     body = '{"n":[1,{"data":[0]}],"data":[{"a":"],\\"}"},[1,[]],"é\\\\",12,{}],"z":{"k":null}}'.encode()
 
-    ends = [(await until_the_fault(json_items(arriving(pieces(body[:cut])), "data")))[1] for cut in range(len(body))]
+    ends = [
+        (await collect_until_error(json_items(streamed_response(pieces(body[:cut])), "data")))[1]
+        for cut in range(len(body))
+    ]
 
     assert [cut for cut, error in enumerate(ends) if not isinstance(error, MalformedJSON)] == []
 
@@ -345,10 +352,8 @@ async def test_json_that_is_cut_at_any_byte_is_an_error(pieces: Chunking) -> Non
         ("", b'{"items":[1],"total":2}'),
     ],
 )
-async def test_a_path_without_an_array_is_unexpected_content_that_names_the_keys(
-    path: str, body: bytes, pieces: Chunking
-) -> None:
-    found, error = await until_the_fault(json_items(arriving(pieces(body)), path))
+async def test_path_without_an_array_names_the_keys_of_the_body(path: str, body: bytes, pieces: Chunking) -> None:
+    found, error = await collect_until_error(json_items(streamed_response(pieces(body)), path))
 
     assert found == []
     assert type(error) is UnexpectedContent
@@ -364,8 +369,8 @@ async def test_a_path_without_an_array_is_unexpected_content_that_names_the_keys
         (lambda response: json_items(response, "data"), b'{"data":[{"id":"1"},{"id":"2"}]}'),
     ],
 )
-async def test_a_stream_reads_the_body_while_it_arrives(read: Any, body: bytes) -> None:
-    class Arriving(httpx.AsyncByteStream):
+async def test_stream_parses_the_body_while_it_arrives(read: Any, body: bytes) -> None:
+    class ByteWise(httpx.AsyncByteStream):
         async def __aiter__(self) -> AsyncIterator[bytes]:
             for piece in byte_by_byte(body):
                 yield piece
@@ -380,6 +385,6 @@ async def test_a_stream_reads_the_body_while_it_arrives(read: Any, body: bytes) 
             async for record in read(response):
                 yield record
 
-    things = Things(transport=httpx.MockTransport(lambda request: httpx.Response(200, stream=Arriving())))
+    things = Things(transport=httpx.MockTransport(lambda request: httpx.Response(200, stream=ByteWise())))
 
     assert await things.read() == [{"id": "1"}, {"id": "2"}]

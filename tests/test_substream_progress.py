@@ -39,7 +39,7 @@ def answer(request: httpx.Request) -> httpx.Response:
 
 
 def source(clock: VirtualClock) -> Source:
-    return Source([Orders(Customers())], transport=Api(answer, seconds=1), clock=clock, seed=1)
+    return Source([Orders(Customers())], transport=Api(answer, latency=1), clock=clock, seed=1)
 
 
 async def test_more_parents_are_told_of_as_they_become_known_and_that_they_are_all(virtual_clock: VirtualClock) -> None:

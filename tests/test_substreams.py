@@ -84,7 +84,7 @@ async def test_parent_fields_are_all_that_a_slice_holds_and_stay_nested(virtual_
 
 
 async def test_with_several_parents_each_slice_says_whose_record_it_is(virtual_clock: VirtualClock) -> None:
-    api = Api(tree(pages=3), seconds=lambda request: 50 if page_key(request) == "shops/1" else 1)
+    api = Api(tree(pages=3), latency=lambda request: 50 if page_key(request) == "shops/1" else 1)
     parents = [Customers(api, virtual_clock), Shops(api, virtual_clock)]
     orders = Orders(api, virtual_clock, parents)
 
@@ -197,7 +197,7 @@ async def slowly(self: Any, state: Any) -> AsyncIterator[Slice]:
 @pytest.mark.parametrize("how", ["slow-api", "slow-slices"])
 async def test_a_slow_child_holds_up_neither_its_siblings_nor_the_parent(virtual_clock: VirtualClock, how: str) -> None:
     sluggish = how == "slow-api"
-    api = Api(tree(pages=8), seconds=lambda request: 50 if sluggish and "/orders" in request.url.path else 1)
+    api = Api(tree(pages=8), latency=lambda request: 50 if sluggish and "/orders" in request.url.path else 1)
     customers = Customers(api, virtual_clock)
     slow = Orders if sluggish else subclass(Orders, stream_slices=slowly)  # type: ignore[arg-type]
     source = Source([slow(api, virtual_clock, customers), Invoices(api, virtual_clock, customers), customers])
@@ -264,7 +264,7 @@ async def test_a_child_is_available_as_its_parents_are(virtual_clock: VirtualClo
     assert not available
     assert "customers" in str(reason)
     assert "no records" in str(reason)
-    assert bare.asked == ["customers/0"]
+    assert bare.requested == ["customers/0"]
     assert [check.available for check in (await source.check()).streams] == [True]
     assert api.requested == ["customers/0", "customers/0/orders/0"]
 

@@ -1,4 +1,4 @@
-"""Are rows and state of a database committed together, and do its tables hold what the API has?"""
+"""Tests of SQLite and DuckDB: content and types of tables, atomic commits, locking and errors."""
 
 from __future__ import annotations
 
@@ -62,38 +62,38 @@ def to(out: Path, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("version", [1, 2])
-@pytest.mark.parametrize("way", ["before", "after", "torn", "full"])
+@pytest.mark.parametrize("fault", ["before", "after", "torn", "full"])
 @pytest.mark.parametrize("kind", [".sqlite", ".duckdb"])
-async def test_rows_survive_fault_at_any_statement(kind: str, way: str, version: int, tmp_path: Path):
-    chance = random.Random(f"{way}{version}")
+async def test_rows_survive_fault_at_any_statement(kind: str, fault: str, version: int, tmp_path: Path):
+    chance = random.Random(f"{fault}{version}")
 
-    at, spared = await break_each_operation(
+    statements, finished = await break_each_operation(
         lambda number: TableHarness(tmp_path / f"{number}{kind}"),
         FaultyDatabase,
-        way,
+        fault,
         version,
         chance,
         step=lambda: 1 if IS_LONG else chance.randint(12, 28) * (1 if kind == ".sqlite" else 10),
-        again=1,
-        latest=50,
+        recovery_faults=1,
+        max_recovery_operation=50,
     )
 
-    assert at > 50
-    assert spared > 0 or not IS_LONG
+    assert statements > 50
+    assert finished > 0 or not IS_LONG
 
 
 async def test_replacement_becomes_visible_once_complete(out: Path):
-    world = TableHarness(out)
-    await world.extract()
-    world.api.version = 2
+    harness = TableHarness(out)
+    await harness.extract()
+    harness.api.version = 2
     with pytest.raises(OutputWriteError, match=r"cannot be written: .*(full|No space left)"):
-        await world.extract(FaultyDatabase(40, "full"))
-    before = world.visible_ids("customers")
-    await world.extract()
+        await harness.extract(FaultyDatabase(40, "full"))
+    before = harness.visible_ids("customers")
+    await harness.extract()
 
-    assert {one[:2] for one in before} == {"v1"}
-    assert {one[:2] for one in world.visible_ids("customers")} == {"v2"}
-    world.check_complete()
+    assert {id_[:2] for id_ in before} == {"v1"}
+    assert {id_[:2] for id_ in harness.visible_ids("customers")} == {"v2"}
+    harness.check_complete()
 
 
 async def test_stream_with_cursor_and_key_upserts_rows(out: Path):
@@ -107,8 +107,8 @@ async def test_stream_with_cursor_and_key_upserts_rows(out: Path):
 
     await stream.extract(to=to(out))
 
-    told = {row["id"]: row["name"] for row in read_table(out)}
-    assert told == {1: "old 1", 2: "old 2", 3: None, 4: None}  # a record is whole: it has no name any more
+    names = {row["id"]: row["name"] for row in read_table(out)}
+    assert names == {1: "old 1", 2: "old 2", 3: None, 4: None}  # the new record has no name, and replaces the whole row
 
 
 async def test_append_keeps_earlier_versions_of_rows(out: Path):
@@ -142,8 +142,8 @@ async def test_upsert_uses_changed_primary_key(out: Path):
         stream.primary_key = key
         await stream.extract(to=to(out, mode="upsert"))
 
-    told = sorted((row["id"], row["code"]) for row in read_table(out))
-    assert told == [(1, "c"), (2, "b"), (3, "a")]
+    rows = sorted((row["id"], row["code"]) for row in read_table(out))
+    assert rows == [(1, "c"), (2, "b"), (3, "a")]
 
 
 async def test_duplicates_of_changed_key_raise_error(sqlite: Path):
@@ -199,12 +199,13 @@ async def test_duckdb_columns_are_widened_to_fit(
     monkeypatch.setattr("asyncstreams.destinations.duckdb.DuckEngine.block_bytes", 1)
     out, clock = tmp_path / "out.duckdb", WallClock(1000)
     stream = ChangingStream([], clock=clock)
-    stream.rows = [{"id": n, "updated_at": timestamp(10), "v": one} for n, one in enumerate(first * 3)]
+    stream.rows = [{"id": n, "updated_at": timestamp(10), "v": value} for n, value in enumerate(first * 3)]
     if mode != "replace":
         await stream.extract(to=to(out, mode=mode))
         clock.seconds = 2000
         stream.rows = []
-    stream.rows += [{"id": 9, "updated_at": timestamp(900 if mode == "replace" else 1500), "v": one} for one in then]
+    updated_at = timestamp(900 if mode == "replace" else 1500)
+    stream.rows += [{"id": 9, "updated_at": updated_at, "v": value} for value in then]
     await stream.extract(to=to(out, mode=mode))
 
     assert [row["v"] for row in sorted(read_table(out), key=lambda row: row["id"])] == [values[0]] * 3 + values[1:]
@@ -239,8 +240,8 @@ async def test_duckdb_types_follow_schema(tmp_path: Path):
     }
     await stream.extract(to=to(out))
 
-    told = query(out, 'SELECT epoch("at"), day, typeof(price), price FROM rows')
-    assert told == [(1767261600.0, date(2026, 1, 2), "DOUBLE", 2.0)]
+    rows = query(out, 'SELECT epoch("at"), day, typeof(price), price FROM rows')
+    assert rows == [(1767261600.0, date(2026, 1, 2), "DOUBLE", 2.0)]
 
 
 @pytest.mark.parametrize("mode", ["append", "replace"])
@@ -285,11 +286,9 @@ def as_sqlite(value: Any) -> Any:
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.dictionaries(KEYS, VALUES, max_size=5), max_size=6))
-def test_property_sqlite_rows_equal_json_lines(
-    tmp_path_factory: pytest.TempPathFactory, rows: list[Any]
-):
+def test_property_sqlite_rows_equal_json_lines(tmp_path_factory: pytest.TempPathFactory, rows: list[Any]):
     out = tmp_path_factory.mktemp("both") / "out.sqlite"
-    lines, columns = asyncio.run(in_both(rows, out))
+    lines, columns = asyncio.run(extract_to_both(rows, out))
 
     assert len({column.casefold() for column in columns.values()}) == len(columns)
     for line, row in zip(lines, read_table(out) if columns else [], strict=True):
@@ -303,25 +302,23 @@ def test_property_sqlite_rows_equal_json_lines(
 
 @settings(max_examples=12, deadline=None)
 @given(st.lists(st.dictionaries(KEYS, VALUES, max_size=4), max_size=5))
-def test_property_duckdb_rows_equal_json_lines(
-    tmp_path_factory: pytest.TempPathFactory, rows: list[Any]
-):
+def test_property_duckdb_rows_equal_json_lines(tmp_path_factory: pytest.TempPathFactory, rows: list[Any]):
     out = tmp_path_factory.mktemp("both") / "out.duckdb"
-    lines, known = asyncio.run(in_both(rows, out))
-    names, types = (known["names"], known["types"]) if known else ({}, {})
+    lines, columns = asyncio.run(extract_to_both(rows, out))
+    names, types = (columns["names"], columns["types"]) if columns else ({}, {})
 
-    for line, row in zip(lines, read_table(out) if known else [], strict=True):
+    for line, row in zip(lines, read_table(out) if columns else [], strict=True):
         for key, column in names.items():
             assert stored_value(row[column], types[key]) == expected_value(line.get(key), types[key])
 
 
-async def in_both(rows: list[Any], out: Path) -> tuple[list[Any], Any]:
-    """The lines that are the same in files, and what the database knows of its columns."""
+async def extract_to_both(rows: list[Any], out: Path) -> tuple[list[Any], Any]:
+    """Extract to JSON Lines and to the database; return the lines, and the columns that the database stores."""
     await RowsStream(rows).extract(to=JsonLines(out.parent / "lines"))
     await RowsStream(rows).extract(to=to(out))
     lines = [row for path in sorted((out.parent / "lines" / "rows").glob("part-*")) for row in lines_of(path)]
-    known = query(out, "SELECT value FROM _asyncstreams WHERE name = 'columns rows'")
-    return lines, json.loads(known[0][0]) if known else {}
+    columns = query(out, "SELECT value FROM _asyncstreams WHERE name = 'columns rows'")
+    return lines, json.loads(columns[0][0]) if columns else {}
 
 
 async def test_numbers_beyond_a_double_are_stored(out: Path):
@@ -414,12 +411,12 @@ async def test_sqlite_reader_sees_a_consistent_snapshot(sqlite: Path):
     reader.execute("BEGIN")
     before = reader.execute("SELECT * FROM rows").fetchall()
     await RowsStream([{"id": 2}, {"id": 3}]).extract(to=to(sqlite))
-    still = reader.execute("SELECT * FROM rows").fetchall()
+    during = reader.execute("SELECT * FROM rows").fetchall()
     reader.execute("END")
     after = reader.execute("SELECT * FROM rows").fetchall()
     reader.close()
 
-    assert (before, still, after) == ([(1,)], [(1,)], [(2,), (3,)])
+    assert (before, during, after) == ([(1,)], [(1,)], [(2,), (3,)])
 
 
 async def test_sqlite_lock_of_another_program_raises_output_locked(sqlite: Path, monkeypatch: pytest.MonkeyPatch):
@@ -435,10 +432,10 @@ async def test_sqlite_lock_of_another_program_raises_output_locked(sqlite: Path,
 
 
 def test_file_that_is_no_database_is_left_unchanged(out: Path):
-    out.write_text("no database, but a letter that somebody wrote " * 30)
+    out.write_text("this file is a letter, and not a database " * 30)
     with pytest.raises(StateCorrupt, match=r"not a (valid DuckDB )?database"):
         asyncio.run(RowsStream([{"id": 1}]).extract(to=to(out)))
-    assert out.read_text().startswith("no database")
+    assert out.read_text().startswith("this file")
 
 
 async def test_damaged_state_raises_state_corrupt(out: Path):
@@ -460,7 +457,7 @@ async def test_spilled_slices_that_fail_leave_no_rows(out: Path, monkeypatch: py
     for name, size in (("_SPILL_OPEN_BYTES", 2_000), ("_MIN_SPILL_BYTES", 1_000)):
         monkeypatch.setattr(f"asyncstreams.extraction.commit_batcher.{name}", size)
 
-    class Paged(HttpStream):
+    class PagedStream(HttpStream):
         url_base = "https://api.test/"
         name = "rows"
         primary_key = "id"
@@ -479,7 +476,7 @@ async def test_spilled_slices_that_fail_leave_no_rows(out: Path, monkeypatch: py
             page = (context.next_page_token or 0) + 1
             return page if page < 8 else None
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def handle(request: httpx.Request) -> httpx.Response:
         part, page = int(request.url.path[-1]), int(request.url.params["page"])
         if is_broken and (part, page) == (1, 7):
             return httpx.Response(404)
@@ -487,10 +484,10 @@ async def test_spilled_slices_that_fail_leave_no_rows(out: Path, monkeypatch: py
 
     is_broken = True
     with pytest.raises(PartialFailure, match="1 of 2 slices failed"):
-        await Paged(transport=httpx.MockTransport(answer)).extract(to=to(out))
+        await PagedStream(transport=httpx.MockTransport(handle)).extract(to=to(out))
     first = sorted(row["id"] for row in read_table(out))
     is_broken = False
-    await Paged(transport=httpx.MockTransport(answer)).extract(to=to(out))
+    await PagedStream(transport=httpx.MockTransport(handle)).extract(to=to(out))
 
     assert first == list(range(160))
     assert sorted(row["id"] for row in read_table(out)) == [*range(160), *range(1000, 1160)]

@@ -1,4 +1,4 @@
-"""Does every request go exactly where its author says, and nowhere else?"""
+"""URLs of requests: paths, parameters, origins and links."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from asyncstreams.urls import join, with_params
 often = settings(max_examples=60, deadline=None)
 through_a_stream = settings(max_examples=20, deadline=None)
 
-HOME = "https://api.example.com"
-OURS = frozenset([origin_of(HOME)])
+BASE = "https://api.example.com"
+ALLOWED = frozenset([origin_of(BASE)])
 segments = st.one_of(
     st.text(min_size=1, max_size=12),
     st.text(alphabet="./%?#\\ &=+ä\U0001f600\n", min_size=1, max_size=6),
@@ -27,17 +27,17 @@ segments = st.one_of(
     st.integers(),
 )
 bases = st.lists(st.from_regex(r"[a-z0-9.]{1,5}", fullmatch=True).filter(lambda s: s.strip(".")), max_size=3).map(
-    lambda parts: "/".join([HOME, *parts])
+    lambda parts: "/".join([BASE, *parts])
 )
 values = st.one_of(
     st.none(), st.booleans(), st.integers(), st.text(max_size=8), st.lists(st.text(max_size=5), max_size=3)
 )
 
 
-async def paths_seen(path: Any, params: Any = None, base: str = f"{HOME}/v1", **attributes: Any) -> list[httpx.URL]:
+async def requested_urls(path: Any, params: Any = None, base: str = f"{BASE}/v1", **attributes: Any) -> list[httpx.URL]:
     seen: list[httpx.URL] = []
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def respond(request: httpx.Request) -> httpx.Response:
         seen.append(request.url)
         return httpx.Response(200, json=[])
 
@@ -51,23 +51,23 @@ async def paths_seen(path: Any, params: Any = None, base: str = f"{HOME}/v1", **
         def request_params(self, context: RequestContext) -> Any:
             return params
 
-    await Things(transport=httpx.MockTransport(answer)).read()
+    await Things(transport=httpx.MockTransport(respond)).read()
     return seen
 
 
 @often
 @given(base=bases, slash=st.sampled_from(["", "/"]), path=st.lists(segments, min_size=1, max_size=4).map(tuple))
-def test_tuple_segments_round_trip_whatever_they_hold(base: str, slash: str, path: tuple[str | int, ...]) -> None:
+def test_tuple_segments_round_trip(base: str, slash: str, path: tuple[str | int, ...]) -> None:
     url = join("Things", base + slash, path)
 
-    own = url.removeprefix(f"{base}/")
+    path_part = url.removeprefix(f"{base}/")
     assert url.startswith(f"{base}/")
-    assert [unquote(part) for part in own.split("/")] == [str(segment) for segment in path]
+    assert [unquote(part) for part in path_part.split("/")] == [str(segment) for segment in path]
 
 
 @often
 @given(base=bases, slash=st.sampled_from(["", "/"]), lead=st.sampled_from(["", "/"]), data=st.data())
-def test_no_segment_of_base_or_str_path_is_dropped(base: str, slash: str, lead: str, data: st.DataObject) -> None:
+def test_every_segment_of_base_and_str_path_is_kept(base: str, slash: str, lead: str, data: st.DataObject) -> None:
     own = data.draw(st.lists(st.from_regex(r"[A-Za-z0-9_~:@!$&'()*+,;=-]{1,6}", fullmatch=True), min_size=1))
 
     url = join("Things", base + slash, lead + "/".join(own))
@@ -77,8 +77,8 @@ def test_no_segment_of_base_or_str_path_is_dropped(base: str, slash: str, lead: 
 
 @through_a_stream
 @given(path=st.lists(segments, min_size=1, max_size=3).map(tuple))
-async def test_tuple_segments_arrive_at_the_transport_one_for_one(path: tuple[str | int, ...]) -> None:
-    (url,) = await paths_seen(path)
+async def test_tuple_segments_arrive_at_the_transport(path: tuple[str | int, ...]) -> None:
+    (url,) = await requested_urls(path)
 
     raw = url.raw_path.decode("ascii")
     assert url.host == "api.example.com"
@@ -87,26 +87,26 @@ async def test_tuple_segments_arrive_at_the_transport_one_for_one(path: tuple[st
 
 @often
 @given(text=st.text(max_size=20).filter(lambda s: "%" not in s and "?" not in s and not s.startswith("/")))
-def test_a_str_path_without_dot_segments_arrives_with_unsafe_characters_encoded(text: str) -> None:
+def test_unsafe_characters_of_a_str_path_are_encoded(text: str) -> None:
     if {".", ".."} & set(text.split("/")):
         with pytest.raises(ConfigError):
-            join("Things", HOME, text)
+            join("Things", BASE, text)
         return
 
-    url = join("Things", f"{HOME}/", text)
+    url = join("Things", f"{BASE}/", text)
 
     assert url.isascii()
     assert not set(url) & set(' "<>\\^`{|}#\n\r\t\x00')
-    assert unquote(url.removeprefix(f"{HOME}/")) == text
+    assert unquote(url.removeprefix(f"{BASE}/")) == text
 
 
 @often
 @given(octets=st.binary(min_size=1, max_size=5))
-def test_percent_escapes_in_a_str_path_are_kept_as_they_are(octets: bytes) -> None:
+def test_percent_escapes_of_a_str_path_are_kept(octets: bytes) -> None:
     escaped = "".join(f"%{octet:02X}" for octet in octets)
 
-    assert join("Things", HOME, f"a/{escaped}/b") == f"{HOME}/a/{escaped}/b"
-    assert join("Things", HOME, f"a?q={escaped}") == f"{HOME}/a?q={escaped}"
+    assert join("Things", BASE, f"a/{escaped}/b") == f"{BASE}/a/{escaped}/b"
+    assert join("Things", BASE, f"a?q={escaped}") == f"{BASE}/a?q={escaped}"
 
 
 @pytest.mark.parametrize(
@@ -121,43 +121,43 @@ def test_percent_escapes_in_a_str_path_are_kept_as_they_are(octets: bytes) -> No
         ("", ""),
     ],
 )
-def test_a_str_path_is_encoded_where_it_must_be(path: str, expected: str) -> None:
-    assert join("Things", f"{HOME}/v1/", path) == f"{HOME}/v1/{expected}"
+def test_str_path_is_encoded_where_necessary(path: str, expected: str) -> None:
+    assert join("Things", f"{BASE}/v1/", path) == f"{BASE}/v1/{expected}"
 
 
-def test_a_stray_percent_sign_in_the_query_of_a_path_is_encoded() -> None:
-    assert join("Things", HOME, "search?q=50%") == f"{HOME}/search?q=50%25"
+def test_stray_percent_sign_in_a_path_query_is_encoded() -> None:
+    assert join("Things", BASE, "search?q=50%") == f"{BASE}/search?q=50%25"
 
 
 @pytest.mark.parametrize("path", ["..", ".", "../users", "users/..", "a/./b", "/../x", "a/../b?x=1", "../"])
-async def test_a_str_path_that_leads_upwards_is_refused(path: str) -> None:
+async def test_str_path_with_dot_segments_is_refused(path: str) -> None:
     with pytest.raises(ConfigError, match=r"path"):
-        await paths_seen(path)
+        await requested_urls(path)
 
 
 @pytest.mark.parametrize("segment", ["", None, True, 1.5, b"x", ["a"]])
-async def test_a_segment_that_is_empty_or_of_another_type_is_refused(segment: Any) -> None:
+async def test_segment_that_is_empty_or_of_a_wrong_type_is_refused(segment: Any) -> None:
     with pytest.raises(ConfigError, match="segment"):
-        await paths_seen(("users", segment))
+        await requested_urls(("users", segment))
 
 
 @pytest.mark.parametrize("segment", [True, 1.0])
-async def test_a_segment_is_refused_also_after_an_equal_one_of_the_right_type(segment: Any) -> None:
-    await paths_seen(("users", 1))
+async def test_wrong_segment_type_is_refused_after_an_equal_int(segment: Any) -> None:
+    await requested_urls(("users", 1))
 
     with pytest.raises(ConfigError, match="segment"):
-        await paths_seen(("users", segment))
+        await requested_urls(("users", segment))
 
 
 @pytest.mark.parametrize("path", [None, 7, ["users", "1"], b"users"])
-async def test_a_path_of_another_type_is_refused(path: Any) -> None:
+async def test_path_of_a_wrong_type_is_refused(path: Any) -> None:
     with pytest.raises(ConfigError, match="path"):
-        await paths_seen(path)
+        await requested_urls(path)
 
 
 @often
 @given(params=st.dictionaries(st.text(min_size=1, max_size=6), values, max_size=4))
-def test_params_round_trip_none_left_out_lists_repeated_booleans_lower_case(params: dict[str, Any]) -> None:
+def test_params_round_trip_without_none_and_with_repeated_lists(params: dict[str, Any]) -> None:
     expected = [
         (name, str(item).lower() if isinstance(item, bool) else str(item))
         for name, value in params.items()
@@ -165,9 +165,9 @@ def test_params_round_trip_none_left_out_lists_repeated_booleans_lower_case(para
         if item is not None
     ]
 
-    url = with_params("Things", f"{HOME}/a", params)
+    url = with_params("Things", f"{BASE}/a", params)
 
-    assert url.partition("?")[0] == f"{HOME}/a"
+    assert url.partition("?")[0] == f"{BASE}/a"
     assert parse_qsl(url.partition("?")[2], keep_blank_values=True) == expected
 
 
@@ -176,31 +176,29 @@ def test_params_round_trip_none_left_out_lists_repeated_booleans_lower_case(para
     own=st.lists(st.tuples(st.sampled_from("abc"), st.text(max_size=5)), max_size=4),
     params=st.dictionaries(st.sampled_from("bcd"), st.text(max_size=5), min_size=1),
 )
-def test_params_win_over_equal_names_in_the_path_and_the_others_stay(
-    own: list[tuple[str, str]], params: dict[str, str]
-) -> None:
-    url = with_params("Things", f"{HOME}?{urlencode(own)}", params)
+def test_params_replace_equal_names_in_the_path_query(own: list[tuple[str, str]], params: dict[str, str]) -> None:
+    url = with_params("Things", f"{BASE}?{urlencode(own)}", params)
 
     kept = [pair for pair in own if pair[0] not in params]
     assert parse_qsl(urlsplit(url).query, keep_blank_values=True) == [*kept, *params.items()]
 
 
-async def test_a_query_in_the_path_and_the_paginators_parameters_go_out_together() -> None:
-    (url,) = await paths_seen("users?active=true&page=9", {"sort": "id"}, paginator=PageNumber(size=5))
+async def test_path_query_and_paginator_parameters_are_combined() -> None:
+    (url,) = await requested_urls("users?active=true&page=9", {"sort": "id"}, paginator=PageNumber(size=5))
 
     assert parse_qs(url.query.decode()) == {"active": ["true"], "sort": ["id"], "page": ["1"], "per_page": ["5"]}
 
 
-def test_percent_escapes_in_a_query_are_kept_when_params_are_added() -> None:
-    url = with_params("Things", join("Things", HOME, "search?q=%FF"), {"page": 1})
+def test_percent_escapes_of_a_query_survive_added_params() -> None:
+    url = with_params("Things", join("Things", BASE, "search?q=%FF"), {"page": 1})
 
     assert unquote_to_bytes(urlsplit(url).query) == b"q=\xff&page=1"
 
 
 @pytest.mark.parametrize("value", [{"a": 1}, b"x", [{"a": 1}]])
-def test_a_parameter_that_has_no_text_is_refused_by_name(value: Any) -> None:
+def test_parameter_without_a_text_form_is_refused_by_name(value: Any) -> None:
     with pytest.raises(ConfigError, match="'filter'"):
-        with_params("Things", HOME, {"filter": value})
+        with_params("Things", BASE, {"filter": value})
 
 
 @pytest.mark.parametrize(
@@ -215,7 +213,7 @@ def test_a_parameter_that_has_no_text_is_refused_by_name(value: Any) -> None:
         ("https://user:pw@api.example.com/", ("https", "api.example.com", 443)),
     ],
 )
-def test_an_origin_is_scheme_host_and_port(url: str, origin: tuple[str, str, int]) -> None:
+def test_origin_is_scheme_host_and_port(url: str, origin: tuple[str, str, int]) -> None:
     assert origin_of(url) == Origin(*origin)
 
 
@@ -225,7 +223,7 @@ def test_an_origin_is_scheme_host_and_port(url: str, origin: tuple[str, str, int
     host=st.one_of(st.from_regex(r"[a-z][a-z0-9.-]{0,8}[a-z]", fullmatch=True), st.ip_addresses(v=6).map(str)),
     port=st.integers(1, 65535),
 )
-def test_an_origins_text_has_the_same_origin(scheme: str, host: str, port: int) -> None:
+def test_text_of_an_origin_has_the_same_origin(scheme: str, host: str, port: int) -> None:
     origin = Origin(scheme, host, port)
 
     assert origin_of(str(origin)) == origin
@@ -255,14 +253,14 @@ def test_an_origins_text_has_the_same_origin(scheme: str, host: str, port: int) 
         "https://[::1/",
     ],
 )
-def test_what_is_not_an_absolute_http_url_has_no_origin(url: str) -> None:
+def test_url_that_is_not_absolute_http_has_no_origin(url: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011
         origin_of(url)
 
 
 def test_port_0_is_not_the_default_port() -> None:
     with pytest.raises(CrossOriginLink):
-        resolve(f"{HOME}:0/x", HOME, OURS)
+        resolve(f"{BASE}:0/x", BASE, ALLOWED)
 
 
 @pytest.mark.parametrize(
@@ -284,15 +282,15 @@ def test_port_0_is_not_the_default_port() -> None:
         *("file:///etc/passwd", "data:application/json,[]", "javascript:alert(1)"),
     ],
 )
-def test_a_link_to_another_origin_is_refused_before_anything_is_sent(link: str) -> None:
+def test_link_to_another_origin_is_refused(link: str) -> None:
     with pytest.raises(CrossOriginLink):
-        resolve(link, f"{HOME}/v1/users?page=1", OURS)
+        resolve(link, f"{BASE}/v1/users?page=1", ALLOWED)
 
 
 @pytest.mark.parametrize("link", ["https://[evil/", "https://ap\u2100i.example.com/", "//[::1", "/users\x7f"])
-def test_a_link_that_is_no_url_at_all_is_refused_like_any_other(link: str) -> None:
+def test_link_that_is_not_a_url_is_refused(link: str) -> None:
     with pytest.raises(CrossOriginLink):
-        resolve(link, f"{HOME}/v1/users", OURS)
+        resolve(link, f"{BASE}/v1/users", ALLOWED)
 
 
 @often
@@ -300,48 +298,48 @@ def test_a_link_that_is_no_url_at_all_is_refused_like_any_other(link: str) -> No
     link=st.text(alphabet="https:/\\@.#?[]apievl-com0489%\t ", max_size=24)
     | st.text(max_size=24).filter(lambda text: "\x7f" not in text)
 )
-def test_whatever_is_resolved_stays_at_an_allowed_origin_for_httpx_too(link: str) -> None:
+def test_resolved_link_has_an_allowed_origin_for_httpx(link: str) -> None:
     try:
-        url = resolve(link, f"{HOME}/v1/users", OURS)
+        url = resolve(link, f"{BASE}/v1/users", ALLOWED)
     except (CrossOriginLink, ValueError):
         return
 
     seen = httpx.URL(url)
     assert (seen.scheme, seen.host, seen.userinfo) == ("https", "api.example.com", b"")
-    assert seen.port in (None, 0)  # 0 has a test of its own
+    assert seen.port in (None, 0)  # port 0 has its own test
 
 
 @pytest.mark.parametrize(
     ("link", "expected"),
     [
-        ("?page=2", f"{HOME}/v1/users?page=2"),
-        ("users?page=2", f"{HOME}/v1/users?page=2"),
-        ("/v2/users", f"{HOME}/v2/users"),
-        ("../v2/users", f"{HOME}/v2/users"),
-        ("//api.example.com/x", f"{HOME}/x"),
-        (f"  {HOME}/x  ", f"{HOME}/x"),
-        (f"{HOME}:443/x#part", f"{HOME}:443/x"),
+        ("?page=2", f"{BASE}/v1/users?page=2"),
+        ("users?page=2", f"{BASE}/v1/users?page=2"),
+        ("/v2/users", f"{BASE}/v2/users"),
+        ("../v2/users", f"{BASE}/v2/users"),
+        ("//api.example.com/x", f"{BASE}/x"),
+        (f"  {BASE}/x  ", f"{BASE}/x"),
+        (f"{BASE}:443/x#part", f"{BASE}:443/x"),
         ("https://API.EXAMPLE.COM/x", "https://API.EXAMPLE.COM/x"),
     ],
 )
-def test_a_link_within_the_origin_is_resolved_as_rfc_3986_says(link: str, expected: str) -> None:
-    assert resolve(link, f"{HOME}/v1/users?page=1", OURS) == expected
+def test_link_within_the_origin_is_resolved_per_rfc_3986(link: str, expected: str) -> None:
+    assert resolve(link, f"{BASE}/v1/users?page=1", ALLOWED) == expected
 
 
-def test_a_refused_link_is_told_without_its_query_and_user_information() -> None:
+def test_refused_link_is_shown_without_query_and_user_info() -> None:
     with pytest.raises(CrossOriginLink) as caught:
-        resolve("https://user:hunter2@evil.example/x?token=s3cr3t", HOME, OURS)
+        resolve("https://user:hunter2@evil.example/x?token=s3cr3t", BASE, ALLOWED)
 
     assert "evil.example" in str(caught.value)
     assert "hunter2" not in str(caught.value)
     assert "s3cr3t" not in str(caught.value)
 
 
-def test_a_declared_origin_is_allowed_beside_the_streams_own() -> None:
-    allowed = allowed_origins("Things", f"{HOME}/v1", ("https://files.example.com",))
+def test_declared_origin_is_allowed_besides_url_base() -> None:
+    allowed = allowed_origins("Things", f"{BASE}/v1", ("https://files.example.com",))
 
-    assert resolve("https://files.example.com/a", HOME, allowed) == "https://files.example.com/a"
-    assert resolve("/b", HOME, allowed) == f"{HOME}/b"
+    assert resolve("https://files.example.com/a", BASE, allowed) == "https://files.example.com/a"
+    assert resolve("/b", BASE, allowed) == f"{BASE}/b"
 
 
 @pytest.mark.parametrize(
@@ -356,31 +354,31 @@ def test_a_declared_origin_is_allowed_beside_the_streams_own() -> None:
         ),
     ],
 )
-def test_a_url_base_that_is_no_http_url_is_a_config_error(url: str) -> None:
+def test_url_base_that_is_not_http_is_a_config_error(url: str) -> None:
     with pytest.raises(ConfigError, match=r"Things\.url_base"):
         allowed_origins("Things", url, ())
 
 
 @pytest.mark.parametrize("host", ["localhost", "api.localhost", "127.0.0.1", "127.8.9.1", "[::1]"])
-def test_this_machine_is_loopback(host: str) -> None:
+def test_loopback_hosts_are_recognized(host: str) -> None:
     assert origin_of(f"http://{host}:8080/").is_loopback
 
 
 @pytest.mark.parametrize("host", ["localhost.a.example", "127.0.0.1.a.example", "evillocalhost", "0.0.0.0", "10.0.0.1"])
-def test_no_other_machine_is_loopback(host: str) -> None:
+def test_other_hosts_are_not_loopback(host: str) -> None:
     assert not origin_of(f"http://{host}:8080/").is_loopback
 
 
-@pytest.mark.parametrize("make", [lambda host: f"https://{host}/next", lambda host: f"//{host}/next"])
-async def test_a_stream_sends_nothing_to_a_next_link_of_another_host(make: Callable[[str], str]) -> None:
+@pytest.mark.parametrize("make_link", [lambda host: f"https://{host}/next", lambda host: f"//{host}/next"])
+async def test_next_link_to_another_host_receives_no_request(make_link: Callable[[str], str]) -> None:
     hosts: list[str] = []
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def respond(request: httpx.Request) -> httpx.Response:
         hosts.append(request.url.host)
-        return httpx.Response(200, json={"items": [{"id": 1}], "next": make("evil.example")})
+        return httpx.Response(200, json={"items": [{"id": 1}], "next": make_link("evil.example")})
 
     class Things(HttpStream):
-        url_base = HOME
+        url_base = BASE
         records_path = "items"
         paginator = NextUrl("next")
 
@@ -388,6 +386,6 @@ async def test_a_stream_sends_nothing_to_a_next_link_of_another_host(make: Calla
             return "things"
 
     with pytest.raises(CrossOriginLink):
-        await Things(transport=httpx.MockTransport(answer)).read()
+        await Things(transport=httpx.MockTransport(respond)).read()
 
     assert hosts == ["api.example.com"]

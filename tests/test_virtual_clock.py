@@ -1,4 +1,4 @@
-"""Does virtual time pass at once, in the right order, for everybody who waits?"""
+"""VirtualClock: order of waits, timeouts, threads and reproducible backoff."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from asyncstreams.testing import VirtualClock
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 2000).map(lambda tenths: tenths / 10), min_size=1, max_size=12))
-def test_sleepers_wake_in_the_order_of_their_moments_each_on_time(naps: list[float]) -> None:
+def test_sleepers_wake_in_order_and_on_time(naps: list[float]) -> None:
     clock = VirtualClock()
     woken: list[tuple[float, float]] = []
 
@@ -39,33 +39,33 @@ def test_sleepers_wake_in_the_order_of_their_moments_each_on_time(naps: list[flo
     assert [at for _, at in woken] == pytest.approx(sorted(naps), abs=1e-6)
 
 
-async def test_an_hour_passes_at_once(virtual_clock: VirtualClock) -> None:
-    began, monotonic, wall = time.perf_counter(), virtual_clock.monotonic(), virtual_clock.wall()
+async def test_an_hour_takes_no_real_time(virtual_clock: VirtualClock) -> None:
+    started, monotonic, wall = time.perf_counter(), virtual_clock.monotonic(), virtual_clock.wall()
 
     await virtual_clock.sleep(3600)
 
-    assert time.perf_counter() - began < 1
+    assert time.perf_counter() - started < 1
     assert virtual_clock.monotonic() - monotonic == pytest.approx(3600)
     assert virtual_clock.wall() - wall == pytest.approx(3600)
 
 
-def test_a_year_passes_at_once() -> None:
+def test_a_year_takes_no_real_time() -> None:
     clock = VirtualClock()
 
-    with given_up_after(1.0):
+    with interrupt_after(1.0):
         asyncio.run(clock.sleep(366 * 86_400))
 
     assert clock.monotonic() == pytest.approx(366 * 86_400)
 
 
 @contextmanager
-def given_up_after(seconds: float) -> Iterator[None]:
-    """A loop that spins for ever can only be left by a signal."""
+def interrupt_after(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError by a signal, the only way out of an event loop that never waits."""
 
-    def give_up(number: int, frame: object) -> None:
+    def interrupt(number: int, frame: object) -> None:
         raise TimeoutError
 
-    before = signal.signal(signal.SIGALRM, give_up)
+    before = signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
@@ -74,7 +74,7 @@ def given_up_after(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-async def test_asyncio_sleep_keeps_step_with_the_clock(virtual_clock: VirtualClock) -> None:
+async def test_asyncio_sleep_follows_the_clock(virtual_clock: VirtualClock) -> None:
     virtual_clock.monotonic()
     order: list[str] = []
 
@@ -92,7 +92,7 @@ async def test_asyncio_sleep_keeps_step_with_the_clock(virtual_clock: VirtualClo
     assert virtual_clock.monotonic() == pytest.approx(3)
 
 
-async def test_a_timeout_ends_a_longer_wait_at_its_own_moment(virtual_clock: VirtualClock) -> None:
+async def test_timeout_ends_a_longer_wait_on_time(virtual_clock: VirtualClock) -> None:
     virtual_clock.monotonic()
 
     with pytest.raises(TimeoutError):
@@ -102,14 +102,14 @@ async def test_a_timeout_ends_a_longer_wait_at_its_own_moment(virtual_clock: Vir
     assert virtual_clock.monotonic() == pytest.approx(5)
 
 
-async def test_a_timeout_leaves_a_shorter_wait_alone(virtual_clock: VirtualClock) -> None:
+async def test_timeout_does_not_affect_a_shorter_wait(virtual_clock: VirtualClock) -> None:
     async with asyncio.timeout(60):
         await virtual_clock.sleep(59)
 
     assert virtual_clock.monotonic() == pytest.approx(59)
 
 
-async def test_a_timer_that_was_set_before_the_clock_keeps_its_distance(virtual_clock: VirtualClock) -> None:
+async def test_timer_set_before_first_use_keeps_its_delay(virtual_clock: VirtualClock) -> None:
     virtual_clock.advance(1000)
     timer = asyncio.ensure_future(asyncio.sleep(10))
     await asyncio.sleep(0)
@@ -121,7 +121,7 @@ async def test_a_timer_that_was_set_before_the_clock_keeps_its_distance(virtual_
     assert timer.done()
 
 
-async def test_time_stands_still_while_somebody_works(virtual_clock: VirtualClock) -> None:
+async def test_time_does_not_advance_while_a_task_runs(virtual_clock: VirtualClock) -> None:
     before = virtual_clock.monotonic()
 
     for _ in range(100):
@@ -130,7 +130,7 @@ async def test_time_stands_still_while_somebody_works(virtual_clock: VirtualCloc
     assert virtual_clock.monotonic() == before
 
 
-async def test_advance_lets_time_pass_without_a_wait(virtual_clock: VirtualClock) -> None:
+async def test_advance_moves_time_without_a_wait(virtual_clock: VirtualClock) -> None:
     wall = virtual_clock.wall()
 
     virtual_clock.advance(90)
@@ -139,12 +139,12 @@ async def test_advance_lets_time_pass_without_a_wait(virtual_clock: VirtualClock
     assert virtual_clock.wall() == pytest.approx(wall + 90)
 
 
-def test_the_wall_begins_where_it_is_told() -> None:
+def test_wall_starts_at_start() -> None:
     assert VirtualClock(start=1000.0).wall() == 1000.0
     assert VirtualClock().wall() == 1_767_225_600.0
 
 
-def test_two_loops_one_after_the_other_share_one_time() -> None:
+def test_consecutive_loops_share_one_time() -> None:
     clock = VirtualClock()
 
     asyncio.run(clock.sleep(100))
@@ -154,7 +154,7 @@ def test_two_loops_one_after_the_other_share_one_time() -> None:
     assert clock.monotonic() == pytest.approx(150)
 
 
-def test_a_loop_has_one_clock() -> None:
+def test_second_clock_in_a_loop_raises() -> None:
     async def two_clocks() -> None:
         VirtualClock().monotonic()
         VirtualClock().monotonic()
@@ -163,12 +163,12 @@ def test_a_loop_has_one_clock() -> None:
         asyncio.run(two_clocks())
 
 
-def moments_of_the_tries(seed: int) -> list[float]:
+def attempt_times(seed: int) -> list[float]:
     clock = VirtualClock()
-    moments: list[float] = []
+    times: list[float] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
-        moments.append(clock.monotonic())
+        times.append(clock.monotonic())
         return httpx.Response(503)
 
     class Things(HttpStream):
@@ -179,39 +179,39 @@ def moments_of_the_tries(seed: int) -> list[float]:
 
     with pytest.raises(HttpStatusError):
         asyncio.run(Things(transport=httpx.MockTransport(answer), clock=clock, seed=seed).read())
-    return moments
+    return times
 
 
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_the_same_seed_gives_the_same_sequence_of_waits(seed: int) -> None:
-    first = moments_of_the_tries(seed)
+def test_equal_seeds_give_equal_waits(seed: int) -> None:
+    first = attempt_times(seed)
 
     assert len(first) == 5
     assert first == sorted(first)
-    assert moments_of_the_tries(seed) == pytest.approx(first, abs=1e-9)
-    assert moments_of_the_tries(seed + 1) != pytest.approx(first, abs=1e-9)
+    assert attempt_times(seed) == pytest.approx(first, abs=1e-9)
+    assert attempt_times(seed + 1) != pytest.approx(first, abs=1e-9)
 
 
-async def test_a_timer_that_rounding_makes_due_again_and_again_ends(virtual_clock: VirtualClock) -> None:
+async def test_timer_that_rounds_to_zero_delay_still_fires(virtual_clock: VirtualClock) -> None:
     loop = asyncio.get_running_loop()
-    loop.time = lambda: 1e9  # type: ignore[method-assign]  # where neighbouring numbers are 1e-7 apart
-    over = asyncio.Event()
+    loop.time = lambda: 1e9  # type: ignore[method-assign]  # adjacent floats are 1e-7 apart here
+    fired = asyncio.Event()
     end = virtual_clock.monotonic() + 1 + 1e-12
 
-    def look() -> None:
+    def check() -> None:
         if (left := end - virtual_clock.monotonic()) > 0:
-            loop.call_later(left, look)
+            loop.call_later(left, check)
         else:
-            over.set()
+            fired.set()
 
-    look()
-    await over.wait()
+    check()
+    await fired.wait()
 
     assert virtual_clock.monotonic() < 1.001
 
 
-async def test_a_thread_at_work_is_waited_for_and_no_time_passes(virtual_clock: VirtualClock) -> None:
+async def test_time_does_not_advance_while_a_thread_works(virtual_clock: VirtualClock) -> None:
     begin = virtual_clock.monotonic()
 
     async with asyncio.timeout(5):
@@ -220,7 +220,7 @@ async def test_a_thread_at_work_is_waited_for_and_no_time_passes(virtual_clock: 
     assert virtual_clock.monotonic() == begin
 
 
-async def test_a_thread_of_an_executor_is_waited_for_too(virtual_clock: VirtualClock) -> None:
+async def test_time_does_not_advance_while_an_executor_works(virtual_clock: VirtualClock) -> None:
     begin = virtual_clock.monotonic()
 
     with ThreadPoolExecutor(1) as executor:
@@ -232,7 +232,7 @@ async def test_a_thread_of_an_executor_is_waited_for_too(virtual_clock: VirtualC
     assert virtual_clock.monotonic() == begin
 
 
-async def test_time_passes_again_once_the_thread_is_done(virtual_clock: VirtualClock) -> None:
+async def test_time_advances_again_after_the_thread_ends(virtual_clock: VirtualClock) -> None:
     begin = virtual_clock.monotonic()
 
     with anyio.move_on_after(3) as scope:

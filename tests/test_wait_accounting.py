@@ -1,4 +1,4 @@
-"""Whose time is a wait, and what must not wait with it?"""
+"""Accounting of waits, tries and pauses for pages, tokens and detail requests."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ class Sliced(Users):
         return [{"n": 1}, {"n": 2}]
 
 
-def answers(*given: httpx.Response):
-    left = list(given)
-    return httpx.MockTransport(lambda request: left.pop(0))
+def respond_in_order(*responses: httpx.Response):
+    remaining = list(responses)
+    return httpx.MockTransport(lambda request: remaining.pop(0))
 
 
-async def test_a_pause_that_the_server_asked_for_is_not_the_next_pages_time(virtual_clock):
+async def test_server_pause_is_not_counted_for_the_next_page(virtual_clock):
     ok = httpx.Response(200, json=[{"id": 1}])
-    transport = answers(httpx.Response(200, json=[], headers={"Backoff": "700"}), httpx.Response(500), ok)
+    transport = respond_in_order(httpx.Response(200, json=[], headers={"Backoff": "700"}), httpx.Response(500), ok)
 
     assert await Sliced(transport=transport, clock=virtual_clock).read() == [{"id": 1}]
     assert virtual_clock.monotonic() >= 700
 
 
-@pytest.mark.parametrize("told", ["0", "soon", "-5"])
-async def test_a_503_whose_retry_after_orders_nothing_spends_tries(virtual_clock, told):
+@pytest.mark.parametrize("retry_after", ["0", "soon", "-5"])
+async def test_503_with_an_invalid_retry_after_spends_tries(virtual_clock, retry_after):
     sent = []
 
     def handler(request):
         sent.append(request)
-        return httpx.Response(503, headers={"Retry-After": told})
+        return httpx.Response(503, headers={"Retry-After": retry_after})
 
     with pytest.raises(HttpStatusError):
         await Users(transport=httpx.MockTransport(handler), clock=virtual_clock).read()
@@ -59,7 +59,7 @@ async def test_a_503_whose_retry_after_orders_nothing_spends_tries(virtual_clock
     assert len(sent) == 5
 
 
-async def test_a_rotated_token_does_not_wait_at_the_gate_of_the_api(virtual_clock):
+async def test_rotated_token_is_stored_without_waiting_for_a_pause(virtual_clock):
     stored = []
 
     def store(tokens):
@@ -67,7 +67,7 @@ async def test_a_rotated_token_does_not_wait_at_the_gate_of_the_api(virtual_cloc
 
     def handler(request):
         if request.url.host == "auth.example.com":
-            # Meanwhile another reading is told to wait for ten minutes.
+            # Meanwhile the API pauses all requests for ten minutes.
             stream.session_owner.sessions._open[asyncio.get_running_loop()][0].governor_for(origin, oauth).pause_for(
                 600
             )
@@ -87,8 +87,8 @@ async def test_a_rotated_token_does_not_wait_at_the_gate_of_the_api(virtual_cloc
     assert moment < 600 <= virtual_clock.monotonic()
 
 
-async def test_a_detail_call_that_gives_up_is_not_tried_again_by_its_page(virtual_clock):
-    class Whole(Users):
+async def test_failed_detail_request_is_not_retried_by_its_page(virtual_clock):
+    class WithDetails(Users):
         async def parse_response(self, response, context):
             await self.request("detail")
             return []
@@ -102,13 +102,13 @@ async def test_a_detail_call_that_gives_up_is_not_tried_again_by_its_page(virtua
         return httpx.Response(200, json=[])
 
     with pytest.raises(HttpStatusError):
-        await Whole(transport=httpx.MockTransport(handler), clock=virtual_clock).read()
+        await WithDetails(transport=httpx.MockTransport(handler), clock=virtual_clock).read()
 
     assert sent == ["/users", *["/detail"] * 5]
 
 
-async def test_a_malformed_detail_is_told_as_such_and_its_page_is_not_read_again(virtual_clock):
-    class Whole(Users):
+async def test_malformed_detail_is_not_retried_by_its_page(virtual_clock):
+    class WithDetails(Users):
         async def parse_response(self, response, context):
             detail = await self.request("detail")
             return [detail.json()]
@@ -120,17 +120,17 @@ async def test_a_malformed_detail_is_told_as_such_and_its_page_is_not_read_again
         return httpx.Response(200, text="{oops" if request.url.path == "/detail" else "[]")
 
     with pytest.raises(MalformedJSON) as caught:
-        await Whole(transport=httpx.MockTransport(handler), clock=virtual_clock).read()
+        await WithDetails(transport=httpx.MockTransport(handler), clock=virtual_clock).read()
 
     assert caught.value.url == "https://api.example.com/detail"
     assert sent == ["/users", "/detail"]
 
 
-async def test_a_token_answer_that_was_cut_is_asked_for_again(virtual_clock):
-    whole = b'{"access_token": "a1"}'
+async def test_truncated_token_response_is_retried(virtual_clock):
+    body = b'{"access_token": "a1"}'
     tokens = [
-        httpx.Response(200, stream=httpx.ByteStream(whole[:10]), headers={"Content-Length": str(len(whole))}),
-        httpx.Response(200, content=whole),
+        httpx.Response(200, stream=httpx.ByteStream(body[:10]), headers={"Content-Length": str(len(body))}),
+        httpx.Response(200, content=body),
     ]
 
     def handler(request):
@@ -142,7 +142,7 @@ async def test_a_token_answer_that_was_cut_is_asked_for_again(virtual_clock):
     assert await stream.read() == [{"id": 1}]
 
 
-async def test_a_key_in_the_query_leaves_the_rest_of_it_as_it_was(virtual_clock):
+async def test_api_key_in_the_query_keeps_the_rest_of_it(virtual_clock):
     class Linked(Users):
         paginator = NextUrl("next")
         records_path = "items"
@@ -160,9 +160,9 @@ async def test_a_key_in_the_query_leaves_the_rest_of_it_as_it_was(virtual_clock)
     assert seen == [b"/users?key=k%2F1", b"/users?c=%FFab&flag&d=a%20b&key=k%2F1"]
 
 
-async def test_errors_that_left_are_not_retryable_any_more(virtual_clock):
+async def test_raised_errors_are_not_retryable(virtual_clock):
     def handler(request):
-        raise httpx.ReadError("gone")
+        raise httpx.ReadError("connection reset")
 
     with pytest.raises(AsyncStreamsError) as caught:
         await Users(transport=httpx.MockTransport(handler), clock=virtual_clock).read()

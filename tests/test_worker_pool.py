@@ -35,7 +35,7 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
-async def test_jobs_that_are_begun_together_run_side_by_side():
+async def test_jobs_started_together_run_concurrently():
     jobs = Jobs()
     async with asyncio.timeout(5), anyio.create_task_group() as tasks:
         workers = WorkerPool(tasks, jobs.work)
@@ -47,7 +47,7 @@ async def test_jobs_that_are_begun_together_run_side_by_side():
         workers.close()
 
 
-async def test_whoever_has_done_a_job_does_the_next():
+async def test_idle_worker_takes_the_next_job():
     jobs = Jobs()
     async with asyncio.timeout(5), anyio.create_task_group() as tasks:
         workers = WorkerPool(tasks, jobs.work)
@@ -65,7 +65,7 @@ async def test_whoever_has_done_a_job_does_the_next():
     assert len(set(jobs.ran_on.values())) == 2
 
 
-async def test_dismissed_workers_go_when_they_have_done_their_job():
+async def test_closed_pool_ends_workers_after_their_job():
     jobs = Jobs()
     async with asyncio.timeout(5), anyio.create_task_group() as tasks:
         workers = WorkerPool(tasks, jobs.work)
@@ -82,7 +82,7 @@ async def test_dismissed_workers_go_when_they_have_done_their_job():
         await jobs.finish([1])
 
 
-async def test_a_job_that_raises_ends_the_others_and_leaves_the_group():
+async def test_raising_job_cancels_the_group():
     jobs = Jobs()
 
     async def work(job: int) -> None:
@@ -103,7 +103,7 @@ async def test_a_job_that_raises_ends_the_others_and_leaves_the_group():
     assert task.cancelled() or task.done()
 
 
-async def test_a_worker_that_was_cancelled_while_it_was_idle_is_given_no_job():
+async def test_cancelled_idle_worker_gets_no_job():
     jobs = Jobs()
     async with asyncio.timeout(5), anyio.create_task_group() as tasks:
         workers = WorkerPool(tasks, jobs.work)

@@ -57,6 +57,7 @@ class TimeWindows:
             raise ConfigError(f"{self}: lookback and settle must be durations of at least 0")
 
     def intervals(self, cursor: CursorFormat, done: Intervals, now: float) -> Iterator[Interval]:
+        """The windows to read, in ascending order, given the intervals already read. Raises ConfigError."""
         start, end = self._start_point(cursor), self.end_at(cursor, now)
         lookback = self.lookback_of(cursor)
         for gap in done.gaps(start, end):
@@ -65,6 +66,7 @@ class TimeWindows:
             yield from _split(gap, self._edges(cursor, start, gap))
 
     def end_at(self, cursor: CursorFormat, now: float) -> Point:
+        """The exclusive end of the last window: `settle` before `now`. Raises ConfigError for a cursor of numbers."""
         if not cursor.is_time:
             raise ConfigError(
                 "cursor_format = 'number': TimeWindows need a cursor with times",
@@ -73,9 +75,11 @@ class TimeWindows:
         return cursor.point_at(now - _timedelta(self.settle).total_seconds())
 
     def lookback_of(self, cursor: CursorFormat) -> Point:
+        """`lookback` as a distance between points."""
         return cursor.distance(_timedelta(self.lookback))
 
     def query_bounds(self, cursor: CursorFormat, interval: Interval) -> tuple[Point, Point]:
+        """The bounds to send to the API, according to `bounds`."""
         return _query_bounds(cursor, interval, self.bounds)
 
     def _start_point(self, cursor: CursorFormat) -> Point:
@@ -121,18 +125,22 @@ class NumberRanges:
             raise ConfigError(f"{self}: expected a step above 0 and a finite end of at least start")
 
     def intervals(self, cursor: CursorFormat, done: Intervals, now: float) -> Iterator[Interval]:
+        """The ranges to read, in ascending order, given the intervals already read."""
         for gap in done.gaps(self.start, self.end):
             number = max(1, math.floor((gap.start - self.start) / self.step))
             last = math.ceil((gap.end - self.start) / self.step)
             yield from _split(gap, (self.start + index * self.step for index in range(number, last)))
 
     def end_at(self, cursor: CursorFormat, now: float) -> Point:
+        """The exclusive end of the last range."""
         return self.end
 
     def lookback_of(self, cursor: CursorFormat) -> Point:
+        """Always 0: ranges are read once."""
         return 0
 
     def query_bounds(self, cursor: CursorFormat, interval: Interval) -> tuple[Point, Point]:
+        """The bounds to send to the API, according to `bounds`."""
         return _query_bounds(cursor, interval, self.bounds)
 
 

@@ -153,10 +153,9 @@ class Journal:
     def _check_format(self, fields: Mapping[str, Any]) -> None:
         if fields.get("format") != _FORMAT:
             raise StateIncompatible(
-                f"{self._folder.parent}: the output has format {fields.get('format')!r}, and this version "
-                f"writes {_FORMAT}",
+                f"{self._folder.parent} has format {fields.get('format')!r}; this version reads format {_FORMAT}",
                 field="format",
-                hint="use the version of asyncstreams that wrote the output, or extract to another path",
+                hint="if a newer version of asyncstreams wrote it, use that version; or extract to another path",
             )
 
     def _corrupt(self, path: Path, error: Exception) -> StateCorrupt:

@@ -319,9 +319,9 @@ class TableWriter:
             return Ledger()
         if snapshot.get("format") != _FORMAT:
             raise StateIncompatible(
-                f"{self._path}: the output has format {snapshot.get('format')!r}, and this version writes {_FORMAT}",
+                f"{self._path} has format {snapshot.get('format')!r}; this version reads format {_FORMAT}",
                 field="format",
-                hint="use the version of asyncstreams that wrote the output, or extract to another file",
+                hint="if a newer version of asyncstreams wrote it, use that version; or extract to another file",
             )
         try:
             ledger = Ledger.from_json(snapshot["ledger"])

@@ -17,11 +17,11 @@ from .._json import encode
 from ..auth.identity import NotFingerprintable
 from ..errors import ConfigError, LocalError
 from ..models import Page, Record
-from ..parents.cache_dir import CacheDir, cache_folder
+from ..parents.cache_dir import CacheDir, resolve_cache_dir
 from ..parents.fingerprint import fingerprint
-from ..parents.log import ParentLog, pages_of
+from ..parents.log import ParentLog, merge_pages
 from ..parents.log_file import LogFile
-from ..parents.projection import decode_of
+from ..parents.projection import decoder_for
 from ..protocols import Stream
 from ..records.json_lines import EncodedLines
 from ..state.compatibility import identity_of
@@ -48,7 +48,7 @@ class ParentFeed:
         self._logs = [log for _, log in parents]
         self._updated = asyncio.Event()
         self._readers = [
-            log.reader(decode_of(stream.name, parent.name, stream.parent_fields), self._updated)
+            log.add_reader(decoder_for(stream.name, parent.name, stream.parent_fields), self._updated)
             for parent, log in parents
         ]
         self._name = stream.name
@@ -81,7 +81,7 @@ class ParentFeed:
     async def read_pages(self) -> AsyncGenerator[tuple[int, list[Record]]]:
         """Yield pages of parent records, each with the index of the parent stream. Raises LocalError."""
         try:
-            async with aclosing(pages_of(self._readers, self._updated)) as pages:
+            async with aclosing(merge_pages(self._readers, self._updated)) as pages:
                 async for page in pages:
                     yield page
         except (OSError, CorruptData) as error:
@@ -114,7 +114,7 @@ class ParentPageSender:
         """Whether the consumer, a child or the cache needs another page."""
         if self._consumer is not None and (self._remaining is None or self._remaining > 0):
             return True
-        return self._is_cached or self.log.is_wanted
+        return self._is_cached or self.log.has_readers
 
     async def wait_for_capacity(self) -> None:
         if self._consumer is not None and self._remaining != 0:
@@ -147,10 +147,10 @@ class ParentPageSender:
         """Wait, without a slot, until the children have caught up or, with a record limit, need more."""
         if self._on_demand and not self._remaining:
             slot.release()
-            await self.log.demand()
-        elif not self.log.has_room:
+            await self.log.wait_for_demand()
+        elif not self.log.has_capacity:
             slot.release()
-            await self.log.room()
+            await self.log.wait_for_capacity()
 
 
 class ParentWriter(NamedTuple):
@@ -230,12 +230,12 @@ class ParentCoordinator:
         if is_complete:
             await writer.log.finish(None if writer.cache is None else writer.cache.store)
         else:
-            writer.log.end()
+            writer.log.abort()
 
     def close_stream(self, selection: StreamSelection) -> None:
         """End the log of a stream and its own feed, whatever the outcome."""
         if (writer := self._writers.get(id(selection))) is not None:
-            writer.log.end()
+            writer.log.abort()
         if (feed := self.feed_for(selection)) is not None:
             feed.close()
 
@@ -290,7 +290,7 @@ class ParentCoordinator:
         if stream.use_cache and selection.reads_everything and not self._has_limit:
             cache = await self._cache_for(stream)
         log = (
-            ParentLog(LogFile.temporary, _warn_once(stream.name))
+            ParentLog(LogFile.create_temporary, _warn_once(stream.name))
             if cache is None
             else ParentLog(cache.open, cache.warn)
         )
@@ -321,7 +321,7 @@ class ParentCoordinator:
         except OSError as error:
             cache.warn(error)
             return None
-        return None if found is None else ParentLog.kept(*found)
+        return None if found is None else ParentLog.from_file(*found)
 
     def _are_equivalent(self, first: Stream, second: Stream) -> bool:
         if type(first) is not type(second) or first.name != second.name:
@@ -362,9 +362,9 @@ class CachedLog:
     def __init__(self, stream: Stream) -> None:
         self.warn = _warn_once(stream.name)
         self._clock, self._ttl = stream.clock, stream.cache_ttl
-        self._folder = CacheDir(cache_folder(stream.cache_dir))
-        self.path: Path = self._folder.file(
-            stream.cache_filename or stream.name, fingerprint(stream, self._folder.salt())
+        self._folder = CacheDir(resolve_cache_dir(stream.cache_dir))
+        self.path: Path = self._folder.log_path(
+            stream.cache_filename or stream.name, fingerprint(stream, self._folder.load_or_create_salt())
         )
         self._created_at = self._clock.wall()
 
@@ -374,14 +374,14 @@ class CachedLog:
     def open(self) -> LogFile:
         """A file for a new log; a temporary one if the cache folder is not writable."""
         try:
-            return self._folder.partial(self.path, self._created_at, self._clock.wall())
+            return self._folder.create_partial(self.path, self._created_at, self._clock.wall())
         except OSError as error:
             self.warn(error)
-            return LogFile.temporary()
+            return LogFile.create_temporary()
 
     def store(self, file: LogFile, counts: LogFooter) -> None:
         if file.path is not None:
-            file.keep(self.path, counts)
+            file.finalize(self.path, counts)
 
     def clear(self) -> None:
         self._folder.clear(self.path)

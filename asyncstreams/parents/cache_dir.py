@@ -1,4 +1,4 @@
-"""Where are parent logs kept between runs, and which of them may be used? Blocking: to be called in threads."""
+"""The cache folder of parent logs between runs. All functions block: call them in a thread."""
 
 from __future__ import annotations
 
@@ -13,40 +13,42 @@ import platformdirs
 
 from ..errors import ConfigError
 from ..storage.framing import LOG_FORMAT, CorruptData, LogFooter
-from .log_file import LogFile, whole
+from .log_file import LogFile, open_complete
 
 _log = logging.getLogger("asyncstreams")
 _SUFFIX, _PARTIAL, _DAMAGED = ".parents", ".partial", ".damaged"
-_ABANDONED = 86_400.0  # seconds since a partial was written to last
+_ABANDONED_AFTER_S = 86_400.0  # since the last write to a partial file
 
 
-def cache_folder(given: str | os.PathLike[str] | None) -> Path:
-    """`given`, else the environment's REQUEST_CACHE_PATH, as with the Airbyte CDK, else the user's cache folder."""
-    told = given or os.environ.get("REQUEST_CACHE_PATH")
-    return Path(told) if told else platformdirs.user_cache_path("asyncstreams", appauthor=False)
+def resolve_cache_dir(configured: str | os.PathLike[str] | None) -> Path:
+    """The configured folder. Without one: REQUEST_CACHE_PATH of the environment (as in the Airbyte CDK), or the user's
+    cache folder.
+    """
+    path = configured or os.environ.get("REQUEST_CACHE_PATH")
+    return Path(path) if path else platformdirs.user_cache_path("asyncstreams", appauthor=False)
 
 
 class CacheDir:
-    """The folder of a stream's kept logs. All may raise OSError, and ConfigError where others can write into it."""
+    """The folder of cached parent logs. All methods may raise OSError, and ConfigError if others can write into it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def salt(self) -> bytes:
-        """What makes the keys of this folder its own; made when it is first asked for."""
-        self._make()
+    def load_or_create_salt(self) -> bytes:
+        """The random salt of this folder, with which fingerprints are keyed. It is created on first use."""
+        self._create()
         path = self.path / "salt"
         for _ in range(2):
             with suppress(FileNotFoundError):
                 return path.read_bytes()
             own = self.path / f"salt-{secrets.token_hex(8)}{_PARTIAL}"
-            made = os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            descriptor = os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             try:
-                os.write(made, secrets.token_bytes(32))
+                os.write(descriptor, secrets.token_bytes(32))
             finally:
-                os.close(made)
+                os.close(descriptor)
             try:
-                os.link(own, path)  # unless another process was faster: then its salt counts
+                os.link(own, path)  # fails if another process was faster: its salt is used
             except FileExistsError:
                 pass
             except OSError:  # a file system without links
@@ -55,58 +57,67 @@ class CacheDir:
                 os.unlink(own)
         return path.read_bytes()
 
-    def file(self, beginning: str, key: str) -> Path:
-        return self.path / f"{beginning}-{key}{_SUFFIX}"
+    def log_path(self, prefix: str, key: str) -> Path:
+        return self.path / f"{prefix}-{key}{_SUFFIX}"
 
     def find(self, path: Path, now: float, ttl: float) -> tuple[LogFile, int, LogFooter] | None:
-        """A kept log that is whole and young enough; one that is damaged is set aside, with a warning."""
+        """The log at `path`, the offset of its pages, and its footer; None if it is missing, unusable or too old.
+
+        A log is too old when `ttl` seconds have passed since its read began. A corrupted log is renamed to `.damaged`,
+        with a warning.
+        """
         try:
-            log, begin, counts, start = whole(path)
+            log, header, footer, start = open_complete(path)
         except FileNotFoundError:
             return None
         except CorruptData as error:
-            aside = path.with_suffix(_DAMAGED)
-            _log.warning("the parent log %s is damaged: %s; it is set aside as %s", path.name, error, aside.name)
-            os.replace(path, aside)
-            return None
-        if begin.format == LOG_FORMAT and 0 <= now - begin.started_at < ttl:
-            return log, start, counts
-        log.close()
-        if begin.format != LOG_FORMAT:
+            renamed = path.with_suffix(_DAMAGED)
             _log.warning(
-                "the parent log %s has format %d and this version reads format %d; the parent is fetched again",
+                "parent log %s is corrupted: %s; it is renamed to %s and the parent is fetched again",
                 path.name,
-                begin.format,
+                error,
+                renamed.name,
+            )
+            os.replace(path, renamed)
+            return None
+        if header.format == LOG_FORMAT and 0 <= now - header.started_at < ttl:
+            return log, start, footer
+        log.close()
+        if header.format != LOG_FORMAT:
+            _log.warning(
+                "parent log %s has format %d, but this version reads format %d; the parent is fetched again",
+                path.name,
+                header.format,
                 LOG_FORMAT,
             )
         return None
 
-    def partial(self, path: Path, at: float, now: float) -> LogFile:
-        """A new log that is to become `path`; what it holds was asked for from `at` on."""
-        self._make()
-        self._tidy(now)
-        return LogFile.partial(path.with_name(f"{path.stem}-{secrets.token_hex(8)}{_PARTIAL}"), at)
+    def create_partial(self, path: Path, started_at: float, now: float) -> LogFile:
+        """A new log that `LogFile.finalize` can rename to `path`; `started_at` is when its read began."""
+        self._create()
+        self._remove_abandoned(now)
+        return LogFile.create_partial(path.with_name(f"{path.stem}-{secrets.token_hex(8)}{_PARTIAL}"), started_at)
 
     def clear(self, path: Path) -> None:
-        """Remove what is kept, and what was set aside."""
-        for one in (path, path.with_suffix(_DAMAGED)):
+        """Remove the log at `path` and its corrupted predecessor."""
+        for file in (path, path.with_suffix(_DAMAGED)):
             with suppress(FileNotFoundError):
-                os.unlink(one)
+                os.unlink(file)
 
-    def _make(self) -> None:
+    def _create(self) -> None:
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if os.name != "posix":
             return
-        told = os.lstat(self.path)
-        if not stat.S_ISDIR(told.st_mode) or told.st_uid != os.geteuid() or told.st_mode & 0o022:
+        status = os.lstat(self.path)
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
             raise ConfigError(
-                f"cache_dir {str(self.path)!r} is a link, or others can write into it: parents are not kept there",
-                hint="give a folder of your own, which nobody else can write into (chmod go-w)",
+                f"cache_dir {str(self.path)!r}: it is a symbolic link, or other users can write into it",
+                hint="use a folder that only you can write into (chmod go-w)",
             )
 
-    def _tidy(self, now: float) -> None:
-        """Remove what a process that is gone has left."""
+    def _remove_abandoned(self, now: float) -> None:
+        """Remove partial files of processes that ended without removing them."""
         for path in self.path.glob(f"*{_PARTIAL}"):
             with suppress(OSError):
-                if now - path.stat().st_mtime > _ABANDONED:
+                if now - path.stat().st_mtime > _ABANDONED_AFTER_S:
                     path.unlink()

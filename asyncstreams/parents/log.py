@@ -1,4 +1,4 @@
-"""How do many read what one writes, from the first page on and while it grows, in flat memory?"""
+"""Parent logs: the pages of one parent, written once and read by several children while the log grows."""
 
 from __future__ import annotations
 
@@ -13,268 +13,276 @@ from ..models import Record
 from ..storage.framing import HEAD_SIZE, CorruptData, LogFooter, footer_frame, frame_length_at, iter_frames, page_frame
 from .log_file import LogFile
 
-_WRITTEN = 256 * 1024  # bytes that are written in one hop to a thread
-_CHUNK = 1 << 20  # and that are read in one
-_KEPT = 1 << 20  # bytes that stay in memory for those who keep up
-_MOST_ON_DISK, _MOST_IN_MEMORY = 1 << 30, 32 << 20  # bytes by which the writer may be ahead of the slowest reader
+_FLUSH_BYTES = 256 * 1024  # more unwritten bytes than this are written, in one hop to a thread
+_READ_BYTES = 1 << 20  # read from the file in one hop to a thread
+_RECENT_BYTES = 1 << 20  # kept in memory after they are written, for readers that keep up
+# How far the writer may be ahead of the slowest reader.
+_MAX_LEAD_ON_DISK_BYTES, _MAX_LEAD_IN_MEMORY_BYTES = 1 << 30, 32 << 20
 
 Decode: TypeAlias = Callable[["bytes | memoryview[int]"], list[Record]]
 
 
 class ParentLog:
-    """The pages of one parent: one writer, and readers who each begin at the first page.
+    """The pages of one parent, with one writer and any number of readers.
 
-    Small logs never leave the memory. Larger ones go to a file, which is opened when it is needed; where
-    it cannot be written, what is not in it stays in memory until everybody has read it, and the writer
-    goes no faster than they.
+    Each reader starts at the first page. A small log stays in memory; a larger one goes to a file, which is opened on
+    first use. If the file cannot be written, the pages that are not in it stay in memory until all readers have read
+    them. The writer is then bounded by 32 MiB.
     """
 
     def __init__(self, open_file: Callable[[], LogFile], warn: Callable[[OSError], None]) -> None:
         self._open_file, self._warn = open_file, warn
         self._file: LogFile | None = None
-        self._base = 0  # where in the file the pages begin
-        self._end = self._on_disk = 0
-        self._tail: dict[int, bytes] = {}  # frames that are in memory, by where they begin
-        self._tail_size = 0
+        self._pages_start = 0  # offset of the first page in the file
+        self._size = self._disk_size = 0
+        self._frames: dict[int, bytes] = {}  # frames in memory, in order, by offset
+        self._frames_size = 0
         self._readers: dict[LogReader, None] = {}
         self._pages = 0
-        self._is_writing = self._is_lost = False
-        self._writer: asyncio.Event = asyncio.Event()
+        self._is_flushing = self._write_failed = False
+        self._writer_wakeup: asyncio.Event = asyncio.Event()
         self.records = 0
-        """How many parents are known so far."""
+        """The number of parent records so far."""
         self.is_closed = False
-        """Whether nothing more comes."""
+        """Whether no more pages will be appended."""
         self.is_complete = False
-        """Whether all there is has come."""
+        """Whether the parent was read completely."""
         self.is_checked = False
-        """Whether the checksums of what is on disk have been looked at, when it was opened: once is enough."""
+        """Whether the checksums of the file were verified when it was opened, so that readers skip them."""
 
     @classmethod
-    def kept(cls, file: LogFile, start: int, counts: LogFooter) -> ParentLog:
-        """One that was found to be whole, by its checksums; its pages lie from `start` on, up to its end frame."""
-        log = cls(_no_file, _ignore)
-        log._file, log._base = file, start
-        log._end = log._on_disk = file.size - start - _end_size(counts)
-        log._pages, log.records = counts.pages, counts.records
+    def from_file(cls, file: LogFile, start: int, footer: LogFooter) -> ParentLog:
+        """A complete log from a verified file, whose pages lie between `start` and the footer."""
+        log = cls(_refuse_open, _refuse_error)
+        log._file, log._pages_start = file, start
+        log._size = log._disk_size = file.size - start - _footer_size(footer)
+        log._pages, log.records = footer.pages, footer.records
         log.is_closed = log.is_complete = log.is_checked = True
         return log
 
-    def reader(self, decode: Decode, news: asyncio.Event) -> LogReader:
-        """Reads from the first page on; `news` is set when there may be more. All readers come before the writer."""
-        reader = LogReader(self, decode, news)
+    def add_reader(self, decode: Decode, updated: asyncio.Event) -> LogReader:
+        """A reader that starts at the first page; `updated` is set when pages may have been added.
+
+        Add all readers before the first page is written: the writer waits only for readers that it knows.
+        """
+        reader = LogReader(self, decode, updated)
         self._readers[reader] = None
         return reader
 
-    def left(self, reader: LogReader) -> None:
-        """Somebody reads no more."""
+    def remove_reader(self, reader: LogReader) -> None:
         self._readers.pop(reader, None)
-        self.moved()
+        self.wake_writer()
 
     @property
-    def is_wanted(self) -> bool:
-        """Whether anybody still reads."""
+    def has_readers(self) -> bool:
+        """Whether a reader is still open."""
         return bool(self._readers)
 
-    async def room(self) -> None:
-        """Wait until the slowest reader is near enough."""
-        while not self.has_room:
-            self._writer.clear()
-            await self._writer.wait()
+    async def wait_for_capacity(self) -> None:
+        """Wait until the writer is not too far ahead of the slowest reader."""
+        while not self.has_capacity:
+            self._writer_wakeup.clear()
+            await self._writer_wakeup.wait()
 
-    async def demand(self) -> None:
-        """Wait until somebody has read all there is, or nobody reads."""
-        while self._readers and not any(reader.is_hungry for reader in self._readers):
-            self._writer.clear()
-            await self._writer.wait()
+    async def wait_for_demand(self) -> None:
+        """Wait until a reader has read all pages, or until no reader is open."""
+        while self._readers and not any(reader.is_waiting for reader in self._readers):
+            self._writer_wakeup.clear()
+            await self._writer_wakeup.wait()
 
-    async def append(self, page: bytes, records: int) -> None:
-        """A page of so many records, as a JSON array."""
+    async def append(self, page: bytes, record_count: int) -> None:
+        """Add a page, which is a JSON array of `record_count` records."""
         frame = page_frame(page)
-        self._tail[self._end] = frame
-        self._tail_size += len(frame)
-        self._end += len(frame)
+        self._frames[self._size] = frame
+        self._frames_size += len(frame)
+        self._size += len(frame)
         self._pages += 1
-        self.records += records
-        self._tell()
-        await self._write(_WRITTEN)
-        self._trim()
+        self.records += record_count
+        self._notify_readers()
+        await self._flush(_FLUSH_BYTES)
+        self._trim_memory()
 
-    async def finish(self, keep: Callable[[LogFile, LogFooter], None] | None) -> None:
-        """All has come. `keep` takes the file, in a thread, where it is to stay."""
+    async def finish(self, store: Callable[[LogFile, LogFooter], None] | None) -> None:
+        """Close the log as complete. If it is to be cached, `store` is called in a thread with the file."""
         self.is_closed = self.is_complete = True
-        self._tell()
-        if keep is None or self._is_lost:
+        self._notify_readers()
+        if store is None or self._write_failed:
             return
-        await self._write(0)
-        if self._file is None or self._is_lost:
+        await self._flush(0)
+        if self._file is None or self._write_failed:
             return
         try:
-            await anyio.to_thread.run_sync(keep, self._file, LogFooter(self._pages, self.records))
+            await anyio.to_thread.run_sync(store, self._file, LogFooter(self._pages, self.records))
         except OSError as error:
             self._warn(error)
 
-    def end(self) -> None:
-        """Nothing more comes, though there may be more."""
+    def abort(self) -> None:
+        """Close the log as incomplete; no effect after `finish`."""
         if not self.is_closed:
             self.is_closed = True
-            self._tell()
+            self._notify_readers()
 
     def close(self) -> None:
-        """Let go of the file: what was not kept is gone."""
-        self.end()
+        """Close the file, which deletes it unless it was stored."""
+        self.abort()
         if self._file is not None:
             self._file.close()
             self._file = None
 
     @property
     def size(self) -> int:
-        """Bytes so far."""
-        return self._end
+        """The size of all pages so far, in bytes of frames."""
+        return self._size
 
-    def at(self, offset: int) -> bytes | None:
-        """The frame that begins there, if it is in memory."""
-        return self._tail.get(offset)
+    def frame_in_memory(self, offset: int) -> bytes | None:
+        """The frame at `offset`; None if it is only on disk."""
+        return self._frames.get(offset)
 
-    async def from_disk(self, offset: int) -> bytes:
-        """Frames from there on, at least one. Raises OSError, and Damaged where the file is not what was written."""
+    async def read_frames(self, offset: int) -> bytes:
+        """One or more frames from the file, from `offset` on; the last one may be incomplete. Raises OSError."""
         file = self._file
         assert file is not None
-        most = self._on_disk - offset
+        max_bytes = self._disk_size - offset
 
         def read() -> bytes:
-            data = file.read(self._base + offset, min(_CHUNK, most))
+            data = file.read(self._pages_start + offset, min(_READ_BYTES, max_bytes))
             if len(data) >= HEAD_SIZE and (length := frame_length_at(data, 0)) > len(data):
-                data = file.read(self._base + offset, min(length, most))
+                data = file.read(self._pages_start + offset, min(length, max_bytes))
             return data
 
         return await anyio.to_thread.run_sync(read)
 
-    def moved(self) -> None:
-        """A reader is further, or waits: the writer may go on."""
-        self._trim()
-        self._writer.set()
+    def wake_writer(self) -> None:
+        """Free memory that no reader needs, and let a waiting writer check its conditions again."""
+        self._trim_memory()
+        self._writer_wakeup.set()
 
     @property
-    def has_room(self) -> bool:
-        """Whether the slowest reader is near enough for another page."""
-        slowest = min([reader.offset for reader in self._readers], default=self._end)
-        if self._is_lost:
-            return self._end - max(slowest, self._on_disk) < _MOST_IN_MEMORY
-        return self._end - slowest < _MOST_ON_DISK
+    def has_capacity(self) -> bool:
+        """Whether another page may be written: the slowest reader is not too far behind."""
+        slowest = min([reader.offset for reader in self._readers], default=self._size)
+        if self._write_failed:
+            return self._size - max(slowest, self._disk_size) < _MAX_LEAD_IN_MEMORY_BYTES
+        return self._size - slowest < _MAX_LEAD_ON_DISK_BYTES
 
-    async def _write(self, least: int) -> None:
-        """Write what is not on disk yet, if it is at least so much; whoever comes meanwhile leaves it to us."""
-        if self._is_writing or self._is_lost:
+    async def _flush(self, threshold: int) -> None:
+        """Write all frames that are not on disk if they exceed `threshold` bytes; 0 also creates an empty log's file.
+
+        A call during a flush returns at once: the running flush writes its frames too.
+        """
+        if self._is_flushing or self._write_failed:
             return
-        self._is_writing = True
+        self._is_flushing = True
         try:
-            while self._end - self._on_disk > least or (self._file is None and not least):
-                data = b"".join([frame for offset, frame in self._tail.items() if offset >= self._on_disk])
-                await anyio.to_thread.run_sync(self._append, data)
+            while self._size - self._disk_size > threshold or (self._file is None and not threshold):
+                data = b"".join([frame for offset, frame in self._frames.items() if offset >= self._disk_size])
+                await anyio.to_thread.run_sync(self._append_to_file, data)
         except OSError as error:
-            self._is_lost = True
+            self._write_failed = True
             self._warn(error)
         finally:
-            self._is_writing = False
+            self._is_flushing = False
 
-    def _append(self, data: bytes) -> None:
+    def _append_to_file(self, data: bytes) -> None:
         if self._file is None:
             self._file = self._open_file()
-            self._base = self._file.size
+            self._pages_start = self._file.size
         self._file.append(data)
-        self._on_disk += len(data)
+        self._disk_size += len(data)
 
-    def _trim(self) -> None:
-        """Forget what can be read from the disk, or what nobody needs any more."""
-        while self._tail:
-            offset = next(iter(self._tail))
-            after = offset + len(self._tail[offset])
-            is_read = all(reader.offset >= after for reader in self._readers) if self._is_lost else False
-            if not is_read and (after > self._on_disk or self._tail_size <= _KEPT):
+    def _trim_memory(self) -> None:
+        """Drop old frames that are on disk or, after a disk error, that all readers have read."""
+        while self._frames:
+            offset = next(iter(self._frames))
+            after = offset + len(self._frames[offset])
+            is_read = all(reader.offset >= after for reader in self._readers) if self._write_failed else False
+            if not is_read and (after > self._disk_size or self._frames_size <= _RECENT_BYTES):
                 return
-            self._tail_size -= len(self._tail.pop(offset))
+            self._frames_size -= len(self._frames.pop(offset))
 
-    def _tell(self) -> None:
+    def _notify_readers(self) -> None:
         for reader in self._readers:
-            reader.is_hungry = False
-            reader.news.set()
+            reader.is_waiting = False
+            reader.updated.set()
 
 
 class LogReader:
-    """One who reads a log."""
+    """One child's position in a parent log."""
 
-    def __init__(self, log: ParentLog, decode: Decode, news: asyncio.Event) -> None:
-        self._log, self._decode, self.news = log, decode, news
+    def __init__(self, log: ParentLog, decode: Decode, updated: asyncio.Event) -> None:
+        self._log, self._decode, self.updated = log, decode, updated
         self.offset = 0
-        self.is_hungry = False
-        self._ahead: deque[tuple[memoryview[int], int]] = deque()  # pages that were read with others, with their sizes
+        self.is_waiting = False
+        self._buffer: deque[tuple[memoryview[int], int]] = (
+            deque()
+        )  # pages read from disk in advance, with their frame sizes
 
     @property
     def log(self) -> ParentLog:
         return self._log
 
     @property
-    def is_behind(self) -> bool:
-        """Whether there is a page that it has not read."""
+    def has_unread_page(self) -> bool:
+        """Whether the log has a page that this reader has not read yet."""
         return self.offset < self._log.size
 
     @property
-    def has_ended(self) -> bool:
-        return self._log.is_closed and not self.is_behind
+    def is_exhausted(self) -> bool:
+        return self._log.is_closed and not self.has_unread_page
 
-    def waits(self) -> None:
-        """It has read all there is."""
-        self.is_hungry = True
-        self._log.moved()
+    def mark_waiting(self) -> None:
+        """Report that this reader has read all pages so far and waits for more."""
+        self.is_waiting = True
+        self._log.wake_writer()
 
-    async def take(self) -> list[Record]:
-        """The next page; to be called where it is behind. Raises OSError and Damaged."""
-        if not self._ahead:
-            frame = self._log.at(self.offset)
-            data = await self._log.from_disk(self.offset) if frame is None else frame
-            before = 0
+    async def read_page(self) -> list[Record]:
+        """Read the next page, which must exist. Raises OSError, and CorruptData for a wrong checksum or a truncated page."""
+        if not self._buffer:
+            frame = self._log.frame_in_memory(self.offset)
+            data = await self._log.read_frames(self.offset) if frame is None else frame
+            start = 0
             for _, payload, end in iter_frames(memoryview(data), already_checked=self._log.is_checked):
-                self._ahead.append((payload, end - before))
-                before = end
-            if not self._ahead:
-                raise CorruptData("a page is cut short")
-        payload, size = self._ahead.popleft()
+                self._buffer.append((payload, end - start))
+                start = end
+            if not self._buffer:
+                raise CorruptData("truncated page")
+        payload, size = self._buffer.popleft()
         self.offset += size
-        self._log.moved()
+        self._log.wake_writer()
         return self._decode(payload)
 
     def close(self) -> None:
-        self._ahead.clear()
-        self._log.left(self)
+        self._buffer.clear()
+        self._log.remove_reader(self)
 
 
-async def pages_of(readers: Sequence[LogReader], news: asyncio.Event) -> AsyncGenerator[tuple[int, list[Record]]]:
-    """The pages of all that are read, whichever has one first, each with the number of its reader."""
-    reading = dict(enumerate(readers))
+async def merge_pages(readers: Sequence[LogReader], updated: asyncio.Event) -> AsyncGenerator[tuple[int, list[Record]]]:
+    """The pages of several logs as they become available, each with the index of its reader."""
+    open_readers = dict(enumerate(readers))
     try:
-        while reading:
-            news.clear()
-            behind = [number for number, reader in reading.items() if reader.is_behind]
-            for number in behind:
-                yield number, await reading[number].take()
-            for number in [number for number, reader in reading.items() if reader.has_ended]:
-                reading.pop(number).close()
-            if not behind and reading:
-                for reader in reading.values():
-                    reader.waits()
-                await news.wait()
+        while open_readers:
+            updated.clear()
+            ready = [index for index, reader in open_readers.items() if reader.has_unread_page]
+            for index in ready:
+                yield index, await open_readers[index].read_page()
+            for index in [index for index, reader in open_readers.items() if reader.is_exhausted]:
+                open_readers.pop(index).close()
+            if not ready and open_readers:
+                for reader in open_readers.values():
+                    reader.mark_waiting()
+                await updated.wait()
     finally:
         for reader in readers:
             reader.close()
 
 
-def _end_size(counts: LogFooter) -> int:
-    return len(footer_frame(counts))
+def _footer_size(footer: LogFooter) -> int:
+    return len(footer_frame(footer))
 
 
-def _no_file() -> LogFile:
-    raise AssertionError("a log that is whole is not written")
+def _refuse_open() -> LogFile:
+    raise AssertionError("a complete log is not written")
 
 
-def _ignore(error: OSError) -> None:
-    raise AssertionError("a log that is whole is not written") from error
+def _refuse_error(error: OSError) -> None:
+    raise AssertionError("a complete log is not written") from error

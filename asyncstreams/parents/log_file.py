@@ -1,4 +1,4 @@
-"""Where do the pages of a parent lie that are not in memory? Blocking: to be called in threads."""
+"""Files of parent logs. All functions block: call them in a thread."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from ..storage.framing import (
     read_header,
 )
 
-_CHUNK = 1 << 20
-_LARGEST = 1 << 31  # bytes of a frame: more is a length that is damaged
-_NO_LINKS = getattr(os, "O_NOFOLLOW", 0)
+_READ_BYTES = 1 << 20  # at a time, when a file is verified
+_MAX_FRAME_BYTES = 1 << 31  # a longer frame has a corrupted length
+_NO_FOLLOW_FLAG = getattr(os, "O_NOFOLLOW", 0)
 
 
 class LogFile:
-    """Bytes that are appended by one, and read from anywhere by many.
+    """An append-only file that several threads may read at any offset.
 
-    What could not be appended whole does not count: `size` stays where it was.
+    A failed append leaves `size` unchanged: bytes that were partly written are overwritten by the next one.
     """
 
     def __init__(self, file: IO[bytes] | FileIO, path: Path | None = None, size: int = 0) -> None:
@@ -42,51 +42,51 @@ class LogFile:
         self._lock = threading.Lock()
 
     @classmethod
-    def temporary(cls) -> LogFile:
-        """One that has no name, where the system can do that, and is gone with the process. Raises OSError."""
+    def create_temporary(cls) -> LogFile:
+        """A file that disappears with the process, and has no name if the system supports that. Raises OSError."""
         return cls(tempfile.TemporaryFile(buffering=0, prefix="asyncstreams-"))
 
     @classmethod
-    def partial(cls, path: Path, at: float) -> LogFile:
-        """A new one that is to be kept, once it is whole. Raises OSError."""
-        made = cls(FileIO(_opened(path, os.O_RDWR | os.O_CREAT | os.O_EXCL), "rb+"), path)
+    def create_partial(cls, path: Path, started_at: float) -> LogFile:
+        """A new file at `path` with a header; `finalize` renames it, `close` deletes it otherwise. Raises OSError."""
+        log = cls(FileIO(_open_descriptor(path, os.O_RDWR | os.O_CREAT | os.O_EXCL), "rb+"), path)
         try:
-            made.append(header_frame(at))
+            log.append(header_frame(started_at))
         except BaseException:
-            made.close()
+            log.close()
             raise
-        return made
+        return log
 
     def append(self, data: bytes) -> None:
         """Raises OSError."""
         with self._lock:
             self._file.seek(self.size)
-            rest = memoryview(data)
-            while rest:
-                rest = rest[self._file.write(rest) :]
+            remaining = memoryview(data)
+            while remaining:
+                remaining = remaining[self._file.write(remaining) :]
             self.size += len(data)
 
     def read(self, offset: int, size: int) -> bytes:
-        """At most so many bytes of what was appended. Raises OSError."""
+        """Up to `size` appended bytes from `offset` on. Raises OSError."""
         with self._lock:
             self._file.seek(offset)
             parts: list[bytes] = []
-            left = min(size, self.size - offset)
-            while left > 0 and (part := self._file.read(left)):
+            remaining = min(size, self.size - offset)
+            while remaining > 0 and (part := self._file.read(remaining)):
                 parts.append(part)
-                left -= len(part)
+                remaining -= len(part)
         return b"".join(parts)
 
-    def keep(self, to: Path, counts: LogFooter) -> None:
-        """It is whole: end it, and give it its name. Raises OSError."""
+    def finalize(self, path: Path, footer: LogFooter) -> None:
+        """Append the footer, sync, and rename the file to `path`. Raises OSError."""
         assert self.path is not None
-        self.append(footer_frame(counts))
+        self.append(footer_frame(footer))
         os.fsync(self._file.fileno())
-        os.replace(self.path, to)
+        os.replace(self.path, path)
         self.path = None
 
     def close(self) -> None:
-        """What was not kept is gone."""
+        """Close the file, and delete it if it was created by `create_partial` and not finalized."""
         with self._lock:
             self._file.close()
         if self.path is not None:
@@ -95,49 +95,49 @@ class LogFile:
             self.path = None
 
 
-def whole(path: Path) -> tuple[LogFile, LogHeader, LogFooter, int]:
-    """A log that was kept, read once from end to end; with where its pages begin.
+def open_complete(path: Path) -> tuple[LogFile, LogHeader, LogFooter, int]:
+    """Open a finalized log and verify all of it. Returns the log, its header and footer, and the offset of its pages.
 
-    Raises Damaged, and FileNotFoundError and other OSErrors.
+    Raises CorruptData, FileNotFoundError and other OSErrors. Symbolic links are not followed.
     """
-    file = FileIO(_opened(path, os.O_RDONLY), "rb")
+    file = FileIO(_open_descriptor(path, os.O_RDONLY), "rb")
     try:
         size = os.fstat(file.fileno()).st_size
         log = LogFile(file, size=size)
-        begin, counts, start = _checked(log)
+        header, footer, start = _verify(log)
     except BaseException:
         file.close()
         raise
-    return log, begin, counts, start
+    return log, header, footer, start
 
 
-def _checked(log: LogFile) -> tuple[LogHeader, LogFooter, int]:
+def _verify(log: LogFile) -> tuple[LogHeader, LogFooter, int]:
     offset, pages, start = 0, 0, 0
-    begin: LogHeader | None = None
+    header: LogHeader | None = None
     while offset < log.size:
-        data = log.read(offset, _CHUNK)
+        data = log.read(offset, _READ_BYTES)
         if len(data) >= HEAD_SIZE and (length := frame_length_at(data, 0)) > len(data):
-            if length > min(_LARGEST, log.size - offset):
-                raise CorruptData("it is cut short")
+            if length > min(_MAX_FRAME_BYTES, log.size - offset):
+                raise CorruptData("the file is truncated")
             data = log.read(offset, length)
         read = 0
         for kind, payload, read in iter_frames(memoryview(data)):
-            if begin is None:
+            if header is None:
                 if not is_header(kind):
-                    raise CorruptData("it is no parent log")
-                begin, start = read_header(bytes(payload)), read
+                    raise CorruptData("not a parent log")
+                header, start = read_header(bytes(payload)), read
             elif is_footer(kind):
-                counts = read_footer(bytes(payload))
-                if counts.pages != pages or offset + read != log.size:
-                    raise CorruptData("it does not end where it says")
-                return begin, counts, start
+                footer = read_footer(bytes(payload))
+                if footer.pages != pages or offset + read != log.size:
+                    raise CorruptData("the footer does not match the pages or is not at the end")
+                return header, footer, start
             else:
                 pages += is_page(kind)
         if not read:
             break
         offset += read
-    raise CorruptData("it is cut short")
+    raise CorruptData("the file is truncated")
 
 
-def _opened(path: Path, flags: int) -> int:
-    return os.open(path, flags | _NO_LINKS | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0), 0o600)
+def _open_descriptor(path: Path, flags: int) -> int:
+    return os.open(path, flags | _NO_FOLLOW_FLAG | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0), 0o600)

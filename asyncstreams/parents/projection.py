@@ -1,4 +1,4 @@
-"""What of a parent's record does a child need?"""
+"""Projection of parent records to the fields that a child needs."""
 
 from __future__ import annotations
 
@@ -14,41 +14,44 @@ from ..models import Record, shorten
 from ..storage.framing import CorruptData
 from .log import Decode
 
-_SHOWN = 20
+_MAX_FIELDS_SHOWN = 20
 
 
-def whole_records(page: bytes | memoryview[int]) -> list[Record]:
-    """All of them as they are. Raises Damaged."""
+def decode_records(page: bytes | memoryview[int]) -> list[Record]:
+    """All records of a page, with all fields. Raises CorruptData."""
     try:
         records = as_array(decode(bytes(page)))
     except MalformedJSON:
         records = None
     if records is None:
-        raise CorruptData("a page is no array")
+        raise CorruptData("a page is not an array")
     return records
 
 
-def decode_of(child: str, parent: str, fields: Sequence[str] | None) -> Decode:
-    """How a child reads its parent's pages: whole, or no more than these fields, which every record must have."""
+def decoder_for(child: str, parent: str, fields: Sequence[str] | None) -> Decode:
+    """The function that decodes a parent's pages for a child: complete records, or only `fields` if they are given.
+
+    A field is a name, or a path of names joined by dots. The function raises ConfigError if a record lacks one.
+    """
     if fields is None:
-        return whole_records
+        return decode_records
     paths = [field.split(".") for field in fields]
     if all(len(path) == 1 for path in paths):
-        return _Flat(child, parent, [path[0] for path in paths])
+        return _FieldDecoder(child, parent, [path[0] for path in paths])
 
     def nested(page: bytes | memoryview[int]) -> list[Record]:
-        return [_part(record, paths, child, parent) for record in whole_records(page)]
+        return [_project(record, paths, child, parent) for record in decode_records(page)]
 
     return nested
 
 
-class _Flat:
-    """Decodes nothing but some fields, which takes a third of the time."""
+class _FieldDecoder:
+    """Decodes only the given top-level fields, in a third of the time that complete records take."""
 
     def __init__(self, child: str, parent: str, names: Sequence[str]) -> None:
         self._child, self._parent, self._names = child, parent, names
         kind: Any = TypedDict("kind", dict.fromkeys(names, Any))  # type: ignore[misc]  # pyright: ignore
-        pages: Any = GenericAlias(list, (kind,))  # list[kind], of a kind that is known at run time only
+        pages: Any = GenericAlias(list, (kind,))  # list[kind]; kind is only known at run time
         self._decoder: msgspec.json.Decoder[list[Record]] = msgspec.json.Decoder(pages)
 
     def __call__(self, page: bytes | memoryview[int]) -> list[Record]:
@@ -57,32 +60,32 @@ class _Flat:
         except msgspec.ValidationError:
             pass
         except msgspec.DecodeError as error:
-            raise CorruptData("a page is no JSON") from error
-        for record in whole_records(page):
+            raise CorruptData("a page is not JSON") from error
+        for record in decode_records(page):
             for name in self._names:
                 if name not in record:
-                    raise _missing(name, record, self._child, self._parent)
-        raise CorruptData("a page has something else than records")
+                    raise _missing_field(name, record, self._child, self._parent)
+        raise CorruptData("a page contains values that are not records")
 
 
-def _part(record: Record, paths: Sequence[Sequence[str]], child: str, parent: str) -> Record:
-    part: Record = {}
+def _project(record: Record, paths: Sequence[Sequence[str]], child: str, parent: str) -> Record:
+    projected: Record = {}
     for path in paths:
         value: Any = record
-        here = part
+        target = projected
         for name in path[:-1]:
             value = None if (fields := as_object(value)) is None else fields.get(name)
-            here = here.setdefault(name, {})
+            target = target.setdefault(name, {})
         if (fields := as_object(value)) is None or path[-1] not in fields:
-            raise _missing(".".join(path), record, child, parent)
-        here[path[-1]] = fields[path[-1]]
-    return part
+            raise _missing_field(".".join(path), record, child, parent)
+        target[path[-1]] = fields[path[-1]]
+    return projected
 
 
-def _missing(field: str, record: Record, child: str, parent: str) -> ConfigError:
-    has = ", ".join(list(record)[:_SHOWN]) + (", ..." if len(record) > _SHOWN else "")
+def _missing_field(field: str, record: Record, child: str, parent: str) -> ConfigError:
+    names = ", ".join(list(record)[:_MAX_FIELDS_SHOWN]) + (", ..." if len(record) > _MAX_FIELDS_SHOWN else "")
     return ConfigError(
-        f"parent_fields names {field!r}, which a record of {parent} does not have; it has {shorten(has)}",
-        hint="mend the name, or leave parent_fields out: then the whole record is in the slice",
+        f"parent_fields: a record of {parent} has no {field!r}; it has {shorten(names)}",
+        hint="correct the name, or omit parent_fields to get the complete record in the slice",
         stream=child,
     )

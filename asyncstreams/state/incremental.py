@@ -28,16 +28,11 @@ class IncrementalPlan:
     """
 
     def __init__(self, stream: Stream, state: StreamState, now: float, *, has_state_store: bool) -> None:
-        self.stream, self.state, self.cursor, self.now, self.has_state_store = (
-            stream,
-            state,
-            state.cursor,
-            now,
-            has_state_store,
-        )
+        self.stream, self.state, self.cursor, self.now = stream, state, state.cursor, now
+        self.has_state_store = has_state_store
         self._started_partitions: set[str] = set()
-        given = stream.windows
-        self.windows: Windows = TimeWindows(settle=60 if has_state_store else 0) if given is None else given
+        declared = stream.windows
+        self.windows: Windows = TimeWindows(settle=60 if has_state_store else 0) if declared is None else declared
         self.end = self.windows.end_at(self.cursor, now)
         self.lookback = self.windows.lookback_of(self.cursor)
         state.lookback = self.lookback
@@ -184,7 +179,8 @@ class SliceFilter:
             self._seen[self._row_id(record, point)] = point
             return
         self._plan.warn_once(
-            "more than %d rows are in the range that is read again: some will be delivered twice", _MAX_REMEMBERED_ROWS
+            "more than %d rows must be remembered until the next run; some will be delivered twice",
+            _MAX_REMEMBERED_ROWS,
         )
 
     def _advance(self, points: list[Point]) -> None:

@@ -192,12 +192,12 @@ class State(Mapping[str, StreamState]):
 
 
 def select_stream(
-    stream: Stream, slices: SliceInput | None, given: Mapping[str, Any] | None, limit: int | None
+    stream: Stream, slices: SliceInput | None, state: Mapping[str, Any] | None, limit: int | None
 ) -> StreamSelection:
-    """A stream selected for a read; `given` is a State, or a mapping of the caller. Raises ConfigError."""
-    if isinstance(given, State):
-        return StreamSelection(stream, slices, given.of(stream), limit, state_store=given)
-    return StreamSelection(stream, slices, state_of(stream, given), limit)
+    """A stream selected for a read; `state` is a State, or a mapping of the caller. Raises ConfigError."""
+    if isinstance(state, State):
+        return StreamSelection(stream, slices, state.of(stream), limit, state_store=state)
+    return StreamSelection(stream, slices, state_of(stream, state), limit)
 
 
 def _checksum(text: bytes) -> str:

@@ -80,14 +80,14 @@ class StreamSelection:
         return self.slices is None and self.limit is None and not self.state and not only_new
 
 
-def state_of(stream: Stream, given: Mapping[str, Any] | None) -> Mapping[str, Any]:
+def state_of(stream: Stream, state: Mapping[str, Any] | None) -> Mapping[str, Any]:
     """The state passed to hooks: a StreamState for incremental streams, for others the caller's own mapping."""
-    if isinstance(given, StreamState):
-        return given
+    if isinstance(state, StreamState):
+        return state
     check_cursor(type(stream).__name__, stream)
     if not stream.cursor_field and not stream.incremental_dependency:
-        return {} if given is None else given
-    return merge_state(empty_state(identity_of(stream)), given or {})
+        return {} if state is None else state
+    return merge_state(empty_state(identity_of(stream)), state or {})
 
 
 def cursor_of(stream: Stream) -> CursorFormat:

@@ -258,7 +258,7 @@ def empty_state(identity: Mapping[str, Any]) -> StreamState:
     return state
 
 
-def merge_state(state: StreamState, given: Mapping[str, Any]) -> StreamState:
+def merge_state(state: StreamState, mapping: Mapping[str, Any]) -> StreamState:
     """Add the progress in a mapping to `state`, and return `state`. Raises ConfigError.
 
     Accepts `{cursor_field: value}`, as written by the Airbyte CDK and Singer, and the CDK's other forms: per partition,
@@ -266,21 +266,21 @@ def merge_state(state: StreamState, given: Mapping[str, Any]) -> StreamState:
     and with `{"parent_state": {name: ...}}` beside them.
     """
     name, cursor = state.cursor_name, state.cursor
-    if given and not {name, "states", "slices", "parent_state"} & set(given):
-        keys = ", ".join(map(repr, given))
+    if mapping and not {name, "states", "slices", "parent_state"} & set(mapping):
+        keys = ", ".join(map(repr, mapping))
         raise ConfigError(
             f"state: it contains {keys}, but not the cursor_field {name!r}",
             hint=f"pass a State, or a mapping such as {{{name!r}: value}}",
         )
     try:
-        for item in cast(Sequence[Mapping[str, Any]], given.get("states") or ()):
+        for item in cast(Sequence[Mapping[str, Any]], mapping.get("states") or ()):
             value = cast(Mapping[str, Any], item["cursor"])[name or ""]
             state.apply(StateDelta(item["partition"], (-math.inf, cursor.point(value))))
-        for item in cast(Sequence[Mapping[str, Any]], given.get("slices") or ()):
+        for item in cast(Sequence[Mapping[str, Any]], mapping.get("slices") or ()):
             state.apply(StateDelta({}, (cursor.point(item["start"]), cursor.point(item["end"]))))
-        if name is not None and given.get(name) is not None:
-            state.apply(StateDelta({}, (-math.inf, cursor.point(given[name]))))
-        for parent, parent_state in cast(Mapping[str, Mapping[str, Any]], given.get("parent_state") or {}).items():
+        if name is not None and mapping.get(name) is not None:
+            state.apply(StateDelta({}, (-math.inf, cursor.point(mapping[name]))))
+        for parent, parent_state in cast(Mapping[str, Mapping[str, Any]], mapping.get("parent_state") or {}).items():
             if parent in state.parents:
                 merge_state(state.parents[parent], parent_state)
     except (InvalidCursorValue, KeyError, TypeError, AttributeError) as error:

@@ -290,8 +290,8 @@ class HttpStream(StreamSettings):
         lease = partial(open_client, lambda: self.session_owner)
         async with self.lease():
             extraction = Extraction(to, [self], self.clock)
-            work = partial(extraction.run, lease, self.max_concurrency, stop_on_error=on_error == "stop")
-            return await exit_on_sigterm(work)
+            run = partial(extraction.run, lease, self.max_concurrency, stop_on_error=on_error == "stop")
+            return await exit_on_sigterm(run)
 
     async def request(
         self,

@@ -12,7 +12,7 @@ from ..errors import ConfigError, HttpStatusError
 from ..execution.parent_coordinator import current_feed
 from ..execution.sequential import read_sequentially
 from ..models import Record, Slice, key_paths
-from ..parents.projection import decode_of
+from ..parents.projection import decoder_for
 from ..state.stream_state import value_at
 from .http_stream import HttpStream
 from .options import StreamOptions
@@ -101,7 +101,7 @@ class HttpSubStream(HttpStream):
     async def _read_parents(self) -> AsyncGenerator[tuple[int, list[Record]]]:
         """The pages of the parents outside a run, with the number of each parent, through this stream's session."""
         for number, parent in enumerate(self.parents):
-            decode = decode_of(self.name, parent.name, self.parent_fields)
+            decode = decoder_for(self.name, parent.name, self.parent_fields)
             async with parent.lease(self.session_owner) as client, aclosing(read_sequentially(parent, client)) as pages:
                 async for page in pages:
                     yield number, decode(encode(page.records))

@@ -1,8 +1,8 @@
-"""The jobs by hand, with aiohttp, orjson and uvloop: no retries, no checks, as fast as these go.
+"""The jobs as a hand-written script with aiohttp, orjson and uvloop, without retries and checks.
 
-Tuned: one session, whose connector holds as many connections as are used and keeps them alive, no
-cookies, the body decoded from bytes by orjson, workers that share one iterator in place of a task
-for each request, and the next page of a cursor on its way while the consumer works.
+Tuned: one session without cookies, whose connector keeps as many connections alive as are used; bodies
+decoded from bytes by orjson; workers that share an iterator instead of one task for each request; and
+the request for the next cursor page in flight while the consumer works.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ async def slices(session: aiohttp.ClientSession, job: Job, output: Output) -> No
             url, cursor = job.slice_url(number), None
             while True:
                 body = await fetch(session, url, {"cursor": cursor} if cursor else None)
-                output.take(body["data"])
+                output.add_page(body["data"])
                 cursor = body["meta"]["next"]
                 if cursor is None:
                     break
@@ -45,7 +45,7 @@ async def pages(session: aiohttp.ClientSession, job: Job, output: Output) -> Non
 
     async def consume(records: list[dict[str, Any]]) -> None:
         async with turn:
-            if pause := output.take(records):
+            if pause := output.add_page(records):
                 await asyncio.sleep(pause)
 
     url = job.url + job.path
@@ -70,7 +70,7 @@ async def cursor(session: aiohttp.ClientSession, job: Job, output: Output) -> No
         while body is not None:
             token = body["meta"]["next"]
             following = tasks.create_task(fetch(session, url, {"cursor": token})) if token else None
-            if pause := output.take(body["data"]):
+            if pause := output.add_page(body["data"]):
                 await asyncio.sleep(pause)
             body = await following if following else None
 

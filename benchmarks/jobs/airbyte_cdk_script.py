@@ -1,12 +1,12 @@
 """The jobs with the Airbyte CDK's concurrent source, written in Python.
 
-Tuned: as many workers as there are connections and one more, which generates the slices; a
-connection pool as large, on http too, where the CDK mounts one of 40 for https only; no proxies
-looked up in the environment, which requests does anew for each request; bodies decoded by orjson,
-not by requests; no schema and so no transformation; slices not logged; and a `read_records` of its
-own, since with the default one a stream without a cursor reads one page of each slice. The pages of
-one slice come one after the other: the CDK has nothing that fetches them side by side. Records are
-written as they are, not as AirbyteMessages, which spares it the encoding of the envelope.
+Tuned: one worker for each connection, plus one that generates the slices; a connection pool of the same
+size, also for http, where the CDK mounts a pool of 40 for https only; no lookup of proxies in the
+environment, which requests otherwise repeats for each request; bodies decoded by orjson; no schema and
+thus no transformation; no logging of slices; and its own `read_records`, because with the default one a
+stream without a cursor reads one page of each slice. The pages of one slice are read sequentially: the
+CDK cannot fetch them concurrently. Records are written without the AirbyteMessage around them, which
+saves the encoding of the envelope.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Records(HttpStream):
         return {"page": number} if number <= meta["pages"] else None
 
     def parse_response(self, response: requests.Response, **_: Any) -> Iterable[Mapping[str, Any]]:
-        # next_page_token comes after it, and is given the same response.
+        # next_page_token is called afterwards with the same response.
         response.body = orjson.loads(response.content)
         return response.body["data"]
 
@@ -96,8 +96,8 @@ class Records(HttpStream):
 
 
 def _number(response: requests.Response) -> int:
-    _, _, told = response.request.url.partition("page=")
-    return int(told) if told else 1
+    _, _, number = response.request.url.partition("page=")
+    return int(number) if number else 1
 
 
 class Source(ConcurrentSourceAdapter):
@@ -124,7 +124,7 @@ def read(job: Job, output: Output) -> None:
     messages: Iterator[AirbyteMessage] = source.read(LOGGER, {}, ConfiguredAirbyteCatalog(streams=[configured]))
     for message in messages:
         if message.type is Type.RECORD:
-            output.add(message.record.data)
+            output.add_record(message.record.data)
             if job.pause and output.records % (job.every * PAGE_SIZE) == 0:
                 time.sleep(job.pause)
 

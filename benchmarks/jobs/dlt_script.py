@@ -1,10 +1,9 @@
-"""The jobs with dlt, which extracts and no more: it neither normalizes nor loads.
+"""The jobs with dlt, which only extracts: it neither normalizes nor loads.
 
-Tuned: as many workers as there are connections, and room for as many items; each worker reads all
-of a slice, so that there is one job of the pool for a slice and not for each page; pages that are
-known by number are such jobs, too; dlt's own sessions, one for each thread, with retries, but
-without a look at the environment for proxies at each request; bodies decoded by orjson; files not
-compressed. What it has written is dlt's own kind of JSON lines.
+Tuned: one worker for each connection, and as many parallel items; each worker reads a complete slice, so
+the pool has one job for each slice and not for each page; numbered pages are such jobs, too; the sessions
+of dlt, one for each thread, with retries but without a lookup of proxies for each request; bodies decoded
+by orjson; uncompressed files. It writes its own variant of JSON Lines.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def fetch(url: str, params: dict[str, Any] | None = None) -> Any:
     return orjson.loads(session.get(url, params=params).content)
 
 
-def chain(url: str) -> Iterator[Rows]:
+def iter_cursor_pages(url: str) -> Iterator[Rows]:
     token = None
     while True:
         body = fetch(url, {"cursor": token} if token else None)
@@ -46,19 +45,19 @@ def chain(url: str) -> Iterator[Rows]:
             return
 
 
-def sliced(job: Job) -> Any:
+def slices_resource(job: Job) -> Any:
     @dlt.resource(selected=False)
     def numbers() -> Iterator[int]:
         yield from range(1, job.slices + 1)
 
     @dlt.transformer(data_from=numbers, name="records")
     def records(number: int) -> Callable[[], Rows]:
-        return lambda: [record for rows in chain(job.slice_url(number)) for record in rows]
+        return lambda: [record for rows in iter_cursor_pages(job.slice_url(number)) for record in rows]
 
     return records
 
 
-def numbered(job: Job) -> Any:
+def pages_resource(job: Job) -> Any:
     url = job.url + job.path
     first = fetch(url)
 
@@ -73,12 +72,12 @@ def numbered(job: Job) -> Any:
     return records
 
 
-def chained(job: Job) -> Any:
-    # A thread of the pool fetches a page, and none while the consumer rests: the pipe asks for an item
-    # when it has done with the one before.
+def cursor_resource(job: Job) -> Any:
+    # A pool thread fetches each page, but none while the consumer pauses: the pipe requests an item only
+    # after it has processed the previous one.
     @dlt.resource(selected=False, parallelized=True)
     def fetched() -> Iterator[Rows]:
-        yield from chain(job.url + job.path)
+        yield from iter_cursor_pages(job.url + job.path)
 
     @dlt.transformer(data_from=fetched, name="records")
     def records(rows: Rows) -> Rows:
@@ -94,16 +93,16 @@ def read(job: Job, output: Output) -> None:
         "EXTRACT__MAX_PARALLEL_ITEMS": str(job.concurrency),
         "DATA_WRITER__DISABLE_COMPRESSION": "true",
     }
-    resource = {"slices": sliced, "pages": numbered, "cursor": chained}[job.shape](job)
+    resource = {"slices": slices_resource, "pages": pages_resource, "cursor": cursor_resource}[job.shape](job)
     dlt.pipeline("benchmark", pipelines_dir=FOLDER.name).extract(resource)
 
 
 def collect(job: Job, output: Output) -> None:
-    """From dlt's own files, whose lines are lists of many records."""
+    """Read the files of dlt, in which each line is a list of records."""
     for path in Path(FOLDER.name).rglob("records.*typed-jsonl"):
         with path.open("rb") as lines:
             for line in lines:
-                output.take(orjson.loads(line))
+                output.add_page(orjson.loads(line))
     FOLDER.cleanup()
 
 

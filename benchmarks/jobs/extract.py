@@ -1,4 +1,4 @@
-"""The slices into files that are written exactly once; with LANE=ordinary each record becomes a dict on its way."""
+"""The slices into files that are written exactly once; with DECODE_RECORDS=1 each record becomes a dict on its way."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import os
 from typing import Any
 
 from job import Job, Output, run
-from ours import LOOP_FACTORY, WITH_UVLOOP, Sliced
+from ours import LOOP_FACTORY, WITH_UVLOOP, SlicedStream
 
 from asyncstreams import JsonLines, RequestContext, Response
 
 
-class Parsed(Sliced):
+class Parsed(SlicedStream):
     """With a parse_response of its own, which makes records."""
 
     def parse_response(self, response: Response, context: RequestContext) -> list[dict[str, Any]]:
@@ -22,7 +22,7 @@ class Parsed(Sliced):
 
 async def main(job: Job, output: Output) -> None:
     assert job.out is not None
-    stream = (Parsed if os.environ.get("LANE") == "ordinary" else Sliced)(job)
+    stream = (Parsed if os.environ.get("DECODE_RECORDS") == "1" else SlicedStream)(job)
     report = await stream.extract(to=JsonLines(job.out / "files"))
     (told,) = report.streams
     assert told.written is not None

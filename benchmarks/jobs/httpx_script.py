@@ -1,9 +1,9 @@
-"""The jobs by hand, with httpx and orjson: no retries, no checks.
+"""The jobs as a hand-written script with httpx and orjson, without retries and checks.
 
-Tuned: one client, whose pool holds as many connections as are used and keeps all of them alive, no
-proxies looked up in the environment, the body decoded from bytes by orjson, no more requests at once
-than connections, since httpx's pool is slow where requests wait in it, and the next page of a cursor
-on its way while the consumer works.
+Tuned: one client, whose pool keeps as many connections alive as are used; no lookup of proxies in the
+environment; bodies decoded from bytes by orjson; no more concurrent requests than connections, because
+the pool of httpx is slow when requests queue in it; and the request for the next cursor page in flight
+while the consumer works.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ async def slices(client: httpx.AsyncClient, job: Job, output: Output) -> None:
             url, cursor = job.slice_url(number), None
             while True:
                 body = await fetch(client, url, {"cursor": cursor} if cursor else None)
-                output.take(body["data"])
+                output.add_page(body["data"])
                 cursor = body["meta"]["next"]
                 if cursor is None:
                     break
@@ -45,7 +45,7 @@ async def pages(client: httpx.AsyncClient, job: Job, output: Output) -> None:
 
     async def consume(records: list[dict[str, Any]]) -> None:
         async with turn:
-            if pause := output.take(records):
+            if pause := output.add_page(records):
                 await asyncio.sleep(pause)
 
     url = job.url + job.path
@@ -70,7 +70,7 @@ async def cursor(client: httpx.AsyncClient, job: Job, output: Output) -> None:
         while body is not None:
             token = body["meta"]["next"]
             following = tasks.create_task(fetch(client, url, {"cursor": token})) if token else None
-            if pause := output.take(body["data"]):
+            if pause := output.add_page(body["data"]):
                 await asyncio.sleep(pause)
             body = await following if following else None
 

@@ -1,4 +1,4 @@
-"""What does a contender do, where do its records go, and what did the reading cost? Standard library and orjson."""
+"""The job of a contender, its output, and the measurement. It imports only the standard library and orjson."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ PAGE_SIZE = 100
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One reading.
+    """One job, in one of three shapes.
 
-    "slices": the cursor pages of each of `slices` paths, `{}` in `path` being their number from 1.
-    "pages": one resource by page number, whose first page tells the number of pages at `meta.pages`.
-    "cursor": one resource whose pages name the next one at `meta.next`. Records lie at `data`. The
-    consumer rests for `pause` seconds after every `every`-th page.
+    "slices": cursor pages of `slices` paths; `{}` in `path` stands for their number, from 1.
+    "pages": one resource with numbered pages, whose first page has the number of pages at `meta.pages`.
+    "cursor": one resource whose pages have the next cursor at `meta.next`.
+
+    Records are at `data`. The consumer pauses for `pause` seconds after every `every`-th page.
     """
 
     shape: str
@@ -43,15 +44,15 @@ class Job:
 
 
 class Output:
-    """Where the records go: each is touched and, with a file, written as a line of JSON."""
+    """Sums the ids of all records and, with a folder, writes each record as a line of JSON."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
         self._file = None if job.out is None else (job.out / "records.jsonl").open("wb", 2**20)
         self.pages = self.records = self.ids = 0
 
-    def take(self, records: list[dict[str, Any]]) -> float:
-        """Take a page; the seconds that the consumer rests after it."""
+    def add_page(self, records: list[dict[str, Any]]) -> float:
+        """Add a page and return the seconds that the consumer pauses after it."""
         ids = 0
         for record in records:
             ids += record["id"]
@@ -62,15 +63,15 @@ class Output:
             self._file.write(b"".join([orjson.dumps(record, None, orjson.OPT_APPEND_NEWLINE) for record in records]))
         return self._job.pause if self.pages % self._job.every == 0 else 0.0
 
-    def add(self, record: dict[str, Any]) -> None:
-        """Take a single record, from a framework that has no pages."""
+    def add_record(self, record: dict[str, Any]) -> None:
+        """Add a single record, for a framework without pages."""
         self.ids += record["id"]
         self.records += 1
         if self._file is not None:
             self._file.write(orjson.dumps(record, None, orjson.OPT_APPEND_NEWLINE))
 
-    def write(self, lines: bytes, count: int) -> None:
-        """Take so many records as lines, which nobody has looked at."""
+    def add_lines(self, lines: bytes, count: int) -> None:
+        """Add `count` records as encoded lines that were not decoded."""
         assert self._file is not None
         self.records += count
         self._file.write(lines)
@@ -87,11 +88,11 @@ class Output:
 def run(
     read: Callable[[Job, Output], None], *packages: str, collect: Callable[[Job, Output], None] | None = None
 ) -> None:
-    """Do what the command line says and print one line of JSON: what the reading took, not the imports.
+    """Run the job of the command line and print its measurement, without the imports, as a line of JSON.
 
-    `collect` gives the output what a framework has written elsewhere, and is not measured.
+    `collect` moves to the output what a framework has written elsewhere. It is not measured.
     """
-    job = _job()
+    job = _parse_job()
     wall, cpu = time.perf_counter(), time.process_time()
     output = Output(job)
     read(job, output)
@@ -100,7 +101,7 @@ def run(
     if collect is not None:
         collect(job, output)
     output.close()
-    told = {
+    measurement = {
         "wall": wall,
         "cpu": cpu,
         "peak_mb": peak,
@@ -108,13 +109,13 @@ def run(
         "ids": output.ids,
         "versions": {"Python": platform.python_version(), **{package: version(package) for package in packages}},
     }
-    print(json.dumps(told))
+    print(json.dumps(measurement))
 
 
 def peak_mb() -> float:
-    """The most memory that was resident at once.
+    """Peak resident memory in MiB.
 
-    Linux counts what the parent held when it started us into ru_maxrss, and VmHWM does not.
+    On Linux, ru_maxrss includes the memory of the parent at the fork; VmHWM does not.
     """
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -123,20 +124,20 @@ def peak_mb() -> float:
     for line in lines:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / (2**20 if sys.platform == "darwin" else 1024)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 1024)
 
 
-def _job() -> Job:
+def _parse_job() -> Job:
     parser = argparse.ArgumentParser()
     parser.add_argument("shape", choices=["slices", "pages", "cursor"])
-    parser.add_argument("url", help="of the API, with the slash at its end")
-    parser.add_argument("out", help="the folder for records.jsonl; - for none")
-    parser.add_argument("--path", required=True, help="below the URL; {} is the number of a slice")
+    parser.add_argument("url", help="base URL of the API, with a slash at the end")
+    parser.add_argument("out", help="folder for records.jsonl, or - for no file")
+    parser.add_argument("--path", required=True, help="path below the URL; {} stands for the number of a slice")
     parser.add_argument("--slices", type=int, default=1)
     parser.add_argument("--concurrency", type=int, default=1)
     parser.add_argument("--pause", type=float, default=0.0, help="seconds")
-    parser.add_argument("--every", type=int, default=1, help="pages from one pause to the next")
-    told = parser.parse_args()
-    out = None if told.out == "-" else Path(told.out)
-    return Job(told.shape, told.url, out, told.path, told.slices, told.concurrency, told.pause, told.every)
+    parser.add_argument("--every", type=int, default=1, help="number of pages between pauses")
+    args = parser.parse_args()
+    out = None if args.out == "-" else Path(args.out)
+    return Job(args.shape, args.url, out, args.path, args.slices, args.concurrency, args.pause, args.every)

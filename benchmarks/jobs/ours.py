@@ -1,4 +1,4 @@
-"""The jobs as streams. The loop is uvloop's where UVLOOP=1 says so, and asyncio's own else."""
+"""The jobs with asyncstreams. UVLOOP=1 selects uvloop instead of the event loop of asyncio."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ WITH_UVLOOP = os.environ.get("UVLOOP") == "1"
 LOOP_FACTORY = importlib.import_module("uvloop").new_event_loop if WITH_UVLOOP else None
 
 
-class Sliced(HttpStream):
-    """Each slice pages by cursor."""
+class SlicedStream(HttpStream):
+    """Slices with cursor pages."""
 
     records_path = "data"
     paginator: Paginator | None = Cursor("meta.next")
@@ -33,8 +33,8 @@ class Sliced(HttpStream):
         return self.job.path.format(context.stream_slice["number"])
 
 
-class Numbered(Sliced):
-    """One slice, whose pages are numbered."""
+class NumberedStream(SlicedStream):
+    """One slice with numbered pages."""
 
     paginator: Paginator | None = PageNumber(total_pages="meta.pages")
 
@@ -45,17 +45,17 @@ class Numbered(Sliced):
         return self.job.path
 
 
-class Chained(Numbered):
-    """One slice, each of whose pages names the next."""
+class CursorStream(NumberedStream):
+    """One slice with cursor pages."""
 
     paginator = Cursor("meta.next")
 
 
 async def main(job: Job, output: Output) -> None:
-    stream = {"slices": Sliced, "pages": Numbered, "cursor": Chained}[job.shape](job)
+    stream = {"slices": SlicedStream, "pages": NumberedStream, "cursor": CursorStream}[job.shape](job)
     async with stream.pages() as pages:
         async for page in pages:
-            if pause := output.take(page.records):
+            if pause := output.add_page(page.records):
                 await asyncio.sleep(pause)
 
 

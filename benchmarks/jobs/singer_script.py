@@ -1,9 +1,8 @@
 """The jobs with the Singer SDK: a tap, and in the same process a target that writes the records.
 
-Tuned: bodies decoded by orjson and no JSONPath; a writer that takes the messages as they are, so that
-no JSON goes through a pipe to another process; types not conformed at any level; a pool that keeps its
-connection; no proxies looked up in the environment. A tap reads its partitions one after the other:
-there are no workers to tune.
+Tuned: bodies decoded by orjson, without JSONPath; a writer that takes the messages as objects, so no JSON
+goes through a pipe to another process; no type conformance; a pool that keeps its connection; no lookup
+of proxies in the environment. A tap reads its partitions sequentially, so there are no workers to tune.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ warnings.simplefilter("ignore")
 
 
 class Next(BaseAPIPaginator[Any]):
-    """The next page's cursor or number."""
+    """The cursor or number of the next page."""
 
     def __init__(self, shape: str) -> None:
         super().__init__(None)
@@ -49,7 +48,7 @@ class Records(RESTStream[Any]):
     name = "records"
     path = ""
     primary_keys = ("id",)
-    # Without a schema of its properties nothing is deselected and nothing conformed.
+    # Without declared properties, nothing is deselected and nothing is conformed.
     schema = th.PropertiesList(th.Property("id", th.IntegerType), additional_properties=True).to_dict()
     TYPE_CONFORMANCE_LEVEL = TypeConformanceLevel.NONE
     state_partitioning_keys = ()
@@ -86,13 +85,13 @@ class Records(RESTStream[Any]):
         return Next(self.job.shape)
 
     def parse_response(self, response: requests.Response) -> Iterable[dict[str, Any]]:
-        # get_next comes after it, and is given the same response.
+        # get_next is called afterwards with the same response.
         response.body = orjson.loads(response.content)
         return response.body["data"]
 
 
 class Target(GenericSingerWriter[str, Any]):
-    """Takes messages in place of standard output."""
+    """Receives the messages in place of standard output."""
 
     def __init__(self, job: Job, output: Output) -> None:
         super().__init__()
@@ -105,7 +104,7 @@ class Target(GenericSingerWriter[str, Any]):
         if message.type != SingerMessageType.RECORD:
             return
         assert isinstance(message, RecordMessage)
-        self.output.add(message.record)
+        self.output.add_record(message.record)
         if self.job.pause and self.output.records % (self.job.every * PAGE_SIZE) == 0:
             time.sleep(self.job.pause)
 

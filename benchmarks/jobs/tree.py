@@ -1,7 +1,7 @@
-"""The jobs of substreams.py: parents and what belongs to each of them, by streams and by hand.
+"""The jobs of substreams.py: parents and their children, read by streams and by hand-written scripts.
 
-One job a process. The last line of what it prints is JSON: what the reading took, not the imports. The
-loop is uvloop's where UVLOOP=1 says so, and asyncio's own else.
+Each process runs one job. The last line of its output is JSON with the measurement, without the imports.
+UVLOOP=1 selects uvloop instead of the event loop of asyncio.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from asyncstreams import HttpStream, HttpSubStream, PageNumber, RequestContext, 
 CHILDREN = ("orders", "visits", "notes")
 CONNECTIONS = 100
 PAGE_SIZE = 100
-BATCH = 1_000
-_ID = itemgetter("id")
+BATCH_SIZE = 1_000
+_get_id = itemgetter("id")
 
 
 class Customers(HttpStream):
-    """The parents: numbered pages, and the first one tells how many there are."""
+    """The parents, in numbered pages. The first page has the number of pages."""
 
     records_path = "data"
     paginator = PageNumber(size=PAGE_SIZE, total_pages="meta.pages")
@@ -47,8 +47,8 @@ class Customers(HttpStream):
         return "customers"
 
 
-class OfCustomer(HttpSubStream):
-    """One request for each parent."""
+class CustomerChild(HttpSubStream):
+    """A child with one request for each parent."""
 
     records_path = "data"
     parent_fields = ("id",)
@@ -61,8 +61,8 @@ class OfCustomer(HttpSubStream):
         return ("customers", context.stream_slice["parent"]["id"], self.name)
 
 
-class Passed(HttpSubStream):
-    """Looks at every parent, in a slice of its own or of `batch`, and asks for nothing."""
+class ParentCounter(HttpSubStream):
+    """Sums the ids of all parents, in slices of one or of `batch` parents, and sends no requests."""
 
     def __init__(
         self, customers: Customers, fields: tuple[str, ...] | None = ("id",), batch: int | None = None
@@ -72,24 +72,24 @@ class Passed(HttpSubStream):
         self.ids = 0
 
     def path(self, context: RequestContext) -> str:
-        raise AssertionError("there is no slice")
+        raise AssertionError("this stream has no slices")
 
     async def stream_slices(self, state: Mapping[str, Any]) -> AsyncGenerator[Slice]:
-        async for one in super().stream_slices(state):
+        async for slice_ in super().stream_slices(state):
             if self.parent_batch_size is None:
-                self.ids += one["parent"]["id"]
+                self.ids += slice_["parent"]["id"]
             else:
-                self.ids += sum(map(_ID, one["parents"]))
-        for none in ():
-            yield none
+                self.ids += sum(map(_get_id, slice_["parents"]))
+        for empty in ():
+            yield empty
 
 
-class InBatches(HttpSubStream):
-    """One request for a thousand parents, one after the other: slower than the parent, so that the log grows."""
+class BatchedChild(HttpSubStream):
+    """One request for 1,000 parents, without concurrency. It is slower than the parent, so the parent log grows."""
 
     records_path = "data"
     parent_fields = ("id",)
-    parent_batch_size = BATCH
+    parent_batch_size = BATCH_SIZE
     max_concurrency = 1
 
     def __init__(self, customers: Customers) -> None:
@@ -102,13 +102,13 @@ class InBatches(HttpSubStream):
         return "sums"
 
 
-async def by_streams(url: str, _: str | None) -> Counter[str]:
+async def read_by_streams(url: str, _: str | None) -> Counter[str]:
     customers = Customers(url)
-    streams = [customers, *(OfCustomer(name, customers) for name in CHILDREN)]
-    return await found_in(Source(streams, max_concurrency=CONNECTIONS))
+    streams = [customers, *(CustomerChild(name, customers) for name in CHILDREN)]
+    return await count_records(Source(streams, max_concurrency=CONNECTIONS))
 
 
-async def found_in(source: Source, slices: Mapping[str, Any] | None = None) -> Counter[str]:
+async def count_records(source: Source, slices: Mapping[str, Any] | None = None) -> Counter[str]:
     found = Counter[str]()
     async with source.pages(slices=slices) as pages:
         async for page in pages:
@@ -117,18 +117,18 @@ async def found_in(source: Source, slices: Mapping[str, Any] | None = None) -> C
     return found
 
 
-async def by_slices(url: str, _: str | None) -> Counter[str]:
-    """The children alone, of parents that are known: what remains are requests and slices."""
+async def read_by_slices(url: str, _: str | None) -> Counter[str]:
+    """Only the children, of given parents: this measures requests and slices without the parent stream."""
     customers = Customers(url)
     count = (await customers.request("customers", params={"per_page": 1})).json()["meta"]["pages"]
     slices = {name: [{"parent": {"id": number}} for number in range(1, count + 1)] for name in CHILDREN}
-    return await found_in(
-        Source([OfCustomer(name, customers) for name in CHILDREN], max_concurrency=CONNECTIONS), slices
+    return await count_records(
+        Source([CustomerChild(name, customers) for name in CHILDREN], max_concurrency=CONNECTIONS), slices
     )
 
 
-async def by_hand(url: str, _: str | None) -> Counter[str]:
-    """Workers and a queue: no retries, no limits, no checks; everything of a page is queued when it has come."""
+async def read_by_workers(url: str, _: str | None) -> Counter[str]:
+    """Workers and a queue, without retries, limits and checks. Each page of parents queues its children."""
     found = Counter[str]()
     todo: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
     connector = aiohttp.TCPConnector(limit=CONNECTIONS)
@@ -138,9 +138,9 @@ async def by_hand(url: str, _: str | None) -> Counter[str]:
             async with session.get(url + path) as response:
                 response.raise_for_status()
                 body = orjson.loads(await response.read())
-            _count(found, name, body["data"])
+            _add_counts(found, name, body["data"])
             if name == "customers":
-                for request in _of_customers(body["data"]):
+                for request in _child_requests(body["data"]):
                     todo.put_nowait(request)
             return body
 
@@ -149,23 +149,23 @@ async def by_hand(url: str, _: str | None) -> Counter[str]:
                 await get(*await todo.get())
                 todo.task_done()
 
-        first = await get(*_page(1))
+        first = await get(*_page_request(1))
         for number in range(2, first["meta"]["pages"] + 1):
-            todo.put_nowait(_page(number))
+            todo.put_nowait(_page_request(number))
         async with asyncio.TaskGroup() as tasks:
             workers = [tasks.create_task(worker()) for _ in range(CONNECTIONS)]
             await todo.join()
-            for one in workers:
-                one.cancel()
+            for task in workers:
+                task.cancel()
     return found
 
 
-async def by_protocol(url: str, _: str | None) -> Counter[str]:
-    """Callbacks, a parser in C and nothing else: what this machine, the server and one event loop allow."""
+async def read_by_protocol(url: str, _: str | None) -> Counter[str]:
+    """Protocol callbacks and a parser in C: the limit of this machine, the server and one event loop."""
     parser_of = importlib.import_module("httptools").HttpResponseParser
     loop, at = asyncio.get_running_loop(), urlsplit(url)
     found = Counter[str]()
-    todo = deque([_page(1)])
+    todo = deque([_page_request(1)])
     idle: list[Connection] = []
     end: asyncio.Future[None] = loop.create_future()
 
@@ -175,9 +175,9 @@ async def by_protocol(url: str, _: str | None) -> Counter[str]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             if not end.done():
-                end.set_exception(exc or ConnectionError("the server has closed a connection"))
+                end.set_exception(exc or ConnectionError("the server closed a connection"))
 
-        def ask(self, name: str, path: str) -> None:
+        def send_request(self, name: str, path: str) -> None:
             self.name, self.pieces, self.parser = name, list[bytes](), parser_of(self)
             self.transport.write(f"GET {at.path}{path} HTTP/1.1\r\nHost: {at.netloc}\r\n\r\n".encode())
 
@@ -189,69 +189,69 @@ async def by_protocol(url: str, _: str | None) -> Counter[str]:
 
         def on_message_complete(self) -> None:
             body = orjson.loads(b"".join(self.pieces))
-            _count(found, self.name, body["data"])
+            _add_counts(found, self.name, body["data"])
             if self.name == "customers":
-                if found["customers"] == len(body["data"]):  # the first page, which tells how many there are
-                    todo.extend(map(_page, range(2, body["meta"]["pages"] + 1)))
-                todo.extend(_of_customers(body["data"]))
+                if found["customers"] == len(body["data"]):  # this is the first page
+                    todo.extend(map(_page_request, range(2, body["meta"]["pages"] + 1)))
+                todo.extend(_child_requests(body["data"]))
             idle.append(self)
-            begin()
+            send_requests()
 
-    def begin() -> None:
+    def send_requests() -> None:
         while todo and idle:
-            idle.pop().ask(*todo.popleft())
+            idle.pop().send_request(*todo.popleft())
         if len(idle) == CONNECTIONS and not end.done():
             end.set_result(None)
 
     for _number in range(CONNECTIONS):
         _transport, connection = await loop.create_connection(Connection, at.hostname, at.port)
         idle.append(connection)
-    begin()
+    send_requests()
     await end
     for connection in idle:
         connection.transport.close()
     return found
 
 
-async def through_log(url: str, folder: str | None) -> Counter[str]:
-    """All parents by a child that looks at each of them, and by one that lags behind; `folder` keeps the log."""
+async def read_through_log(url: str, folder: str | None) -> Counter[str]:
+    """All parents, read by a child that counts them and by a slower one. `folder` caches the parent log."""
     customers = Customers(url)
     customers.use_cache, customers.cache_dir = folder is not None, folder
-    passed, in_batches = Passed(customers), InBatches(customers)
+    counter, batched = ParentCounter(customers), BatchedChild(customers)
     found = Counter[str]()
-    async with Source([passed, in_batches]).pages() as pages:
+    async with Source([counter, batched]).pages() as pages:
         async for page in pages:
             found[page.stream] += len(page.records)
-    if passed.ids != in_batches.ids:
-        raise SystemExit("the children do not have the same parents")
-    return found + Counter({"ids of customers": passed.ids})
+    if counter.ids != batched.ids:
+        raise SystemExit("the children did not get the same parents")
+    return found + Counter({"ids of customers": counter.ids})
 
 
-def _page(number: int) -> tuple[str, str]:
-    """The request for a page of parents."""
+def _page_request(number: int) -> tuple[str, str]:
+    """The stream name and path of a page of parents."""
     return "customers", f"customers?page={number}&per_page={PAGE_SIZE}"
 
 
-def _of_customers(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """The requests for their children."""
+def _child_requests(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """The stream names and paths of the children of parent records."""
     return [(child, f"customers/{record['id']}/{child}") for record in records for child in CHILDREN]
 
 
-def _count(found: Counter[str], name: str, records: list[Any]) -> None:
+def _add_counts(found: Counter[str], name: str, records: list[Any]) -> None:
     found[name] += len(records)
-    found["ids of " + name] += sum(map(_ID, records))
+    found["ids of " + name] += sum(map(_get_id, records))
 
 
 JOBS: dict[str, Callable[[str, str | None], Awaitable[Counter[str]]]] = {
-    "streams": by_streams,
-    "slices": by_slices,
-    "hand": by_hand,
-    "bare": by_protocol,
-    "log": through_log,
+    "streams": read_by_streams,
+    "slices": read_by_slices,
+    "workers": read_by_workers,
+    "protocol": read_by_protocol,
+    "log": read_through_log,
 }
 
 
-async def measured(job: Callable[[str, str | None], Awaitable[Counter[str]]], url: str, folder: str | None) -> Any:
+async def measure(job: Callable[[str, str | None], Awaitable[Counter[str]]], url: str, folder: str | None) -> Any:
     wall, cpu = time.perf_counter(), time.process_time()
     found = await job(url, folder)
     return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "found": found}
@@ -260,16 +260,16 @@ async def measured(job: Callable[[str, str | None], Awaitable[Counter[str]]], ur
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("job", choices=JOBS)
-    parser.add_argument("url", help="of the API, with the slash at its end")
-    parser.add_argument("--folder", help="where parents are kept between runs; they are not without it")
-    told = parser.parse_args()
+    parser.add_argument("url", help="base URL of the API, with a slash at the end")
+    parser.add_argument("--folder", help="folder of the parent cache (default: no cache)")
+    args = parser.parse_args()
     with_uvloop = os.environ.get("UVLOOP") == "1"
     factory = importlib.import_module("uvloop").new_event_loop if with_uvloop else None
     with asyncio.Runner(loop_factory=factory) as runner:
-        figures = runner.run(measured(JOBS[told.job], told.url, told.folder))
+        measurement = runner.run(measure(JOBS[args.job], args.url, args.folder))
     packages = ["asyncstreams", "msgspec", "aiohttp", "orjson", *(["uvloop"] if with_uvloop else [])]
     versions = {"Python": platform.python_version(), **{name: version(name) for name in packages}}
-    print(json.dumps({**figures, "peak_mb": peak_mb(), "versions": versions}))
+    print(json.dumps({**measurement, "peak_mb": peak_mb(), "versions": versions}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What do the four APIs of the examples answer, as their documentation has it, from a few hundred records each?"""
+"""Scripted server of the four APIs in the examples, with a few hundred records each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from typing import Any
 from urllib.parse import parse_qs, urlencode
 
-from loopback import Received, Wire, answer
+from loopback import Connection, LoopbackRequest, http_response
 
 TOKEN = "ghp_test"
 KEY = "sk_test_key"
@@ -18,13 +18,13 @@ GAMES = [{"id": f"game{n:03}", "status": ("mate", "resign", "draw")[n % 7 % 3]} 
 OUT_OF_TIME = {"data": None, "errors": [{"message": "Something went wrong while executing your query."}]}
 
 
-class Apis:
-    """A script for `loopback.serve`, which answers for GitHub, Stripe and Lichess."""
+class ApiServer:
+    """A script for `loopback.serve` that implements GitHub, Stripe and Lichess, as documented by them."""
 
     def __init__(self) -> None:
         self.graphql_queries = 0
 
-    async def __call__(self, request: Received, wire: Wire) -> None:
+    async def __call__(self, request: LoopbackRequest, connection: Connection) -> None:
         path, _, query = request.target.partition("?")
         params = {name: values[-1] for name, values in parse_qs(query).items()}
         headers = {name.lower(): value for name, value in request.headers}
@@ -36,58 +36,58 @@ class Apis:
         }
         route = routes.get((request.method, path))
         if route is None:
-            await wire.send(refused("404 Not Found", f"no {request.method} {path} here"))
+            await connection.send(error_response("404 Not Found", f"no {request.method} {path} here"))
             return
         for piece in route(params, headers, request.body):
-            await wire.send(piece)
+            await connection.send(piece)
 
     def _repos(self, params: dict[str, str], headers: dict[str, str], body: bytes) -> list[bytes]:
         if headers.get("authorization", f"Bearer {TOKEN}") != f"Bearer {TOKEN}":
-            return [refused("401 Unauthorized", "Bad credentials")]
+            return [error_response("401 Unauthorized", "Bad credentials")]
         number, size = int(params.get("page", 1)), int(params.get("per_page", 30))
         rows = REPOS[(number - 1) * size : number * size]
         following = f"http://{headers['host']}/orgs/encode/repos?{urlencode({**params, 'page': number + 1})}"
         link = [f'Link: <{following}>; rel="next"'] if number * size < len(REPOS) else []
-        return [as_json(rows, *link)]
+        return [json_response(rows, *link)]
 
     def _charges(self, params: dict[str, str], headers: dict[str, str], body: bytes) -> list[bytes]:
         if headers.get("authorization") != f"Basic {base64.b64encode(f'{KEY}:'.encode()).decode()}":
-            return [refused("401 Unauthorized", "Invalid API Key provided")]
+            return [error_response("401 Unauthorized", "Invalid API Key provided")]
         ids = [charge["id"] for charge in CHARGES]
         start = ids.index(params["starting_after"]) + 1 if "starting_after" in params else 0
         end = start + int(params.get("limit", 10))
-        return [as_json({"object": "list", "data": CHARGES[start:end], "has_more": end < len(CHARGES)})]
+        return [json_response({"object": "list", "data": CHARGES[start:end], "has_more": end < len(CHARGES)})]
 
     def _graphql(self, params: dict[str, str], headers: dict[str, str], body: bytes) -> list[bytes]:
         if headers.get("authorization") != f"Bearer {TOKEN}":
-            return [refused("401 Unauthorized", "Bad credentials")]
-        asked = json.loads(body)
-        variables = asked["variables"]
+            return [error_response("401 Unauthorized", "Bad credentials")]
+        payload = json.loads(body)
+        variables = payload["variables"]
         if (variables["owner"], variables["name"]) != ("pallets", "click"):
             error = {"type": "NOT_FOUND", "message": "Could not resolve to a Repository"}
-            return [as_json({"data": {"repository": None}, "errors": [error]})]
+            return [json_response({"data": {"repository": None}, "errors": [error]})]
         self.graphql_queries += 1
         if self.graphql_queries == 2:
-            return [as_json(OUT_OF_TIME)]
-        assert "issues(first: 100, after: $after)" in asked["query"]
+            return [json_response(OUT_OF_TIME)]
+        assert "issues(first: 100, after: $after)" in payload["query"]
         start = int(variables.get("after") or 0)
         page_info = {"endCursor": str(start + 100), "hasNextPage": start + 100 < len(ISSUES)}
         issues = {"nodes": ISSUES[start : start + 100], "pageInfo": page_info}
-        return [as_json({"data": {"repository": {"issues": issues}}})]
+        return [json_response({"data": {"repository": {"issues": issues}}})]
 
     def _games(self, params: dict[str, str], headers: dict[str, str], body: bytes) -> list[bytes]:
         if headers.get("accept") != "application/x-ndjson":
-            return [answer(b"1. e4 e5", "Content-Type: application/x-chess-pgn")]
+            return [http_response(b"1. e4 e5", "Content-Type: application/x-chess-pgn")]
         lines = b"".join(json.dumps(game).encode() + b"\n" for game in GAMES[: int(params["max"])])
-        # The pieces end in the middle of lines, as pieces do.
+        # The chunks end within lines.
         pieces = [lines[at : at + 1000] for at in range(0, len(lines), 1000)]
-        head = answer(b"", "Content-Type: application/x-ndjson", "Transfer-Encoding: chunked")
+        head = http_response(b"", "Content-Type: application/x-ndjson", "Transfer-Encoding: chunked")
         return [head, *[b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces], b"0\r\n\r\n"]
 
 
-def as_json(body: Any, *headers: str) -> bytes:
-    return answer(json.dumps(body).encode(), "Content-Type: application/json", *headers)
+def json_response(body: Any, *headers: str) -> bytes:
+    return http_response(json.dumps(body).encode(), "Content-Type: application/json", *headers)
 
 
-def refused(status: str, message: str) -> bytes:
-    return answer(json.dumps({"message": message}).encode(), "Content-Type: application/json", status=status)
+def error_response(status: str, message: str) -> bytes:
+    return http_response(json.dumps({"message": message}).encode(), "Content-Type: application/json", status=status)

@@ -1,4 +1,4 @@
-"""What does a slow API see of a reading: what was asked, when, and how much at once?"""
+"""A slow HTTP API that records its requests, and streams that read it."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Responder = Callable[[httpx.Request], httpx.Response]
 
 @contextmanager
 def real_timeout(seconds: int) -> Iterator[None]:
-    """Real seconds, for what neither ends nor waits: a virtual clock never gets to a timeout there."""
+    """Fail after real seconds: code that neither ends nor waits never reaches a timeout of a virtual clock."""
 
-    def give_up(*_: object) -> None:
+    def fail(*_: object) -> None:
         raise AssertionError(f"still running after {seconds} s")
 
-    before = signal.signal(signal.SIGALRM, give_up)
+    before = signal.signal(signal.SIGALRM, fail)
     signal.alarm(seconds)
     try:
         yield
@@ -38,9 +38,9 @@ def real_timeout(seconds: int) -> Iterator[None]:
 
 
 class Api(httpx.MockTransport):
-    """Answers after so many seconds; keeps what was asked, when, and how much at once."""
+    """Responds after `latency` seconds; records requested pages, request times and requests in flight."""
 
-    def __init__(self, answer: Responder, seconds: float | Callable[[httpx.Request], float] = 1.0) -> None:
+    def __init__(self, respond: Responder, latency: float | Callable[[httpx.Request], float] = 1.0) -> None:
         self.requested: list[str] = []
         self.request_times: list[float] = []
         self.in_flight = self.peak_in_flight = self.cancelled = 0
@@ -51,8 +51,8 @@ class Api(httpx.MockTransport):
             self.in_flight += 1
             self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
             try:
-                await asyncio.sleep(seconds(request) if callable(seconds) else seconds)
-                return answer(request)
+                await asyncio.sleep(latency(request) if callable(latency) else latency)
+                return respond(request)
             except asyncio.CancelledError:
                 self.cancelled += 1
                 raise
@@ -63,27 +63,27 @@ class Api(httpx.MockTransport):
 
 
 def page_key(request: httpx.Request) -> str:
-    """Which page is meant: `a/0`."""
+    """The page of a request, such as `a/0`."""
     return f"{request.url.path[1:]}/{request.url.params.get('page', 0)}"
 
 
-def paged_api(count: int, **refused: int | Exception) -> Responder:
-    """So many pages in each slice, of one record each; `refused` maps `a_1` to what comes in place of page a/1."""
+def paged_api(count: int, **faults: int | Exception) -> Responder:
+    """`count` pages of one record in each slice; `faults` maps `a_1` to the status or error of page a/1."""
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def respond(request: httpx.Request) -> httpx.Response:
         number = int(request.url.params.get("page", 0))
-        fault = refused.get(page_key(request).replace("/", "_"))
+        fault = faults.get(page_key(request).replace("/", "_"))
         if isinstance(fault, Exception):
             raise fault
         following = number + 1 if number + 1 < count else None
         body = {"items": [{"id": page_key(request)}], "next": following}
         return httpx.Response(200, json=body) if fault is None else httpx.Response(fault)
 
-    return answer
+    return respond
 
 
 class Items(HttpStream):
-    """`/a?page=1` for page 1 of slice a; each page tells the next one, so that none can be guessed."""
+    """`/a?page=1` for page 1 of slice a; each page names the next one, so none can be predicted."""
 
     url_base = "https://api.test/"
     records_path = "items"
@@ -100,7 +100,7 @@ class Items(HttpStream):
 
 
 class NamedItems(Items):
-    """The same below its own name, for several in a Source."""
+    """Items below the name of the stream, for several streams in one Source."""
 
     def __init__(self, name: str, api: Api, clock: Any, **options: Any) -> None:
         self.name = name
@@ -119,21 +119,18 @@ def subclass(kind: type[Items], **attributes: Any) -> type[Any]:
 
 
 async def collect_pages(
-    reading: Any, error: type[BaseException] | tuple[type[BaseException], ...] = (), *, anything: bool = False
+    read: Any, error: type[BaseException] | tuple[type[BaseException], ...] = (), *, any_error: bool = False
 ) -> tuple[list[Page], Any]:
-    """All pages that are handed over, and the error that comes then: `error`, or `anything`.
-
-    A deadlock is a TimeoutError here.
-    """
+    """All delivered pages, and the final error: an `error`, or any with `any_error`. A deadlock raises TimeoutError."""
     found: list[Page] = []
     try:
-        async with asyncio.timeout(1e6), reading as pages:
+        async with asyncio.timeout(1e6), read as pages:
             async for page in pages:
-                found.append(page)  # noqa: PERF401  # those before the error are wanted too
+                found.append(page)  # noqa: PERF401  # pages before the error are kept
     except (TimeoutError, UnboundLocalError):
         raise
     except BaseException as caught:
-        if anything or isinstance(caught, error):
+        if any_error or isinstance(caught, error):
             return found, caught
         raise
     assert not error, f"no {error} was raised"

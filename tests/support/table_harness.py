@@ -110,12 +110,12 @@ class TableHarness(CrashHarness):
         return table_names(self.out)
 
     def read_ledger(self) -> Ledger:
-        output = self.destination().output()
-        output.open(0)
+        writer = self.destination().new_writer()
+        writer.open(0)
         try:
-            return output.ledger
+            return writer.ledger
         finally:
-            output.close()
+            writer.close()
 
     def visible_ids(self, name: str) -> list[Any]:
         return [id_ for (id_,) in query(self.out, f'SELECT id FROM "{name}"')] if name in self.tables() else []

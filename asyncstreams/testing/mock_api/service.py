@@ -266,8 +266,8 @@ class MockService:
     def _reply_with_token(self, prepared: PreparedReply, auth: OAuth2) -> Reply:
         request = prepared.request
         if request.method != "POST":
-            response = BadRequest(405, "tokens are asked for by POST", {"Allow": "POST"}).response
-            return self._reply_with(prepared, response, auth.path)
+            refused = BadRequest(405, "the token endpoint accepts POST only", {"Allow": "POST"})
+            return self._reply_with(prepared, refused.response, auth.path)
         delay = self._draw_latency(self.settings.latency)
         fault = self._pick_fault_from("", self.settings.faults, auth.path, request, only_named=True)
         if fault is not None:

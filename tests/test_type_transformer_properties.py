@@ -1,4 +1,4 @@
-"""Does the transform, for any data and schema, keep what fits, come to rest, raise nothing and lose nothing?"""
+"""Properties of the type transformer: valid data is unchanged, results are stable, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jsonschema import Draft7Validator, validators
 from asyncstreams._json import decode
 from asyncstreams.schemas.type_transformer import TransformConfig, TypeTransformer
 
-often = settings(max_examples=120, deadline=None)
+default_settings = settings(max_examples=120, deadline=None)
 SIMPLE = ["string", "integer", "number", "boolean", "null"]
 KEYS = st.sampled_from(["a", "b", "c", "n_1", "a/b"])
 TEXTS = st.sampled_from(["", "1", "-7.0", "1.5", "1e2", "yes", "0", "nan", " 12 ", "x"]) | st.text(max_size=4)
@@ -38,8 +38,8 @@ def silent() -> Iterator[None]:
 
 
 def _typed(names: list[str]) -> st.SearchStrategy[Any]:
-    some = st.lists(st.sampled_from(names), min_size=1, max_size=3, unique=True)
-    return st.fixed_dictionaries({"type": st.sampled_from(names) | some})
+    several = st.lists(st.sampled_from(names), min_size=1, max_size=3, unique=True)
+    return st.fixed_dictionaries({"type": st.sampled_from(names) | several})
 
 
 def _around(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
@@ -54,10 +54,10 @@ def _around(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
             "allOf": st.lists(st.fixed_dictionaries({"properties": named}), min_size=1, max_size=2),
         },
     )
-    whole = {"type": st.just("array")}
-    # Without positions `additionalItems` says nothing, and the oracle stumbles over it.
-    arrays = st.fixed_dictionaries({"items": inner}, optional=whole) | st.fixed_dictionaries(
-        {"items": several}, optional={**whole, "additionalItems": inner}
+    array_type = {"type": st.just("array")}
+    # Without positional items `additionalItems` has no effect, and the oracle mishandles it.
+    arrays = st.fixed_dictionaries({"items": inner}, optional=array_type) | st.fixed_dictionaries(
+        {"items": several}, optional={**array_type, "additionalItems": inner}
     )
     choices = st.sampled_from(["anyOf", "oneOf", "allOf"]).flatmap(lambda word: st.fixed_dictionaries({word: several}))
     return objects | arrays | choices
@@ -79,91 +79,91 @@ ROOTS = st.builds(
 )
 
 
-def transformed(record: Any, schema: Any) -> Any:
-    made = deepcopy(record)
-    TypeTransformer(TransformConfig.DefaultSchemaNormalization).transform(made, schema)
-    return made
+def transform(record: Any, schema: Any) -> Any:
+    result = deepcopy(record)
+    TypeTransformer(TransformConfig.DefaultSchemaNormalization).transform(result, schema)
+    return result
 
 
-def cast(value: Any, types: Any) -> Any:
-    return transformed({"v": value}, {"properties": {"v": {"type": types}}})["v"]
+def convert(value: Any, types: Any) -> Any:
+    return transform({"v": value}, {"properties": {"v": {"type": types}}})["v"]
 
 
-@often
+@default_settings
 @given(ROOTS, RECORDS)
-def test_property_a_record_that_fits_its_schema_is_unchanged(schema: Any, record: Any) -> None:
+def test_property_valid_record_is_unchanged(schema: Any, record: Any) -> None:
     try:
-        fits = STRICT(schema).is_valid(record)
+        is_valid = STRICT(schema).is_valid(record)
     except RecursionError:
         return
 
-    made = transformed(record, schema)
+    result = transform(record, schema)
 
-    assert not fits or repr(made) == repr(record)
+    assert not is_valid or repr(result) == repr(record)
 
 
-@often
+@default_settings
 @given(ROOTS, RECORDS)
-def test_property_what_was_cast_into_fitting_stays(schema: Any, record: Any) -> None:
-    once = transformed(record, schema)
+def test_property_transform_is_idempotent(schema: Any, record: Any) -> None:
+    once = transform(record, schema)
 
-    twice = transformed(once, schema)
+    twice = transform(once, schema)
 
     assert repr(twice) == repr(once)
 
 
-@often
+@default_settings
 @given(ROOTS, st.dictionaries(KEYS | st.integers(), VALUES | ODD | st.lists(ODD), max_size=5) | VALUES)
-def test_property_no_data_makes_it_raise(schema: Any, record: Any) -> None:
+def test_property_no_data_raises(schema: Any, record: Any) -> None:
     keys = list(record) if isinstance(record, dict) else None
 
-    made = transformed(record, schema)
+    result = transform(record, schema)
 
-    assert keys is None or list(made) == keys
+    assert keys is None or list(result) == keys
 
 
-@often
+@default_settings
 @given(VALUES, st.sampled_from(["string", "integer", "number", "boolean"]))
-def test_property_a_cast_leads_to_the_type_or_keeps_the_value(value: Any, name: str) -> None:
-    made = cast(value, name)
+def test_property_value_is_converted_or_kept(value: Any, name: str) -> None:
+    result = convert(value, name)
 
-    assert repr(made) == repr(value) or STRICT({"type": name}).is_valid(made)
+    assert repr(result) == repr(value) or STRICT({"type": name}).is_valid(result)
 
 
-@often
+@default_settings
 @given(st.integers())
-def test_property_integers_survive_as_text_and_back(value: int) -> None:
-    assert cast(value, "string") == str(value)
-    assert repr(cast(str(value), "integer")) == repr(value)
-    assert repr(cast(f" {value} ", "number")) == repr(value)
-    assert cast(f"{value}.0", "integer") == value
+def test_property_integers_round_trip_as_text(value: int) -> None:
+    assert convert(value, "string") == str(value)
+    assert repr(convert(str(value), "integer")) == repr(value)
+    assert repr(convert(f" {value} ", "number")) == repr(value)
+    assert convert(f"{value}.0", "integer") == value
 
 
-@often
+@default_settings
 @given(st.floats(allow_nan=False, allow_infinity=False))
-def test_property_floats_survive_as_text_and_back(value: float) -> None:
-    text = cast(value, "string")
+def test_property_floats_round_trip_as_text(value: float) -> None:
+    text = convert(value, "string")
 
     assert isinstance(text, str)
-    assert cast(text, "number") == value
-    assert cast(value, "integer") == value
+    assert convert(text, "number") == value
+    assert convert(value, "integer") == value
 
 
-@often
+@default_settings
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists).filter(lambda v: type(v) is list))
-def test_property_arrays_survive_as_text(value: Any) -> None:
-    text = cast(value, "string")
+def test_property_arrays_become_equal_json_text(value: Any) -> None:
+    text = convert(value, "string")
 
     assert decode(text.encode()) == json.loads(text) == value
 
 
-@often
+@default_settings
 @given(st.booleans())
-def test_property_booleans_survive_as_text_and_back(value: bool) -> None:
-    assert cast(cast(value, "string"), "boolean") is value
+def test_property_booleans_round_trip_as_text(value: bool) -> None:
+    assert convert(convert(value, "string"), "boolean") is value
 
 
-@often
+@default_settings
 @given(st.text() | st.integers() | st.booleans() | st.floats(allow_nan=False))
-def test_property_a_scalar_is_the_one_item_of_its_array(value: Any) -> None:
-    assert cast(value, "array") == [value]
+def test_property_scalar_becomes_array_of_one_item(value: Any) -> None:
+    assert convert(value, "array") == [value]
