@@ -7,15 +7,16 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from simulation import examples
 
 from asyncstreams.rate_limits.adaptive_concurrency import ConcurrencyLimit
 from asyncstreams.rate_limits.governor import Governor, HostState
 from asyncstreams.rate_limits.loop_lag import LoopLag
 from asyncstreams.testing import VirtualClock
 
-often = settings(max_examples=200, deadline=None)
+often = examples(full=200, short=40)
 seconds = st.floats(0, 10)
 actions = st.lists(
     st.tuples(st.just("success"), st.integers(0, 200))

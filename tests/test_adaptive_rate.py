@@ -5,14 +5,15 @@ from __future__ import annotations
 import heapq
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from simulation import examples
 
 from asyncstreams.rate_limits.adaptive_rate import AdaptiveRate
 
 LATENCY = 0.0731
 SLOW = pytest.param(5, 50, 1, marks=pytest.mark.xfail(strict=True, reason="one in fifteen is refused"))
-often = settings(max_examples=200, deadline=None)
+often = examples(full=200, short=40)
 rates, sizes, lengths = st.floats(1, 500), st.integers(0, 200), st.floats(0.1, 20)
 
 

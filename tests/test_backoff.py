@@ -6,13 +6,14 @@ import math
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from simulation import examples
 
 from asyncstreams import Backoff, ConfigError
 from asyncstreams.http.retry import StreamBackoff, full_jitter
 
-often = settings(max_examples=200, deadline=None)
+often = examples(full=200, short=40)
 failures = st.integers(1, 40) | st.integers(1, 10**30)
 seeds = st.integers(0, 2**32)
 

@@ -1,4 +1,4 @@
-"""Is leaving clean: wherever the run is at that moment, however one leaves, and many times over?"""
+"""Clean cancellation: at every step of a run, in every way to leave it, and many times over."""
 
 from __future__ import annotations
 
@@ -13,48 +13,48 @@ from typing import Any
 
 import httpx
 import pytest
-from fake_api import Api, Items, NamedItems, slices, collect_pages, paged_api, real_timeout
+from fake_api import Api, Items, NamedItems, collect_pages, paged_api, real_timeout, slices
 from loopback import Connection, LoopbackRequest, http_response, serve
 
 from asyncstreams import AuthError, HttpStream, Offset, PageNumber, RequestContext, Source
 
 
-class Left(Exception):
+class BodyError(Exception):
     pass
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left_over() -> Iterator[None]:
+def fail_on_hang_or_warning() -> Iterator[None]:
     with real_timeout(90), warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         yield
         gc.collect()
-    assert [str(one.message) for one in seen] == []
+    assert [str(warning.message) for warning in seen] == []
 
 
 @asynccontextmanager
-async def no_task_more() -> AsyncIterator[None]:
-    """What was started inside has ended at the end."""
+async def no_task_leak() -> AsyncIterator[None]:
+    """Assert that the block leaves no task behind."""
     before = asyncio.all_tasks()
     yield
     assert asyncio.all_tasks() <= before
 
 
-class Counted(Items):
-    """Pages side by side."""
+class CountedItems(Items):
+    """Items whose pages are read concurrently."""
 
     paginator = Offset(limit=1, total="total")
 
 
-def sick() -> Any:
-    """Some slices wait in backoff, some at the gate, one fails, the others go on."""
-    refused = itertools.count()
+def faulty_api() -> Any:
+    """Slice b waits in backoff, slice c for a pause, slice d fails, the others succeed."""
+    refusals = itertools.count()
 
     def answer(request: httpx.Request) -> httpx.Response:
         name, number = request.url.path[1:], int(request.url.params.get("page", request.url.params.get("offset", 0)))
         if name == "b" and number == 1:
             return httpx.Response(503)
-        if name == "c" and number == 1 and next(refused) < 2:
+        if name == "c" and number == 1 and next(refusals) < 2:
             return httpx.Response(429, headers={"Retry-After": "3"})
         if name == "d" and number == 2:
             return httpx.Response(404)
@@ -64,8 +64,8 @@ def sick() -> Any:
     return answer
 
 
-async def later(step: int) -> None:
-    """Every half second, and so many turns of the loop after it, since at each turn somebody goes on."""
+async def advance(step: int) -> None:
+    """Wait for `step // 12` half seconds, then for `step % 12` iterations of the loop."""
     await asyncio.sleep(step // 12 / 2)
     for _ in range(step % 12):
         await asyncio.sleep(0)
@@ -78,24 +78,24 @@ async def consume(stream: HttpStream, pause: float) -> None:
                 await asyncio.sleep(pause)
 
 
-@pytest.mark.parametrize("kind", [Items, Counted])
+@pytest.mark.parametrize("kind", [Items, CountedItems])
 @pytest.mark.parametrize("pause", [0, 0.7])
 async def test_run_can_be_cancelled_at_every_step(virtual_clock, kind, pause):
     kind = type(kind.__name__, (kind,), {"max_tries": 3, "backoff_time": lambda self, response: 1.5})
     for step in range(1000):
-        api = Api(sick())
+        api = Api(faulty_api())
         stream = kind(api, virtual_clock, max_concurrency=3, seed=1)
-        async with no_task_more():
-            reading = asyncio.create_task(consume(stream, pause))
-            await later(step)
-            done = reading.done()
-            reading.cancel()
+        async with no_task_leak():
+            task = asyncio.create_task(consume(stream, pause))
+            await advance(step)
+            is_done = task.done()
+            task.cancel()
             with suppress(asyncio.CancelledError):
-                await reading
+                await task
 
         assert api.in_flight == 0, f"at step {step}"
-        assert done or reading.cancelled(), f"at step {step} the cancellation was lost"
-        if done:
+        assert is_done or task.cancelled(), f"at step {step} the cancellation was lost"
+        if is_done:
             break
     assert 30 < step < 999
 
@@ -103,12 +103,12 @@ async def test_run_can_be_cancelled_at_every_step(virtual_clock, kind, pause):
 WAYS = ["break", "exception", "cancel", "timeout"]
 
 
-async def leave(way: str, reading: Any, after: int, ready: Any = None) -> None:
-    """Leave after so many pages, once it is time to."""
+async def leave(way: str, run: Any, after: int, ready: Any = None) -> None:
+    """Leave a run after more than `after` pages, once `ready` completes."""
     task = asyncio.current_task()
     assert task is not None
     seen = 0
-    async with reading as pages:
+    async with run as pages:
         async for _ in pages:
             seen += 1
             if seen <= after:
@@ -118,58 +118,58 @@ async def leave(way: str, reading: Any, after: int, ready: Any = None) -> None:
             if way == "break":
                 break
             if way == "exception":
-                raise Left
+                raise BodyError
             if way == "cancel":
                 task.cancel()
             async with asyncio.timeout(0.5 if way == "timeout" else None):
                 await asyncio.sleep(10)
 
 
-LEAVES = {"break": None, "exception": Left, "cancel": asyncio.CancelledError, "timeout": TimeoutError}
+OUTCOMES = {"break": None, "exception": BodyError, "cancel": asyncio.CancelledError, "timeout": TimeoutError}
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("kind", [Items, Counted])
+@pytest.mark.parametrize("kind", [Items, CountedItems])
 async def test_exit_after_any_page_ends_all_requests(virtual_clock, way, kind):
     kind = type(kind.__name__, (kind,), {"max_tries": 3, "backoff_time": lambda self, response: 1.5})
     for after in range(14):
-        api = Api(sick())
-        async with no_task_more():
-            left = asyncio.create_task(leave(way, kind(api, virtual_clock).pages(slices=slices("abcde")), after))
+        api = Api(faulty_api())
+        async with no_task_leak():
+            task = asyncio.create_task(leave(way, kind(api, virtual_clock).pages(slices=slices("abcde")), after))
             with suppress(asyncio.CancelledError):
-                await asyncio.wait([left])
-            raised = asyncio.CancelledError if left.cancelled() else left.exception() and type(left.exception())
-        asked = len(api.requested)
+                await asyncio.wait([task])
+            outcome = asyncio.CancelledError if task.cancelled() else task.exception() and type(task.exception())
+        requested = len(api.requested)
         await asyncio.sleep(1000)
 
-        assert (raised, api.in_flight, len(api.requested)) == (LEAVES[way], 0, asked)
+        assert (outcome, api.in_flight, len(api.requested)) == (OUTCOMES[way], 0, requested)
 
 
 @pytest.mark.parametrize("seconds", [0.5, 1.5, 2.2, 4.0, 5.5])
 async def test_timeout_ends_a_waiting_consumer_on_time(virtual_clock, seconds):
-    api = Api(sick(), latency=1.0)
+    api = Api(faulty_api(), latency=1.0)
     stream = Items(api, virtual_clock, max_concurrency=2)
-    begun = virtual_clock.monotonic()
+    started_at = virtual_clock.monotonic()
 
-    async with no_task_more():
+    async with no_task_leak():
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(seconds):
                 await stream.read(slices=slices("abcbcbcbcbcbc" * 3))
 
-    assert virtual_clock.monotonic() - begun == pytest.approx(seconds, abs=0.01)
+    assert virtual_clock.monotonic() - started_at == pytest.approx(seconds, abs=0.01)
     assert api.in_flight == 0
 
 
 @pytest.mark.parametrize("status", [503, 429])
 async def test_exit_while_all_slices_wait_is_immediate(virtual_clock, status):
     def waiting(request: httpx.Request) -> httpx.Response:
-        well = request.url.path == "/a"
-        return paged_api(1)(request) if well else httpx.Response(status, headers={"Retry-After": "500"})
+        succeeds = request.url.path == "/a"
+        return paged_api(1)(request) if succeeds else httpx.Response(status, headers={"Retry-After": "500"})
 
     api = Api(waiting)
     stream = type("Items", (Items,), {"max_tries": 9})(api, virtual_clock)
 
-    async with no_task_more(), stream.pages(slices=slices("abcdef")) as pages:
+    async with no_task_leak(), stream.pages(slices=slices("abcdef")) as pages:
         await anext(pages)
         await asyncio.sleep(20)
         assert api.in_flight == 0
@@ -195,33 +195,33 @@ async def test_timed_out_anext_loses_no_page(virtual_clock):
     ]
 
 
-BODIES = [
-    Left("left"),
+BODY_ERRORS = [
+    BodyError("plain"),
     KeyError("x"),
-    AuthError("theirs"),
-    ExceptionGroup("theirs", [Left("a"), Left("b")]),
-    ExceptionGroup("theirs", [Left("a")]),
-    StopAsyncIteration("theirs"),
-    RuntimeError("theirs"),
-    GeneratorExit("theirs"),
+    AuthError("from the body"),
+    ExceptionGroup("from the body", [BodyError("a"), BodyError("b")]),
+    ExceptionGroup("from the body", [BodyError("a")]),
+    StopAsyncIteration("from the body"),
+    RuntimeError("from the body"),
+    GeneratorExit("from the body"),
 ]
 
 
-@pytest.mark.parametrize("of", ["pages", "records", "source"])
-@pytest.mark.parametrize("error", BODIES, ids=lambda error: type(error).__name__)
-async def test_body_exception_propagates_unchanged(virtual_clock, of, error):
+@pytest.mark.parametrize("kind", ["pages", "records", "source"])
+@pytest.mark.parametrize("error", BODY_ERRORS, ids=lambda error: type(error).__name__)
+async def test_body_exception_propagates_unchanged(virtual_clock, kind, error):
     api = Api(paged_api(5))
     stream = Items(api, virtual_clock)
-    reading = {"pages": stream.pages, "records": stream.records, "source": Source([stream]).pages}[of]()
+    run = {"pages": stream.pages, "records": stream.records, "source": Source([stream]).pages}[kind]()
     cause = LookupError("before")
 
-    with pytest.raises(type(error)) as caught:  # noqa: PT012  # where it is raised matters
-        async with reading as items:
+    with pytest.raises(type(error)) as caught:  # noqa: PT012  # the place of the raise matters
+        async with run as items:
             await anext(items)
             try:
                 raise cause
             except LookupError:
-                raise error  # noqa: B904  # its __context__ is looked at
+                raise error  # noqa: B904  # its __context__ is checked
 
     assert caught.value is error
     assert error.__context__ is cause
@@ -230,9 +230,9 @@ async def test_body_exception_propagates_unchanged(virtual_clock, of, error):
 
 async def test_body_exception_wins_over_slice_failures(virtual_clock):
     api = Api(paged_api(5, a_2=401))
-    error = Left()
+    error = BodyError()
 
-    with pytest.raises(Left) as caught:  # noqa: PT012  # where it is raised matters
+    with pytest.raises(BodyError) as caught:  # noqa: PT012  # the place of the raise matters
         async with Items(api, virtual_clock).pages(slices=slices("ab")) as pages:
             await anext(pages)
             await asyncio.sleep(100)
@@ -247,7 +247,7 @@ async def test_slice_error_is_the_same_object_inside_and_outside(virtual_clock):
     api = Api(paged_api(5, a_2=error))
     inside: list[BaseException] = []
 
-    with pytest.raises(AuthError) as caught:  # noqa: PT012  # where it is raised matters
+    with pytest.raises(AuthError) as caught:  # noqa: PT012  # the place of the raise matters
         async with Items(api, virtual_clock).pages(slices=slices("ab")) as pages:
             try:
                 async for _ in pages:
@@ -276,7 +276,7 @@ async def test_exit_before_a_queued_error_raises_nothing(virtual_clock):
 
 
 async def test_early_exit_closes_stream_slices(virtual_clock):
-    ended: list[str] = []
+    closed: list[str] = []
 
     class Endless(Items):
         async def stream_slices(self, state: Any) -> Any:
@@ -284,15 +284,15 @@ async def test_early_exit_closes_stream_slices(virtual_clock):
                 for n in itertools.count():
                     yield {"at": n}
             finally:
-                ended.append("closed")
+                closed.append("closed")
 
     async with Endless(Api(paged_api(2)), virtual_clock).pages() as pages:
         await anext(pages)
 
-    assert ended == ["closed"]
+    assert closed == ["closed"]
 
 
-class Sockets(HttpStream):
+class SocketItems(HttpStream):
     paginator: Any = PageNumber(total_pages="pages")
     records_path = "items"
     adaptive = False
@@ -305,38 +305,38 @@ class Sockets(HttpStream):
         return str(context.stream_slice.get("at", "items"))
 
 
-def body(request: LoopbackRequest, pages: int = 10) -> bytes:
+def response_for(request: LoopbackRequest, pages: int = 10) -> bytes:
     return http_response(json.dumps({"items": [{"id": request.target, "text": "x" * 2000}], "pages": pages}).encode())
 
 
-async def hangs_later(request: LoopbackRequest, connection: Connection) -> None:
-    """First pages come; of others the half, or nothing, and no more until the client has left."""
+async def hang_after_first_pages(request: LoopbackRequest, connection: Connection) -> None:
+    """Send first pages completely and others half or not at all; then wait until the client disconnects."""
     if request.target.endswith("page=1"):
-        await connection.send(body(request))
+        await connection.send(response_for(request))
     else:
-        await connection.send(body(request)[: 900 if request.target.endswith(("2", "4", "6")) else 0])
+        await connection.send(response_for(request)[: 900 if request.target.endswith(("2", "4", "6")) else 0])
         await connection.wait_for_disconnect()
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("after", [0, 2])
 async def test_early_exit_closes_every_socket(way, after):
-    async with serve(hangs_later) as server, no_task_more_but(server):
-        reading = Sockets(server.url, max_concurrency=48).pages(slices=slices("abcd"))
+    async with serve(hang_after_first_pages) as server, no_task_leak_besides(server):
+        run = SocketItems(server.url, max_concurrency=48).pages(slices=slices("abcd"))
         eight_requests = server.wait_until(lambda server: len(server.requests) >= 8)
-        left = asyncio.create_task(leave(way, reading, after, eight_requests))
-        await asyncio.wait([left], timeout=20)
+        task = asyncio.create_task(leave(way, run, after, eight_requests))
+        await asyncio.wait([task], timeout=20)
 
-        assert left.done()
+        assert task.done()
         with suppress(BaseException):
-            left.result()
+            task.result()
         async with asyncio.timeout(10):
             await server.wait_all_closed()
 
 
 @asynccontextmanager
-async def no_task_more_but(server: Any) -> AsyncIterator[None]:
-    """The server's own aside."""
+async def no_task_leak_besides(server: Any) -> AsyncIterator[None]:
+    """Assert that the block leaves no task behind, except those of the server."""
     before = asyncio.all_tasks()
     yield
     assert {task for task in asyncio.all_tasks() - before if task not in server._tasks} == set()
@@ -346,22 +346,22 @@ async def test_source_works_after_many_cancelled_requests():
     async def script(request: LoopbackRequest, connection: Connection) -> None:
         if request.target.startswith("/slow"):
             await asyncio.sleep(0.004)
-        await connection.send(body(request, 3))
+        await connection.send(response_for(request, 3))
 
     async with serve(script) as server:
-        stream = Sockets(server.url, max_concurrency=16)
+        stream = SocketItems(server.url, max_concurrency=16)
         async with Source([stream]) as source:
-            storm = 0
+            cancellations = 0
             while len(server.requests) < 1000:
-                storm += 1
+                cancellations += 1
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(0.001 * (storm % 12)):
-                        await source.read(slices={"sockets": slices(f"slow{n}" for n in range(40))})
+                    async with asyncio.timeout(0.001 * (cancellations % 12)):
+                        await source.read(slices={"socket_items": slices(f"slow{n}" for n in range(40))})
             async with asyncio.timeout(20):
-                found = await source.read(slices={"sockets": slices(f"well{n}" for n in range(40))})
+                found = await source.read(slices={"socket_items": slices(f"well{n}" for n in range(40))})
 
-        assert storm > 50
-        assert len(found["sockets"]) == 120
+        assert cancellations > 50
+        assert len(found["socket_items"]) == 120
 
 
 async def test_source_works_after_many_cancelled_reads(virtual_clock):

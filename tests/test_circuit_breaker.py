@@ -6,15 +6,16 @@ import math
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from simulation import examples
 
 from asyncstreams.rate_limits.circuit_breaker import RETRY_COST, CircuitBreaker
 from asyncstreams.rate_limits.governor import Governor, HostState, Permit, QuotaClient
 from asyncstreams.rate_limits.loop_lag import LoopLag
 from asyncstreams.testing import VirtualClock
 
-often = settings(max_examples=300, deadline=None)
+often = examples(full=300, short=60)
 actions = st.lists(
     st.tuples(st.just("retry"), st.floats(0, 400))
     | st.tuples(st.just("response"), st.just(0.0) | st.floats(0, 1e6))

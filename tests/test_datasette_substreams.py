@@ -1,4 +1,4 @@
-"""Is a real API, Datasette over linked tables, read completely from customers down to the lines of their orders?"""
+"""Substreams of a real API: Datasette over linked tables of customers, orders and lines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMES = ("Ann O'Neil & söhne", "\u2028 %2F ?a=b#c", "\U0001f600\u200d\U0001f468
 
 
 class Rows:
-    """Some table's rows; what is asked for is noted."""
+    """The rows of a table; requested URLs are recorded in `sent`."""
 
     paginator: Any = NextUrl("next_url")
     records_path = "rows"
@@ -28,19 +28,19 @@ class Rows:
 
     def __init__(self, url: str, **options: Any) -> None:
         self.sent = []
-        super().__init__(middleware=(self._note,), **options)
+        super().__init__(middleware=(self._record_url,), **options)
         self.url_base = url
 
     def path(self, context: RequestContext) -> str:
         return f"shop/{self.name}.json"
 
     def request_params(self, context: RequestContext) -> dict[str, Any]:
-        return {"_shape": "objects", "_size": PAGE, **self.below(context.stream_slice)}
+        return {"_shape": "objects", "_size": PAGE, **self.filter_params(context.stream_slice)}
 
-    def below(self, stream_slice: Any) -> dict[str, Any]:
+    def filter_params(self, stream_slice: Any) -> dict[str, Any]:
         return {}
 
-    async def _note(self, request: httpx.Request, send: Send) -> httpx.Response:
+    async def _record_url(self, request: httpx.Request, send: Send) -> httpx.Response:
         self.sent.append(request.url)
         return await send(request)
 
@@ -50,39 +50,39 @@ class Customers(Rows, HttpStream):
 
 
 class Orders(Rows, HttpSubStream):
-    def below(self, stream_slice: Any) -> dict[str, Any]:
+    def filter_params(self, stream_slice: Any) -> dict[str, Any]:
         return {"customer_id__exact": stream_slice["parent"]["id"]}
 
 
-class OrdersOfMany(Rows, HttpSubStream):
+class BatchedOrders(Rows, HttpSubStream):
     name = "orders"
     parent_batch_size = 70
 
-    def below(self, stream_slice: Any) -> dict[str, Any]:
-        return {"customer_id__in": ",".join(str(one["id"]) for one in stream_slice["parents"])}
+    def filter_params(self, stream_slice: Any) -> dict[str, Any]:
+        return {"customer_id__in": ",".join(str(parent["id"]) for parent in stream_slice["parents"])}
 
 
-class LinesOfMany(Rows, HttpSubStream):
+class BatchedLines(Rows, HttpSubStream):
     name = "lines"
     paginator = Cursor("next", param="_next")
     parent_batch_size = 100
     parent_fields = ("id",)
 
-    def below(self, stream_slice: Any) -> dict[str, Any]:
-        return {"order_id__in": ",".join(str(one["id"]) for one in stream_slice["parents"])}
+    def filter_params(self, stream_slice: Any) -> dict[str, Any]:
+        return {"order_id__in": ",".join(str(parent["id"]) for parent in stream_slice["parents"])}
 
 
 class Notes(Rows, HttpSubStream):
-    """Found by the customer's name, whatever is in it."""
+    """Notes filtered by the customer's name, which may contain any character."""
 
     parent_fields = ("name",)
 
-    def below(self, stream_slice: Any) -> dict[str, Any]:
+    def filter_params(self, stream_slice: Any) -> dict[str, Any]:
         return {"customer__exact": stream_slice["parent"]["name"]}
 
 
-def orders_of(customer: int) -> int:
-    """None of every third customer, and of some more than a page."""
+def order_count(customer: int) -> int:
+    """The number of orders of the n-th customer: 0 for every third one, more than a page for some."""
     if customer % 3 == 0:
         return 0
     return PAGE + customer if customer % 60 == 1 else customer % 7
@@ -93,7 +93,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("datasette") / "shop.db"
     connection = sqlite3.connect(path)
     ids = [n * 3 + n % 3 for n in range(1, CUSTOMERS + 1)]
-    owners = [customer for n, customer in enumerate(ids) for _ in range(orders_of(n))]
+    owners = [customer for n, customer in enumerate(ids) for _ in range(order_count(n))]
     orders = list(enumerate(owners, 1))
     lines = [order for order, _ in orders for _ in range(order % 3 if order < 60 else 0)]
     with connection:
@@ -101,14 +101,14 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
         connection.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY, customer_id INTEGER, title TEXT)")
         connection.execute("CREATE TABLE lines (id INTEGER PRIMARY KEY, order_id INTEGER, title TEXT)")
         connection.execute("CREATE TABLE notes (id INTEGER PRIMARY KEY, customer TEXT)")
-        connection.executemany("INSERT INTO customers VALUES (?, ?)", [(one, name_of(one)) for one in ids])
+        connection.executemany("INSERT INTO customers VALUES (?, ?)", [(id_, name_of(id_)) for id_ in ids])
         connection.executemany(
-            "INSERT INTO orders VALUES (?, ?, ?)", [(order, one, name_of(order)) for order, one in orders]
+            "INSERT INTO orders VALUES (?, ?, ?)", [(order, customer, name_of(order)) for order, customer in orders]
         )
         connection.executemany(
             "INSERT INTO lines VALUES (?, ?, ?)", [(n, order, name_of(n)) for n, order in enumerate(lines)]
         )
-        connection.executemany("INSERT INTO notes (customer) VALUES (?)", [(name_of(one),) for one in ids[::2]])
+        connection.executemany("INSERT INTO notes (customer) VALUES (?)", [(name_of(id_),) for id_ in ids[::2]])
         connection.execute("CREATE INDEX by_customer ON orders (customer_id)")
     connection.close()
     return path
@@ -124,7 +124,7 @@ def url(database: Path) -> Iterator[str]:
         yield served
 
 
-def joined(database: Path, sql: str) -> list[Record]:
+def query(database: Path, sql: str) -> list[Record]:
     connection = sqlite3.connect(database)
     connection.row_factory = sqlite3.Row
     rows = [dict(row) for row in connection.execute(sql)]
@@ -140,95 +140,93 @@ def by_id(rows: list[Record]) -> list[Record]:
     return sorted(rows, key=lambda row: row["id"])
 
 
-def pages_of(rows: int) -> int:
+def page_count(rows: int) -> int:
     return max(1, -(-rows // PAGE))
 
 
-async def test_the_orders_of_all_customers_are_the_join_of_both_tables(url: str, database: Path) -> None:
+async def test_orders_of_all_customers_equal_the_join_of_both_tables(url: str, database: Path) -> None:
     customers = Customers(url)
     orders = Orders(url, parent=customers)
 
     rows = await orders.read()
 
-    expected = joined(database, ORDERS)
+    expected = query(database, ORDERS)
     assert len(expected) > 1000
     assert by_id(rows) == expected
-    assert len(customers.sent) == len(set(customers.sent)) == pages_of(CUSTOMERS)
-    each = Counter(row["customer_id"] for row in expected)
-    without = CUSTOMERS - len(each)
-    assert len(orders.sent) == sum(map(pages_of, each.values())) + without
+    assert len(customers.sent) == len(set(customers.sent)) == page_count(CUSTOMERS)
+    order_counts = Counter(row["customer_id"] for row in expected)
+    without_orders = CUSTOMERS - len(order_counts)
+    assert len(orders.sent) == sum(map(page_count, order_counts.values())) + without_orders
 
 
-async def test_customers_in_batches_give_the_same_orders_with_a_request_for_many(url: str, database: Path) -> None:
+async def test_batches_of_customers_give_the_same_orders(url: str, database: Path) -> None:
     customers = Customers(url)
-    orders = OrdersOfMany(url, parent=customers)
+    orders = BatchedOrders(url, parent=customers)
     batches: dict[tuple[int, ...], list[Record]] = {}
 
     async with orders.pages() as pages:
         async for page in pages:
-            asked = tuple(one["id"] for one in page.stream_slice["parents"])
-            batches.setdefault(asked, []).extend(page.records)
+            batch = tuple(parent["id"] for parent in page.stream_slice["parents"])
+            batches.setdefault(batch, []).extend(page.records)
 
-    assert by_id([row for rows in batches.values() for row in rows]) == joined(database, ORDERS)
+    assert by_id([row for rows in batches.values() for row in rows]) == query(database, ORDERS)
     assert sorted(map(len, batches)) == [CUSTOMERS % 70, *[70] * (CUSTOMERS // 70)]
-    # Pages come as they are answered, each batch in the order of the parents.
+    # Pages arrive in the order of the responses; the parents in each batch are in order.
     assert sum(sorted(batches), ()) == tuple(
-        row["id"] for row in joined(database, "SELECT id FROM customers ORDER BY id")
+        row["id"] for row in query(database, "SELECT id FROM customers ORDER BY id")
     )
-    assert all(row["customer_id"] in asked for asked, rows in batches.items() for row in rows)
-    assert len(customers.sent) == pages_of(CUSTOMERS)
-    assert len(orders.sent) == sum(pages_of(len(rows)) for rows in batches.values())
+    assert all(row["customer_id"] in batch for batch, rows in batches.items() for row in rows)
+    assert len(customers.sent) == page_count(CUSTOMERS)
+    assert len(orders.sent) == sum(page_count(len(rows)) for rows in batches.values())
 
 
-async def test_each_customer_is_in_the_slice_as_it_is_in_the_database(url: str, database: Path) -> None:
-    known = {row["id"]: row for row in joined(database, "SELECT * FROM customers")}
+async def test_slice_contains_the_customer_as_in_the_database(url: str, database: Path) -> None:
+    expected = {row["id"]: row for row in query(database, "SELECT * FROM customers")}
 
     async with Orders(url, parent=Customers(url)).pages() as pages:
         found = {page.stream_slice["parent"]["id"]: page.stream_slice["parent"] async for page in pages}
 
-    assert found == known
+    assert found == expected
 
 
-async def test_odd_names_of_parents_arrive_whole_in_the_requests_of_their_children(url: str, database: Path) -> None:
+async def test_unusual_parent_names_reach_the_child_requests_intact(url: str, database: Path) -> None:
     notes = await Notes(url, parent=Customers(url)).read()
 
-    assert by_id(notes) == joined(database, "SELECT * FROM notes ORDER BY id")
+    assert by_id(notes) == query(database, "SELECT * FROM notes ORDER BY id")
     assert len(notes) == CUSTOMERS / 2
 
 
 @pytest.mark.parametrize("selected", [False, True], ids=["lines-only", "all"])
-async def test_three_levels_are_read_whole_with_each_page_of_a_parent_asked_for_once(
-    url: str, database: Path, selected: bool
-) -> None:
+async def test_three_levels_are_complete_with_one_request_per_page(url: str, database: Path, selected: bool) -> None:
     customers = Customers(url)
-    orders = OrdersOfMany(url, parent=customers)
-    source = Source([customers, orders, LinesOfMany(url, parent=orders)])
+    orders = BatchedOrders(url, parent=customers)
+    source = Source([customers, orders, BatchedLines(url, parent=orders)])
 
     found = await source.read(*([] if selected else ["lines"]))
 
-    assert by_id(found.pop("lines")) == joined(database, LINES)
-    assert found == {} or by_id(found.pop("orders")) == joined(database, ORDERS)
-    assert found == {} or found == {"customers": joined(database, "SELECT * FROM customers ORDER BY id")}
-    assert len(customers.sent) == pages_of(CUSTOMERS)
+    assert by_id(found.pop("lines")) == query(database, LINES)
+    assert found == {} or by_id(found.pop("orders")) == query(database, ORDERS)
+    assert found == {} or found == {"customers": query(database, "SELECT * FROM customers ORDER BY id")}
+    assert len(customers.sent) == page_count(CUSTOMERS)
     assert len(orders.sent) == len(set(orders.sent))
 
 
-async def test_one_read_of_the_customers_serves_their_orders_and_their_notes(url: str, database: Path) -> None:
+async def test_one_read_of_the_customers_serves_two_children(url: str, database: Path) -> None:
     customers = Customers(url)
-    source = Source([OrdersOfMany(url, parent=customers), Notes(url, parent=customers), customers])
+    source = Source([BatchedOrders(url, parent=customers), Notes(url, parent=customers), customers])
 
     found = await source.read()
 
     assert {name: by_id(rows) for name, rows in found.items()} == {
-        "orders": joined(database, ORDERS),
-        "notes": joined(database, "SELECT * FROM notes ORDER BY id"),
-        "customers": joined(database, "SELECT * FROM customers ORDER BY id"),
+        "orders": query(database, ORDERS),
+        "notes": query(database, "SELECT * FROM notes ORDER BY id"),
+        "customers": query(database, "SELECT * FROM customers ORDER BY id"),
     }
-    assert len(customers.sent) == pages_of(CUSTOMERS)
+    assert len(customers.sent) == page_count(CUSTOMERS)
 
 
 @pytest.mark.parametrize(("limit", "requests"), [(1, 1), (113, 1), (114, 2), (400, 4)])
-async def test_a_limit_asks_for_no_more_pages_of_customers_than_it_needs(url: str, limit: int, requests: int) -> None:
+async def test_limit_requests_only_the_customer_pages_it_needs(url: str, limit: int, requests: int) -> None:
     customers = Customers(url)
 
     rows = await Orders(url, parent=customers).read(limit=limit)

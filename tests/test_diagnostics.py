@@ -1,4 +1,4 @@
-"""Is a mistake that would pass in silence told, in words that help?"""
+"""Warnings and errors for mistakes that would otherwise go unnoticed."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ class Users(HttpStream):
         return "users"
 
 
-def always(response: httpx.Response) -> httpx.MockTransport:
+def respond_with(response: httpx.Response) -> httpx.MockTransport:
     return httpx.MockTransport(lambda request: response)
 
 
-def paged(paginator, body, **options):
+def stream_with(paginator, body, **options):
     class Paged(Users):
         records_path = "items"
 
-    stream = Paged(transport=always(httpx.Response(200, json=body)), **options)
+    stream = Paged(transport=respond_with(httpx.Response(200, json=body)), **options)
     stream.paginator = paginator
     return stream
 
@@ -52,19 +52,19 @@ ITEMS = [{"id": 1}]
 
 
 @pytest.mark.parametrize(
-    ("paginator", "body", "told"),
+    ("paginator", "body", "message"),
     [
         (Cursor("meta.next"), {"items": ITEMS, "next": "a"}, "'meta.next' is not in the body"),
         (NextUrl("links.next"), {"items": ITEMS, "next": "/b"}, "'links.next' is not in the body"),
         (Cursor("nxet"), {"items": ITEMS, "next": "a"}, "but 'next' is"),
     ],
 )
-async def test_suspicious_selector_is_warned_about(caplog, paginator, body, told):
-    await paged(paginator, body).read()
+async def test_suspicious_selector_is_warned_about(caplog, paginator, body, message):
+    await stream_with(paginator, body).read()
 
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert told in record.getMessage()
+    assert message in record.getMessage()
 
 
 @pytest.mark.parametrize(
@@ -77,13 +77,13 @@ async def test_suspicious_selector_is_warned_about(caplog, paginator, body, told
     ],
 )
 async def test_single_page_gives_no_selector_warning(caplog, paginator, body):
-    await paged(paginator, body).read()
+    await stream_with(paginator, body).read()
 
     assert caplog.records == []
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "meant"),
+    ("name", "value", "suggestion"),
     [
         ("pagination", PageNumber(), "paginator"),
         ("base_url", "https://api.example.com/", "url_base"),
@@ -94,10 +94,10 @@ async def test_single_page_gives_no_selector_warning(caplog, paginator, body):
         ("credential", TokenAuthenticator("t"), "authenticator"),
     ],
 )
-def test_misnamed_attribute_is_refused_with_a_suggestion(name, value, meant):
+def test_misnamed_attribute_is_refused_with_a_suggestion(name, value, suggestion):
     kind = type("Wrong", (Users,), {name: value})
 
-    with pytest.raises(ConfigError, match=f"did you mean '{meant}'"):
+    with pytest.raises(ConfigError, match=f"did you mean '{suggestion}'"):
         kind()
 
 
@@ -122,7 +122,7 @@ async def test_other_content_instead_of_csv_is_refused(body):
                 yield row
 
     with pytest.raises(UnexpectedContent, match="instead of CSV"):
-        await Rows(transport=always(httpx.Response(200, content=body))).read()
+        await Rows(transport=respond_with(httpx.Response(200, content=body))).read()
 
 
 async def test_csv_header_may_start_with_a_bracket():
@@ -131,7 +131,7 @@ async def test_csv_header_may_start_with_a_bracket():
             async for row in csv_rows(response):
                 yield row
 
-    records = await Rows(transport=always(httpx.Response(200, content=b"[,<\n1,2\n"))).read()
+    records = await Rows(transport=respond_with(httpx.Response(200, content=b"[,<\n1,2\n"))).read()
 
     assert records == [{"[": "1", "<": "2"}]
 
@@ -164,12 +164,12 @@ async def test_json_lines_parsed_as_json_get_a_hint(virtual_clock):
     lines = httpx.Response(200, content=b'{"id":1}\n{"id":2}\n', headers={"Content-Type": "application/x-ndjson"})
 
     with pytest.raises(MalformedJSON, match="ndjson"):
-        await Users(transport=always(lines), clock=virtual_clock).read()
+        await Users(transport=respond_with(lines), clock=virtual_clock).read()
 
 
 async def test_missing_token_endpoint_hints_at_its_url():
     oauth = Oauth2Authenticator("https://auth.example.com/nope", "app", "secret")
-    stream = Users(authenticator=oauth, transport=always(httpx.Response(404)))
+    stream = Users(authenticator=oauth, transport=respond_with(httpx.Response(404)))
 
     with pytest.raises(AuthError, match="check token_refresh_endpoint") as caught:
         await stream.read()
@@ -179,15 +179,15 @@ async def test_missing_token_endpoint_hints_at_its_url():
 
 
 async def test_middleware_returning_none_is_refused():
-    async def forgetful(request, send):
+    async def return_nothing(request, send):
         await send(request)
 
     with pytest.raises(ConfigError, match="middleware returned NoneType"):
-        await Users(middleware=(forgetful,), transport=always(httpx.Response(200, json=[]))).read()
+        await Users(middleware=(return_nothing,), transport=respond_with(httpx.Response(200, json=[]))).read()
 
 
 async def test_long_wait_is_logged_as_a_warning(caplog, virtual_clock):
-    answers = [httpx.Response(429, headers={"Retry-After": told}) for told in ("120", "1")]
+    answers = [httpx.Response(429, headers={"Retry-After": message}) for message in ("120", "1")]
     transport = httpx.MockTransport(lambda request: answers.pop(0) if answers else httpx.Response(200, json=[]))
 
     with caplog.at_level(logging.INFO, "asyncstreams"):
@@ -200,27 +200,30 @@ def test_link_header_has_no_selector():
     assert not hasattr(LinkHeader(), "selector")
 
 
-def one_page(body: Any, **headers: str) -> httpx.MockTransport:
+def one_page_api(body: Any, **headers: str) -> httpx.MockTransport:
     return httpx.MockTransport(lambda request: httpx.Response(200, json=body, headers=headers))
 
 
-ONE = [{"id": 1}]
-THERE_IS_MORE = [
-    (None, {"data": ONE, "meta": {"next": "abc"}}, {}, "has 'meta.next', but the stream has no paginator"),
-    (None, {"data": ONE, "has_more": True}, {}, "the response has 'has_more'"),
-    (None, {"data": ONE}, {"Link": '<https://api.test/items?page=2>; rel="next"'}, "the response has the header Link"),
-    (Cursor("next"), {"data": ONE, "meta": {"next": "abc"}}, {}, "does not read it"),
-    (Cursor(Header("X-Nxt")), {"data": ONE, "next_page_token": "abc"}, {}, "the response has 'next_page_token'"),
-    (NextUrl("next"), {"data": ONE, "links": {"next": "/items?page=2"}}, {}, "the response has 'links.next'"),
-    (LinkHeader(), {"data": ONE, "nextPageToken": "abc"}, {}, "the response has 'nextPageToken'"),
-    (Cursor("meta.nxt"), {"data": ONE, "meta": {"next": "abc"}}, {}, "but 'meta.next' is"),
+ONE_RECORD = [{"id": 1}]
+IGNORED_NEXT_PAGES = [
+    (None, {"data": ONE_RECORD, "meta": {"next": "abc"}}, {}, "has 'meta.next', but the stream has no paginator"),
+    (None, {"data": ONE_RECORD, "has_more": True}, {}, "the response has 'has_more'"),
+    (
+        None,
+        {"data": ONE_RECORD},
+        {"Link": '<https://api.test/items?page=2>; rel="next"'},
+        "the response has the header Link",
+    ),
+    (Cursor("next"), {"data": ONE_RECORD, "meta": {"next": "abc"}}, {}, "does not read it"),
+    (Cursor(Header("X-Nxt")), {"data": ONE_RECORD, "next_page_token": "abc"}, {}, "the response has 'next_page_token'"),
+    (NextUrl("next"), {"data": ONE_RECORD, "links": {"next": "/items?page=2"}}, {}, "the response has 'links.next'"),
+    (LinkHeader(), {"data": ONE_RECORD, "nextPageToken": "abc"}, {}, "the response has 'nextPageToken'"),
+    (Cursor("meta.nxt"), {"data": ONE_RECORD, "meta": {"next": "abc"}}, {}, "but 'meta.next' is"),
 ]
 
 
-@pytest.mark.parametrize(("paginator", "body", "headers", "told"), THERE_IS_MORE)
-async def test_ignored_next_page_is_warned_about_once(
-    caplog, paginator, body, headers, told
-):
+@pytest.mark.parametrize(("paginator", "body", "headers", "message"), IGNORED_NEXT_PAGES)
+async def test_ignored_next_page_is_warned_about_once(caplog, paginator, body, headers, message):
     class Items(HttpStream):
         url_base = "https://api.test/"
         records_path = "data"
@@ -228,23 +231,23 @@ async def test_ignored_next_page_is_warned_about_once(
         def path(self, context):
             return "items"
 
-    stream = Items(transport=one_page(body, **headers))
+    stream = Items(transport=one_page_api(body, **headers))
     stream.paginator = paginator
 
     await stream.read(slices=[{"n": 1}, {"n": 2}])
 
     warnings = [record.getMessage() for record in caplog.records if "treated as the only one" in record.getMessage()]
     assert len(warnings) == 1
-    assert told in warnings[0]
+    assert message in warnings[0]
 
 
 @pytest.mark.parametrize(
     ("paginator", "body"),
     [
-        (None, {"data": ONE, "next": None, "has_more": False, "meta": {"total": 1}}),
-        (Cursor("next"), {"data": ONE, "next": None}),
-        (Cursor("next", more="has_more"), {"data": ONE, "next_url": "/items", "has_more": False}),
-        (PageNumber(total_pages="pages"), {"data": ONE, "pages": 1, "next": 2}),
+        (None, {"data": ONE_RECORD, "next": None, "has_more": False, "meta": {"total": 1}}),
+        (Cursor("next"), {"data": ONE_RECORD, "next": None}),
+        (Cursor("next", more="has_more"), {"data": ONE_RECORD, "next_url": "/items", "has_more": False}),
+        (PageNumber(total_pages="pages"), {"data": ONE_RECORD, "pages": 1, "next": 2}),
         (None, {"data": [{"id": 1, "next": "a field of the record"}]}),
     ],
 )
@@ -256,7 +259,7 @@ async def test_real_single_page_gives_no_warning(caplog, paginator, body):
         def path(self, context):
             return "items"
 
-    stream = Items(transport=one_page(body))
+    stream = Items(transport=one_page_api(body))
     stream.paginator = paginator
 
     await stream.read()
@@ -264,15 +267,15 @@ async def test_real_single_page_gives_no_warning(caplog, paginator, body):
     assert caplog.messages == []
 
 
-@pytest.mark.parametrize("what", ["records", "pages"])
-async def test_iterating_a_closed_read_raises(what):
+@pytest.mark.parametrize("method", ["records", "pages"])
+async def test_iterating_a_closed_read_raises(method):
     class Items(HttpStream):
         url_base = "https://api.test/"
 
         def path(self, context):
             return "items"
 
-    async with getattr(Items(transport=one_page(ONE)), what)() as items:
+    async with getattr(Items(transport=one_page_api(ONE_RECORD)), method)() as items:
         pass
 
     with pytest.raises(RuntimeError, match="the read is closed"):
@@ -281,10 +284,10 @@ async def test_iterating_a_closed_read_raises(what):
         await anext(items)
 
 
-@pytest.mark.parametrize("declared", ["state", "get_updated_state"])
-def test_state_attributes_of_other_frameworks_are_refused(declared):
-    with pytest.raises(ConfigError, match=rf"Items\.{declared} is not supported\n.*remove it: .* kept automatically"):
-        type("Items", (HttpStream,), {"path": lambda self, context: "items", declared: "updated_at"})()
+@pytest.mark.parametrize("attribute", ["state", "get_updated_state"])
+def test_state_attributes_of_other_frameworks_are_refused(attribute):
+    with pytest.raises(ConfigError, match=rf"Items\.{attribute} is not supported\n.*remove it: .* kept automatically"):
+        type("Items", (HttpStream,), {"path": lambda self, context: "items", attribute: "updated_at"})()
 
 
 def test_unclosed_source_ends_silently_with_its_loop(tmp_path):

@@ -7,12 +7,13 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from simulation import examples
 
 from asyncstreams.rate_limits.fair_queue import FairQueue, QueueEntry
 
-often = settings(max_examples=200, deadline=None)
+often = examples(full=200, short=40)
 weights = st.floats(0.05, 20) | st.integers(1, 5).map(float)
 
 

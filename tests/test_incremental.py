@@ -14,9 +14,10 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from incremental_api import BEGIN, WallClock, timestamp
+from simulation import examples
 
 from asyncstreams import (
     AsyncStreamsError,
@@ -827,7 +828,7 @@ async def test_invalid_cursor_declaration_is_refused(attributes: dict[str, Any])
         await events(Api(), WallClock(100), **attributes).read()
 
 
-@settings(max_examples=80, deadline=None)
+@examples(full=80, short=16)
 @given(st.data())
 def test_property_interrupted_runs_repeat_only_uncommitted_rows(
     data: st.DataObject,

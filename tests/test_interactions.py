@@ -1,4 +1,4 @@
-"""What happens where a stream, its Source, its strategy and its listeners get in each other's way?"""
+"""Interactions of a stream with its Source, availability strategy and listeners."""
 
 from __future__ import annotations
 
@@ -29,54 +29,55 @@ class Items(HttpStream):
         return self.name
 
 
-def answering(*answers: httpx.Response | int) -> httpx.MockTransport:
-    """One answer for each request, the last one again and again; a status alone has an empty array."""
-    left = list(answers)
+def responding(*answers: httpx.Response | int) -> httpx.MockTransport:
+    """A transport that returns one response per request and repeats the last; a status means an empty array."""
+    remaining = list(answers)
 
     def api(request: httpx.Request) -> httpx.Response:
-        answer = left.pop(0) if len(left) > 1 else left[0]
+        answer = remaining.pop(0) if len(remaining) > 1 else remaining[0]
         return httpx.Response(answer, json=[]) if isinstance(answer, int) else answer
 
     return httpx.MockTransport(api)
 
 
 async def test_property_authenticator_shares_one_pause(virtual_clock):
-    class Private(Items):
+    class PrivateItems(Items):
         @property
         def authenticator(self):
             return TokenAuthenticator("s3cret")
 
-    asked = []
+    request_times = []
 
     def api(request):
-        asked.append(virtual_clock.monotonic())
-        return httpx.Response(429, headers={"Retry-After": "5"}) if len(asked) < 3 else httpx.Response(200, json=[])
+        request_times.append(virtual_clock.monotonic())
+        is_limited = len(request_times) < 3
+        return httpx.Response(429, headers={"Retry-After": "5"}) if is_limited else httpx.Response(200, json=[])
 
-    await Private(transport=httpx.MockTransport(api), clock=virtual_clock).read()
+    await PrivateItems(transport=httpx.MockTransport(api), clock=virtual_clock).read()
 
-    assert all(after - before >= 5 for before, after in pairwise(asked))
+    assert all(after - before >= 5 for before, after in pairwise(request_times))
 
 
 async def test_availability_strategy_may_read_its_stream():
-    class Once:
+    class ReadFirst:
         async def check_availability(self, stream, logger, source=None):
             return bool(await stream.read(limit=1)), "there is nothing"
 
-    class Asked(Items):
-        availability_strategy = Once()
+    class CheckedItems(Items):
+        availability_strategy = ReadFirst()
 
-    assert await Asked(transport=answering(httpx.Response(200, json=[{"id": 1}]))).read() == [{"id": 1}]
+    assert await CheckedItems(transport=responding(httpx.Response(200, json=[{"id": 1}]))).read() == [{"id": 1}]
     with pytest.raises(StreamUnavailable, match="there is nothing"):
-        await Asked(transport=answering(200)).read()
+        await CheckedItems(transport=responding(200)).read()
 
 
 async def test_403_of_a_detail_call_is_not_unavailability():
-    class Detailed(Items):
+    class DetailedItems(Items):
         async def parse_response(self, response, context):
             return (await self.request("detail")).json()
 
     with pytest.raises(HttpStatusError) as caught:
-        await Detailed(transport=answering(200, 403)).read()
+        await DetailedItems(transport=responding(200, 403)).read()
 
     assert caught.value.url == "https://api.test/detail"
 
@@ -84,7 +85,7 @@ async def test_403_of_a_detail_call_is_not_unavailability():
 async def test_listener_error_does_not_replace_a_timeout(caplog):
     def listener(event):
         if isinstance(event, StreamFinished):
-            raise RuntimeError("a listener of mine")
+            raise RuntimeError("raised by a listener")
 
     async def one_page(request):
         if request.url.params["page"] != "1":
@@ -95,7 +96,7 @@ async def test_listener_error_does_not_replace_a_timeout(caplog):
     stream.paginator = PageNumber()
     stream.subscribe(listener)
 
-    with pytest.raises(TimeoutError), caplog.at_level(logging.ERROR):  # noqa: PT012  # a reading takes a few lines
+    with pytest.raises(TimeoutError), caplog.at_level(logging.ERROR):  # noqa: PT012  # a run takes a few lines
         async with asyncio.timeout(0.01), stream.pages() as pages:
             async for _ in pages:
                 await asyncio.sleep(60)
@@ -104,36 +105,36 @@ async def test_listener_error_does_not_replace_a_timeout(caplog):
 
 
 async def test_failed_adoption_restores_all_streams():
-    class Stubborn(Items):
+    class ReadOnlyTimeouts(Items):
         def __setattr__(self, name, value):
             if name == "timeouts":
-                raise RuntimeError("not mine")
+                raise RuntimeError("read-only")
             super().__setattr__(name, value)
 
-    meek, stubborn = Items(transport=answering(200)), Stubborn(transport=answering(200))
-    meek.name = "meek"
-    source = Source([meek, stubborn], timeouts=Items.timeouts)
+    plain, read_only = Items(transport=responding(200)), ReadOnlyTimeouts(transport=responding(200))
+    plain.name = "plain"
+    source = Source([plain, read_only], timeouts=Items.timeouts)
 
-    with pytest.raises(RuntimeError, match="not mine"):
+    with pytest.raises(RuntimeError, match="read-only"):
         await source.read()
 
-    assert await meek.read() == []
+    assert await plain.read() == []
 
 
 async def test_option_set_while_source_is_open_persists():
-    stream, mine = Items(transport=answering(200)), TokenAuthenticator("mine")
+    stream, own = Items(transport=responding(200)), TokenAuthenticator("mine")
 
     async with Source([stream], authenticator=TokenAuthenticator("shared")):
-        stream.authenticator = mine
+        stream.authenticator = own
 
-    assert stream.authenticator is mine
+    assert stream.authenticator is own
 
 
 async def test_source_authenticator_may_be_a_property():
-    seen = []
+    headers = []
 
     def api(request):
-        seen.append(request.headers["Authorization"])
+        headers.append(request.headers["Authorization"])
         return httpx.Response(200, json=[])
 
     class Shop(Source):
@@ -146,11 +147,11 @@ async def test_source_authenticator_may_be_a_property():
 
     await Shop({}).read()
 
-    assert seen == ["Bearer s3cret"]
+    assert headers == ["Bearer s3cret"]
 
 
 @pytest.mark.parametrize(
-    ("declared", "told"),
+    ("attributes", "message"),
     [
         ({"streams": [Items()]}, "streams is not a method"),
         ({"authentcator": None}, "did you mean 'authenticator'"),
@@ -158,11 +159,11 @@ async def test_source_authenticator_may_be_a_property():
         ({"__init__": lambda self: None, "streams": lambda self, config: []}, "does not call super().__init__"),
     ],
 )
-async def test_wrong_source_declaration_is_refused(declared, told):
+async def test_wrong_source_declaration_is_refused(attributes, message):
     with pytest.raises(ConfigError) as caught:
-        await type("Shop", (Source,), declared)().read()
+        await type("Shop", (Source,), attributes)().read()
 
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_source_of_separate_streams_is_refused():
@@ -171,13 +172,13 @@ def test_source_of_separate_streams_is_refused():
 
 
 def test_reserved_attribute_name_is_refused():
-    with pytest.raises(ConfigError, match="Homely.session_owner is reserved"):
+    with pytest.raises(ConfigError, match=r"Homely\.session_owner is reserved"):
         type("Homely", (Items,), {"session_owner": "users"})()
 
 
 def test_non_json_config_value_is_named_by_its_pointer():
     class Shop(Source):
-        spec = {"type": "object"}  # noqa: RUF012  # as authors write it
+        spec = {"type": "object"}  # noqa: RUF012  # the usual way to declare it
 
         def streams(self, config):
             return [Items()]
@@ -187,24 +188,24 @@ def test_non_json_config_value_is_named_by_its_pointer():
 
 
 async def test_discover_result_may_be_changed():
-    class Described(Items):
+    class DescribedItems(Items):
         def get_json_schema(self):
             return MappingProxyType({"type": "object", "properties": {"id": {"type": "integer"}}})
 
-    source = Source([Described(transport=answering(200))])
-    found = (await source.discover())["described"].json_schema
+    source = Source([DescribedItems(transport=responding(200))])
+    found = (await source.discover())["described_items"].json_schema
     assert found is not None
     found["properties"].clear()
 
-    assert (await source.discover())["described"].json_schema == Described().get_json_schema()
+    assert (await source.discover())["described_items"].json_schema == DescribedItems().get_json_schema()
 
 
 async def test_check_continues_after_a_failing_hook():
-    class Broken(Items):
+    class BrokenItems(Items):
         def request_params(self, context):
             raise KeyError("shop")
 
-    report = await Source([Broken(transport=answering(200)), Items(transport=answering(200))]).check()
+    report = await Source([BrokenItems(transport=responding(200)), Items(transport=responding(200))]).check()
 
-    assert (report["broken"].available, report["items"].available) == (False, True)
+    assert (report["broken_items"].available, report["items"].available) == (False, True)
     assert "KeyError" in str(report)

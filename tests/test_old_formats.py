@@ -89,4 +89,4 @@ async def test_parent_cache_of_format_1_is_fetched_again(old: Path, caplog: pyte
 
     assert requested == ["/shops", "/shops/7/items"]
     assert children == [{"id": 7}]
-    assert "has format 1 and this version reads format 2" in caplog.text
+    assert "has format 1, but this version reads format 2" in caplog.text

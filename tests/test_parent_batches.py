@@ -1,4 +1,4 @@
-"""Are parents asked for in batches as large as the API takes them, and each of them just once?"""
+"""Batches of parents in one slice (`parent_batch_size`), and their splitting if the API refuses them as too large."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 import httpx
 import pytest
-from fake_api import Api, subclass, collect_pages, real_timeout
+from fake_api import Api, collect_pages, real_timeout, subclass
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tree_api import Customers, Orders, Shops, ids, tree
+from tree_api import Customers, Orders, Shops, sorted_ids, tree_responder
 
 from asyncstreams import HttpStatusError, RequestContext, Source
 from asyncstreams.errors import PartialFailure
@@ -20,7 +20,7 @@ from asyncstreams.testing import VirtualClock
 
 
 @pytest.fixture(autouse=True)
-def not_for_ever() -> Iterator[None]:
+def fail_on_hang() -> Iterator[None]:
     with real_timeout(60):
         yield
 
@@ -35,27 +35,27 @@ class Balances(Orders):
         return self.name
 
     def request_params(self, context: RequestContext) -> dict[str, Any]:
-        return {"ids": ",".join(str(one["id"]) for one in context.stream_slice["parents"])}
+        return {"ids": ",".join(str(parent["id"]) for parent in context.stream_slice["parents"])}
 
 
 class Bank:
-    """Balances of so many customers at once; `refusal` is what it says to more."""
+    """An API for the balances of up to `max_batch` customers at once; it responds to more with `refusal`."""
 
-    def __init__(self, most: int = 10**9, refusal: httpx.Response | None = None, **customers: Any) -> None:
-        self.most, self.refusal = most, refusal or httpx.Response(413)
-        self.customers = tree(**customers)
-        self.taken: list[list[int]] = []
+    def __init__(self, max_batch: int = 10**9, refusal: httpx.Response | None = None, **customers: Any) -> None:
+        self.max_batch, self.refusal = max_batch, refusal or httpx.Response(413)
+        self.customers = tree_responder(**customers)
+        self.accepted: list[list[int]] = []
         self.refused: list[list[int]] = []
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         if request.url.path != "/balances":
             return self.customers(request)
-        asked = [int(one) for one in request.url.params["ids"].split(",")]
-        if len(asked) > self.most:
-            self.refused.append(asked)
+        batch = [int(id_) for id_ in request.url.params["ids"].split(",")]
+        if len(batch) > self.max_batch:
+            self.refused.append(batch)
             return httpx.Response(self.refusal.status_code, content=self.refusal.content)
-        self.taken.append(asked)
-        return httpx.Response(200, json={"items": [{"id": one} for one in asked]})
+        self.accepted.append(batch)
+        return httpx.Response(200, json={"items": [{"id": id_} for id_ in batch]})
 
 
 def balances(bank: Bank, clock: VirtualClock, parent: Any = None, **attributes: Any) -> Any:
@@ -63,12 +63,12 @@ def balances(bank: Bank, clock: VirtualClock, parent: Any = None, **attributes: 
     return subclass(Balances, **attributes)(api, clock, parent or Customers(api, clock))  # type: ignore[arg-type]
 
 
-async def test_batches_are_filled_over_pages_and_the_last_one_is_short(virtual_clock: VirtualClock) -> None:
+async def test_batches_span_pages_and_the_last_one_is_short(virtual_clock: VirtualClock) -> None:
     bank = Bank(pages=5, size=3)
 
     pages, _ = await collect_pages(balances(bank, virtual_clock).pages())
 
-    assert sorted(bank.taken) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14]]
+    assert sorted(bank.accepted) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14]]
     assert [page.stream_slice["parents"] for page in sorted(pages, key=lambda page: page.records[0]["id"])][-1] == [
         {"id": 12},
         {"id": 13},
@@ -76,29 +76,29 @@ async def test_batches_are_filled_over_pages_and_the_last_one_is_short(virtual_c
     ]
 
 
-async def test_a_page_of_more_parents_than_a_batch_makes_several(virtual_clock: VirtualClock) -> None:
+async def test_large_parent_page_is_split_into_batches(virtual_clock: VirtualClock) -> None:
     bank = Bank(pages=1, size=11)
 
-    assert ids(await balances(bank, virtual_clock).read()) == list(range(11))
-    assert sorted(map(len, bank.taken)) == [3, 4, 4]
+    assert sorted_ids(await balances(bank, virtual_clock).read()) == list(range(11))
+    assert sorted(map(len, bank.accepted)) == [3, 4, 4]
 
 
-async def test_a_batch_holds_the_records_of_one_parent(virtual_clock: VirtualClock) -> None:
+async def test_batch_contains_records_of_one_parent_stream(virtual_clock: VirtualClock) -> None:
     bank = Bank(pages=3, size=2)
     api = Api(bank)
     parents = [Customers(api, virtual_clock), Shops(api, virtual_clock)]
 
     pages, _ = await collect_pages(Balances(api, virtual_clock, parents).pages())
 
-    held = Counter((page.stream_slice["parent_stream"], len(page.stream_slice["parents"])) for page in pages)
-    assert held == {(name, size): 1 for name in ("customers", "shops") for size in (4, 2)}
+    sizes = Counter((page.stream_slice["parent_stream"], len(page.stream_slice["parents"])) for page in pages)
+    assert sizes == {(name, size): 1 for name in ("customers", "shops") for size in (4, 2)}
 
 
-async def test_no_parents_are_no_batch(virtual_clock: VirtualClock) -> None:
+async def test_no_parents_means_no_batch(virtual_clock: VirtualClock) -> None:
     bank = Bank(pages=0)
 
     assert await balances(bank, virtual_clock).read() == []
-    assert (bank.taken, bank.refused) == ([], [])
+    assert (bank.accepted, bank.refused) == ([], [])
 
 
 REFUSALS = {
@@ -111,41 +111,43 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("refusal", REFUSALS.values(), ids=REFUSALS)
-async def test_a_batch_that_is_too_large_is_read_in_halves_and_later_ones_are_made_no_larger(
+async def test_too_large_batch_is_halved_and_later_ones_are_smaller(
     virtual_clock: VirtualClock, refusal: httpx.Response
 ) -> None:
     bank = Bank(3, refusal, pages=10, size=16)
     source = Source([balances(bank, virtual_clock, parent_batch_size=16, max_concurrency=1)])
-    reading = source.pages()
+    read = source.pages()
 
-    pages, _ = await collect_pages(reading)
+    pages, _ = await collect_pages(read)
 
-    assert sorted(one for part in bank.taken for one in part) == list(range(160))
+    assert sorted(id_ for batch in bank.accepted for id_ in batch) == list(range(160))
     assert sorted(map(len, bank.refused), reverse=True)[:3] == [16, 8, 8]
-    assert len(bank.refused) < 10, "what was learnt with the first batch holds for those that come later"
-    assert {len(part) for part in bank.taken} <= {1, 2, 3}
-    assert len(pages) == len(bank.taken)
-    (line,) = reading.report.streams
-    assert (line.failed, line.records, line.slices) == (0, 160, len(bank.taken))
+    assert len(bank.refused) < 10, "the size found with the first batch also holds for later ones"
+    assert {len(batch) for batch in bank.accepted} <= {1, 2, 3}
+    assert len(pages) == len(bank.accepted)
+    (stream,) = read.report.streams
+    assert (stream.failed, stream.records, stream.slices) == (0, 160, len(bank.accepted))
 
 
-async def test_a_single_parent_that_is_refused_is_a_failure_of_its_own(virtual_clock: VirtualClock) -> None:
+async def test_refused_single_parent_fails_alone(virtual_clock: VirtualClock) -> None:
     bank = Bank(pages=2, size=4)
 
-    def answer(request: httpx.Request) -> httpx.Response:
-        asked = request.url.params.get("ids", "").split(",")
-        return httpx.Response(413) if "5" in asked else bank(request)
+    def respond(request: httpx.Request) -> httpx.Response:
+        batch = request.url.params.get("ids", "").split(",")
+        return httpx.Response(413) if "5" in batch else bank(request)
 
-    api = Api(answer)
+    api = Api(respond)
 
-    pages, failure = await collect_pages(Balances(api, virtual_clock, Customers(api, virtual_clock)).pages(), PartialFailure)
+    pages, failure = await collect_pages(
+        Balances(api, virtual_clock, Customers(api, virtual_clock)).pages(), PartialFailure
+    )
 
-    assert ids(record for page in pages for record in page.records) == [0, 1, 2, 3, 4, 6, 7]
+    assert sorted_ids(record for page in pages for record in page.records) == [0, 1, 2, 3, 4, 6, 7]
     assert [(error.status, error.stream_slice["parents"]) for error in failure.errors] == [(413, [{"id": 5}])]
 
 
 @pytest.mark.parametrize("status", [400, 404, 422])
-async def test_another_refusal_is_not_split(virtual_clock: VirtualClock, status: int) -> None:
+async def test_other_client_errors_do_not_split_the_batch(virtual_clock: VirtualClock, status: int) -> None:
     bank = Bank(0, httpx.Response(status, json={"error": "no such filter"}), pages=1, size=4)
 
     with pytest.raises(PartialFailure) as caught:
@@ -157,17 +159,19 @@ async def test_another_refusal_is_not_split(virtual_clock: VirtualClock, status:
     assert bank.refused == [[0, 1, 2, 3]]
 
 
-async def test_what_was_handed_over_of_a_batch_is_not_asked_for_again(virtual_clock: VirtualClock) -> None:
-    def answer(request: httpx.Request) -> httpx.Response:
+async def test_batch_refused_after_its_first_page_is_not_split(virtual_clock: VirtualClock) -> None:
+    def respond(request: httpx.Request) -> httpx.Response:
         if request.url.path != "/balances":
-            return tree(pages=1, size=4)(request)
+            return tree_responder(pages=1, size=4)(request)
         if "page" in request.url.params:
             return httpx.Response(413)
         return httpx.Response(200, json={"items": [{"id": 0}], "next": 1})
 
-    api = Api(answer)
+    api = Api(respond)
 
-    pages, failure = await collect_pages(Balances(api, virtual_clock, Customers(api, virtual_clock)).pages(), PartialFailure)
+    pages, failure = await collect_pages(
+        Balances(api, virtual_clock, Customers(api, virtual_clock)).pages(), PartialFailure
+    )
 
     assert [page.records for page in pages] == [[{"id": 0}]]
     assert [(error.status, error.page) for error in failure.errors] == [(413, 1)]
@@ -178,30 +182,30 @@ async def test_what_was_handed_over_of_a_batch_is_not_asked_for_again(virtual_cl
 @given(
     pages=st.integers(0, 6),
     size=st.integers(1, 9),
-    batch=st.integers(1, 20),
-    most=st.integers(1, 20),
-    at_once=st.integers(1, 8),
-    seconds=st.lists(st.sampled_from([0.0, 0.1, 3.0]), min_size=1, max_size=5),
+    batch_size=st.integers(1, 20),
+    max_batch=st.integers(1, 20),
+    max_concurrency=st.integers(1, 8),
+    latencies=st.lists(st.sampled_from([0.0, 0.1, 3.0]), min_size=1, max_size=5),
 )
-def test_property_each_parent_is_asked_about_once_with_success_whatever_the_api_takes(
-    pages: int, size: int, batch: int, most: int, at_once: int, seconds: list[float]
+def test_property_each_parent_succeeds_once_for_any_batch_limit(
+    pages: int, size: int, batch_size: int, max_batch: int, max_concurrency: int, latencies: list[float]
 ) -> None:
-    bank = Bank(most, pages=pages, size=size)
+    bank = Bank(max_batch, pages=pages, size=size)
     clock = VirtualClock()
 
-    async def live() -> list[Any]:
-        clock.monotonic()  # from here on it is this loop's
-        turns = iter(range(10**9))
-        api = Api(bank, latency=lambda _: seconds[next(turns) % len(seconds)])
-        kind: Any = subclass(Balances, parent_batch_size=batch)  # type: ignore[arg-type]
+    async def read() -> list[Any]:
+        clock.monotonic()  # attaches the clock to this loop
+        numbers = iter(range(10**9))
+        api = Api(bank, latency=lambda _: latencies[next(numbers) % len(latencies)])
+        kind: Any = subclass(Balances, parent_batch_size=batch_size)  # type: ignore[arg-type]
         stream = kind(api, clock, Customers(api, clock))
         async with asyncio.timeout(1e6):
-            return (await Source([stream], max_concurrency=at_once).read())["balances"]
+            return (await Source([stream], max_concurrency=max_concurrency).read())["balances"]
 
-    found = asyncio.run(live())
+    found = asyncio.run(read())
 
-    everybody = list(range(pages * size))
-    assert ids(found) == everybody
-    assert sorted(one for part in bank.taken for one in part) == everybody
-    assert all(len(part) <= min(batch, most) for part in bank.taken)
-    assert all(len(part) <= batch for part in bank.refused)
+    expected = list(range(pages * size))
+    assert sorted_ids(found) == expected
+    assert sorted(id_ for batch in bank.accepted for id_ in batch) == expected
+    assert all(len(batch) <= min(batch_size, max_batch) for batch in bank.accepted)
+    assert all(len(batch) <= batch_size for batch in bank.refused)

@@ -1,4 +1,4 @@
-"""Is what is kept right, and used, where two processes share it, and where one of them is killed?"""
+"""The parent cache shared by two processes, and after a process was killed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROGRAM = Path(__file__).parent / "support" / "cached_tree.py"
 CUSTOMERS, PAGES = 200, 10
 
 
-def api(latency: float = 0.0) -> MockApi:
+def customers_api(latency: float = 0.0) -> MockApi:
     """Ten pages of customers, with two orders for each."""
     return MockApi(
         Resource("customers", CUSTOMERS, total=True),
@@ -27,101 +27,99 @@ def api(latency: float = 0.0) -> MockApi:
     )
 
 
-def begun(served: MockApi, folder: Path, what: str) -> subprocess.Popen[str]:
+def start_process(served: MockApi, folder: Path, streams: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, str(PROGRAM), served.url, str(folder), what],
+        [sys.executable, str(PROGRAM), served.url, str(folder), streams],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def ended(process: subprocess.Popen[str]) -> str:
+def output_of(process: subprocess.Popen[str]) -> str:
     out, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "")
     return out
 
 
-def asked(served: MockApi, name: str = "customers") -> int:
+def request_count(served: MockApi, name: str = "customers") -> int:
     return served.counts.by_resource.get(name, 0)
 
 
-def until(happened: Callable[[], bool]) -> None:
-    patience = time.monotonic() + 30
-    while not happened():
-        assert time.monotonic() < patience
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
         time.sleep(0.002)
 
 
-def kept(folder: Path, suffix: str = ".parents") -> list[Path]:
+def cached_files(folder: Path, suffix: str = ".parents") -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix == suffix)
 
 
 ALL_ORDERS = f"orders {2 * CUSTOMERS} 1\n"
 
 
-def test_another_process_finds_what_the_first_has_kept(tmp_path: Path) -> None:
-    with api() as served:
-        assert ended(begun(served, tmp_path, "customers")) == f"customers {CUSTOMERS} 1\n"
-        assert asked(served) == PAGES
+def test_second_process_uses_cached_log_of_the_first(tmp_path: Path) -> None:
+    with customers_api() as served:
+        assert output_of(start_process(served, tmp_path, "customers")) == f"customers {CUSTOMERS} 1\n"
+        assert request_count(served) == PAGES
 
-        assert ended(begun(served, tmp_path, "orders")) == ALL_ORDERS
+        assert output_of(start_process(served, tmp_path, "orders")) == ALL_ORDERS
 
-        assert asked(served) == PAGES
+        assert request_count(served) == PAGES
 
 
-@pytest.mark.parametrize("what", [("orders", "orders"), ("customers", "orders"), ("both", "orders")])
-def test_two_processes_at_once_are_both_right_and_leave_one_whole_file(tmp_path: Path, what: tuple[str, str]) -> None:
-    with api(latency=0.01) as served:
-        printed = [ended(process) for process in [begun(served, tmp_path, one) for one in what]]
+@pytest.mark.parametrize("names", [("orders", "orders"), ("customers", "orders"), ("both", "orders")])
+def test_concurrent_processes_are_correct_and_leave_one_file(tmp_path: Path, names: tuple[str, str]) -> None:
+    with customers_api(latency=0.01) as served:
+        printed = [output_of(process) for process in [start_process(served, tmp_path, name) for name in names]]
 
-        everything = {"customers": f"customers {CUSTOMERS} 1\n", "orders": ALL_ORDERS}
-        everything["both"] = everything["customers"] + everything["orders"]
-        assert printed == [everything[one] for one in what]
-        assert asked(served) in (PAGES, 2 * PAGES)
-        assert (len(kept(tmp_path)), kept(tmp_path, ".partial")) == (1, [])
-        before = asked(served)
-        assert ended(begun(served, tmp_path, "orders")) == ALL_ORDERS
-        assert asked(served) == before
+        expected = {"customers": f"customers {CUSTOMERS} 1\n", "orders": ALL_ORDERS}
+        expected["both"] = expected["customers"] + expected["orders"]
+        assert printed == [expected[name] for name in names]
+        assert request_count(served) in (PAGES, 2 * PAGES)
+        assert (len(cached_files(tmp_path)), cached_files(tmp_path, ".partial")) == (1, [])
+        before = request_count(served)
+        assert output_of(start_process(served, tmp_path, "orders")) == ALL_ORDERS
+        assert request_count(served) == before
 
 
 @pytest.mark.parametrize("pages", [1, 5, 9])
-def test_after_a_kill_in_mid_parent_the_next_run_is_complete_and_takes_nothing_for_whole(
-    tmp_path: Path, pages: int
-) -> None:
-    with api(latency=0.02) as served:
-        process = begun(served, tmp_path, "orders")
-        until(lambda: asked(served) >= pages)
+def test_run_after_kill_while_reading_parent_is_complete(tmp_path: Path, pages: int) -> None:
+    with customers_api(latency=0.02) as served:
+        process = start_process(served, tmp_path, "orders")
+        wait_until(lambda: request_count(served) >= pages)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        if asked(served) < PAGES:
-            assert kept(tmp_path) == []
-        before = asked(served)
+        if request_count(served) < PAGES:
+            assert cached_files(tmp_path) == []
+        before = request_count(served)
 
-        assert ended(begun(served, tmp_path, "orders")) == ALL_ORDERS
+        assert output_of(start_process(served, tmp_path, "orders")) == ALL_ORDERS
 
-        assert asked(served) - before in (0, PAGES)
-        assert len(kept(tmp_path)) == 1
+        assert request_count(served) - before in (0, PAGES)
+        assert len(cached_files(tmp_path)) == 1
 
 
-def test_after_a_kill_in_mid_child_the_parent_that_was_kept_is_used(tmp_path: Path) -> None:
-    with api(latency=0.02) as served:
-        process = begun(served, tmp_path, "orders")
-        until(lambda: bool(tmp_path.exists() and kept(tmp_path)))
+def test_cached_parent_is_used_after_kill_while_reading_child(tmp_path: Path) -> None:
+    with customers_api(latency=0.02) as served:
+        process = start_process(served, tmp_path, "orders")
+        wait_until(lambda: bool(tmp_path.exists() and cached_files(tmp_path)))
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        assert asked(served, "orders") < 2 * CUSTOMERS
+        assert request_count(served, "orders") < 2 * CUSTOMERS
 
-        assert ended(begun(served, tmp_path, "orders")) == ALL_ORDERS
+        assert output_of(start_process(served, tmp_path, "orders")) == ALL_ORDERS
 
-        assert asked(served) == PAGES
+        assert request_count(served) == PAGES
 
 
-@pytest.mark.skipif(os.name != "posix", reason="SIGTERM ends a process at once elsewhere")
-def test_ctrl_c_in_mid_parent_leaves_no_file_behind(tmp_path: Path) -> None:
-    with api(latency=0.05) as served:
-        process = begun(served, tmp_path, "orders")
-        until(lambda: asked(served) >= 3)
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+def test_ctrl_c_while_reading_parent_leaves_no_file(tmp_path: Path) -> None:
+    with customers_api(latency=0.05) as served:
+        process = start_process(served, tmp_path, "orders")
+        wait_until(lambda: request_count(served) >= 3)
         process.send_signal(signal.SIGINT)
         process.communicate()
 

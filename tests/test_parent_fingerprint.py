@@ -1,4 +1,4 @@
-"""Is a log another stream's only where that asks the very same?"""
+"""Fingerprints of streams: equal only for streams that send the same requests."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Users(HttpStream):
         return {"region": self.region, "active": True}
 
 
-def made(**attributes: Any) -> HttpStream:
+def users(**attributes: Any) -> HttpStream:
     """Users of the same class name, with other attributes or hooks."""
     return type("Users", (Users,), attributes)()
 
@@ -47,7 +47,7 @@ def with_token(token: str) -> HttpStream:
     return Users(authenticator=TokenAuthenticator(token))
 
 
-def asks(value: Any) -> Callable[..., dict[str, Any]]:
+def params_hook(value: Any) -> Callable[..., dict[str, Any]]:
     def request_params(self: Any, context: Any) -> dict[str, Any]:
         return {"kind": value}
 
@@ -55,26 +55,26 @@ def asks(value: Any) -> Callable[..., dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("first", "second"),
     [
-        pytest.param(lambda: made(region="eu"), lambda: made(region="us"), id="attribute"),
-        pytest.param(lambda: made(url_base="https://a.test/"), lambda: made(url_base="https://b.test/"), id="url"),
-        pytest.param(lambda: made(name="a"), lambda: made(name="b"), id="name"),
-        pytest.param(lambda: made(paginator=PageNumber()), lambda: made(paginator=Offset()), id="paginator"),
+        pytest.param(lambda: users(region="eu"), lambda: users(region="us"), id="attribute"),
+        pytest.param(lambda: users(url_base="https://a.test/"), lambda: users(url_base="https://b.test/"), id="url"),
+        pytest.param(lambda: users(name="a"), lambda: users(name="b"), id="name"),
+        pytest.param(lambda: users(paginator=PageNumber()), lambda: users(paginator=Offset()), id="paginator"),
         pytest.param(
-            lambda: made(paginator=PageNumber(size=10)), lambda: made(paginator=PageNumber(size=20)), id="page-size"
+            lambda: users(paginator=PageNumber(size=10)), lambda: users(paginator=PageNumber(size=20)), id="page-size"
         ),
         pytest.param(
-            lambda: made(path=lambda self, context: "users"),
-            lambda: made(path=lambda self, context: "admins"),
+            lambda: users(path=lambda self, context: "users"),
+            lambda: users(path=lambda self, context: "admins"),
             id="hook",
         ),
         pytest.param(
-            lambda: made(request_params=asks("a")), lambda: made(request_params=asks("b")), id="value-of-a-closure"
+            lambda: users(request_params=params_hook("a")), lambda: users(request_params=params_hook("b")), id="closure"
         ),
         pytest.param(
-            lambda: made(path=lambda self, context, at=1: "u"),
-            lambda: made(path=lambda self, context, at=2: "u"),
+            lambda: users(path=lambda self, context, at=1: "u"),
+            lambda: users(path=lambda self, context, at=2: "u"),
             id="default",
         ),
         pytest.param(lambda: with_token("a"), lambda: with_token("b"), id="token"),
@@ -84,43 +84,43 @@ def asks(value: Any) -> Callable[..., dict[str, Any]]:
             lambda: Users(authenticator=BasicHttpAuthenticator("a", "2")),
             id="password",
         ),
-        pytest.param(lambda: made(validation="fail"), lambda: made(validation="report"), id="validation"),
+        pytest.param(lambda: users(validation="fail"), lambda: users(validation="report"), id="validation"),
         pytest.param(
-            lambda: made(transformer=None),
-            lambda: made(transformer=TypeTransformer(TransformConfig.DefaultSchemaNormalization)),
+            lambda: users(transformer=None),
+            lambda: users(transformer=TypeTransformer(TransformConfig.DefaultSchemaNormalization)),
             id="transformer",
         ),
-        pytest.param(lambda: made(mine={1, 2}), lambda: made(mine={1, 3}), id="set"),
-        pytest.param(lambda: made(mine={"a": [1]}), lambda: made(mine={"a": [2]}), id="nested"),
-        pytest.param(lambda: made(mine=1), lambda: made(mine="1"), id="type"),
+        pytest.param(lambda: users(setting={1, 2}), lambda: users(setting={1, 3}), id="set"),
+        pytest.param(lambda: users(setting={"a": [1]}), lambda: users(setting={"a": [2]}), id="nested"),
+        pytest.param(lambda: users(setting=1), lambda: users(setting="1"), id="type"),
     ],
 )
-def test_what_asks_something_else_has_another_key(one: Callable[[], Any], other: Callable[[], Any]) -> None:
-    assert fingerprint(one()) == fingerprint(one())
-    assert fingerprint(one()) != fingerprint(other())
+def test_stream_with_other_requests_has_other_fingerprint(first: Callable[[], Any], second: Callable[[], Any]) -> None:
+    assert fingerprint(first()) == fingerprint(first())
+    assert fingerprint(first()) != fingerprint(second())
 
 
 @pytest.mark.parametrize(
     "options",
     [{"rate_limit": RateLimit(5)}, {"max_concurrency": 3}, {"adaptive": False}, {"seed": 1}, {"cache_dir": "/x"}],
 )
-def test_how_it_is_read_is_no_part_of_the_key(options: dict[str, Any]) -> None:
+def test_read_options_do_not_change_the_fingerprint(options: dict[str, Any]) -> None:
     assert fingerprint(Users(**options)) == fingerprint(Users())
 
 
-def test_an_attribute_of_the_instance_counts() -> None:
+def test_instance_attribute_changes_the_fingerprint() -> None:
     stream = Users()
     stream.region = "us"
 
     assert fingerprint(stream) != fingerprint(Users())
 
 
-async def test_what_an_authenticator_learns_does_not_change_the_key(respx_mock: MockRouter) -> None:
+async def test_token_renewal_does_not_change_the_fingerprint(respx_mock: MockRouter) -> None:
     respx_mock.post("https://api.test/token").respond(
         json={"access_token": "a", "refresh_token": "rotated", "expires_in": 3600}
     )
     respx_mock.get("https://api.test/users").respond(json=[])
-    stream = Users(authenticator=Oauth2Authenticator("https://api.test/token", "id", "secret", "given"))
+    stream = Users(authenticator=Oauth2Authenticator("https://api.test/token", "id", "secret", "initial"))
     before = fingerprint(stream)
 
     await stream.read()
@@ -129,17 +129,17 @@ async def test_what_an_authenticator_learns_does_not_change_the_key(respx_mock: 
     assert fingerprint(stream) == before
 
 
-@pytest.mark.parametrize("thing", [threading.Lock(), object()], ids=["lock", "object"])
-def test_what_cannot_be_told_is_told_to_be_so(thing: Any) -> None:
-    with pytest.raises(NotFingerprintable, match=r"^mine: "):
-        fingerprint(made(mine=thing))
+@pytest.mark.parametrize("value", [threading.Lock(), object()], ids=["lock", "object"])
+def test_attribute_without_stable_encoding_is_refused(value: Any) -> None:
+    with pytest.raises(NotFingerprintable, match=r"^setting: "):
+        fingerprint(users(setting=value))
 
 
-def test_salts_make_keys_of_their_own() -> None:
+def test_salt_changes_the_fingerprint() -> None:
     assert len({fingerprint(Users(), salt) for salt in (b"", b"a", b"b")}) == 3
 
 
-def test_the_key_is_the_same_in_another_process() -> None:
+def test_fingerprint_is_the_same_in_another_process() -> None:
     program = (
         "import sys\n"
         "from asyncstreams import HttpStream, TokenAuthenticator, PageNumber\n"
@@ -150,7 +150,7 @@ def test_the_key_is_the_same_in_another_process() -> None:
         "        return 'x' if context.next_page_token in {'p', 'q', 'r'} else 'y'\n"
         "print(fingerprint(Users(authenticator=TokenAuthenticator('t'))))\n"
     )
-    keys = {
+    fingerprints = {
         subprocess.run(
             [sys.executable, "-c", program],
             env={"PYTHONHASHSEED": seed},
@@ -162,4 +162,4 @@ def test_the_key_is_the_same_in_another_process() -> None:
         for seed in ("1", "2")
     }
 
-    assert len(keys) == 1
+    assert len(fingerprints) == 1

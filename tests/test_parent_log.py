@@ -1,4 +1,4 @@
-"""Does every reader of a parent log get every page once and in order, whatever the disk does?"""
+"""Parent logs: completeness and order of pages for every reader, disk errors, files and projections."""
 
 from __future__ import annotations
 
@@ -21,109 +21,113 @@ from asyncstreams.parents.log_file import LogFile, open_complete
 from asyncstreams.parents.projection import decoder_for
 from asyncstreams.storage.framing import CorruptData, LogFooter
 
-often = settings(max_examples=150, deadline=None)
-
 
 def page(number: int, size: int = 1) -> bytes:
     return json.dumps([{"id": number, "text": "x" * size}]).encode()
 
 
-class Full(LogFile):
-    """A disk that takes so many bytes, and half of what is too much."""
+class FullDiskFile(LogFile):
+    """A file on a disk with `free_bytes` left; an append that exceeds them writes half of its data and fails."""
 
-    left = 0
+    free_bytes = 0
 
     def append(self, data: bytes) -> None:
-        if len(data) > self.left:
+        if len(data) > self.free_bytes:
             self._file.seek(self.size)
             self._file.write(data[: len(data) // 2])
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self.left -= len(data)
+        self.free_bytes -= len(data)
         super().append(data)
 
 
-def disk(space: int | None) -> Callable[[], LogFile]:
-    def opened() -> LogFile:
-        if space is None:
+def file_opener(free_bytes: int | None) -> Callable[[], LogFile]:
+    def open_file() -> LogFile:
+        if free_bytes is None:
             return LogFile.create_temporary()
-        file = Full(LogFile.create_temporary()._file)
-        file.left = space
+        file = FullDiskFile(LogFile.create_temporary()._file)
+        file.free_bytes = free_bytes
         return file
 
-    return opened
+    return open_file
 
 
-async def read(log: ParentLog, turns: list[int], most: int | None = None) -> list[int]:
-    """The ids that one reader finds, who rests for so many turns of the loop after each page."""
-    news = asyncio.Event()
-    reader = log.add_reader(decoder_for("child", "parent", None), news)
+async def read(log: ParentLog, delays: list[int], max_pages: int | None = None) -> list[int]:
+    """The ids that one reader gets; after each page it pauses for one of `delays`, in passes of the event loop."""
+    updated = asyncio.Event()
+    reader = log.add_reader(decoder_for("child", "parent", None), updated)
 
-    async def all_of_it() -> list[int]:
+    async def collect() -> list[int]:
         found: list[int] = []
-        pages = merge_pages([reader], news)
+        pages = merge_pages([reader], updated)
         async for _, records in pages:
             found += [record["id"] for record in records]
-            if most is not None and len(found) >= most:
+            if max_pages is not None and len(found) >= max_pages:
                 break
-            for _ in range(turns[len(found) % len(turns)] if turns else 0):
+            for _ in range(delays[len(found) % len(delays)] if delays else 0):
                 await asyncio.sleep(0)
         await pages.aclose()
         return found
 
-    return await asyncio.create_task(all_of_it())
+    return await asyncio.create_task(collect())
 
 
+SMALL_LIMITS = {
+    "_FLUSH_BYTES": 2000,
+    "_READ_BYTES": 1500,
+    "_RECENT_BYTES": 3000,
+    "_MAX_LEAD_ON_DISK_BYTES": 20_000,
+    "_MAX_LEAD_IN_MEMORY_BYTES": 9000,
+}
 sizes = st.sampled_from([1, 10, 300, 5000])
-worlds = st.fixed_dictionaries(
+scenarios = st.fixed_dictionaries(
     {
         "pages": st.lists(sizes, max_size=60),
         "readers": st.lists(st.lists(st.integers(0, 4), max_size=5), max_size=4),
-        "leaving": st.integers(0, 10),
-        "space": st.none() | st.integers(0, 40_000),
-        "rest": st.integers(0, 3),
+        "pages_before_close": st.integers(0, 10),
+        "free_bytes": st.none() | st.integers(0, 40_000),
+        "writer_delay": st.integers(0, 3),
     }
 )
 
 
-@often
-@given(world=worlds)
-def test_every_reader_gets_every_page_once_and_in_order(world: dict[str, Any]) -> None:
-    warned: list[OSError] = []
+@settings(max_examples=150, deadline=None)
+@given(scenario=scenarios)
+def test_every_reader_gets_every_page_once_and_in_order(scenario: dict[str, Any]) -> None:
+    warnings: list[OSError] = []
 
-    async def live() -> list[list[int]]:
-        log = ParentLog(disk(world["space"]), warned.append)
-        readers = [asyncio.create_task(read(log, turns)) for turns in world["readers"]]
-        leaving = asyncio.create_task(read(log, [], world["leaving"] + 1))
+    async def run() -> list[list[int]]:
+        log = ParentLog(file_opener(scenario["free_bytes"]), warnings.append)
+        readers = [asyncio.create_task(read(log, delays)) for delays in scenario["readers"]]
+        early = asyncio.create_task(read(log, [], scenario["pages_before_close"] + 1))
         await asyncio.sleep(0)
-        for number, size in enumerate(world["pages"]):
+        for number, size in enumerate(scenario["pages"]):
             await log.wait_for_capacity()
             await log.append(page(number, size), 1)
-            for _ in range(world["rest"]):
+            for _ in range(scenario["writer_delay"]):
                 await asyncio.sleep(0)
         await log.finish(None)
         found = await asyncio.gather(*readers)
-        left = await leaving
-        assert left == list(range(len(left)))
-        assert log.records == len(world["pages"])
+        found_early = await early
+        assert found_early == list(range(len(found_early)))
+        assert log.records == len(scenario["pages"])
         assert not log.has_readers
         log.close()
         return found
 
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"_WRITTEN": 2000, "_CHUNK": 1500, "_KEPT": 3000, "_MOST_ON_DISK": 20_000}.items():
+        for name, value in SMALL_LIMITS.items():
             patch.setattr(log_module, name, value)
-        patch.setattr(log_module, "_MOST_IN_MEMORY", 9000)
-        found = asyncio.run(live())
+        found = asyncio.run(run())
 
-    assert found == [list(range(len(world["pages"])))] * len(world["readers"])
-    assert len(warned) <= 1
+    assert found == [list(range(len(scenario["pages"])))] * len(scenario["readers"])
+    assert len(warnings) <= 1
 
 
-async def test_a_writer_waits_for_the_slowest_reader_and_for_nobody_who_has_left(
+async def test_writer_waits_for_slowest_open_reader(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(log_module, "_MOST_ON_DISK", 1000)
-    log = ParentLog(disk(None), pytest.fail)
+    monkeypatch.setattr(log_module, "_MAX_LEAD_ON_DISK_BYTES", 1000)
+    log = ParentLog(file_opener(None), pytest.fail)
     slow = log.add_reader(decoder_for("child", "parent", None), asyncio.Event())
     written = 0
 
@@ -147,22 +151,22 @@ async def test_a_writer_waits_for_the_slowest_reader_and_for_nobody_who_has_left
     log.close()
 
 
-async def test_a_small_log_is_never_on_disk() -> None:
-    def never() -> LogFile:
+async def test_small_log_opens_no_file() -> None:
+    def refuse() -> LogFile:
         pytest.fail("a file was opened")
 
-    log = ParentLog(never, pytest.fail)
+    log = ParentLog(refuse, pytest.fail)
     await log.append(page(1), 1)
     await log.finish(None)
 
     assert await read(log, []) == [1]
 
 
-async def test_a_demand_ends_when_all_has_been_read_or_nobody_reads() -> None:
-    log = ParentLog(disk(None), pytest.fail)
-    news = asyncio.Event()
-    reader = log.add_reader(decoder_for("child", "parent", None), news)
-    pages = merge_pages([reader], news)
+async def test_demand_when_all_is_read_or_no_reader_is_open() -> None:
+    log = ParentLog(file_opener(None), pytest.fail)
+    updated = asyncio.Event()
+    reader = log.add_reader(decoder_for("child", "parent", None), updated)
+    pages = merge_pages([reader], updated)
     await log.append(page(1), 1)
     demand = asyncio.create_task(log.wait_for_demand())
     await anext(pages)
@@ -178,30 +182,32 @@ async def test_a_demand_ends_when_all_has_been_read_or_nobody_reads() -> None:
     await asyncio.wait_for(log.wait_for_demand(), 1)
 
 
-async def kept(path: Path, pages: int) -> Path:
-    def opened() -> LogFile:
+async def finalized(path: Path, pages: int) -> Path:
+    """A finalized log at `path`, with one record on each page."""
+
+    def open_file() -> LogFile:
         return LogFile.create_partial(path.with_suffix(".partial"), 5.0)
 
-    log = ParentLog(opened, pytest.fail)
+    log = ParentLog(open_file, pytest.fail)
     for number in range(pages):
         await log.append(page(number), 1)
-    await log.finish(lambda file, counts: file.finalize(path, counts))
+    await log.finish(lambda file, footer: file.finalize(path, footer))
     log.close()
     return path
 
 
 @pytest.mark.parametrize("pages", [0, 1, 50])
-async def test_what_was_kept_is_read_again_by_many(tmp_path: Path, pages: int) -> None:
-    file, begin, counts, start = open_complete(await kept(tmp_path / "a.parents", pages))
+async def test_finalized_log_is_read_again_by_many_readers(tmp_path: Path, pages: int) -> None:
+    file, header, footer, start = open_complete(await finalized(tmp_path / "a.parents", pages))
 
-    log = ParentLog.from_file(file, start, counts)
+    log = ParentLog.from_file(file, start, footer)
 
-    assert (begin.started_at, counts) == (5.0, LogFooter(pages, pages))
+    assert (header.started_at, footer) == (5.0, LogFooter(pages, pages))
     assert await asyncio.gather(read(log, []), read(log, [3])) == [list(range(pages))] * 2
     log.close()
 
 
-async def test_one_that_is_left_early_leaves_no_file(tmp_path: Path) -> None:
+async def test_log_closed_early_leaves_no_file(tmp_path: Path) -> None:
     log = ParentLog(lambda: LogFile.create_partial(tmp_path / "a.partial", 5.0), pytest.fail)
     await log.append(page(1, 300_000), 1)
     assert os.listdir(tmp_path) == ["a.partial"]
@@ -211,13 +217,13 @@ async def test_one_that_is_left_early_leaves_no_file(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-async def test_any_byte_that_is_changed_and_any_cut_is_noticed(tmp_path: Path) -> None:
-    path = await kept(tmp_path / "a.parents", 3)
+async def test_any_changed_byte_or_truncation_is_detected(tmp_path: Path) -> None:
+    path = await finalized(tmp_path / "a.parents", 3)
     good = path.read_bytes()
-    bad = [good[:end] for end in range(len(good))] + [good + b"x"]
-    bad += [good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :] for at in range(len(good))]
+    corrupted = [good[:end] for end in range(len(good))] + [good + b"x"]
+    corrupted += [good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :] for at in range(len(good))]
 
-    for content in bad:
+    for content in corrupted:
         path.write_bytes(content)
         with pytest.raises(CorruptData):
             open_complete(path)
@@ -226,8 +232,8 @@ async def test_any_byte_that_is_changed_and_any_cut_is_noticed(tmp_path: Path) -
     open_complete(path)[0].close()
 
 
-async def test_a_link_is_not_followed(tmp_path: Path) -> None:
-    path = await kept(tmp_path / "a.parents", 1)
+async def test_symlink_is_not_followed(tmp_path: Path) -> None:
+    path = await finalized(tmp_path / "a.parents", 1)
     link = tmp_path / "b.parents"
     link.symlink_to(path)
 
@@ -239,7 +245,7 @@ RECORD = {"id": 2**70, "name": "a", "owner": {"login": "x", "site": {"url": "u",
 
 
 @pytest.mark.parametrize(
-    ("fields", "part"),
+    ("fields", "expected"),
     [
         (None, RECORD),
         (("id",), {"id": 2**70}),
@@ -248,13 +254,13 @@ RECORD = {"id": 2**70, "name": "a", "owner": {"login": "x", "site": {"url": "u",
         (("id", "owner.login", "owner.site.z"), {"id": 2**70, "owner": {"login": "x", "site": {"z": 1}}}),
     ],
 )
-def test_a_child_gets_the_fields_that_it_names(fields: tuple[str, ...] | None, part: dict[str, Any]) -> None:
-    assert decoder_for("child", "parent", fields)(json.dumps([RECORD] * 2).encode()) == [part] * 2
+def test_child_gets_the_fields_in_parent_fields(fields: tuple[str, ...] | None, expected: dict[str, Any]) -> None:
+    assert decoder_for("child", "parent", fields)(json.dumps([RECORD] * 2).encode()) == [expected] * 2
 
 
-@pytest.mark.parametrize("field", ["idd", "owner.log", "name.first", "no.where"])
-def test_a_field_that_a_record_lacks_is_an_error_that_says_what_there_is(field: str) -> None:
+@pytest.mark.parametrize("field", ["idd", "owner.log", "name.first", "no.such"])
+def test_missing_field_error_lists_the_fields_of_the_record(field: str) -> None:
     decode = decoder_for("child", "parent", ("id", field))
 
-    with pytest.raises(ConfigError, match=rf"{field}.*record of parent.*it has id, name, owner"):
+    with pytest.raises(ConfigError, match=rf"{field}.*record of parent, which has id, name, owner"):
         decode(json.dumps([RECORD]).encode())

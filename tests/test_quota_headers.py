@@ -10,14 +10,15 @@ import tracemalloc
 import httpx
 import pytest
 from _pytest.mark import ParameterSet
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from simulation import examples
 
 from asyncstreams import Response
 from asyncstreams.rate_limits.quota_headers import ReportedQuota, asks_to_wait, reported_quotas
 from asyncstreams.rate_limits.retry_after import backoff_seconds, retry_after, should_retry
 
-often = settings(max_examples=300, deadline=None)
+often = examples(full=300, short=60)
 WALL = 1_767_225_600.0  # 2026-01-01T00:00:00Z
 DATE = "Date: Thu, 01 Jan 2026 00:00:00 GMT"
 HOUR, DAY = 3600, 86_400

@@ -7,13 +7,14 @@ import tracemalloc
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from simulation import examples
 
 from asyncstreams.rate_limits.quota_headers import ReportedQuota
 from asyncstreams.rate_limits.quota_windows import QuotaWindows
 
-often = settings(max_examples=300, deadline=None)
+often = examples(full=300, short=60)
 LONG = 1000.0
 
 

@@ -10,13 +10,14 @@ from email.utils import format_datetime
 
 import httpx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from simulation import examples
 
 from asyncstreams import Response
 from asyncstreams.rate_limits.retry_after import retry_after
 
-often = settings(max_examples=200, deadline=None)
+often = examples(full=200, short=40)
 WALL = 1_767_225_600.0  # 2026-01-01T00:00:00Z
 moments = st.datetimes(datetime(1990, 1, 1), datetime(2090, 1, 1)).map(lambda m: m.replace(microsecond=0, tzinfo=UTC))  # noqa: DTZ001
 

@@ -51,7 +51,7 @@ class TimedApi(Api):
         Requests alone are not enough behind a slow consumer: once the last pages of many slices have arrived, the
         stream sends nothing until new slices start, but its pages are still delivered.
         """
-        times = sorted([0.0, *self.times_of(name), *(time for name, time in self._deliveries if name == name)])
+        times = sorted([0.0, *self.times_of(name), *(time for stream, time in self._deliveries if stream == name)])
         return [following - previous for previous, following in itertools.pairwise(times)]
 
     @property
@@ -60,9 +60,8 @@ class TimedApi(Api):
         return [requested.partition("/")[0] for requested in self.requested]
 
     def times_of(self, name: str) -> list[float]:
-        return [
-            time - self._created_at for name, time in zip(self.streams, self.request_times, strict=True) if name == name
-        ]
+        requests = zip(self.streams, self.request_times, strict=True)
+        return [time - self._created_at for stream, time in requests if stream == name]
 
     def request_gaps(self, name: str, start: float = 0.0) -> list[float]:
         """Seconds between the requests of a stream, and from `start` to the first one."""
@@ -97,8 +96,8 @@ async def run_workload(workload: dict[str, Any], clock: VirtualClock) -> tuple[T
     latencies, pauses = workload["latencies"], workload["pauses"]
 
     def answer(request: httpx.Request) -> httpx.Response:
-        stream, name = request.url.path[1:].split("/")
-        page = (int(stream[1:]), int(name), int(request.url.params.get("page", 0)))
+        stream, number = request.url.path[1:].split("/")
+        page = (int(stream[1:]), int(number), int(request.url.params.get("page", 0)))
         attempts[page] += 1
         succeeds = attempts[page] > 1 or page not in workload["failures"]
         return paged_api(workload["streams"][page[0]][1])(request) if succeeds else httpx.Response(500)
@@ -305,8 +304,8 @@ async def test_a_million_slices_are_consumed_lazily(virtual_clock, asynchronous)
                     yield {"at": created}
 
             async def generate_async() -> Any:
-                for name in generate():
-                    yield name
+                for stream_slice in generate():
+                    yield stream_slice
 
             return generate_async() if asynchronous else generate()
 
@@ -365,20 +364,17 @@ async def test_slice_in_backoff_releases_its_slot(virtual_clock):
 
     def answer(request: httpx.Request) -> httpx.Response:
         failures[page_key(request)] += 1
-        return (
-            httpx.Response(500)
-            if request.url.path == "/sick/0" and failures[page_key(request)] < 3
-            else paged_api(4)(request)
-        )
+        is_failing = request.url.path == "/failing/0" and failures[page_key(request)] < 3
+        return httpx.Response(500) if is_failing else paged_api(4)(request)
 
     api = TimedApi(virtual_clock, answer)
     kind = subclass(NamedItems, max_tries=3, backoff_time=lambda self, response: 100.0)
-    source = Source([kind("sick", api, virtual_clock), kind("well", api, virtual_clock)], max_concurrency=1)
+    source = Source([kind("failing", api, virtual_clock), kind("healthy", api, virtual_clock)], max_concurrency=1)
 
-    pages, _ = await collect_pages(source.pages(slices={"failures": slices([0]), "well": slices(range(10))}))
+    pages, _ = await collect_pages(source.pages(slices={"failing": slices([0]), "healthy": slices(range(10))}))
 
-    assert Counter(page.stream for page in pages) == {"failures": 4, "well": 40}
-    assert max(api.times_of("well")) < 60
+    assert Counter(page.stream for page in pages) == {"failing": 4, "healthy": 40}
+    assert max(api.times_of("healthy")) < 60
     assert api.peak_in_flight == 1
 
 
@@ -429,9 +425,8 @@ async def test_detail_request_in_backoff_releases_the_slot(virtual_clock):
     attempts = itertools.count()
 
     def answer(request: httpx.Request) -> httpx.Response:
-        return (
-            httpx.Response(500) if page_key(request) == "a/detail/0" and next(attempts) < 2 else paged_api(1)(request)
-        )
+        is_failing = page_key(request) == "a/detail/0" and next(attempts) < 2
+        return httpx.Response(500) if is_failing else paged_api(1)(request)
 
     api = TimedApi(virtual_clock, answer)
     slow = {"max_tries": 3, "backoff_time": lambda self, response: 100.0, "paginator": None}

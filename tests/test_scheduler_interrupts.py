@@ -1,4 +1,4 @@
-"""Does Ctrl-C end a process at once and quietly, wherever its reading is, and is the user's own cleaning up done?"""
+"""Ctrl-C in every phase of a run: quick, quiet, and with the cleanup of the user."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from contextlib import asynccontextmanager
 
 from asyncstreams import Backoff, HttpStream, PageNumber, RetryScheduled, Source, WaitStarted, ndjson
 
-url, place, loop = sys.argv[1:]
-logging.getLogger("asyncstreams").setLevel(logging.ERROR)  # long waits are warned of, as they should be
-said = []
+url, phase, loop = sys.argv[1:]
+logging.getLogger("asyncstreams").setLevel(logging.ERROR)  # hides the expected warnings of long waits
+announced = []
 
 
-def begun():
-    if not said:
-        said.append(True)
-        print("begun", flush=True)
+def announce():
+    if not announced:
+        announced.append(True)
+        print("started", flush=True)
 
 
 class Items(HttpStream):
     url_base = url
-    name = place
+    name = phase
     records_path = "data"
     paginator = PageNumber(size=10, total_items="meta.total")
     backoff = Backoff(base=60, cap=60)
@@ -50,7 +50,7 @@ class Items(HttpStream):
         return [{"at": n} for n in range(10)]
 
     def path(self, context):
-        return place
+        return phase
 
     def backoff_time(self, response):
         return 60.0 if response.status_code == 503 else None
@@ -62,8 +62,8 @@ class Parsing(Items):
     def parse_response(self, response, context):
         self.seen += 1
         if self.seen == 5:
-            begun()
-            time.sleep(0.5)  # a computation, which no loop can interrupt
+            announce()
+            time.sleep(0.5)  # a computation, which the event loop cannot interrupt
         return response.json()["data"]
 
 
@@ -76,32 +76,32 @@ class Streaming(Items):
 
 
 @asynccontextmanager
-async def of_the_user():
+async def user_cleanup():
     try:
         yield
     finally:
         await asyncio.sleep(0.01)
-        print("left", flush=True)
+        print("cleanup", flush=True)
 
 
-def told(event):
+def on_event(event):
     if isinstance(event, RetryScheduled | WaitStarted):
-        asyncio.get_running_loop().call_later(0.05, begun)
+        asyncio.get_running_loop().call_later(0.05, announce)
 
 
 async def main():
     running = asyncio.get_running_loop()
     running.slow_callback_duration = 60
-    stream = {"parsing": Parsing, "lines": Streaming}.get(place, Items)()
+    stream = {"parsing": Parsing, "lines": Streaming}.get(phase, Items)()
     source = Source([stream])
-    source.subscribe(told)
-    if place in ("first_byte", "body", "lines", "slow"):
-        running.call_later(0.4, begun)
+    source.subscribe(on_event)
+    if phase in ("first_byte", "body", "lines", "slow"):
+        running.call_later(0.4, announce)
     try:
-        async with of_the_user(), source, source.pages() as pages:
+        async with user_cleanup(), source, source.pages() as pages:
             async for page in pages:
-                if place == "consumer":
-                    running.call_later(0.2, begun)
+                if phase == "consumer":
+                    running.call_later(0.2, announce)
                     await asyncio.sleep(60)
     finally:
         print("finally", flush=True)
@@ -116,12 +116,12 @@ with asyncio.Runner(loop_factory=factory) as runner:
     runner.run(main())
 """
 
-PLACES = {
+PHASES = {
     "first_byte": [Fault.hang(resource="first_byte", share=1)],
     "body": [Fault.drip(1.0, resource="body", share=1)],
     "lines": [Fault.drip(1.0, resource="lines", share=1)],
     "backoff": [Fault.status(503, resource="backoff", share=1)],
-    "gate": [],
+    "pause": [],
     "consumer": [],
     "slow": [],
     "parsing": [],
@@ -130,8 +130,8 @@ LOOPS = ["asyncio", "uvloop"]
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a reader went that was interrupted: `seconds` from the signal to its end."""
+class ReaderExit:
+    """The exit of an interrupted reader; `seconds` is the time from the signal to the exit."""
 
     status: int
     seconds: float
@@ -139,25 +139,25 @@ class Ended:
     err: str
 
 
-def interrupted(url: str, place: str, loop: str) -> Ended:
-    command = [sys.executable, "-X", "dev", "-W", "error", "-c", READER, url, place, loop]
+def run_and_interrupt(url: str, phase: str, loop: str) -> ReaderExit:
+    command = [sys.executable, "-X", "dev", "-W", "error", "-c", READER, url, phase, loop]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        give_up = threading.Timer(30, process.kill)
-        give_up.start()
+        killer = threading.Timer(30, process.kill)
+        killer.start()
         try:
             assert process.stdout is not None
-            first = process.stdout.readline()
-            at = time.monotonic()
+            first_line = process.stdout.readline()
+            sent_at = time.monotonic()
             process.send_signal(signal.SIGINT)
             out, err = process.communicate()
-            return Ended(process.returncode, time.monotonic() - at, first + out, err)
+            return ReaderExit(process.returncode, time.monotonic() - sent_at, first_line + out, err)
         finally:
-            give_up.cancel()
+            killer.cancel()
 
 
 @pytest.fixture(scope="module")
-def endings() -> Iterator[dict[tuple[str, str], Future[Ended]]]:
-    """All readers, a few at a time: most of each one's time is the interpreter's own start."""
+def reader_exits() -> Iterator[dict[tuple[str, str], Future[ReaderExit]]]:
+    """All readers, three at a time: most of their time is the start of the interpreter."""
     loops = [loop for loop in LOOPS if loop == "asyncio" or importlib.util.find_spec(loop)]
     resources = [
         Resource(
@@ -166,32 +166,36 @@ def endings() -> Iterator[dict[tuple[str, str], Future[Ended]]]:
             total=True,
             format="ndjson" if name == "lines" else "json",
             paging="none" if name == "lines" else "page",
-            quota=Quota(3, per=60, headers="retry-after") if name == "gate" else None,
+            quota=Quota(3, per=60, headers="retry-after") if name == "pause" else None,
             latency=0.3 if name == "slow" else None,
         )
-        for name in PLACES
+        for name in PHASES
     ]
-    faults = [fault for faults in PLACES.values() for fault in faults]
-    with MockApi(*resources, faults=faults) as api, ThreadPoolExecutor(3) as some:
-        yield {(place, loop): some.submit(interrupted, api.url, place, loop) for place in PLACES for loop in loops}
+    faults = [fault for faults in PHASES.values() for fault in faults]
+    with MockApi(*resources, faults=faults) as api, ThreadPoolExecutor(3) as executor:
+        yield {
+            (phase, loop): executor.submit(run_and_interrupt, api.url, phase, loop)
+            for phase in PHASES
+            for loop in loops
+        }
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-@pytest.mark.parametrize("place", PLACES)
-def test_ctrl_c_ends_a_run_quickly_and_quietly(endings, place, loop):
-    if (place, loop) not in endings:
+@pytest.mark.parametrize("phase", PHASES)
+def test_ctrl_c_ends_a_run_quickly_and_quietly(reader_exits, phase, loop):
+    if (phase, loop) not in reader_exits:
         pytest.skip(f"{loop} is not installed")
 
-    ended = endings[place, loop].result(timeout=60)
+    exit_ = reader_exits[phase, loop].result(timeout=60)
 
-    assert ended.out.split() == ["begun", "left", "finally"], ended.err
-    assert ended.status == -signal.SIGINT
-    assert ended.seconds < 2
-    assert_only_the_interrupt_is_told(ended.err)
+    assert exit_.out.split() == ["started", "cleanup", "finally"], exit_.err
+    assert exit_.status == -signal.SIGINT
+    assert exit_.seconds < 2
+    assert_only_the_interrupt_is_printed(exit_.err)
 
 
-def assert_only_the_interrupt_is_told(err: str) -> None:
-    """Tracebacks of the interrupt, and of the cancellation that it is made from; no warning, no log, no other error."""
+def assert_only_the_interrupt_is_printed(err: str) -> None:
+    """Tracebacks of the interrupt and of its cancellation are fine; warnings, logs and other errors are not."""
     lines = err.splitlines()
     expected = re.compile(
         r"\s.*|Traceback \(most recent call last\):|KeyboardInterrupt|asyncio\.exceptions\.CancelledError.*|"

@@ -6,7 +6,7 @@ import asyncio
 
 import httpx
 import pytest
-from fake_api import Api, Items, NamedItems, subclass, slices, paged_api
+from fake_api import Api, Items, NamedItems, paged_api, slices, subclass
 
 from asyncstreams import (
     Backoff,

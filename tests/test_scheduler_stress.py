@@ -1,4 +1,4 @@
-"""What is left of a storm of cancelled requests over real sockets, and do those who are cut off end in one order?"""
+"""Many cancelled requests over real sockets: no leaks, and reproducible final events."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from typing import Any
 
 import httpx
 import pytest
-from fake_api import slices, real_timeout
+from fake_api import real_timeout, slices
 
 from asyncstreams import HttpStream, Request, RequestContext, Send, Source
 from asyncstreams.testing import MockApi, Resource
 
 CANCELLED = int(os.environ.get("ASYNCSTREAMS_STORM", "2000"))
-"""Requests that are cancelled in all; the storm of 20,000 takes half a minute."""
-MOST = 48
+"""Total number of cancelled requests; 20,000 take half a minute."""
+MAX_CONCURRENCY = 48
 PAGES = 3
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_told() -> Iterator[None]:
+def fail_on_hang_or_warning() -> Iterator[None]:
     with real_timeout(60 + CANCELLED // 100), warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
@@ -37,8 +37,8 @@ def api() -> Iterator[MockApi]:
         yield served
 
 
-class Counted(HttpStream):
-    """Knows how many of its requests were cancelled on their way."""
+class CountingItems(HttpStream):
+    """Counts its cancelled requests."""
 
     name = "items"
     records_path = "data"
@@ -55,7 +55,7 @@ class Counted(HttpStream):
         number = context.next_page_token or 1
         return number + 1 if number < PAGES else None
 
-    async def count(self, request: Request, send: Send) -> httpx.Response:
+    async def count_cancelled(self, request: Request, send: Send) -> httpx.Response:
         try:
             return await send(request)
         except asyncio.CancelledError:
@@ -63,99 +63,99 @@ class Counted(HttpStream):
             raise
 
 
-def counted(api: MockApi) -> Counted:
-    stream = Counted(max_concurrency=MOST)
+def counting_stream(api: MockApi) -> CountingItems:
+    stream = CountingItems(max_concurrency=MAX_CONCURRENCY)
     stream.url_base = api.url
-    stream.middleware = (stream.count,)
+    stream.middleware = (stream.count_cancelled,)
     return stream
 
 
-GIVEN = {"items": slices(range(2 * MOST))}
+SLICES = {"items": slices(range(2 * MAX_CONCURRENCY))}
 
 
-async def timed_out(source: Source, turn: int) -> None:
+async def time_out(source: Source, attempt: int) -> None:
     with suppress(TimeoutError):
-        async with asyncio.timeout(0.01 + 0.001 * (turn % 30)):
-            await source.read(slices=GIVEN)
+        async with asyncio.timeout(0.01 + 0.001 * (attempt % 30)):
+            await source.read(slices=SLICES)
 
 
-async def broken_off(source: Source, turn: int) -> None:
-    async with source.pages(slices=GIVEN) as pages:
-        left = 1 + turn % 7
+async def break_early(source: Source, attempt: int) -> None:
+    async with source.pages(slices=SLICES) as pages:
+        remaining = 1 + attempt % 7
         async for _ in pages:
-            left -= 1
-            if not left:
+            remaining -= 1
+            if not remaining:
                 break
 
 
-async def cancelled_from_outside(source: Source, turn: int) -> None:
-    reading = asyncio.create_task(source.read(slices=GIVEN))
-    await asyncio.sleep(0.01 + 0.001 * (turn % 30))
-    reading.cancel()
+async def cancel_task(source: Source, attempt: int) -> None:
+    task = asyncio.create_task(source.read(slices=SLICES))
+    await asyncio.sleep(0.01 + 0.001 * (attempt % 30))
+    task.cancel()
     with suppress(asyncio.CancelledError):
-        await reading
+        await task
 
 
-async def all_of_them_together(source: Source, turn: int) -> None:
+async def all_together(source: Source, attempt: int) -> None:
     async with asyncio.TaskGroup() as tasks:
-        for shape in (timed_out, broken_off, cancelled_from_outside):
-            tasks.create_task(shape(source, turn))
+        for leave in (time_out, break_early, cancel_task):
+            tasks.create_task(leave(source, attempt))
 
 
-def descriptors() -> int:
+def open_fds() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
 @asynccontextmanager
-async def nothing_left_over() -> AsyncIterator[None]:
-    """At the end there are as many descriptors and tasks as at the beginning."""
+async def no_leaks() -> AsyncIterator[None]:
+    """Assert that the block leaves no file descriptor and no task behind."""
     await asyncio.sleep(0)
-    before, tasks = descriptors(), asyncio.all_tasks()
+    before, tasks = open_fds(), asyncio.all_tasks()
     yield
-    await asyncio.sleep(0)  # a transport that was closed gives its socket back in the next turn
-    assert (descriptors(), asyncio.all_tasks()) == (before, tasks)
+    await asyncio.sleep(0)  # a closed transport releases its socket in the next iteration of the loop
+    assert (open_fds(), asyncio.all_tasks()) == (before, tasks)
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="descriptors are counted in /proc")
-@pytest.mark.parametrize("shape", [timed_out, broken_off, cancelled_from_outside, all_of_them_together])
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="file descriptors are counted in /proc")
+@pytest.mark.parametrize("leave", [time_out, break_early, cancel_task, all_together])
 async def test_source_reads_everything_after_many_cancellations(
-    api: MockApi, shape: Callable[[Source, int], Awaitable[None]]
+    api: MockApi, leave: Callable[[Source, int], Awaitable[None]]
 ) -> None:
-    stream = counted(api)
-    turn = 0
+    stream = counting_stream(api)
+    attempt = 0
 
-    async with nothing_left_over():
-        before, tasks = descriptors(), asyncio.all_tasks()
+    async with no_leaks():
+        before, tasks = open_fds(), asyncio.all_tasks()
         async with Source([stream]) as source:
             while stream.cancelled < CANCELLED // 4:
-                await shape(source, turn)
-                turn += 1
+                await leave(source, attempt)
+                attempt += 1
                 assert asyncio.all_tasks() == tasks
-                assert descriptors() <= before + 3 * MOST
+                assert open_fds() <= before + 3 * MAX_CONCURRENCY
             async with asyncio.timeout(30):
-                found = await source.read(slices=GIVEN)
+                found = await source.read(slices=SLICES)
 
     ids = sorted(record["id"] for record in found["items"])
-    assert ids == sorted(api.ids("items") * 2 * MOST)
-    assert turn >= 5
+    assert ids == sorted(api.ids("items") * 2 * MAX_CONCURRENCY)
+    assert attempt >= 5
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="descriptors are counted in /proc")
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="file descriptors are counted in /proc")
 async def test_connections_of_cancelled_requests_are_closed(api: MockApi) -> None:
-    stream = counted(api)
+    stream = counting_stream(api)
 
     async with Source([stream]) as source:
-        for turn in range(25, 30):
-            await timed_out(source, turn)
+        for attempt in range(25, 30):
+            await time_out(source, attempt)
         async with asyncio.timeout(10):
-            while await asyncio.to_thread(lambda: api.counts.in_flight) > 0:  # noqa: ASYNC110  # another process's
+            while await asyncio.to_thread(lambda: api.counts.in_flight) > 0:  # noqa: ASYNC110  # a counter of another process
                 await asyncio.sleep(0.01)
 
         assert stream.cancelled > 50
-        assert await asyncio.to_thread(lambda: api.counts.open_connections) <= MOST
+        assert await asyncio.to_thread(lambda: api.counts.open_connections) <= MAX_CONCURRENCY
 
 
-LEAVER = """
+SCRIPT = """
 import asyncio
 
 import httpx
@@ -226,20 +226,20 @@ for way in ("break", "error", "cancel"):
 
 
 def test_same_seed_gives_same_events_on_early_exit() -> None:
-    def begun(seed: str) -> subprocess.Popen[str]:
+    def start_process(seed: str) -> subprocess.Popen[str]:
         environment = {**os.environ, "PYTHONHASHSEED": seed}
-        command = [sys.executable, "-c", LEAVER]
+        command = [sys.executable, "-c", SCRIPT]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
-    running = [begun(seed) for seed in ("0", "1", "2", "random")]
-    told = [process.communicate(timeout=60) for process in running]
+    running = [start_process(seed) for seed in ("0", "1", "2", "random")]
+    outputs = [process.communicate(timeout=60) for process in running]
 
-    assert [process.returncode for process in running] == [0] * 4, told[0][1]
-    ways = [part.splitlines() for part in told[0][0].split("way ")[1:]]
-    assert [way[0] for way in ways] == ["break", "error", "cancel"]
-    for lines in ways:
+    assert [process.returncode for process in running] == [0] * 4, outputs[0][1]
+    parts = [part.splitlines() for part in outputs[0][0].split("way ")[1:]]
+    assert [part[0] for part in parts] == ["break", "error", "cancel"]
+    for lines in parts:
         assert sum(line.startswith("page ") for line in lines) == 40
         assert sum(" StreamFinished " in line for line in lines) == 6
         assert sum(" SliceFinished " in line and line.endswith("CancelledError") for line in lines) >= 6
-    for other, _ in told[1:]:
-        assert other.splitlines() == told[0][0].splitlines()
+    for other, _ in outputs[1:]:
+        assert other.splitlines() == outputs[0][0].splitlines()

@@ -10,8 +10,9 @@ from typing import Any
 
 import jsonschema
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from simulation import examples
 
 from asyncstreams import ConfigError
 from asyncstreams.schemas.record_schema import RecordSchema
@@ -360,7 +361,7 @@ SCHEMA = st.recursive(st.just({"$ref": "#/definitions/shared"}) | keywords(st.ju
 
 
 @given(SCHEMA, PLAIN, RECORD, st.sampled_from(sorted(DRAFTS.keys() - {"4"})))
-@settings(max_examples=400, deadline=None)
+@examples(full=400, short=80)
 def test_random_schemas_match_jsonschema(
     schema: dict[str, Any], plain: Any, record: dict[str, Any], draft: str
 ) -> None:

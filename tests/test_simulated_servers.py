@@ -17,10 +17,12 @@ from pathlib import Path
 
 import pytest
 from cases import CASES
-from simulated_servers import FailingServer, FixedWindowServer, SimulatedRun, TokenBucketServer
+from request_log import request_log
+from simulation import sample
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-SEEDS = range(int(os.environ.get("SEEDS", "6")))
+SUPPORT = Path(__file__).parent / "support"
+SEEDS = range(sample(full=100, short=1))
 # Smaller than the scale of the targets, but large enough to reach the figures that need long runs.
 SCALES = {
     "refusing": 0.15,
@@ -52,6 +54,7 @@ def missed_targets(name: str, seed: int) -> list[str]:
     return [f"seed {seed}: {figure}" for figure in CASES[name][0](seed, SCALES[name]) if not figure.is_reached]
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize("name", CASES)
 def test_targets_at_small_scale_are_reached_with_every_seed(name: str, processes: Executor) -> None:
     assert [
@@ -65,21 +68,6 @@ def test_targets_at_full_scale_are_reached(name: str) -> None:
     assert [figure for figure in CASES[name][0](1000, scale) if not figure.is_reached] == []
 
 
-def request_log(seed: int) -> list[str]:
-    """All requests of three simulations with this seed."""
-    runs = (
-        SimulatedRun(seed, lambda random: TokenBucketServer(random, 100, 20), 600, 32),
-        SimulatedRun(seed, lambda random: FixedWindowServer(random, 50, 3, foreign=1), 200, 32),
-        SimulatedRun(seed, lambda random: FailingServer(random, 0.1, down=((1, 9),)), 10**9, 32, until=12),
-    )
-    # Virtual time starts at the time of the machine, which changes the last digits.
-    return [
-        f"{request.sent_at:.4f} {request.status} {request.done_at:.4f} {request.attempt}"
-        for run in runs
-        for request in run.run().sent
-    ]
-
-
 def test_same_seed_gives_the_same_requests() -> None:
     first, again, other = request_log(1), request_log(1), request_log(2)
 
@@ -87,8 +75,8 @@ def test_same_seed_gives_the_same_requests() -> None:
 
 
 def test_same_seed_gives_the_same_requests_with_any_hash_seed() -> None:
-    script = f"import sys; sys.path[:0] = [{str(BENCHMARKS)!r}, {str(Path(__file__).parent)!r}]\n"
-    script += "from test_simulated_servers import request_log; print(*request_log(3), sep='\\n')"
+    script = f"import sys; sys.path[:0] = [{str(BENCHMARKS)!r}, {str(SUPPORT)!r}]\n"
+    script += "from request_log import request_log; print(*request_log(3), sep='\\n')"
 
     outputs = {
         subprocess.run(

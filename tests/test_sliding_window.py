@@ -5,13 +5,14 @@ from __future__ import annotations
 import tracemalloc
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from simulation import examples
 
 from asyncstreams import RateLimit
 from asyncstreams.rate_limits.sliding_window import SlidingWindowLog
 
-often = settings(max_examples=300, deadline=None)
+often = examples(full=300, short=60)
 MARGIN = 1.021
 quarters = st.integers(1, 80).map(lambda count: count / 4)
 limits = st.builds(
@@ -227,7 +228,7 @@ def test_rounding_errors_delay_by_at_most_one_window(n: float, before: list[floa
     assert now < log.available_at(cost, now) <= now + MARGIN
 
 
-@settings(max_examples=2000, deadline=None)
+@examples(full=2000, short=400)
 @given(costs=st.lists(st.integers(1, 30).map(lambda tenths: tenths / 10), min_size=1, max_size=8))
 def test_any_fractional_cost_is_accepted(costs: list[float]) -> None:
     send_all(SlidingWindowLog(RateLimit(1)), [(0.01, cost) for cost in costs])

@@ -7,12 +7,13 @@ import math
 from collections.abc import Mapping
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from simulation import examples
 
 from asyncstreams.rate_limits.structured_fields import Item, parse_dictionary, parse_list
 
-often = settings(max_examples=300, deadline=None)
+often = examples(full=300, short=60)
 
 LOWER, UPPER, DIGITS = "abcdefghijklmnopqrstuvwxyz", "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "0123456789"
 PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))

@@ -1,4 +1,4 @@
-"""How far is a substream: how many parents are known, and how many are done?"""
+"""Progress of substreams: the numbers of known and finished parents."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Orders(HttpSubStream):
         return ("customers", context.stream_slice["parent"]["id"], "orders")
 
 
-def answer(request: httpx.Request) -> httpx.Response:
+def respond(request: httpx.Request) -> httpx.Response:
     if request.url.path == "/customers":
         first = 10 * int(request.url.params.get("page", 1))
         return httpx.Response(200, json={"items": [{"id": first + n} for n in range(3)], "pages": 4})
@@ -39,36 +39,36 @@ def answer(request: httpx.Request) -> httpx.Response:
 
 
 def source(clock: VirtualClock) -> Source:
-    return Source([Orders(Customers())], transport=Api(answer, latency=1), clock=clock, seed=1)
+    return Source([Orders(Customers())], transport=Api(respond, latency=1), clock=clock, seed=1)
 
 
-async def test_more_parents_are_told_of_as_they_become_known_and_that_they_are_all(virtual_clock: VirtualClock) -> None:
-    told: list[ParentsDiscovered] = []
+async def test_parents_discovered_events_count_up_to_all(virtual_clock: VirtualClock) -> None:
+    events: list[ParentsDiscovered] = []
     shop = source(virtual_clock)
-    shop.subscribe(lambda event: told.append(event) if isinstance(event, ParentsDiscovered) else None)
+    shop.subscribe(lambda event: events.append(event) if isinstance(event, ParentsDiscovered) else None)
 
     await shop.read()
 
-    counts = [event.count for event in told]
+    counts = [event.count for event in events]
     assert counts == sorted(counts)
     assert 3 in counts
-    assert [event.is_all for event in told] == [False] * (len(told) - 1) + [True]
-    assert told[-1] == ParentsDiscovered("orders", 12, True)
+    assert [event.is_all for event in events] == [False] * (len(events) - 1) + [True]
+    assert events[-1] == ParentsDiscovered("orders", 12, True)
 
 
-async def test_the_table_and_explain_show_parents_done_of_those_known(virtual_clock: VirtualClock) -> None:
+async def test_table_and_explain_show_done_and_known_parents(virtual_clock: VirtualClock) -> None:
     shop = source(virtual_clock)
     console = Console(file=io.StringIO(), width=200)
-    reading = shop.pages()
+    read = shop.pages()
 
     with Progress(shop, console=console, clock=virtual_clock):
-        async with reading as pages:
+        async with read as pages:
             await anext(aiter(pages))
-            first = reading.explain()
+            first = read.explain()
             async for _ in pages:
                 pass
 
     assert "of 6 parents so far" in first
-    assert "12 slices done of 12 parents," in reading.explain()
+    assert "12 slices done of 12 parents," in read.explain()
     assert "slices/parents" in console.file.getvalue()
     assert "12/12" in console.file.getvalue()

@@ -9,14 +9,15 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft7Validator, validators
+from simulation import examples
 
 from asyncstreams._json import decode
 from asyncstreams.schemas.type_transformer import TransformConfig, TypeTransformer
 
-default_settings = settings(max_examples=120, deadline=None)
+default_settings = examples(full=120, short=24)
 SIMPLE = ["string", "integer", "number", "boolean", "null"]
 KEYS = st.sampled_from(["a", "b", "c", "n_1", "a/b"])
 TEXTS = st.sampled_from(["", "1", "-7.0", "1.5", "1e2", "yes", "0", "nan", " 12 ", "x"]) | st.text(max_size=4)

@@ -68,7 +68,7 @@ class DuckDB(Destination):
       commit, also with "none".
     - allow_credential_change (False): True accepts a run with another credential than the earlier ones.
     - resume (True): False starts unfinished replacements over instead of resuming them.
-    - connect (duckdb.connect): opens the database; to be replaced in tests.
+    - connect (None): opens the database, to be replaced in tests; None uses duckdb.connect.
 
     Raises ConfigError for other values, and if duckdb or pyarrow is not installed. `extract` raises OutputLocked,
     OutputMissing, OutputWriteError, StateCorrupt and StateIncompatible.

@@ -1,4 +1,4 @@
-"""Protocol of destination writers: records and the state that they justify are committed together."""
+"""Protocol of destination writers, which commit records and state together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One extraction: pages of a run become files or tables, committed together with the state that they justify."""
+"""One extraction: the pages of a run become files or tables, and are committed together with the state."""
 
 from __future__ import annotations
 

@@ -47,8 +47,9 @@ async def csv_rows(
 ) -> AsyncGenerator[Record]:
     """Yield one record of strings for each row; the first row names the fields. Quoted fields may span lines.
 
-    Raises UnexpectedContent for duplicate field names, a row of another length, an unclosed quote, a row of
-    more than 16 MiB, or bytes that are invalid in the encoding; ConfigError for an unknown encoding.
+    Raises UnexpectedContent for duplicate field names, a row whose length differs from the header, an
+    unclosed quote, a row of more than 16 MiB, or bytes that are invalid in the encoding. Raises ConfigError
+    for an unknown encoding.
     """
     header: list[str] | None = None
     number = 0
@@ -73,8 +74,8 @@ async def csv_rows(
 async def json_items(response: Response, path: str = "") -> AsyncGenerator[Record]:
     """Yield the items of the array at a dotted path (`""`: the body itself), without holding the array.
 
-    Raises MalformedJSON for a malformed or truncated body; UnexpectedContent if there is no array at the
-    path, or for more than 16 MiB in one item or outside the array.
+    Raises MalformedJSON for a malformed or truncated body. Raises UnexpectedContent if there is no array at
+    the path, or for more than 16 MiB in one item or outside the array.
     """
     scanner = ItemScanner(path)
     async for piece in response.aiter_bytes():

@@ -16,9 +16,9 @@ _RATE_WINDOW_S = 30.0
 class Deadlines:
     """One timer for all attempts in an event loop.
 
-    A timer per attempt costs more than an occasional check of all attempts, and moving it with each
-    piece of a body costs more than reading the piece. So one timer fires at the nearest deadline and
-    checks all attempts.
+    A timer per attempt costs more than an occasional check of all attempts. Moving a timer with each piece
+    of a body costs more than reading the piece. So one timer fires at the nearest deadline, and checks all
+    attempts.
     """
 
     def __init__(self) -> None:

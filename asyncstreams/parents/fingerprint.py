@@ -10,8 +10,8 @@ from typing import Any
 from ..auth.identity import NotFingerprintable, ValueEncoder, digest
 from ..protocols import Stream
 
-# Attributes that change how a stream is read, and not what is read.
-_READING_OPTIONS = frozenset(
+# Attributes that affect how a stream is read, but not which records.
+_READ_OPTIONS = frozenset(
     ("adaptive", "allow_insecure", "allowed_origins", "availability_strategy", "backoff", "body_limits")
     + ("cache_dir", "cache_filename", "cache_ttl", "clock", "session_owner", "idempotent", "listeners", "detect_loops")
     + ("max_concurrency", "max_failed_slices", "max_pages", "max_quarantined", "max_server_wait", "max_time")
@@ -28,14 +28,15 @@ _DECLARATION = (
     "validation",
     "authenticator",
 )
-_CACHED = frozenset(("_streams_body", "_uses_paginator", "_batch_size"))
+# Values that the stream derives from its other attributes.
+_DERIVED = frozenset(("_streams_body", "_uses_paginator", "_batch_size"))
 
 
 def fingerprint(stream: Stream, salt: bytes = b"") -> str:
     """Hash of a stream's declaration, attributes, parameters and credential; 32 hex digits.
 
-    Code counts by what it does: the names, constants and instructions of the author's classes, hooks and callables.
-    Secrets enter through the hash, keyed with `salt`. Raises NotFingerprintable.
+    Code is compared by its names, constants and instructions: those of the author's classes, hooks and callables.
+    Secrets are included only through the hash, which is keyed with `salt`. Raises NotFingerprintable.
     """
     return digest(_StreamEncoder().encode_stream(stream, 0), salt)
 
@@ -49,13 +50,13 @@ class _StreamEncoder(ValueEncoder):
         return super().encode_object(value, depth)
 
     def encode_stream(self, stream: object, depth: int) -> Iterator[bytes]:
-        """The author's classes by name, then each attribute that decides what is read."""
+        """The names of the author's classes, then each attribute that affects which records are read."""
         classes = _author_classes(type(stream))
         yield f"{sys.version_info[:2]}".encode()
         for class_ in classes:
             yield f"{class_.__module__}.{class_.__qualname__}".encode()
         names: set[str] = {*_DECLARATION, *vars(stream), *(name for class_ in classes for name in vars(class_))}
-        for name in sorted(names - _READING_OPTIONS - _CACHED):
+        for name in sorted(names - _READ_OPTIONS - _DERIVED):
             if name.startswith("__"):
                 continue
             raw = next((vars(class_)[name] for class_ in type(stream).__mro__ if name in vars(class_)), None)
@@ -70,8 +71,8 @@ class _StreamEncoder(ValueEncoder):
 
 
 def _author_classes(class_: type) -> list[type]:
-    return [base for base in class_.__mro__ if base is not object and not _is_ours(base)]
+    return [base for base in class_.__mro__ if base is not object and not _is_library_class(base)]
 
 
-def _is_ours(class_: type) -> bool:
+def _is_library_class(class_: type) -> bool:
     return class_.__module__.partition(".")[0] == "asyncstreams"

@@ -236,7 +236,7 @@ class LogReader:
         self._log.wake_writer()
 
     async def read_page(self) -> list[Record]:
-        """Read the next page, which must exist. Raises OSError, and CorruptData for a wrong checksum or a truncated page."""
+        """Read the next page, which must exist. Raises OSError and CorruptData."""
         if not self._buffer:
             frame = self._log.frame_in_memory(self.offset)
             data = await self._log.read_frames(self.offset) if frame is None else frame

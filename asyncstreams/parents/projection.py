@@ -85,7 +85,7 @@ def _project(record: Record, paths: Sequence[Sequence[str]], child: str, parent:
 def _missing_field(field: str, record: Record, child: str, parent: str) -> ConfigError:
     names = ", ".join(list(record)[:_MAX_FIELDS_SHOWN]) + (", ..." if len(record) > _MAX_FIELDS_SHOWN else "")
     return ConfigError(
-        f"parent_fields: a record of {parent} has no {field!r}; it has {shorten(names)}",
+        f"parent_fields: {field!r} is not in a record of {parent}, which has {shorten(names)}",
         hint="correct the name, or omit parent_fields to get the complete record in the slice",
         stream=child,
     )

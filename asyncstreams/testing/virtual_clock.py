@@ -64,7 +64,9 @@ class VirtualClock:
             return
         inner = getattr(loop, "_selector", None)
         if not isinstance(inner, selectors.BaseSelector) or isinstance(inner, _AutoAdvanceSelector):
-            raise RuntimeError("VirtualClock needs asyncio's own selector loop, and one clock for each loop")
+            raise RuntimeError(
+                "VirtualClock: it requires asyncio's selector event loop, and only one clock for each loop"
+            )
         # Start at the current time of the loop, so that timers that are already set keep their distance. The offset
         # is a whole number, so that later sums round the same way in each run and timers fire in the same order.
         offset = math.floor(loop.time() - self._now)

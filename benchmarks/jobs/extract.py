@@ -1,4 +1,4 @@
-"""The slices into files that are written exactly once; with DECODE_RECORDS=1 each record becomes a dict on its way."""
+"""Job: extract the slices to JSON Lines, exactly once; with DECODE_RECORDS=1 every record is decoded to a dict."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from ours import LOOP_FACTORY, WITH_UVLOOP, SlicedStream
 from asyncstreams import JsonLines, RequestContext, Response
 
 
-class Parsed(SlicedStream):
-    """With a parse_response of its own, which makes records."""
+class DecodedStream(SlicedStream):
+    """A stream whose own parse_response prevents raw passthrough."""
 
     def parse_response(self, response: Response, context: RequestContext) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = response.json()["data"]
-        return found
+        records: list[dict[str, Any]] = response.json()["data"]
+        return records
 
 
 async def main(job: Job, output: Output) -> None:
     assert job.out is not None
-    stream = (Parsed if os.environ.get("DECODE_RECORDS") == "1" else SlicedStream)(job)
+    stream = (DecodedStream if os.environ.get("DECODE_RECORDS") == "1" else SlicedStream)(job)
     report = await stream.extract(to=JsonLines(job.out / "files"))
-    (told,) = report.streams
-    assert told.written is not None
-    output.records = told.written.rows
+    (stream_report,) = report.streams
+    assert stream_report.written is not None
+    output.records = stream_report.written.rows
 
 
 def read(job: Job, output: Output) -> None:

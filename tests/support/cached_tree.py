@@ -1,6 +1,7 @@
-"""A program that reads a MockApi's customers, who are kept, and their orders: `cached_tree.py URL FOLDER WHAT`.
+"""A program that reads cached customers and their orders from a MockApi: `cached_tree.py URL FOLDER STREAMS`.
 
-`WHAT` is `customers`, `orders` or `both`. Prints how many records of each it has found, and how often the same one.
+`STREAMS` is `customers`, `orders` or `both`. Prints for each stream its name, the number of its records, and how often
+the most frequent id came.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Customers(HttpStream):
         return "customers"
 
 
-class Below(HttpSubStream):
+class CustomerChild(HttpSubStream):
     records_path = "data"
     paginator = PageNumber(size=20, total_items="meta.total")
     parent_fields = ("id",)
@@ -32,30 +33,30 @@ class Below(HttpSubStream):
         return (self.parents[0].name, context.stream_slice["parent"]["id"], self.name)
 
 
-class Orders(Below):
+class Orders(CustomerChild):
     pass
 
 
-class Visits(Below):
+class Visits(CustomerChild):
     pass
 
 
 def streams(url: str, folder: Path) -> tuple[Customers, Orders, Visits]:
     customers = Customers(cache_dir=folder)
-    made = (customers, Orders(parent=customers), Visits(parent=customers))
-    for stream in made:
+    created = (customers, Orders(parent=customers), Visits(parent=customers))
+    for stream in created:
         stream.url_base = url
-    return made
+    return created
 
 
-async def main(url: str, folder: str, what: str) -> None:
+async def main(url: str, folder: str, names: str) -> None:
     customers, orders, _ = streams(url, Path(folder))
-    wanted: dict[str, list[HttpStream]] = {
+    selections: dict[str, list[HttpStream]] = {
         "customers": [customers],
         "orders": [orders],
         "both": [customers, orders],
     }
-    found = await Source(wanted[what]).read()
+    found = await Source(selections[names]).read()
     for name, records in found.items():
         ids = Counter(str(record["id"]) for record in records)
         print(name, len(records), max(ids.values(), default=0))
