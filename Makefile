@@ -21,7 +21,7 @@ test-simulations: $(VENV)/.ready  ## Run the simulations with all seeds and exam
 	SIMULATIONS=full $(BIN)/python -m pytest -n 2 --dist worksteal -m simulation $(ARGS)
 
 test-crash: $(VENV)/.ready  ## Fail every operation and statement of a run, lose power 500 times, kill it 200 times per output (25 minutes)
-	CRASHES=200 $(BIN)/python -m pytest tests/test_crash.py tests/test_tables.py -k 'survive or detects'
+	SIMULATIONS=full CRASHES=200 $(BIN)/python -m pytest tests/test_crash.py tests/test_tables.py -k 'survive or detects'
 
 test-servers: $(VENV)/.ready  ## Run the tests against servers that pip does not install; names what is missing (1 minute)
 	$(BIN)/python -m pytest -m server -rs $(ARGS)
@@ -61,7 +61,7 @@ bench-substreams: $(VENV)/.bench  ## Benchmark substreams: requests for parents,
 	$(BIN)/python benchmarks/substreams.py $(ARGS)
 
 bench-crash: $(VENV)/.ready  ## Kill an extraction 1,000 times per destination and compare its output with the server (50 minutes)
-	CRASHES=1000 $(BIN)/python -m pytest tests/test_crash.py -k survive_kill
+	SIMULATIONS=full CRASHES=1000 $(BIN)/python -m pytest tests/test_crash.py -k survive_kill
 
 bench-extract: $(VENV)/.bench  ## Benchmark the CPU of exactly-once files against scripts without guarantees (2 minutes)
 	$(BIN)/python benchmarks/compare.py --extract $(ARGS)

@@ -17,13 +17,13 @@ from typing import Any
 import crash_process
 import pytest
 from crash_harness import (
-    IS_LONG,
     CrashHarness,
     FaultyFileSystem,
     PowerLossFileSystem,
     ProcessKilled,
     break_each_operation,
 )
+from simulation import FULL, sample
 from table_harness import TableHarness
 
 from asyncstreams import Parquet
@@ -35,7 +35,7 @@ from asyncstreams.testing import MockApi
 
 FAULTS = ("before", "after", "torn", "ENOSPC", "EIO", "short")
 KILLS = int(os.environ.get("CRASHES") or 1)
-LOSSES = 500 if IS_LONG else 30
+LOSSES = sample(full=500, short=10)
 CASES = [
     pytest.param({}, 1000, id="plain"),
     pytest.param({"compression": "gzip", "fsync": "commit"}, 3, id="gzip, a snapshot after three records"),
@@ -49,6 +49,7 @@ def set_snapshot_interval(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], No
     return lambda records: monkeypatch.setattr(journal, "_SNAPSHOT_AFTER_RECORDS", records)
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize(("options", "records"), CASES)
@@ -69,7 +70,7 @@ async def test_records_survive_fault_at_any_operation(
         fault,
         version,
         chance,
-        step=lambda: 1 if IS_LONG else chance.randint(8, 24),
+        step=lambda: sample(full=1, short=chance.randint(24, 56)),
         recovery_faults=2,
         max_recovery_operation=60,
     )
@@ -95,6 +96,7 @@ async def lose_power(seed: int, out: Path, disk: type[PowerLossFileSystem] = Pow
     harness.check_complete()
 
 
+@pytest.mark.simulation
 async def test_records_survive_power_loss_at_any_moment(tmp_path: Path, set_snapshot_interval: Callable[[int], None]):
     set_snapshot_interval(3)
     for seed in range(LOSSES):
@@ -184,6 +186,7 @@ async def test_power_loss_test_detects_missing_syncs(
     pytest.fail("the mutant was not detected")
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize("kind", ["lines", "parquet", ".sqlite", ".duckdb"])
 def test_records_survive_kill_at_any_moment(kind: str, tmp_path: Path):
     """KILLS times, with real processes, a real server and SIGKILL."""
@@ -193,7 +196,7 @@ def test_records_survive_kill_at_any_moment(kind: str, tmp_path: Path):
         while kills < KILLS:
             runs += 1
             out = tmp_path / f"{runs}{kind}"
-            for kills_left in (5, 4, 3, 2, 1, 0) if IS_LONG else (1, 0):
+            for kills_left in (5, 4, 3, 2, 1, 0) if FULL else (1, 0):
                 options = {"fsync": chance.choice(("full", "commit", "none"))}
                 if not kind.startswith("."):
                     options["compression"] = chance.choice((None, "gzip", "zstd"))

@@ -81,11 +81,11 @@ class Notes(Rows, HttpSubStream):
         return {"customer__exact": stream_slice["parent"]["name"]}
 
 
-def order_count(customer: int) -> int:
-    """The number of orders of the n-th customer: 0 for every third one, more than a page for some."""
-    if customer % 3 == 0:
+def order_count(number: int) -> int:
+    """The number of orders of a customer by its position: 0 for every third one, more than a page for some."""
+    if number % 3 == 0:
         return 0
-    return PAGE + customer if customer % 60 == 1 else customer % 7
+    return PAGE + number if number % 60 == 1 else number % 7
 
 
 @pytest.fixture(scope="module")

@@ -204,21 +204,21 @@ def one_page_api(body: Any, **headers: str) -> httpx.MockTransport:
     return httpx.MockTransport(lambda request: httpx.Response(200, json=body, headers=headers))
 
 
-ONE_RECORD = [{"id": 1}]
+RECORDS = [{"id": 1}]
 IGNORED_NEXT_PAGES = [
-    (None, {"data": ONE_RECORD, "meta": {"next": "abc"}}, {}, "has 'meta.next', but the stream has no paginator"),
-    (None, {"data": ONE_RECORD, "has_more": True}, {}, "the response has 'has_more'"),
+    (None, {"data": RECORDS, "meta": {"next": "abc"}}, {}, "has 'meta.next', but the stream has no paginator"),
+    (None, {"data": RECORDS, "has_more": True}, {}, "the response has 'has_more'"),
     (
         None,
-        {"data": ONE_RECORD},
+        {"data": RECORDS},
         {"Link": '<https://api.test/items?page=2>; rel="next"'},
         "the response has the header Link",
     ),
-    (Cursor("next"), {"data": ONE_RECORD, "meta": {"next": "abc"}}, {}, "does not read it"),
-    (Cursor(Header("X-Nxt")), {"data": ONE_RECORD, "next_page_token": "abc"}, {}, "the response has 'next_page_token'"),
-    (NextUrl("next"), {"data": ONE_RECORD, "links": {"next": "/items?page=2"}}, {}, "the response has 'links.next'"),
-    (LinkHeader(), {"data": ONE_RECORD, "nextPageToken": "abc"}, {}, "the response has 'nextPageToken'"),
-    (Cursor("meta.nxt"), {"data": ONE_RECORD, "meta": {"next": "abc"}}, {}, "but 'meta.next' is"),
+    (Cursor("next"), {"data": RECORDS, "meta": {"next": "abc"}}, {}, "the response has 'meta.next', but Cursor"),
+    (Cursor(Header("X-Nxt")), {"data": RECORDS, "next_page_token": "abc"}, {}, "the response has 'next_page_token'"),
+    (NextUrl("next"), {"data": RECORDS, "links": {"next": "/items?page=2"}}, {}, "the response has 'links.next'"),
+    (LinkHeader(), {"data": RECORDS, "nextPageToken": "abc"}, {}, "the response has 'nextPageToken'"),
+    (Cursor("meta.nxt"), {"data": RECORDS, "meta": {"next": "abc"}}, {}, "but 'meta.next' is"),
 ]
 
 
@@ -244,10 +244,10 @@ async def test_ignored_next_page_is_warned_about_once(caplog, paginator, body, h
 @pytest.mark.parametrize(
     ("paginator", "body"),
     [
-        (None, {"data": ONE_RECORD, "next": None, "has_more": False, "meta": {"total": 1}}),
-        (Cursor("next"), {"data": ONE_RECORD, "next": None}),
-        (Cursor("next", more="has_more"), {"data": ONE_RECORD, "next_url": "/items", "has_more": False}),
-        (PageNumber(total_pages="pages"), {"data": ONE_RECORD, "pages": 1, "next": 2}),
+        (None, {"data": RECORDS, "next": None, "has_more": False, "meta": {"total": 1}}),
+        (Cursor("next"), {"data": RECORDS, "next": None}),
+        (Cursor("next", more="has_more"), {"data": RECORDS, "next_url": "/items", "has_more": False}),
+        (PageNumber(total_pages="pages"), {"data": RECORDS, "pages": 1, "next": 2}),
         (None, {"data": [{"id": 1, "next": "a field of the record"}]}),
     ],
 )
@@ -275,7 +275,7 @@ async def test_iterating_a_closed_read_raises(method):
         def path(self, context):
             return "items"
 
-    async with getattr(Items(transport=one_page_api(ONE_RECORD)), method)() as items:
+    async with getattr(Items(transport=one_page_api(RECORDS)), method)() as items:
         pass
 
     with pytest.raises(RuntimeError, match="the read is closed"):

@@ -1,4 +1,4 @@
-"""What is told of a reading while it goes on, in which order, and what is never told?"""
+"""Events of a run: their order, their content, and what they never contain."""
 
 from __future__ import annotations
 
@@ -54,22 +54,22 @@ def page(*ids: int) -> httpx.Response:
     return httpx.Response(200, json=[{"id": each} for each in ids])
 
 
-def number_of(request: httpx.Request) -> int:
+def page_number(request: httpx.Request) -> int:
     return int(request.url.params["page"])
 
 
 async def one_page(request: httpx.Request) -> httpx.Response:
-    """The first page; the others never come."""
-    if number_of(request) > 1:
+    """Return the first page; all others hang."""
+    if page_number(request) > 1:
         await asyncio.Event().wait()
     return page(1)
 
 
-REFUSED = httpx.Response(403, json={"message": "not for you"})
+FORBIDDEN = httpx.Response(403, json={"message": "not for you"})
 
 
-class Heard(list[Event]):
-    """A listener that keeps what it hears."""
+class EventRecorder(list[Event]):
+    """A listener that stores all events."""
 
     def __call__(self, event: Event) -> None:
         self.append(event)
@@ -83,8 +83,8 @@ class Heard(list[Event]):
 
 
 @pytest.fixture
-def heard():
-    return Heard()
+def recorder():
+    return EventRecorder()
 
 
 @pytest.fixture
@@ -98,14 +98,14 @@ def others(respx_mock):
     return respx_mock.route(url__startswith=f"{API}others")
 
 
-async def test_events_of_a_complete_read(items, heard):
+async def test_events_of_a_complete_read(items, recorder):
     items.side_effect = [page(1, 2), page(3), page()]
     stream = Items()
-    stream.subscribe(heard)
+    stream.subscribe(recorder)
 
     await stream.read()
 
-    assert heard == [
+    assert recorder == [
         StreamStarted("items"),
         SliceStarted("items", Slice()),
         PageRead("items", Slice(), 0, 2, 0),
@@ -116,44 +116,44 @@ async def test_events_of_a_complete_read(items, heard):
     ]
 
 
-async def test_page_event_has_slice_and_number(items, heard):
+async def test_page_event_has_slice_and_number(items, recorder):
     items.side_effect = lambda request: page(1) if dict(request.url.params) == {"page": "1", "shop": "a"} else page()
     stream = declare(request_params=lambda self, context: context.stream_slice)
-    stream.subscribe(heard)
+    stream.subscribe(recorder)
 
     await stream.read(slices=[{"shop": "a"}, {"shop": "b"}])
 
-    # Slices interleave, but each begins, has its pages in order, and ends.
+    # Slices interleave, but each starts, has its pages in order, and finishes.
     for shop, numbers in (("a", [0, 1]), ("b", [0])):
         stream_slice = Slice({"shop": shop})
-        of_slice = [event for event in heard if getattr(event, "stream_slice", None) == stream_slice]
-        assert [getattr(event, "number", None) for event in of_slice] == [None, *numbers, None]
-        assert (of_slice[0], of_slice[-1]) == (
+        slice_events = [event for event in recorder if getattr(event, "stream_slice", None) == stream_slice]
+        assert [getattr(event, "number", None) for event in slice_events] == [None, *numbers, None]
+        assert (slice_events[0], slice_events[-1]) == (
             SliceStarted("items", stream_slice),
             SliceFinished("items", stream_slice),
         )
 
 
-async def test_quarantined_records_are_counted(items, heard):
+async def test_quarantined_records_are_counted(items, recorder):
     items.side_effect = [httpx.Response(200, json=[{"id": 1}, {"id": "x"}, {"id": 3}])]
     schema = {"type": "object", "properties": {"id": {"type": "integer"}}}
     stream = declare(paginator=None, validation="quarantine", get_json_schema=lambda self: schema)
-    stream.subscribe(heard)
+    stream.subscribe(recorder)
 
     await stream.read()
 
-    assert [(event.records, event.quarantined) for event in heard.of(PageRead)] == [(2, 1)]
+    assert [(event.records, event.quarantined) for event in recorder.of(PageRead)] == [(2, 1)]
 
 
-async def test_retry_event_has_reason_delay_and_attempt(items, heard, virtual_clock):
+async def test_retry_event_has_reason_delay_and_attempt(items, recorder, virtual_clock):
     items.side_effect = [httpx.Response(503), httpx.ConnectError("no"), page(1)]
     stream = declare(paginator=None, clock=virtual_clock, seed=2)
-    stream.subscribe(heard)
+    stream.subscribe(recorder)
 
     await stream.read()
 
-    first, second = heard.of(RetryScheduled)
-    assert heard.kinds == [
+    first, second = recorder.of(RetryScheduled)
+    assert recorder.kinds == [
         StreamStarted,
         SliceStarted,
         RetryScheduled,
@@ -170,235 +170,235 @@ async def test_retry_event_has_reason_delay_and_attempt(items, heard, virtual_cl
     assert first.delay + second.delay == pytest.approx(virtual_clock.monotonic(), abs=0.01)
 
 
-async def test_final_failure_emits_no_retry_event(items, heard, virtual_clock):
+async def test_final_failure_emits_no_retry_event(items, recorder, virtual_clock):
     items.side_effect = [httpx.Response(500)] * 5
     stream = declare(clock=virtual_clock)
-    stream.subscribe(heard)
+    stream.subscribe(recorder)
 
     with pytest.raises(HttpStatusError) as caught:
         await stream.read()
 
-    assert [event.attempt for event in heard.of(RetryScheduled)] == [1, 2, 3, 4]
-    assert heard[-1] == StreamFinished("items", caught.value)
+    assert [event.attempt for event in recorder.of(RetryScheduled)] == [1, 2, 3, 4]
+    assert recorder[-1] == StreamFinished("items", caught.value)
 
 
-async def test_retry_after_emits_a_wait_event_with_seconds(items, heard, virtual_clock):
+async def test_retry_after_emits_a_wait_event_with_seconds(items, recorder, virtual_clock):
     items.side_effect = [httpx.Response(429, headers={"Retry-After": "120"}), page(1)]
     stream = declare(paginator=None, clock=virtual_clock)
-    stream.subscribe(heard)
+    stream.subscribe(recorder)
 
     await stream.read()
 
-    (waiting,) = heard.of(WaitStarted)
-    assert waiting.stream == "items"
-    assert waiting.seconds == pytest.approx(120, rel=0.1)
-    assert waiting.reason
+    (wait,) = recorder.of(WaitStarted)
+    assert wait.stream == "items"
+    assert wait.seconds == pytest.approx(120, rel=0.1)
+    assert wait.reason
     assert virtual_clock.monotonic() >= 120
 
 
-async def test_each_stream_in_a_shared_pause_emits_its_wait(items, others, heard, virtual_clock):
-    asked = asyncio.Event()
+async def test_each_stream_in_a_shared_pause_emits_its_wait(items, others, recorder, virtual_clock):
+    refused = asyncio.Event()
 
     async def refuse_once(request):
-        if not asked.is_set():
-            asked.set()
+        if not refused.is_set():
+            refused.set()
             return httpx.Response(429, headers={"Retry-After": "60"})
         return page(1)
 
     items.mock(side_effect=refuse_once)
     others.mock(return_value=page(2))
-    # Those who wait pass one after the other when the pause is over: by this chance, soon enough to be told once.
+    # Waiting requests are released one by one after the pause. With this seed, early enough for a single event.
     streams = [declare(paginator=None), type("Others", (Items,), {"paginator": None})()]
     source = Source(streams, clock=virtual_clock, seed=2)
-    source.subscribe(heard)
+    source.subscribe(recorder)
 
     async def other() -> None:
-        await asked.wait()
+        await refused.wait()
         await asyncio.sleep(1)
         await source.read("others")
 
     async with source:
         await asyncio.gather(source.read("items"), other())
 
-    assert {event.stream for event in heard.of(WaitStarted)} == {"items", "others"}
-    assert {round(event.seconds, -1) for event in heard.of(WaitStarted)} == {60}
+    assert {event.stream for event in recorder.of(WaitStarted)} == {"items", "others"}
+    assert {round(event.seconds, -1) for event in recorder.of(WaitStarted)} == {60}
 
 
 async def test_streams_and_sources_notify_their_own_listeners(items, others):
     items.mock(return_value=page())
     others.mock(return_value=page())
-    of_stream, of_source, stream = Heard(), Heard(), Items()
+    stream_events, source_events, stream = EventRecorder(), EventRecorder(), Items()
     source = Source([stream, Others()])
-    stream.subscribe(of_stream)
-    source.subscribe(of_source)
+    stream.subscribe(stream_events)
+    source.subscribe(source_events)
 
     await source.read()
     await stream.read()
 
-    one_reading = [StreamStarted, SliceStarted, PageRead, SliceFinished, StreamFinished]
-    assert [type(event) for event in of_source if event.stream == "items"] == one_reading
-    assert [type(event) for event in of_source if event.stream == "others"] == one_reading
-    assert {event.stream for event in of_stream} == {"items"}
-    assert of_stream.kinds == one_reading * 2
+    one_run = [StreamStarted, SliceStarted, PageRead, SliceFinished, StreamFinished]
+    assert [type(event) for event in source_events if event.stream == "items"] == one_run
+    assert [type(event) for event in source_events if event.stream == "others"] == one_run
+    assert {event.stream for event in stream_events} == {"items"}
+    assert stream_events.kinds == one_run * 2
 
 
-async def test_skipped_stream_is_reported_and_others_continue(items, others, heard):
-    items.mock(return_value=REFUSED)
+async def test_skipped_stream_is_reported_and_others_continue(items, others, recorder):
+    items.mock(return_value=FORBIDDEN)
     others.side_effect = [page(1), page()]
     source = Source([Items(), Others()])
-    source.subscribe(heard)
+    source.subscribe(recorder)
 
-    async with (reading := source.pages()) as pages:
+    async with (run := source.pages()) as pages:
         assert [each.stream async for each in pages] == ["others"] * 2
 
-    assert heard.of(StreamSkipped) == [StreamSkipped("items", reading.unavailable["items"])]
-    assert [type(event.error) for event in heard.of(StreamFinished)] == [StreamUnavailable, type(None)]
+    assert recorder.of(StreamSkipped) == [StreamSkipped("items", run.unavailable["items"])]
+    assert [type(event.error) for event in recorder.of(StreamFinished)] == [StreamUnavailable, type(None)]
 
 
-async def test_skipped_stream_emits_finished_last(items, others, heard):
-    items.mock(return_value=REFUSED)
+async def test_skipped_stream_emits_finished_last(items, others, recorder):
+    items.mock(return_value=FORBIDDEN)
     others.mock(return_value=page())
     source = Source([Items(), Others()])
-    source.subscribe(heard)
+    source.subscribe(recorder)
 
     await source.read()
 
-    of_items = [type(event) for event in heard if event.stream == "items"]
-    assert of_items == [StreamStarted, SliceStarted, SliceFinished, StreamSkipped, StreamFinished]
+    item_events = [type(event) for event in recorder if event.stream == "items"]
+    assert item_events == [StreamStarted, SliceStarted, SliceFinished, StreamSkipped, StreamFinished]
 
 
-async def test_lone_unavailable_stream_finishes_with_its_error(items, heard):
-    items.mock(return_value=REFUSED)
+async def test_lone_unavailable_stream_finishes_with_its_error(items, recorder):
+    items.mock(return_value=FORBIDDEN)
     stream = Items()
-    stream.subscribe(heard)
+    stream.subscribe(recorder)
 
     with pytest.raises(StreamUnavailable) as caught:
         await stream.read()
 
-    assert heard.kinds == [StreamStarted, SliceStarted, SliceFinished, StreamFinished]
-    assert heard[-1] == StreamFinished("items", caught.value)
+    assert recorder.kinds == [StreamStarted, SliceStarted, SliceFinished, StreamFinished]
+    assert recorder[-1] == StreamFinished("items", caught.value)
 
 
-@pytest.mark.parametrize("of", ["stream", "source"])
-@pytest.mark.parametrize("how", ["break", "exception"])
-async def test_early_exit_finishes_with_an_error(items, heard, of, how):
+@pytest.mark.parametrize("read_through", ["stream", "source"])
+@pytest.mark.parametrize("exit_by", ["break", "exception"])
+async def test_early_exit_finishes_with_an_error(items, recorder, read_through, exit_by):
     items.side_effect = one_page
     stream = Items()
-    read = {"stream": stream, "source": Source([stream])}[of]
-    read.subscribe(heard)
+    read = {"stream": stream, "source": Source([stream])}[read_through]
+    read.subscribe(recorder)
 
     async def leave() -> None:
         async with read.pages() as pages:
             async for _ in pages:
-                if how == "break":
+                if exit_by == "break":
                     break
-                raise KeyError("mine")
+                raise KeyError("original")
 
-    if how == "break":
+    if exit_by == "break":
         await leave()
     else:
         with pytest.raises(KeyError):
             await leave()
 
-    assert heard.kinds == [StreamStarted, SliceStarted, PageRead, SliceFinished, StreamFinished]
-    assert heard[-1].error is not None
-    assert heard[-2].error is not None
+    assert recorder.kinds == [StreamStarted, SliceStarted, PageRead, SliceFinished, StreamFinished]
+    assert recorder[-1].error is not None
+    assert recorder[-2].error is not None
 
 
-async def test_cancelled_read_finishes_with_an_error(items, heard):
+async def test_cancelled_read_finishes_with_an_error(items, recorder):
     async def leave(request):
-        reading.cancel()
+        run.cancel()
         await asyncio.Event().wait()
 
     items.mock(side_effect=leave)
     source = Source([Items()])
-    source.subscribe(heard)
-    reading = asyncio.create_task(source.read())
+    source.subscribe(recorder)
+    run = asyncio.create_task(source.read())
 
     with pytest.raises(asyncio.CancelledError):
-        await reading
+        await run
 
-    assert heard.kinds == [StreamStarted, SliceStarted, SliceFinished, StreamFinished]
-    assert isinstance(heard[-1].error, asyncio.CancelledError)
+    assert recorder.kinds == [StreamStarted, SliceStarted, SliceFinished, StreamFinished]
+    assert isinstance(recorder[-1].error, asyncio.CancelledError)
 
 
-async def test_unsubscribed_listener_gets_no_events(items, heard):
+async def test_unsubscribed_listener_gets_no_events(items, recorder):
     items.mock(return_value=page())
-    stream, still = Items(), Heard()
-    end = stream.subscribe(heard)
-    stream.subscribe(still)
+    stream, other_recorder = Items(), EventRecorder()
+    unsubscribe = stream.subscribe(recorder)
+    stream.subscribe(other_recorder)
 
     await stream.read()
-    end()
+    unsubscribe()
     await stream.read()
 
-    assert (len(heard), len(still)) == (5, 10)
+    assert (len(recorder), len(other_recorder)) == (5, 10)
 
 
-async def test_listeners_may_change_during_a_read(items, heard):
-    go_on = asyncio.Event()
+async def test_listeners_may_change_during_a_read(items, recorder):
+    resume = asyncio.Event()
 
     async def two_pages(request):
-        if number_of(request) > 1:
-            await go_on.wait()
-        return page(number_of(request)) if number_of(request) < 3 else page()
+        if page_number(request) > 1:
+            await resume.wait()
+        return page(page_number(request)) if page_number(request) < 3 else page()
 
     items.side_effect = two_pages
-    stream, later = Items(), Heard()
-    end = stream.subscribe(heard)
+    stream, late_recorder = Items(), EventRecorder()
+    unsubscribe = stream.subscribe(recorder)
 
     async with stream.pages() as pages:
         await anext(pages)
-        assert heard.kinds == [StreamStarted, SliceStarted, PageRead]
-        end()
-        stream.subscribe(later)
-        go_on.set()
+        assert recorder.kinds == [StreamStarted, SliceStarted, PageRead]
+        unsubscribe()
+        stream.subscribe(late_recorder)
+        resume.set()
         async for _ in pages:
             pass
 
-    assert heard.kinds == [StreamStarted, SliceStarted, PageRead]
-    assert later.kinds == [PageRead, PageRead, SliceFinished, StreamFinished]
+    assert recorder.kinds == [StreamStarted, SliceStarted, PageRead]
+    assert late_recorder.kinds == [PageRead, PageRead, SliceFinished, StreamFinished]
 
 
-@pytest.mark.parametrize("of", [Items, lambda: Source([Items()])], ids=["stream", "source"])
-async def test_unsubscribing_twice_is_harmless(items, heard, of):
+@pytest.mark.parametrize("make_reader", [Items, lambda: Source([Items()])], ids=["stream", "source"])
+async def test_unsubscribing_twice_is_harmless(items, recorder, make_reader):
     items.mock(return_value=page())
-    end = (read := of()).subscribe(heard)
+    unsubscribe = (read := make_reader()).subscribe(recorder)
 
-    end()
-    end()
+    unsubscribe()
+    unsubscribe()
 
     await read.read()
-    assert heard == []
+    assert recorder == []
 
 
-async def test_check_emits_no_stream_events(items, heard):
+async def test_check_emits_no_stream_events(items, recorder):
     items.mock(return_value=page(1))
     source = Source([Items()])
-    source.subscribe(heard)
+    source.subscribe(recorder)
 
     assert await source.check()
 
-    assert not heard.of(StreamStarted)
-    assert not heard.of(StreamFinished)
+    assert not recorder.of(StreamStarted)
+    assert not recorder.of(StreamFinished)
 
 
-async def test_preflight_strategy_does_not_finish_the_stream(items, heard):
+async def test_preflight_strategy_does_not_finish_the_stream(items, recorder):
     class Preflight(HttpAvailabilityStrategy):
         async def check_availability(self, stream, logger, source=None):
             return await super().check_availability(stream, logger, source)
 
     items.side_effect = [page(1), page(1), page()]
     stream = declare(availability_strategy=Preflight())
-    stream.subscribe(heard)
+    stream.subscribe(recorder)
 
     await stream.read()
 
-    assert heard.kinds == [StreamStarted, SliceStarted, PageRead, PageRead, SliceFinished, StreamFinished]
-    assert heard[-1] == StreamFinished("items")
+    assert recorder.kinds == [StreamStarted, SliceStarted, PageRead, PageRead, SliceFinished, StreamFinished]
+    assert recorder[-1] == StreamFinished("items")
 
 
-async def test_events_contain_no_secret_and_no_query(items, heard, virtual_clock):
+async def test_events_contain_no_secret_and_no_query(items, recorder, virtual_clock):
     echo = {"json": {"message": "no tok3n-of-mine, no query-value-of-mine"}}
     items.side_effect = [
         httpx.Response(429, headers={"Retry-After": "5"}, **echo),
@@ -408,17 +408,17 @@ async def test_events_contain_no_secret_and_no_query(items, heard, virtual_clock
     ]
     stream = declare(clock=virtual_clock, request_params=lambda self, context: {"api_key": "query-value-of-mine"})
     stream.authenticator = TokenAuthenticator("tok3n-of-mine")
-    stream.subscribe(heard)
+    stream.subscribe(recorder)
 
     with pytest.raises(HttpStatusError):
         await stream.read()
 
-    told = " ".join(f"{event!r} {getattr(event, 'error', '')}" for event in heard)
+    output = " ".join(f"{event!r} {getattr(event, 'error', '')}" for event in recorder)
     retried = [RetryScheduled, WaitStarted, RetryScheduled, RetryScheduled]
-    assert heard.kinds == [StreamStarted, SliceStarted, *retried, SliceFinished, StreamFinished]
-    assert "tok3n-of-mine" not in told
-    assert "query-value-of-mine" not in told
-    assert "api_key" not in told
+    assert recorder.kinds == [StreamStarted, SliceStarted, *retried, SliceFinished, StreamFinished]
+    assert "tok3n-of-mine" not in output
+    assert "query-value-of-mine" not in output
+    assert "api_key" not in output
 
 
 EVENTS: list[Event] = [

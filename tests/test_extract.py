@@ -17,8 +17,9 @@ from typing import Any
 import httpx
 import pytest
 from crash_harness import CrashHarness, FaultyFileSystem, ProcessKilled, RegionsApi, lines_of
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from simulation import examples
 
 from asyncstreams import (
     ConfigError,
@@ -187,7 +188,7 @@ async def test_next_run_requests_only_failed_slices(out: Path):
     assert ids(out) == all_of(0, 1, 2, 3)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(full=40, short=10)
 @given(st.permutations(range(5)), st.sets(st.integers(0, 4)))
 async def test_next_run_requests_the_rest_in_any_finish_order(
     tmp_path_factory: pytest.TempPathFactory, order: list[int], failing: set[int]

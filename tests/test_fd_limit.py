@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from typing import Any
 
 import pytest
+from simulation import sample
 
 from asyncstreams.testing import Fault, MockApi, Resource
 
 FD_LIMIT = 128
-SLICES = int(os.environ.get("ASYNCSTREAMS_DESCRIPTOR_SLICES", "10000"))
+SLICES = sample(full=10_000, short=2_000)
 
 READER = """
 import asyncio
@@ -84,7 +84,8 @@ def api():
         yield mock_api
 
 
-def test_ten_thousand_slices_within_the_fd_limit(api):
+@pytest.mark.simulation
+def test_thousands_of_slices_within_the_fd_limit(api):
     found = read(api.url, count=SLICES)
 
     assert (found["pages"], found["records"]) == (SLICES, 2 * SLICES)

@@ -183,7 +183,7 @@ def test_non_json_config_value_is_named_by_its_pointer():
         def streams(self, config):
             return [Items()]
 
-    with pytest.raises(ConfigError, match="holds a object at /paths/0"):
+    with pytest.raises(ConfigError, match="the value at /paths/0 of the configuration is not JSON, but object"):
         Shop({"paths": [object()]})
 
 

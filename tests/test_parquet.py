@@ -13,9 +13,10 @@ import polars
 import pyarrow.parquet
 import pytest
 from crash_harness import lines_of
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from incremental_api import WallClock, timestamp
+from simulation import examples
 from table_harness import KEYS, VALUES, ChangingStream, RowsStream, expected_value, stored_value
 
 from asyncstreams import ConfigError, JsonLines, OutputWriteError, Parquet
@@ -219,7 +220,7 @@ def test_missing_pyarrow_error_names_the_extra(monkeypatch: pytest.MonkeyPatch):
         Parquet("out/")
 
 
-@settings(max_examples=60, deadline=None)
+@examples(full=60, short=12)
 @given(st.lists(st.lists(st.dictionaries(KEYS, VALUES, max_size=4), min_size=1, max_size=4), min_size=1, max_size=4))
 def test_property_tables_equal_lines_for_any_batches(batches: list[list[Any]]):
     columns = Columns({}, nested=True)
@@ -235,7 +236,7 @@ def test_property_tables_equal_lines_for_any_batches(batches: list[list[Any]]):
             assert stored_value(stored[name], kind) == expected_value(row.get(name), kind)
 
 
-@settings(max_examples=25, deadline=None)
+@examples(full=25, short=10)
 @given(st.lists(st.dictionaries(KEYS, VALUES, max_size=4), max_size=5))
 def test_property_parquet_files_equal_json_lines(tmp_path_factory: pytest.TempPathFactory, rows: list[Any]):
     folder = tmp_path_factory.mktemp("both")
@@ -254,7 +255,7 @@ def test_property_parquet_files_equal_json_lines(tmp_path_factory: pytest.TempPa
             assert stored_value(stored[name], kind) == expected_value(line.get(name), kind)
 
 
-@settings(max_examples=200, deadline=None)
+@examples(full=200, short=40)
 @given(st.lists(VALUES, max_size=4), st.lists(VALUES, max_size=4), st.lists(VALUES, max_size=4))
 def test_property_join_types_is_order_independent(a: Any, b: Any, c: Any):
     first, second, third = type_of(a), type_of(b), type_of(c)

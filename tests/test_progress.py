@@ -1,4 +1,4 @@
-"""Does the table show what happens, as it happens?"""
+"""The progress table: rows, waits, outcomes and columns."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from asyncstreams.progress import Progress
 from asyncstreams.testing import VirtualClock
 
 
-class Told:
-    """What a reading would tell, told by hand."""
+class EventSender:
+    """A source whose events the test sends itself."""
 
     def subscribe(self, listener):
         self.listener = listener
@@ -48,15 +48,15 @@ class Orders(HttpStream):
 
 
 class Payouts(Orders):
-    """Not for everybody."""
+    """A stream that the API forbids."""
 
 
-def lines(progress: Progress) -> dict[str, str]:
-    """The rows of the table as they are now, by their first word."""
+def table_rows(progress: Progress) -> dict[str, str]:
+    """The current rows of the table, by their first word."""
     console = Console(file=io.StringIO(), width=120)
     console.print(progress.table())
-    told = console.file.getvalue().splitlines()
-    return {line.split()[0]: " ".join(line.split()[1:]) for line in told if line.strip()}
+    output = console.file.getvalue().splitlines()
+    return {line.split()[0]: " ".join(line.split()[1:]) for line in output if line.strip()}
 
 
 @pytest.fixture
@@ -66,21 +66,21 @@ def clock():
 
 @pytest.fixture
 def progress(clock):
-    return Progress(Told(), console=Console(file=io.StringIO()), clock=clock)
+    return Progress(EventSender(), console=Console(file=io.StringIO()), clock=clock)
 
 
-def read(number: int, records: int, quarantined: int = 0) -> PageRead:
+def page_read(number: int, records: int, quarantined: int = 0) -> PageRead:
     return PageRead("orders", Slice(), number, records, quarantined)
 
 
 def test_row_counts_pages_records_and_retries(progress, clock):
     progress(StreamStarted("orders"))
-    progress(read(0, 100))
+    progress(page_read(0, 100))
     progress(RetryScheduled("orders", "answered 503", 0.5, 1))
     clock.advance(4)
-    progress(read(1, 20))
+    progress(page_read(1, 20))
 
-    assert lines(progress) == {"stream": "pages records records/s retries", "orders": "2 120 30 1 reading"}
+    assert table_rows(progress) == {"stream": "pages records records/s retries", "orders": "2 120 30 1 reading"}
 
 
 def test_row_shows_wait_reason_and_remaining_time(progress, clock):
@@ -88,22 +88,22 @@ def test_row_shows_wait_reason_and_remaining_time(progress, clock):
     progress(WaitStarted("orders", "the API asked for a pause", 10))
     clock.advance(4)
 
-    assert lines(progress)["orders"].endswith("waiting 6.0 s: the API asked for a pause")
+    assert table_rows(progress)["orders"].endswith("waiting 6.0 s: the API asked for a pause")
 
     clock.advance(6)
-    assert lines(progress)["orders"].endswith("reading")
+    assert table_rows(progress)["orders"].endswith("reading")
 
 
 def test_page_ends_a_wait(progress):
     progress(StreamStarted("orders"))
     progress(RetryScheduled("orders", "answered 503", 9.0, 1))
-    progress(read(0, 1))
+    progress(page_read(0, 1))
 
-    assert lines(progress)["orders"].endswith("reading")
+    assert table_rows(progress)["orders"].endswith("reading")
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "expected"),
     [
         (None, "done"),
         (StreamUnavailable("answered 403 Forbidden", status=403), "unavailable: answered 403 Forbidden"),
@@ -112,33 +112,33 @@ def test_page_ends_a_wait(progress):
         (GeneratorExit(), "stopped early"),
     ],
 )
-def test_finished_row_shows_outcome_and_final_rate(progress, clock, error, told):
+def test_finished_row_shows_outcome_and_final_rate(progress, clock, error, expected):
     progress(StreamStarted("orders"))
     clock.advance(2)
-    progress(read(0, 100))
+    progress(page_read(0, 100))
     progress(StreamFinished("orders", error))
     clock.advance(60)
 
-    assert lines(progress)["orders"] == f"1 100 50 0 {told}"
+    assert table_rows(progress)["orders"] == f"1 100 50 0 {expected}"
 
 
 def test_quarantined_column_appears_when_needed(progress):
     progress(StreamStarted("orders"))
-    assert "quarantined" not in lines(progress)["stream"]
+    assert "quarantined" not in table_rows(progress)["stream"]
 
-    progress(read(0, 97, 3))
+    progress(page_read(0, 97, 3))
 
-    assert "quarantined" in lines(progress)["stream"]
-    assert lines(progress)["orders"].split()[-2:] == ["3", "reading"]
+    assert "quarantined" in table_rows(progress)["stream"]
+    assert table_rows(progress)["orders"].split()[-2:] == ["3", "reading"]
 
 
 def test_skipped_stream_shows_the_reason(progress):
     progress(StreamStarted("payouts"))
     progress(StreamSkipped("payouts", "no scope"))
 
-    assert lines(progress)["payouts"].endswith("skipped: no scope")
+    assert table_rows(progress)["payouts"].endswith("skipped: no scope")
     progress(StreamFinished("payouts", StreamUnavailable("no scope")))
-    assert lines(progress)["payouts"].endswith("unavailable: no scope")
+    assert table_rows(progress)["payouts"].endswith("unavailable: no scope")
 
 
 async def test_table_is_printed_once_without_a_terminal():

@@ -10,8 +10,9 @@ from typing import Any
 import httpx
 import pytest
 from crash_harness import lines_of
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from simulation import examples
 
 from asyncstreams import (
     Continuation,
@@ -86,7 +87,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@examples(full=150, short=30)
 @given(
     st.lists(st.dictionaries(text, values, max_size=4), max_size=5),
     st.sampled_from([None, 2, "\t"]),

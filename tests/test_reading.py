@@ -1,4 +1,4 @@
-"""What does a reader see: records, pages, slices, errors, and what is sent on the way?"""
+"""Reading a stream: records, pages, slices, errors, middleware and redirects."""
 
 import asyncio
 from contextlib import nullcontext
@@ -24,15 +24,15 @@ ITEMS = "https://api.test/v1/items"
 SLICES = [{"shop": "a"}, {"shop": "b"}]
 
 
-def declare(**declared: Any) -> HttpStream:
+def declare(**attributes: Any) -> HttpStream:
     """Pages of two records, three in each slice; their ids begin with the shop."""
-    own = {
+    defaults = {
         "url_base": "https://api.test/v1",
         "path": lambda self, context: "items",
         "request_params": lambda self, context: {"shop": context.stream_slice.get("shop", "")},
         "paginator": PageNumber(total_pages=Header("X-Pages")),
     }
-    return type("Items", (HttpStream,), own | declared)()
+    return type("Items", (HttpStream,), defaults | attributes)()
 
 
 def ids(shop: str, *pages: int) -> list[dict[str, str]]:
@@ -44,8 +44,8 @@ def answer(request: httpx.Request) -> httpx.Response:
     return httpx.Response(200, json=ids(shop, int(page)), headers={"X-Pages": "3"})
 
 
-async def pages_of(stream: HttpStream, **narrowed: Any) -> list[Any]:
-    async with stream.pages(**narrowed) as pages:
+async def collect_pages(stream: HttpStream, **options: Any) -> list[Any]:
+    async with stream.pages(**options) as pages:
         return [page async for page in pages]
 
 
@@ -61,7 +61,7 @@ async def test_read_returns_records_of_all_slices_in_order(route):
 
 
 async def test_page_has_stream_slice_number_and_is_last(route):
-    pages = await pages_of(declare(), slices=SLICES)
+    pages = await collect_pages(declare(), slices=SLICES)
 
     assert [(page.stream, page.stream_slice, page.number, page.is_last) for page in pages] == [
         ("items", shop, number, number == 2) for shop in SLICES for number in (0, 1, 2)
@@ -84,33 +84,33 @@ async def test_limit_sends_no_extra_request(respx_mock, limit, requests):
 
 
 async def test_page_truncated_by_limit_is_not_last(route):
-    pages = await pages_of(declare(), limit=5)
+    pages = await collect_pages(declare(), limit=5)
 
     assert [(len(page.records), page.is_last) for page in pages] == [(2, False), (2, False), (1, False)]
 
 
 async def test_records_respects_the_limit(route):
     async with declare().records(limit=3) as records:
-        taken = [record["id"] async for record in records]
+        record_ids = [record["id"] async for record in records]
 
-    assert taken == ["1x", "1y", "2x"]
-
-
-async def arriving(*slices):
-    for each in slices:
-        yield each
+    assert record_ids == ["1x", "1y", "2x"]
 
 
-KINDS = [list, tuple, iter, lambda given: arriving(*given), lambda given: map(Slice, given)]
+async def generate(*slices):
+    for stream_slice in slices:
+        yield stream_slice
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=["list", "tuple", "iterator", "async generator", "Slices"])
-@pytest.mark.parametrize("where", ["argument", "hook"])
-async def test_slices_from_any_iterable(route, kind, where):
-    if where == "hook":
-        pages = await pages_of(declare(stream_slices=lambda self, state: kind(SLICES)))
+ITERABLES = [list, tuple, iter, lambda given: generate(*given), lambda given: map(Slice, given)]
+
+
+@pytest.mark.parametrize("kind", ITERABLES, ids=["list", "tuple", "iterator", "async generator", "Slices"])
+@pytest.mark.parametrize("given_as", ["argument", "hook"])
+async def test_slices_from_any_iterable(route, kind, given_as):
+    if given_as == "hook":
+        pages = await collect_pages(declare(stream_slices=lambda self, state: kind(SLICES)))
     else:
-        pages = await pages_of(declare(), slices=kind(SLICES))
+        pages = await collect_pages(declare(), slices=kind(SLICES))
 
     assert [page.stream_slice for page in pages] == [SLICES[0]] * 3 + [SLICES[1]] * 3
     assert all(isinstance(page.stream_slice, Slice) for page in pages)
@@ -131,10 +131,10 @@ async def test_slices_argument_overrides_stream_slices(route):
     assert records == ids("a", 1, 2, 3)
 
 
-@pytest.mark.parametrize("wrong", ["ab", [3], 7, {"shop": "a"}], ids=repr)
-async def test_invalid_slices_are_refused(wrong):
+@pytest.mark.parametrize("invalid", ["ab", [3], 7, {"shop": "a"}], ids=repr)
+async def test_invalid_slices_are_refused(invalid):
     with pytest.raises(ConfigError):
-        await declare(stream_slices=lambda self, state: wrong).read()
+        await declare(stream_slices=lambda self, state: invalid).read()
 
 
 @pytest.mark.parametrize("given", [None, {"day": 3}])
@@ -150,12 +150,12 @@ async def test_hooks_get_the_state_argument(route, given):
     assert seen == [given or {}, given or {}]
 
 
-@pytest.mark.parametrize("what", ["pages", "records"])
-async def test_iterating_without_async_with_shows_the_usage(what):
-    lines = f"    async with stream.{what}() as {what}:\n        async for {what[:-1]} in {what}: ..."
+@pytest.mark.parametrize("method", ["pages", "records"])
+async def test_iterating_without_async_with_shows_the_usage(method):
+    lines = f"    async with stream.{method}() as {method}:\n        async for {method[:-1]} in {method}: ..."
 
     with pytest.raises(TypeError) as caught:
-        async for _ in getattr(declare(), what)():
+        async for _ in getattr(declare(), method)():
             pass
 
     assert lines in str(caught.value)
@@ -203,16 +203,16 @@ next_page_token classify should_retry backoff_time middleware stream_slices"""
 async def test_hook_error_propagates_with_a_note(respx_mock, virtual_clock, hook):
     route = respx_mock.route(url=ITEMS).respond(500 if hook == "backoff_time" else 200, json=[])
     respx_mock.assert_all_called = False
-    mistake = KeyError("mine")
+    original = KeyError("original")
 
     def fail(*arguments):
-        raise mistake
+        raise original
 
     with pytest.raises(KeyError) as caught:
         await declare(clock=virtual_clock, **{hook: (fail,) if hook == "middleware" else fail}).read()
 
-    assert caught.value is mistake
-    assert any("'items'" in note for note in getattr(mistake, "__notes__", ()))
+    assert caught.value is original
+    assert any("'items'" in note for note in getattr(original, "__notes__", ()))
     assert route.call_count <= 1
 
 
@@ -228,18 +228,18 @@ async def test_error_names_stream_slice_page_and_request(route):
 
 
 async def test_error_in_the_async_with_block_propagates_unchanged(route):
-    mistake = KeyError("mine")
+    original = KeyError("original")
 
-    with pytest.raises(KeyError) as caught:  # noqa: PT012  # the block is the reader's
+    with pytest.raises(KeyError) as caught:  # noqa: PT012  # the block is what is tested
         async with declare().records() as records:
             async for _ in records:
-                raise mistake
+                raise original
 
-    assert caught.value is mistake
+    assert caught.value is original
 
 
 async def test_early_exit_cancels_requests_and_closes_slices(route):
-    closed, hanging, many_hang = [], set(), asyncio.Event()
+    closed, hanging, three_hang = [], set(), asyncio.Event()
 
     async def one_page(request):
         if route.call_count == 0:
@@ -247,7 +247,7 @@ async def test_early_exit_cancels_requests_and_closes_slices(route):
         hanging.add(request)
         try:
             if len(hanging) == 3:
-                many_hang.set()
+                three_hang.set()
             return await asyncio.Event().wait()
         finally:
             hanging.remove(request)
@@ -263,7 +263,7 @@ async def test_early_exit_cancels_requests_and_closes_slices(route):
     before = asyncio.all_tasks()
     async with declare().records(slices=slices()) as records:
         async for _ in records:
-            await many_hang.wait()
+            await three_hang.wait()
             break
 
     assert hanging == set()
@@ -274,9 +274,9 @@ async def test_early_exit_cancels_requests_and_closes_slices(route):
 async def test_concurrent_reads_are_independent(route):
     stream = declare()
 
-    one, other = await asyncio.gather(stream.read(slices=[{"shop": "a"}]), stream.read(slices=[{"shop": "b"}]))
+    first, second = await asyncio.gather(stream.read(slices=[{"shop": "a"}]), stream.read(slices=[{"shop": "b"}]))
 
-    assert (one, other) == (ids("a", 1, 2, 3), ids("b", 1, 2, 3))
+    assert (first, second) == (ids("a", 1, 2, 3), ids("b", 1, 2, 3))
 
 
 def test_stream_can_be_read_in_a_second_event_loop(respx_mock):
@@ -289,11 +289,11 @@ def test_stream_can_be_read_in_a_second_event_loop(respx_mock):
 
 
 async def test_given_transport_is_used_and_not_closed():
-    class Mine(httpx.MockTransport):
+    class UnclosableTransport(httpx.MockTransport):
         async def aclose(self):
             raise AssertionError
 
-    stream = declare(transport=Mine(answer))
+    stream = declare(transport=UnclosableTransport(answer))
 
     assert await stream.read() == ids("", 1, 2, 3)
     assert await stream.read() == ids("", 1, 2, 3)
@@ -310,7 +310,7 @@ async def test_middleware_wraps_each_attempt_first_outermost(route, virtual_cloc
     route.side_effect = [httpx.Response(500), answer]
     seen = []
 
-    def named(name):
+    def named_middleware(name):
         async def middleware(request, send):
             seen.append((name, request.headers.get("x-mark")))
             request.headers["X-Mark"] = name
@@ -320,10 +320,10 @@ async def test_middleware_wraps_each_attempt_first_outermost(route, virtual_cloc
 
         return middleware
 
-    await declare(middleware=(named("outer"), named("inner")), clock=virtual_clock).read(limit=1)
+    await declare(middleware=(named_middleware("outer"), named_middleware("inner")), clock=virtual_clock).read(limit=1)
 
-    around = [("outer", None), ("inner", "outer")]
-    assert seen == [*around, ("inner", 500), ("outer", 500), *around, ("inner", 200), ("outer", 200)]
+    before_send = [("outer", None), ("inner", "outer")]
+    assert seen == [*before_send, ("inner", 500), ("outer", 500), *before_send, ("inner", 200), ("outer", 200)]
     assert route.calls.last.request.headers["x-mark"] == "inner"
 
 
@@ -332,8 +332,9 @@ async def test_middleware_and_hooks_get_each_attempts_context(route, virtual_clo
     seen = []
 
     async def middleware(request, send):
-        found = request.extensions["asyncstreams"]
-        seen.append((found.stream, found.context.stream_slice, found.context.attempt, request.headers["x-attempt"]))
+        origin = request.extensions["asyncstreams"]
+        context = origin.context
+        seen.append((origin.stream, context.stream_slice, context.attempt, request.headers["x-attempt"]))
         return await send(request)
 
     stream = declare(
@@ -348,57 +349,57 @@ async def test_middleware_and_hooks_get_each_attempts_context(route, virtual_clo
 
 async def test_middleware_may_replace_the_response(route):
     async def middleware(request, send):
-        return httpx.Response(200, json=[*(await send(request)).json(), {"id": "mine"}])
+        return httpx.Response(200, json=[*(await send(request)).json(), {"id": "added"}])
 
     records = await declare(middleware=(middleware,), paginator=None).read()
 
-    assert records == [*ids("", 1), {"id": "mine"}]
+    assert records == [*ids("", 1), {"id": "added"}]
 
 
-@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
-async def test_redirect_is_an_error_that_names_its_target(respx_mock, code):
-    respx_mock.get(ITEMS).respond(code, headers={"Location": "/v2/items?key=s3cret"})
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_redirect_is_an_error_that_names_its_target(respx_mock, status):
+    respx_mock.get(ITEMS).respond(status, headers={"Location": "/v2/items?key=s3cret"})
 
     with pytest.raises(HttpStatusError, match="/v2/items") as caught:
         await declare().read()
 
-    assert caught.value.status == code
+    assert caught.value.status == status
     assert "s3cret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("switch", ["follow_redirects", "allow_redirects"])
-@pytest.mark.parametrize(("hops", "arrives"), [(1, True), (5, True), (6, False)])
-async def test_enabled_redirects_follow_at_most_five_hops(respx_mock, switch, hops, arrives):
+@pytest.mark.parametrize("option", ["follow_redirects", "allow_redirects"])
+@pytest.mark.parametrize(("hops", "succeeds"), [(1, True), (5, True), (6, False)])
+async def test_enabled_redirects_follow_at_most_five_hops(respx_mock, option, hops, succeeds):
     steps = [httpx.Response(302, headers={"Location": f"{ITEMS}?hop={n}"}) for n in range(hops)]
     route = respx_mock.get(ITEMS).mock(side_effect=[*steps, httpx.Response(200, json=[{"id": 1}])])
-    declared = {"request_kwargs": lambda self, context: {switch: True}, "paginator": None}
+    attributes = {"request_kwargs": lambda self, context: {option: True}, "paginator": None}
 
-    with nullcontext() if arrives else pytest.raises(HttpStatusError):
-        assert await declare(authenticator=TokenAuthenticator("t"), **declared).read() == [{"id": 1}]
+    with nullcontext() if succeeds else pytest.raises(HttpStatusError):
+        assert await declare(authenticator=TokenAuthenticator("t"), **attributes).read() == [{"id": 1}]
 
     assert [call.request.headers["authorization"] for call in route.calls] == ["Bearer t"] * min(hops + 1, 6)
 
 
 @pytest.mark.parametrize("target", ["https://evil.test/", "http://api.test/v1/items", "//evil.test/v1/items"])
 async def test_cross_origin_redirect_is_refused(respx_mock, target):
-    anywhere = respx_mock.route(url__regex=".*").respond(302, headers={"Location": target})
+    any_route = respx_mock.route(url__regex=".*").respond(302, headers={"Location": target})
 
     with pytest.raises(CrossOriginLink):
         await declare(request_kwargs=lambda self, context: {"follow_redirects": True}).read()
 
-    assert anywhere.call_count == 1
+    assert any_route.call_count == 1
 
 
-@pytest.mark.parametrize("code", [204, 304])
-async def test_204_and_304_end_the_slice_unparsed(route, code):
-    route.side_effect = [httpx.Response(code), *[answer] * 3]
+@pytest.mark.parametrize("status", [204, 304])
+async def test_204_and_304_end_the_slice_unparsed(route, status):
+    route.side_effect = [httpx.Response(status), *[answer] * 3]
     parsed = []
     stream = declare(
         parse_response=lambda self, response, context: parsed.append(response.status_code) or response.json(),
         next_page_token=lambda self, response, context: parsed.append(response.status_code),
     )
 
-    pages = await pages_of(stream, slices=SLICES)
+    pages = await collect_pages(stream, slices=SLICES)
 
     assert [(page.number, len(page.records), page.is_last) for page in pages] == [(0, 0, True), (0, 2, True)]
     assert parsed == [200, 200]

@@ -15,8 +15,9 @@ from typing import Any
 import httpx
 import pytest
 from fake_api import Api, Items, NamedItems, collect_pages, page_key, paged_api, real_timeout, slices, subclass
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from simulation import examples
 
 from asyncstreams import RequestContext, Response, Source
 from asyncstreams.events import SliceFinished
@@ -140,7 +141,7 @@ def assert_fair(workload: dict[str, Any]) -> None:
         assert max(api.service_gaps(f"s{n}")) <= 5 * share + failures * (BACKOFF_S + longest) + 0.001
 
 
-@settings(max_examples=30, deadline=None)
+@examples(full=30, short=10)
 @given(workloads())
 def test_property_no_stream_waits_over_five_times_its_share(workload):
     assert_fair(workload)

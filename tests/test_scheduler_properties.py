@@ -8,8 +8,9 @@ from typing import Any
 
 import httpx
 from fake_api import Api, NamedItems, real_timeout, slices, subclass
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from simulation import examples
 
 from asyncstreams import Cursor, HttpStatusError, Offset, PageNumber, Source
 from asyncstreams.errors import PartialFailure
@@ -115,7 +116,7 @@ def run(workload: dict[str, Any]) -> tuple[Simulation, list[tuple[int, int, int]
         return simulation, asyncio.run(simulation.run())
 
 
-@settings(max_examples=60, deadline=None)
+@examples(full=60, short=12)
 @given(workloads())
 def test_property_pages_are_complete_unique_and_ordered(workload):
     simulation, found = run(workload)
@@ -133,7 +134,7 @@ def test_property_pages_are_complete_unique_and_ordered(workload):
     assert left_early or sorted(found) == sorted(complete)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(full=60, short=12)
 @given(workloads())
 def test_property_slots_bound_requests_and_none_stays_open(workload):
     simulation, _ = run(workload)
@@ -142,7 +143,7 @@ def test_property_slots_bound_requests_and_none_stays_open(workload):
     assert simulation.left_open == 0
 
 
-@settings(max_examples=40, deadline=None)
+@examples(full=40, short=10)
 @given(workloads())
 def test_property_same_seed_gives_same_events(workload):
     workload |= {"leave_after": None}  # the order of cancellations does not depend on the seed
@@ -152,7 +153,7 @@ def test_property_same_seed_gives_same_events(workload):
     assert first_run.comparable_log == second_run.comparable_log
 
 
-@settings(max_examples=40, deadline=None)
+@examples(full=40, short=10)
 @given(workloads())
 def test_property_exactly_the_failed_slices_are_raised(workload):
     simulation, _ = run(workload | {"leave_after": None})

@@ -1,4 +1,4 @@
-"""Whatever trees of streams, latencies, failures and limits there are: what comes of them, and what is asked for?"""
+"""Properties of random trees of streams, with random latencies, failures, limits and caches."""
 
 from __future__ import annotations
 
@@ -21,26 +21,25 @@ from asyncstreams.errors import PartialFailure
 from asyncstreams.testing import VirtualClock
 
 PAGINATORS = (Cursor("next", param="page"), PageNumber(start=0, total_pages="pages"))
-ENDED = "stopped early"
 
 
 class Node(NamedTuple):
-    """A stream of the tree: each record of `parent` has `counts[...]` records in it, the API has `counts[0]` on top."""
+    """A stream of the tree. `counts` are record numbers, of which the parent id selects one."""
 
     name: str
     parent: str | None
     size: int
     counts: list[int]
     paginator: Any
-    listed: bool
-    shared: bool
+    is_listed: bool
+    is_shared: bool
 
 
-class Place(NamedTuple):
-    """A page: of which stream, below which parent, and its number."""
+class PageKey(NamedTuple):
+    """The stream, parent id and number of a page; the parent id is empty for the top stream."""
 
     stream: str
-    above: str
+    parent_id: str
     page: int
 
 
@@ -48,7 +47,7 @@ Tree = dict[str, Node]
 
 
 class Settings:
-    """What both levels have in common."""
+    """Settings of all streams of the tree."""
 
     url_base = "https://api.test/"
     records_path = "items"
@@ -70,20 +69,20 @@ class Top(Settings, HttpStream):
 
 
 class Below(Settings, HttpSubStream):
-    """`aa/7?page=0`, ... for parent 7; the first slice comes after a pause."""
+    """`aa/7?page=0`, ... for parent 7; the first slice comes after `pause` seconds."""
 
     def path(self, context: RequestContext) -> tuple[str, str]:
         return (self.name, context.stream_slice["parent"]["id"])
 
     async def stream_slices(self, state: Any) -> AsyncIterator[Any]:
         await asyncio.sleep(self.pause)
-        async for one in super().stream_slices(state):
-            yield one
+        async for stream_slice in super().stream_slices(state):
+            yield stream_slice
 
 
 @st.composite
 def trees(draw: st.DrawFn) -> Tree:
-    """One to three levels, and one to three children of each stream; the name of each begins with its parent's."""
+    """One to three levels, with one to three children per stream; a name is the parent's name and one letter."""
 
     def node(name: str, counts: st.SearchStrategy[int]) -> Node:
         return Node(
@@ -92,376 +91,391 @@ def trees(draw: st.DrawFn) -> Tree:
             size=draw(st.integers(1, 5)),
             counts=draw(st.lists(counts, min_size=1, max_size=1 if len(name) == 1 else 5)),
             paginator=draw(st.sampled_from(PAGINATORS)),
-            listed=draw(st.booleans()),
-            shared=draw(st.booleans()),
+            is_listed=draw(st.booleans()),
+            is_shared=draw(st.booleans()),
         )
 
     tree = {"a": node("a", st.integers(0, 30))}
     level = ["a"]
     for _ in range(draw(st.integers(0, 2))):
-        level = [above + letter for above in level for letter in "abc"[: draw(st.integers(1, 3))]][:4]
+        level = [parent + letter for parent in level for letter in "abc"[: draw(st.integers(1, 3))]][:4]
         tree |= {name: node(name, st.integers(0, 3)) for name in level}
     return tree
 
 
 @st.composite
-def worlds(draw: st.DrawFn) -> dict[str, Any]:
-    """A tree; who of it is selected; what fails, which is mended by asking again; how slow everybody is."""
+def scenarios(draw: st.DrawFn) -> dict[str, Any]:
+    """A tree, the selected streams, pages that fail before they succeed, and latencies of API and consumer."""
     tree = draw(trees())
+    statuses = st.lists(st.sampled_from([500, 429]), min_size=1, max_size=2)
     return {
         "tree": tree,
         "selected": draw(st.sets(st.sampled_from(sorted(tree)), min_size=1)),
-        "sick": draw(
-            st.dictionaries(
-                st.sampled_from(places(tree)), st.lists(st.sampled_from([500, 429]), min_size=1, max_size=2), max_size=6
-            )
-        ),
-        "dead": None,
+        "transient_failures": draw(st.dictionaries(st.sampled_from(pages_in(tree)), statuses, max_size=6)),
+        "permanent_failure": None,
         "limit": None,
-        "kept": draw(st.sets(st.sampled_from(sorted(tree)))),
+        "cached": draw(st.sets(st.sampled_from(sorted(tree)))),
         "latencies": draw(st.lists(st.sampled_from([0.0, 0.1, 0.5, 2.0, 7.0]), min_size=1, max_size=7)),
         "pauses": draw(st.lists(st.sampled_from([0.0, 0.0, 0.3, 5.0]), min_size=1, max_size=5)),
-        "most": draw(st.integers(1, 9)),
-        "leave": None,
+        "max_concurrency": draw(st.integers(1, 9)),
+        "break_after": None,
     }
 
 
 @st.composite
-def worlds_with_a_failure(draw: st.DrawFn) -> dict[str, Any]:
-    """One page fails for ever."""
-    world = draw(worlds())
-    where = places({name: node for name, node in world["tree"].items() if name in read_of(world)})
-    return world | {"dead": (draw(st.sampled_from(where)), draw(st.sampled_from([410, 500])))}
+def scenarios_with_failure(draw: st.DrawFn) -> dict[str, Any]:
+    """A scenario in which one page always fails."""
+    scenario = draw(scenarios())
+    pages = pages_in({name: node for name, node in scenario["tree"].items() if name in streams_read(scenario)})
+    return scenario | {"permanent_failure": (draw(st.sampled_from(pages)), draw(st.sampled_from([410, 500])))}
 
 
-def ids_in(node: Node, above: str) -> list[str]:
-    count = node.counts[crc32(above.encode()) % len(node.counts)]
-    return [f"{above}-{n}" if above else str(n) for n in range(count)]
+def ids_below(node: Node, parent_id: str) -> list[str]:
+    count = node.counts[crc32(parent_id.encode()) % len(node.counts)]
+    return [f"{parent_id}-{n}" if parent_id else str(n) for n in range(count)]
 
 
-def given_by(tree: Tree, name: str, dead: Place | None = None) -> dict[str, list[str]]:
-    """What there is to be read below each parent, as far as the page that fails."""
+def ids_by_parent(tree: Tree, name: str, failing: PageKey | None = None) -> dict[str, list[str]]:
+    """The ids of a stream that can be read, by parent id, up to the page that always fails."""
     node = tree[name]
-    above = [""] if node.parent is None else [one for ids in given_by(tree, node.parent, dead).values() for one in ids]
-    found = {one: ids_in(node, one) for one in above}
-    if dead is not None and dead.stream == name and dead.above in found:
-        found[dead.above] = found[dead.above][: dead.page * node.size]
+    parent_ids = [""]
+    if node.parent is not None:
+        parent_ids = [id_ for ids in ids_by_parent(tree, node.parent, failing).values() for id_ in ids]
+    found = {parent_id: ids_below(node, parent_id) for parent_id in parent_ids}
+    if failing is not None and failing.stream == name and failing.parent_id in found:
+        found[failing.parent_id] = found[failing.parent_id][: failing.page * node.size]
     return found
 
 
-def places(tree: Tree) -> list[Place]:
+def pages_in(tree: Tree) -> list[PageKey]:
     return [
-        Place(name, above, page)
+        PageKey(name, parent_id, page)
         for name, node in tree.items()
-        for above, ids in given_by(tree, name).items()
-        for page in range(pages_for(len(ids), node.size))
+        for parent_id, ids in ids_by_parent(tree, name).items()
+        for page in range(page_count(len(ids), node.size))
     ]
 
 
-def pages_for(count: int, size: int) -> int:
+def page_count(count: int, size: int) -> int:
     return max(1, -(-count // size))
 
 
-def read_of(world: dict[str, Any]) -> set[str]:
-    """The selected streams and all that are above them."""
-    return {name[:end] for name in world["selected"] for end in range(1, len(name) + 1)}
+def streams_read(scenario: dict[str, Any]) -> set[str]:
+    """The names of the selected streams and their ancestors."""
+    return {name[:end] for name in scenario["selected"] for end in range(1, len(name) + 1)}
 
 
-class World:
-    """One run in such a world; `cache_dir` is for several, which begin one after another.
+class ScenarioRun:
+    """One run of a scenario; consecutive runs can share a `cache_dir`.
 
-    No timeout is in it: while a thread works on a file, virtual time leaps to the next timer.
+    It has no timeout: while a thread works on a file, virtual time jumps to the next timer.
     """
 
-    def __init__(self, world: dict[str, Any], cache_dir: str, start: float = 0) -> None:
-        self.world, self.cache_dir = world, cache_dir
-        self.tree: Tree = world["tree"]
-        self.dead, self.status = world["dead"] or (None, 0)
-        self.tries: Counter[Place] = Counter()
-        self.served: Counter[Place] = Counter()
-        self.found: list[tuple[Place, Any, list[Any]]] = []
+    def __init__(self, scenario: dict[str, Any], cache_dir: str, start: float = 0) -> None:
+        self.scenario, self.cache_dir = scenario, cache_dir
+        self.tree: Tree = scenario["tree"]
+        self.failing, self.status = scenario["permanent_failure"] or (None, 0)
+        self.requests: Counter[PageKey] = Counter()
+        self.served: Counter[PageKey] = Counter()
+        self.found: list[tuple[PageKey, Any, list[Any]]] = []
         self.clock = VirtualClock(start)
-        self.api = Api(self.answer, self.seconds)
-        self.made: dict[str, Any] = {}
-        self.waiting = 0
+        self.api = Api(self.respond, self.latency)
+        self.shared: dict[str, Any] = {}
+        self.open_requests = 0
         self.error: BaseException | None = None
 
-    def seconds(self, request: httpx.Request) -> float:
-        return self.world["latencies"][crc32(str(request.url).encode()) % len(self.world["latencies"])]
+    def latency(self, request: httpx.Request) -> float:
+        return self.scenario["latencies"][crc32(str(request.url).encode()) % len(self.scenario["latencies"])]
 
-    def answer(self, request: httpx.Request) -> httpx.Response:
-        name, _, above = request.url.path[1:].partition("/")
-        place = Place(name, above, int(request.url.params.get("page", 0)))
-        sick = self.world["sick"].get(place, [])
-        self.tries[place] += 1
-        if place == self.dead:
+    def respond(self, request: httpx.Request) -> httpx.Response:
+        name, _, parent_id = request.url.path[1:].partition("/")
+        page = PageKey(name, parent_id, int(request.url.params.get("page", 0)))
+        failures = self.scenario["transient_failures"].get(page, [])
+        self.requests[page] += 1
+        if page == self.failing:
             return httpx.Response(self.status)
-        if self.tries[place] <= len(sick):
-            return httpx.Response(sick[self.tries[place] - 1], headers={"Retry-After": "3"})
-        self.served[place] += 1
+        if self.requests[page] <= len(failures):
+            return httpx.Response(failures[self.requests[page] - 1], headers={"Retry-After": "3"})
+        self.served[page] += 1
         node = self.tree[name]
-        ids = ids_in(node, above)
-        pages = pages_for(len(ids), node.size)
-        page = ids[place.page * node.size :][: node.size]
-        following = place.page + 1 if place.page + 1 < pages else None
-        return httpx.Response(
-            200, json={"items": [record(name, one) for one in page], "next": following, "pages": pages}
-        )
+        ids = ids_below(node, parent_id)
+        pages = page_count(len(ids), node.size)
+        items = [record(name, id_) for id_ in ids[page.page * node.size :][: node.size]]
+        following = page.page + 1 if page.page + 1 < pages else None
+        return httpx.Response(200, json={"items": items, "next": following, "pages": pages})
 
     def stream(self, name: str) -> Any:
-        """The stream, with the parent that all children have, or with one of its own that equals it."""
+        """The stream `name`, with a parent that its siblings share, or with an equal parent of its own."""
         node = self.tree[name]
-        if name in self.made and node.shared:
-            return self.made[name]
+        if name in self.shared and node.is_shared:
+            return self.shared[name]
         options = {"cache_dir": self.cache_dir}
         if node.parent is None:
             stream: Any = Top(node, self.api, self.clock, **options)
         else:
             stream = Below(node, self.api, self.clock, parent=self.stream(node.parent), **options)
-        stream.use_cache = name in self.world["kept"]
-        return self.made.setdefault(name, stream) if node.shared else stream
+        stream.use_cache = name in self.scenario["cached"]
+        return self.shared.setdefault(name, stream) if node.is_shared else stream
 
     async def run(self) -> None:
         self.clock.monotonic()
-        selected = self.world["selected"]
-        listed = [self.stream(name) for name, node in self.tree.items() if node.listed or name in selected]
-        source = Source(listed, max_concurrency=self.world["most"], seed=7)
+        selected = self.scenario["selected"]
+        listed = [self.stream(name) for name, node in self.tree.items() if node.is_listed or name in selected]
+        source = Source(listed, max_concurrency=self.scenario["max_concurrency"], seed=7)
         try:
-            async with source.pages(*sorted(selected), limit=self.world["limit"]) as pages:
+            async with source.pages(*sorted(selected), limit=self.scenario["limit"]) as pages:
                 async for page in pages:
-                    above = page.stream_slice.get("parent", {"id": ""})["id"]
-                    self.found.append((Place(page.stream, above, page.number), page.stream_slice, page.records))
-                    if self.world["leave"] == len(self.found):
+                    parent_id = page.stream_slice.get("parent", {"id": ""})["id"]
+                    self.found.append((PageKey(page.stream, parent_id, page.number), page.stream_slice, page.records))
+                    if self.scenario["break_after"] == len(self.found):
                         break
-                    await asyncio.sleep(self.world["pauses"][len(self.found) % len(self.world["pauses"])])
+                    await asyncio.sleep(self.scenario["pauses"][len(self.found) % len(self.scenario["pauses"])])
         except (PartialFailure, HttpStatusError) as error:
             self.error = error
-        self.waiting = self.api.in_flight
+        self.open_requests = self.api.in_flight
 
     def records(self) -> dict[str, list[str]]:
-        """The ids that came of each stream."""
-        found: dict[str, list[str]] = {name: [] for name in self.world["selected"]}
-        for place, _, records in self.found:
-            found[place.stream] += [one["id"] for one in records]
+        """The delivered ids of each selected stream, sorted."""
+        found: dict[str, list[str]] = {name: [] for name in self.scenario["selected"]}
+        for page, _, records in self.found:
+            found[page.stream] += [record["id"] for record in records]
         return {name: sorted(ids) for name, ids in found.items()}
 
     def expected(self) -> dict[str, list[str]]:
+        """The ids of each selected stream that can be read, sorted."""
         return {
-            name: sorted(one for ids in given_by(self.tree, name, self.dead).values() for one in ids)
-            for name in self.world["selected"]
+            name: sorted(id_ for ids in ids_by_parent(self.tree, name, self.failing).values() for id_ in ids)
+            for name in self.scenario["selected"]
         }
 
 
-def record(stream: str, one: str) -> dict[str, Any]:
-    return {"id": one, "of": {"stream": stream, "odd": [None, "söhne", -0.1]}}
+def record(stream: str, id_: str) -> dict[str, Any]:
+    return {"id": id_, "of": {"stream": stream, "odd": [None, "söhne", -0.1]}}
 
 
-def run(world: dict[str, Any], cache_dir: str, before: World | None = None) -> World:
-    lived = World(world, cache_dir, 1.7e9 if before is None else before.clock.wall())
+def run(scenario: dict[str, Any], cache_dir: str, previous: ScenarioRun | None = None) -> ScenarioRun:
+    """Run a scenario; its clock starts at the end of the previous run."""
+    finished = ScenarioRun(scenario, cache_dir, 1.7e9 if previous is None else previous.clock.wall())
     with real_timeout(30):
-        asyncio.run(lived.run())
-    return lived
+        asyncio.run(finished.run())
+    return finished
 
 
-def all_places(world: dict[str, Any]) -> list[Place]:
-    return [place for place in places(world["tree"]) if place.stream in read_of(world)]
+def all_pages(scenario: dict[str, Any]) -> list[PageKey]:
+    """The pages that a complete run of a scenario reads."""
+    return [page for page in pages_in(scenario["tree"]) if page.stream in streams_read(scenario)]
 
 
 @settings(max_examples=60, deadline=None)
-@given(worlds())
-def test_property_each_record_comes_once_and_each_page_is_asked_for_once(world: dict[str, Any]) -> None:
+@given(scenarios())
+def test_property_each_record_and_each_page_comes_once(scenario: dict[str, Any]) -> None:
     with TemporaryDirectory() as path:
-        lived = run(world, path)
+        result = run(scenario, path)
 
-    assert lived.error is None
-    assert lived.records() == lived.expected()
-    assert lived.served == Counter(all_places(world))
-    assert lived.tries == lived.served + Counter(
-        {place: len(sick) for place, sick in world["sick"].items() if place in lived.served}
-    )
-    assert lived.api.peak_in_flight <= world["most"]
-    assert lived.waiting == 0
+    assert result.error is None
+    assert result.records() == result.expected()
+    assert result.served == Counter(all_pages(scenario))
+    failures = {
+        page: len(statuses) for page, statuses in scenario["transient_failures"].items() if page in result.served
+    }
+    assert result.requests == result.served + Counter(failures)
+    assert result.api.peak_in_flight <= scenario["max_concurrency"]
+    assert result.open_requests == 0
 
 
 @settings(max_examples=40, deadline=None)
-@given(worlds())
-def test_property_each_slice_is_a_record_of_the_parent_and_its_pages_are_in_order(world: dict[str, Any]) -> None:
+@given(scenarios())
+def test_property_slices_are_parent_records_and_pages_in_order(scenario: dict[str, Any]) -> None:
     with TemporaryDirectory() as path:
-        lived = run(world, path)
+        result = run(scenario, path)
 
     pages: dict[tuple[str, str], list[str]] = {}
-    for place, found, records in lived.found:
-        parent = world["tree"][place.stream].parent
-        assert found == ({} if parent is None else {"parent": record(parent, place.above)})
-        assert records == [record(place.stream, one["id"]) for one in records]
-        pages.setdefault((place.stream, place.above), []).extend(one["id"] for one in records)
-    for name in world["selected"]:
-        for above, ids in given_by(world["tree"], name).items():
-            assert pages.get((name, above), []) == ids
+    for page, stream_slice, records in result.found:
+        parent = scenario["tree"][page.stream].parent
+        assert stream_slice == ({} if parent is None else {"parent": record(parent, page.parent_id)})
+        ids = [item["id"] for item in records]
+        assert records == [record(page.stream, id_) for id_ in ids]
+        pages.setdefault((page.stream, page.parent_id), []).extend(ids)
+    for name in scenario["selected"]:
+        for parent_id, ids in ids_by_parent(scenario["tree"], name).items():
+            assert pages.get((name, parent_id), []) == ids
 
 
 @settings(max_examples=60, deadline=None)
-@given(worlds(), st.integers(0, 12))
-def test_property_a_limit_is_kept_by_each_stream_and_reached_where_there_is_enough(
-    world: dict[str, Any], limit: int
-) -> None:
+@given(scenarios(), st.integers(0, 12))
+def test_property_each_stream_delivers_records_up_to_the_limit(scenario: dict[str, Any], limit: int) -> None:
     with TemporaryDirectory() as path:
-        lived = run(world | {"limit": limit}, path)
+        result = run(scenario | {"limit": limit}, path)
 
-    assert lived.error is None
-    for name, ids in lived.expected().items():
-        found = lived.records()[name]
+    assert result.error is None
+    for name, ids in result.expected().items():
+        found = result.records()[name]
         assert len(found) == len(set(found)) == min(limit, len(ids))
         assert set(found) <= set(ids)
-    assert max(lived.served.values(), default=0) <= 1
-    assert {place.stream for place in lived.tries} <= read_of(world)
-    assert lived.waiting == 0
+    assert max(result.served.values(), default=0) <= 1
+    assert {page.stream for page in result.requests} <= streams_read(scenario)
+    assert result.open_requests == 0
 
 
 @settings(max_examples=60, deadline=None)
-@given(worlds_with_a_failure())
-def test_property_a_page_that_fails_costs_what_lies_below_it_and_nothing_else(world: dict[str, Any]) -> None:
+@given(scenarios_with_failure())
+def test_property_failing_page_loses_only_what_depends_on_it(scenario: dict[str, Any]) -> None:
     with TemporaryDirectory() as path:
-        lived = run(world, path)
+        result = run(scenario, path)
 
-    place, status = world["dead"]
-    assert lived.records() == lived.expected()
-    assert max(lived.served.values(), default=0) <= 1
-    children = {name for name in read_of(world) if name[:-1] == place.stream}
-    errors = lived.error.errors if isinstance(lived.error, PartialFailure) else (lived.error,)
+    page, status = scenario["permanent_failure"]
+    assert result.records() == result.expected()
+    assert max(result.served.values(), default=0) <= 1
+    children = {name for name in streams_read(scenario) if name[:-1] == page.stream}
+    errors = result.error.errors if isinstance(result.error, PartialFailure) else (result.error,)
     (failed,) = {id(error): error for error in errors if isinstance(error, HttpStatusError)}.values()
-    assert (failed.stream, failed.page, failed.status) == (place.stream, place.page, status)
-    if children:
-        assert isinstance(lived.error, PartialFailure)
-        assert ENDED in str(lived.error)
-    assert lived.waiting == 0
+    assert (failed.stream, failed.page, failed.status) == (page.stream, page.page, status)
+    if len({(page.stream, page.parent_id) for page in result.requests}) == 1:
+        assert result.error is failed, "a run that started one slice raises the error of that slice"
+    elif children:
+        assert isinstance(result.error, PartialFailure)
+        assert "stopped early" in str(result.error)
+    assert result.open_requests == 0
 
 
 @settings(max_examples=40, deadline=None)
-@given(worlds())
-def test_property_what_is_kept_of_a_parent_is_not_asked_for_again(world: dict[str, Any]) -> None:
+@given(scenarios())
+def test_property_cached_parents_are_not_requested_again(scenario: dict[str, Any]) -> None:
     with TemporaryDirectory() as path:
-        first = run(world, path)
+        first = run(scenario, path)
         files = [file.name.rpartition("-")[0] for file in Path(path).glob("*.parents")]
         unfinished = [*Path(path).rglob("*.partial")]
-        again = run(world, path, first)
+        again = run(scenario, path, first)
 
     assert again.records() == first.records() == first.expected()
-    assert (sorted(files), unfinished) == (sorted(read_of(world) & world["kept"]), [])
-    needed = {name for name in read_of(world) if is_needed(name, world["selected"], world["kept"])}
-    assert again.served == Counter(place for place in all_places(world) if place.stream in needed)
+    assert (sorted(files), unfinished) == (sorted(streams_read(scenario) & scenario["cached"]), [])
+    needed = {name for name in streams_read(scenario) if is_needed(name, scenario["selected"], scenario["cached"])}
+    assert again.served == Counter(page for page in all_pages(scenario) if page.stream in needed)
 
 
-def is_needed(name: str, selected: set[str], kept: set[str]) -> bool:
-    """Whether a stream is read itself, or has a child that needs a request for its slices."""
-    if name in selected or name in kept:
+def is_needed(name: str, selected: set[str], cached: set[str]) -> bool:
+    """Whether a second run requests a stream: it is selected, or a descendant needs it and it is not cached."""
+    if name in selected or name in cached:
         return name in selected
-    children = {one[: len(name) + 1] for one in selected if one != name and one.startswith(name)}
-    return any(is_needed(child, selected, kept) for child in children)
+    children = {other[: len(name) + 1] for other in selected if other != name and other.startswith(name)}
+    return any(is_needed(child, selected, cached) for child in children)
 
 
 @settings(max_examples=40, deadline=None)
-@given(worlds_with_a_failure())
-def test_property_what_failed_is_not_kept(world: dict[str, Any]) -> None:
+@given(scenarios_with_failure())
+def test_property_failed_reads_are_not_cached(scenario: dict[str, Any]) -> None:
     with TemporaryDirectory() as path:
-        again = run(world | {"dead": None}, path, run(world, path))
+        again = run(scenario | {"permanent_failure": None}, path, run(scenario, path))
 
     assert again.error is None
     assert again.records() == again.expected()
 
 
 @settings(max_examples=40, deadline=None)
-@given(worlds(), st.integers(1, 40))
-def test_property_what_was_left_early_is_not_kept_and_leaves_nothing_open(world: dict[str, Any], leave: int) -> None:
+@given(scenarios(), st.integers(1, 40))
+def test_property_reads_left_early_are_not_cached(scenario: dict[str, Any], break_after: int) -> None:
     with TemporaryDirectory() as path:
-        left = run(world | {"leave": leave}, path)
-        again = run(world, path, left)
+        left_early = run(scenario | {"break_after": break_after}, path)
+        again = run(scenario, path, left_early)
 
-    assert left.waiting == 0
+    assert left_early.open_requests == 0
     assert again.records() == again.expected()
 
 
 @st.composite
-def chains(draw: st.DrawFn) -> dict[str, Any]:
-    """One stream below another, in order and with no failures, so that what a limit needs can be told."""
-    world = draw(worlds())
+def single_branches(draw: st.DrawFn) -> dict[str, Any]:
+    """One stream per level and no failures, so that the pages that a limit needs can be computed."""
+    scenario = draw(scenarios())
     levels = draw(st.integers(2, 3))
     names = ["a", "aa", "aaa"][:levels]
     tree = {name: draw(trees())["a"]._replace(name=name, parent=name[:-1] or None) for name in names}
     for name in names[1:]:
         tree[name] = tree[name]._replace(counts=draw(st.lists(st.integers(0, 3), min_size=1, max_size=5)))
-    return world | {"tree": tree, "selected": {names[-1]}, "sick": {}, "kept": set()}
+    return scenario | {"tree": tree, "selected": {names[-1]}, "transient_failures": {}, "cached": set()}
 
 
 def needed_pages(tree: Tree, name: str, records: int) -> Counter[str]:
-    """The pages of each stream, from the top down to this one, that its first so many records need."""
-    node, asked, left = tree[name], 0, records
+    """The number of pages of this stream and of each ancestor that its first `records` records need."""
+    node, pages, remaining = tree[name], 0, records
     parents = 0
-    for ids in given_by(tree, name).values():
-        if left <= 0:
+    for ids in ids_by_parent(tree, name).values():
+        if remaining <= 0:
             break
         parents += 1
-        asked += pages_for(min(left, len(ids)), node.size)
-        left -= len(ids)
-    above = Counter() if node.parent is None else needed_pages(tree, node.parent, parents if left <= 0 else 10**9)
-    return above + Counter({name: asked})
+        pages += page_count(min(remaining, len(ids)), node.size)
+        remaining -= len(ids)
+    if node.parent is None:
+        return Counter({name: pages})
+    return needed_pages(tree, node.parent, parents if remaining <= 0 else 10**9) + Counter({name: pages})
 
 
 @settings(max_examples=60, deadline=None)
-@given(chains(), st.integers(1, 12))
-def test_property_a_limit_asks_for_no_more_pages_than_it_needs(world: dict[str, Any], limit: int) -> None:
+@given(single_branches(), st.integers(1, 12))
+def test_property_limit_requests_only_the_pages_it_needs(scenario: dict[str, Any], limit: int) -> None:
     with TemporaryDirectory() as path:
-        lived = run(world | {"limit": limit}, path)
+        result = run(scenario | {"limit": limit}, path)
 
-    asked = Counter(place.stream for place in lived.tries)
-    needed = needed_pages(world["tree"], max(world["selected"]), limit)
-    assert asked == needed
+    requested = Counter(page.stream for page in result.requests)
+    assert requested == needed_pages(scenario["tree"], max(scenario["selected"]), limit)
 
 
 @pytest.mark.parametrize("name", ["aa", "aaa"])
-def test_a_limit_of_nothing_asks_for_nothing(name: str) -> None:
+def test_limit_of_zero_sends_no_request(name: str) -> None:
     tree = {
-        above: Node(above, above[:-1] or None, 2, [4], PAGINATORS[0], listed=True, shared=True)
-        for above in ("a", "aa", "aaa")[: len(name)]
+        node: Node(node, node[:-1] or None, 2, [4], PAGINATORS[0], is_listed=True, is_shared=True)
+        for node in ("a", "aa", "aaa")[: len(name)]
     }
-    world = {"tree": tree, "selected": {name}, "sick": {}, "dead": None, "kept": set(), "leave": None, "limit": 0}
+    scenario = {
+        "tree": tree,
+        "selected": {name},
+        "transient_failures": {},
+        "permanent_failure": None,
+        "limit": 0,
+        "cached": set(),
+        "latencies": [1.0],
+        "pauses": [0.0],
+        "max_concurrency": 8,
+        "break_after": None,
+    }
 
-    lived = run(world | {"latencies": [1.0], "pauses": [0.0], "most": 8}, "")
+    result = run(scenario, "")
 
-    assert (lived.records(), lived.tries) == ({name: []}, Counter())
+    assert (result.records(), result.requests) == ({name: []}, Counter())
 
 
-class Late(Below):
+class LateBelow(Below):
     pause = 2.0
 
 
 @pytest.mark.parametrize("selected", [False, True], ids=["not-selected", "selected"])
-@pytest.mark.parametrize("seconds", [0.05, 1.0], ids=["the-parent-is-done", "the-parent-is-being-read"])
+@pytest.mark.parametrize("seconds", [0.05, 1.0], ids=["parent-finished", "parent-being-read"])
 @pytest.mark.parametrize("paginator", PAGINATORS, ids=["cursor", "number"])
-async def test_a_child_that_begins_late_gets_all_of_a_parent_that_is_fetched_once(
+async def test_late_child_gets_all_of_a_parent_that_is_fetched_once(
     virtual_clock: VirtualClock, selected: bool, seconds: float, paginator: Any
 ) -> None:
     def node(name: str, *counts: int) -> Node:
-        return Node(name, name[:-1] or None, 3, list(counts), paginator, listed=True, shared=True)
+        return Node(name, name[:-1] or None, 3, list(counts), paginator, is_listed=True, is_shared=True)
 
     tree = {"a": node("a", 20), "aa": node("aa", 2, 0), "ab": node("ab", 1, 5)}
     names = ["aa", "ab", *(["a"] if selected else [])]
-    lived = World({"tree": tree, "dead": None, "sick": {}, "latencies": [seconds]}, "")
-    top = Top(tree["a"], lived.api, virtual_clock, adaptive=False)
-    began: dict[str, float] = {}
+    scenario = {"tree": tree, "permanent_failure": None, "transient_failures": {}, "latencies": [seconds]}
+    result = ScenarioRun(scenario, "")
+    top = Top(tree["a"], result.api, virtual_clock, adaptive=False)
+    first_page_at: dict[str, float] = {}
     options = {"adaptive": False, "parent": top}
-    children = [kind(tree[name], lived.api, virtual_clock, **options) for name, kind in (("aa", Below), ("ab", Late))]
-    source = Source([top, *children])
+    early = Below(tree["aa"], result.api, virtual_clock, **options)
+    late = LateBelow(tree["ab"], result.api, virtual_clock, **options)
+    source = Source([top, early, late])
     start = virtual_clock.monotonic()
 
     found: dict[str, list[str]] = {name: [] for name in tree}
     async with source.pages(*names) as pages:
         async for page in pages:
-            began.setdefault(page.stream, virtual_clock.monotonic() - start)
-            found[page.stream] += [one["id"] for one in page.records]
+            first_page_at.setdefault(page.stream, virtual_clock.monotonic() - start)
+            found[page.stream] += [record["id"] for record in page.records]
 
     for name in names:
-        assert sorted(found[name]) == sorted(one for ids in given_by(tree, name).values() for one in ids)
-    assert lived.served == Counter(places(tree))
-    assert began["aa"] == pytest.approx(2 * seconds, abs=0.2)
-    assert began["ab"] == pytest.approx(2 + seconds, abs=0.2)
+        assert sorted(found[name]) == sorted(id_ for ids in ids_by_parent(tree, name).values() for id_ in ids)
+    assert result.served == Counter(pages_in(tree))
+    assert first_page_at["aa"] == pytest.approx(2 * seconds, abs=0.2)
+    assert first_page_at["ab"] == pytest.approx(2 + seconds, abs=0.2)

@@ -15,10 +15,11 @@ from typing import Any
 
 import httpx
 import pytest
-from crash_harness import IS_LONG, break_each_operation, lines_of
-from hypothesis import given, settings
+from crash_harness import break_each_operation, lines_of
+from hypothesis import given
 from hypothesis import strategies as st
 from incremental_api import WallClock, timestamp
+from simulation import FULL, examples, sample
 from table_harness import (
     DESTINATIONS,
     KEYS,
@@ -61,6 +62,7 @@ def to(out: Path, **options: Any) -> Any:
     return DESTINATIONS[out.suffix](out, **options)
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("fault", ["before", "after", "torn", "full"])
 @pytest.mark.parametrize("kind", [".sqlite", ".duckdb"])
@@ -73,13 +75,13 @@ async def test_rows_survive_fault_at_any_statement(kind: str, fault: str, versio
         fault,
         version,
         chance,
-        step=lambda: 1 if IS_LONG else chance.randint(12, 28) * (1 if kind == ".sqlite" else 10),
+        step=lambda: sample(full=1, short=chance.randint(24, 56) * (1 if kind == ".sqlite" else 10)),
         recovery_faults=1,
         max_recovery_operation=50,
     )
 
     assert statements > 50
-    assert finished > 0 or not IS_LONG
+    assert finished > 0 or not FULL
 
 
 async def test_replacement_becomes_visible_once_complete(out: Path):
@@ -284,7 +286,7 @@ def as_sqlite(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not -(2**63) <= value < 2**63 else value
 
 
-@settings(max_examples=40, deadline=None)
+@examples(full=40, short=10)
 @given(st.lists(st.dictionaries(KEYS, VALUES, max_size=5), max_size=6))
 def test_property_sqlite_rows_equal_json_lines(tmp_path_factory: pytest.TempPathFactory, rows: list[Any]):
     out = tmp_path_factory.mktemp("both") / "out.sqlite"
@@ -300,7 +302,7 @@ def test_property_sqlite_rows_equal_json_lines(tmp_path_factory: pytest.TempPath
             assert type(value) is type(as_sqlite(line.get(key))) or isinstance(line[key], bool)
 
 
-@settings(max_examples=12, deadline=None)
+@examples(full=12, short=10)
 @given(st.lists(st.dictionaries(KEYS, VALUES, max_size=4), max_size=5))
 def test_property_duckdb_rows_equal_json_lines(tmp_path_factory: pytest.TempPathFactory, rows: list[Any]):
     out = tmp_path_factory.mktemp("both") / "out.duckdb"

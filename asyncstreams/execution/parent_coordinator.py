@@ -37,8 +37,8 @@ _feed: ContextVar[tuple[object, ParentFeed | None]] = ContextVar("feed")
 
 def current_feed(stream: object) -> ParentFeed | None:
     """The feed of a substream in the run of the current task; None outside a run."""
-    owner, feed = _feed.get((None, None))
-    return feed if owner is stream else None
+    bound_stream, feed = _feed.get((None, None))
+    return feed if bound_stream is stream else None
 
 
 class ParentFeed:

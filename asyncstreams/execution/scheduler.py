@@ -55,9 +55,10 @@ OpenClient: TypeAlias = Callable[[Stream], AbstractAsyncContextManager[HttpClien
 class Scheduler:
     """Reads a set of streams in one run.
 
-    A failed slice does not affect its siblings, with these exceptions. AuthError, ConfigError, HostUnavailable and
-    LocalError end the run. SchemaError ends the stream, and so do more than `max_failed_slices` failures.
-    RateLimitWaitTooLong starts no further slices of the stream. With `stop_on_error`, the first failure ends the run.
+    A failed slice does not affect its siblings, with these exceptions. ConfigError (and so AuthError), HostUnavailable,
+    LocalError and AssertionError end the run. SchemaError ends the stream, and so do more than `max_failed_slices`
+    failures. After RateLimitWaitTooLong no further slice of the stream is started. With `stop_on_error`, the first
+    failure ends the run.
 
     Tasks raise nothing but cancellation. The page queue raises the error of the run after its last page.
     """

@@ -21,8 +21,9 @@ _ABANDONED_AFTER_S = 86_400.0  # since the last write to a partial file
 
 
 def resolve_cache_dir(configured: str | os.PathLike[str] | None) -> Path:
-    """The configured folder. Without one: REQUEST_CACHE_PATH of the environment (as in the Airbyte CDK), or the user's
-    cache folder.
+    """The configured folder, or REQUEST_CACHE_PATH of the environment, or the user's cache folder, in this order.
+
+    The Airbyte CDK uses the same variable.
     """
     path = configured or os.environ.get("REQUEST_CACHE_PATH")
     return Path(path) if path else platformdirs.user_cache_path("asyncstreams", appauthor=False)

@@ -71,6 +71,6 @@ def _reveal(class_name: str, value: Any, path: str = "") -> Any:
     if not isinstance(value, str | bool | int | float | None):
         kind = type(value).__name__
         raise ConfigError(
-            f"{class_name}: the configuration has a {kind} at {path}, which is not a JSON type", hint="use a string"
+            f"{class_name}: the value at {path} of the configuration is not JSON, but {kind}", hint="use a string"
         )
     return value

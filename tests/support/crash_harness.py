@@ -27,8 +27,6 @@ from asyncstreams.storage.filesystem import FileSystem
 
 zstd = import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
 PAGES, SIZE = 3, 2
-IS_LONG = "CRASHES" in os.environ
-"""Whether all cases run, rather than a sample of them."""
 
 
 class ProcessKilled(BaseException):
