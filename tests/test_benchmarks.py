@@ -54,7 +54,9 @@ def test_extract_is_compared_with_scripts_in_both_modes() -> None:
 
 
 def test_asyncstreams_reads_the_other_jobs() -> None:
-    done = compare("--jobs", "cursor", "many", "--scale", "0.002", "--contenders", "asyncstreams, asyncio")
+    done = compare(
+        "--jobs", "cursor", "many", "--scale", "0.002", "--rounds", "1", "--contenders", "asyncstreams, asyncio"
+    )
 
     assert done.returncode == 0, done.stderr
     assert all(f"**{job}**" in done.stdout for job in ("cursor", "many"))
@@ -68,7 +70,15 @@ def test_program_that_skips_a_record_fails_the_comparison(tmp_path: Path, jsonl:
     assert original in program.read_text()
     program.write_text(program.read_text().replace(original, "output.add_page(page.records[1:] + page.records[-1:])"))
 
-    arguments = ("--jobs", "pages", "--contenders", "asyncstreams, asyncio", *(["--jsonl"] if jsonl else []))
+    arguments = (
+        "--jobs",
+        "pages",
+        "--contenders",
+        "asyncstreams, asyncio",
+        "--rounds",
+        "1",
+        *(["--jsonl"] if jsonl else []),
+    )
     done = compare(*arguments, benchmarks=tmp_path)
 
     assert done.returncode == 1

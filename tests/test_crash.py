@@ -70,8 +70,9 @@ async def test_records_survive_fault_at_any_operation(
         fault,
         version,
         chance,
-        step=lambda: sample(full=1, short=chance.randint(24, 56)),
-        recovery_faults=2,
+        step=lambda: sample(full=1, short=chance.randint(32, 80)),
+        step_back=sample(full=1, short=4),
+        recovery_faults=sample(full=2, short=1),
         max_recovery_operation=60,
     )
 

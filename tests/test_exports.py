@@ -10,6 +10,8 @@ import re
 import typing
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -103,11 +105,12 @@ def own_members(class_: type) -> Iterator[tuple[str, Any]]:
                 yield member, value
 
 
+@cache
 def documented_aliases() -> set[str]:
     found: set[str] = set()
     for path in (ROOT / "asyncstreams").rglob("*.py"):
         body = ast.parse(path.read_text("utf-8")).body
-        for node, after in zip(body, body[1:], strict=False):
+        for node, after in pairwise(body):
             if (
                 isinstance(node, ast.AnnAssign)
                 and isinstance(node.target, ast.Name)

@@ -10,8 +10,9 @@ from typing import Any
 import httpx
 import pytest
 from fake_api import Api, collect_pages, real_timeout, subclass
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from simulation import examples
 from tree_api import Customers, Orders, Shops, sorted_ids, tree_responder
 
 from asyncstreams import HttpStatusError, RequestContext, Source
@@ -178,7 +179,7 @@ async def test_batch_refused_after_its_first_page_is_not_split(virtual_clock: Vi
     assert api.requested == ["customers/0", "balances/0", "balances/1"]
 
 
-@settings(max_examples=60, deadline=None)
+@examples(full=60, short=12)
 @given(
     pages=st.integers(0, 6),
     size=st.integers(1, 9),

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from simulation import examples
 
 from asyncstreams import ConfigError
 from asyncstreams.parents import log as log_module
@@ -90,7 +91,7 @@ scenarios = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@examples(full=150, short=30)
 @given(scenario=scenarios)
 def test_every_reader_gets_every_page_once_and_in_order(scenario: dict[str, Any]) -> None:
     warnings: list[OSError] = []

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import itertools
 import math
-import os
 import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from asyncstreams import RequestContext, Response, Source
 from asyncstreams.events import SliceFinished
 from asyncstreams.testing import VirtualClock
 
-MANY = int(os.environ.get("ASYNCSTREAMS_MANY_SLICES", "3000"))
+MANY = 3000
 """Number of slices in the memory test; 200,000 take some minutes."""
 
 

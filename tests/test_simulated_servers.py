@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from cases import CASES
 from request_log import request_log
-from simulation import sample
+from simulation import FULL, sample
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 SUPPORT = Path(__file__).parent / "support"
@@ -62,7 +62,8 @@ def test_targets_at_small_scale_are_reached_with_every_seed(name: str, processes
     ] == []
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.simulation
+@pytest.mark.parametrize("name", CASES if FULL else ["shares", "quota", "failing"])
 def test_targets_at_full_scale_are_reached(name: str) -> None:
     scale = 0.2 if name == "pauses" else 1.0  # 10,000 pauses are left to `make bench-sim`
     assert [figure for figure in CASES[name][0](1000, scale) if not figure.is_reached] == []

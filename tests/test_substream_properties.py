@@ -13,8 +13,9 @@ from zlib import crc32
 import httpx
 import pytest
 from fake_api import Api, real_timeout
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from simulation import examples
 
 from asyncstreams import Backoff, Cursor, HttpStatusError, HttpStream, HttpSubStream, PageNumber, RequestContext, Source
 from asyncstreams.errors import PartialFailure
@@ -266,7 +267,7 @@ def all_pages(scenario: dict[str, Any]) -> list[PageKey]:
     return [page for page in pages_in(scenario["tree"]) if page.stream in streams_read(scenario)]
 
 
-@settings(max_examples=60, deadline=None)
+@examples(full=60, short=12)
 @given(scenarios())
 def test_property_each_record_and_each_page_comes_once(scenario: dict[str, Any]) -> None:
     with TemporaryDirectory() as path:
@@ -283,7 +284,7 @@ def test_property_each_record_and_each_page_comes_once(scenario: dict[str, Any])
     assert result.open_requests == 0
 
 
-@settings(max_examples=40, deadline=None)
+@examples(full=40, short=10)
 @given(scenarios())
 def test_property_slices_are_parent_records_and_pages_in_order(scenario: dict[str, Any]) -> None:
     with TemporaryDirectory() as path:
@@ -301,7 +302,7 @@ def test_property_slices_are_parent_records_and_pages_in_order(scenario: dict[st
             assert pages.get((name, parent_id), []) == ids
 
 
-@settings(max_examples=60, deadline=None)
+@examples(full=60, short=12)
 @given(scenarios(), st.integers(0, 12))
 def test_property_each_stream_delivers_records_up_to_the_limit(scenario: dict[str, Any], limit: int) -> None:
     with TemporaryDirectory() as path:
@@ -317,7 +318,7 @@ def test_property_each_stream_delivers_records_up_to_the_limit(scenario: dict[st
     assert result.open_requests == 0
 
 
-@settings(max_examples=60, deadline=None)
+@examples(full=60, short=12)
 @given(scenarios_with_failure())
 def test_property_failing_page_loses_only_what_depends_on_it(scenario: dict[str, Any]) -> None:
     with TemporaryDirectory() as path:
@@ -338,7 +339,7 @@ def test_property_failing_page_loses_only_what_depends_on_it(scenario: dict[str,
     assert result.open_requests == 0
 
 
-@settings(max_examples=40, deadline=None)
+@examples(full=40, short=10)
 @given(scenarios())
 def test_property_cached_parents_are_not_requested_again(scenario: dict[str, Any]) -> None:
     with TemporaryDirectory() as path:
@@ -361,7 +362,7 @@ def is_needed(name: str, selected: set[str], cached: set[str]) -> bool:
     return any(is_needed(child, selected, cached) for child in children)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(full=40, short=10)
 @given(scenarios_with_failure())
 def test_property_failed_reads_are_not_cached(scenario: dict[str, Any]) -> None:
     with TemporaryDirectory() as path:
@@ -371,7 +372,7 @@ def test_property_failed_reads_are_not_cached(scenario: dict[str, Any]) -> None:
     assert again.records() == again.expected()
 
 
-@settings(max_examples=40, deadline=None)
+@examples(full=40, short=10)
 @given(scenarios(), st.integers(1, 40))
 def test_property_reads_left_early_are_not_cached(scenario: dict[str, Any], break_after: int) -> None:
     with TemporaryDirectory() as path:
@@ -409,7 +410,7 @@ def needed_pages(tree: Tree, name: str, records: int) -> Counter[str]:
     return needed_pages(tree, node.parent, parents if remaining <= 0 else 10**9) + Counter({name: pages})
 
 
-@settings(max_examples=60, deadline=None)
+@examples(full=60, short=12)
 @given(single_branches(), st.integers(1, 12))
 def test_property_limit_requests_only_the_pages_it_needs(scenario: dict[str, Any], limit: int) -> None:
     with TemporaryDirectory() as path:

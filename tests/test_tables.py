@@ -75,7 +75,8 @@ async def test_rows_survive_fault_at_any_statement(kind: str, fault: str, versio
         fault,
         version,
         chance,
-        step=lambda: sample(full=1, short=chance.randint(24, 56) * (1 if kind == ".sqlite" else 10)),
+        step=lambda: sample(full=1, short=chance.randint(40, 100) * (1 if kind == ".sqlite" else 10)),
+        step_back=sample(full=1, short=100),
         recovery_faults=1,
         max_recovery_operation=50,
     )

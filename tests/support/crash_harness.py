@@ -184,6 +184,7 @@ async def break_each_operation(
     chance: random.Random,
     *,
     step: Callable[[], int],
+    step_back: int,
     recovery_faults: int,
     max_recovery_operation: int,
 ) -> tuple[int, int]:
@@ -191,7 +192,7 @@ async def break_each_operation(
 
     After each fault, `recovery_faults` more runs break at an operation up to `max_recovery_operation`; the run after
     them must complete. `step()` is the distance to the next operation. Whether an operation comes after a commit
-    depends on timing: if none of the sample did, the search goes back until one does.
+    depends on timing: if none of the sample did, the search goes back by `step_back` until one does.
 
     Returns the number of operations of a run, and the number of finished requests that were not repeated.
     """
@@ -223,7 +224,7 @@ async def break_each_operation(
         elif finished or at < operations // 2:
             break
         else:
-            at -= max(1, step() // 4)
+            at -= step_back
     return operations, finished
 
 
