@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
@@ -18,7 +19,7 @@ from crash_harness import lines_of
 from asyncstreams.extraction.signals import cancel_on_sigterm
 from asyncstreams.testing import MockApi, Resource
 
-pytestmark = [pytest.mark.skipif(os.name != "posix", reason="signals are sent on POSIX only"), pytest.mark.alone]
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are sent on POSIX only")
 
 PROGRAM = """
     import asyncio, signal, sys, time
@@ -64,6 +65,13 @@ PROGRAM = """
 """
 
 
+@pytest.fixture(scope="session")
+def api() -> Iterator[MockApi]:
+    """One server process for all tests: 40 pages, 0.1 s each."""
+    with MockApi(Resource("customers", 400, page_size=10), latency=0.1, process=True) as api:
+        yield api
+
+
 def ids(out: Path) -> list[int]:
     return [row["id"] for path in out.glob("customers/part-*") for row in lines_of(path)]
 
@@ -90,23 +98,25 @@ def wait_for_files(process: subprocess.Popen[str], out: Path) -> None:
 
 
 @pytest.mark.parametrize(("signal_number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_signalled_process_commits_and_next_run_resumes(signal_number: signal.Signals, status: int, tmp_path: Path):
+def test_signalled_process_commits_and_next_run_resumes(
+    signal_number: signal.Signals, api: MockApi, status: int, tmp_path: Path
+):
     out = tmp_path / "out"
-    with MockApi(Resource("customers", 400, page_size=10), latency=0.1, process=True) as api:
-        process = start_extraction(api, out)
-        wait_for_files(process, out)
-        before = api.counts.requests
-        process.send_signal(signal_number)
-        signalled_at = time.monotonic()
-        printed, error = process.communicate(timeout=15)
-        took = time.monotonic() - signalled_at
-        kept, requests = ids(out), api.counts.requests
+    at_start = api.counts.requests
+    process = start_extraction(api, out)
+    wait_for_files(process, out)
+    before = api.counts.requests - at_start
+    process.send_signal(signal_number)
+    signalled_at = time.monotonic()
+    printed, error = process.communicate(timeout=15)
+    took = time.monotonic() - signalled_at
+    kept, requests = ids(out), api.counts.requests
 
-        second = subprocess.run([sys.executable, "-c", textwrap.dedent(PROGRAM), api.url, str(out)], check=True)
+    second = subprocess.run([sys.executable, "-c", textwrap.dedent(PROGRAM), api.url, str(out)], check=True)
 
-        assert second.returncode == 0
-        assert Counter(ids(out)) == Counter(api.ids("customers"))
-        assert api.counts.requests - requests == 40 - len(kept) // 10
+    assert second.returncode == 0
+    assert Counter(ids(out)) == Counter(api.ids("customers"))
+    assert api.counts.requests - requests == 40 - len(kept) // 10
     # A shell sees 130 for a process that died of SIGINT.
     assert process.returncode in (status, -signal_number)
     assert process.returncode == status or signal_number is signal.SIGINT
@@ -116,27 +126,25 @@ def test_signalled_process_commits_and_next_run_resumes(signal_number: signal.Si
     assert (error == "") or signal_number is signal.SIGINT
 
 
-def test_second_sigterm_ends_process_at_once(tmp_path: Path):
-    with MockApi(Resource("customers", 400, page_size=10), process=True) as api:
-        process = start_hanging_extraction(api, tmp_path / "out")
-        process.send_signal(signal.SIGTERM)
-        time.sleep(0.5)
-        is_waiting = process.poll() is None
-        process.send_signal(signal.SIGTERM)
-        code = process.wait(timeout=5)
-        process.communicate()
+def test_second_sigterm_ends_process_at_once(api: MockApi, tmp_path: Path):
+    process = start_hanging_extraction(api, tmp_path / "out")
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    is_waiting = process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    code = process.wait(timeout=5)
+    process.communicate()
 
     assert is_waiting
     assert code == -signal.SIGTERM
 
 
-def test_stuck_disk_does_not_keep_process_alive(tmp_path: Path):
-    with MockApi(Resource("customers", 400, page_size=10), process=True) as api:
-        process = start_hanging_extraction(api, tmp_path / "out")
-        process.send_signal(signal.SIGTERM)
-        signalled_at = time.monotonic()
-        _, error = process.communicate(timeout=25)
-        took = time.monotonic() - signalled_at
+def test_stuck_disk_does_not_keep_process_alive(api: MockApi, tmp_path: Path):
+    process = start_hanging_extraction(api, tmp_path / "out")
+    process.send_signal(signal.SIGTERM)
+    signalled_at = time.monotonic()
+    _, error = process.communicate(timeout=25)
+    took = time.monotonic() - signalled_at
 
     assert process.returncode == 143
     assert 1.5 < took < 3.8

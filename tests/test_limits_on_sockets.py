@@ -16,8 +16,6 @@ from asyncstreams import HttpStream, PageNumber, PageRead, RateLimit, RequestCon
 from asyncstreams.rate_limits.wait_reason import WaitReason
 from asyncstreams.testing import Fault, MockApi, Quota, Resource
 
-pytestmark = pytest.mark.alone
-
 
 @pytest.fixture(autouse=True)
 async def time_limit() -> AsyncIterator[None]:

@@ -21,8 +21,6 @@ from asyncstreams import (
 )
 from asyncstreams.testing import ApiKeyAuth, BasicAuth, BearerAuth, Fault, MockApi, OAuth2, Resource
 
-pytestmark = pytest.mark.alone
-
 
 class Users(HttpStream):
     records_path = "data"
@@ -170,7 +168,7 @@ def test_reused_refresh_token_revokes_its_family(mock_api: MockApi) -> None:
 async def test_authenticator_follows_expiring_and_rotating_tokens() -> None:
     refreshed: list[Oauth2Tokens] = []
 
-    async with MockApi(Resource("users", 24_000), auth=OAuth2(expires_in=0.25, rotate=True), latency=0.02) as api:
+    async with MockApi(Resource("users", 24_000), auth=OAuth2(expires_in=0.75, rotate=True), latency=0.12) as api:
         authenticator = Oauth2Authenticator(
             f"{api.url}oauth/token", "client", "secret", "refresh-0", on_refresh=refreshed.append
         )

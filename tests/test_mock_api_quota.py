@@ -15,8 +15,6 @@ from asyncstreams import ConfigError, HttpStream, PageNumber, RequestContext
 from asyncstreams.testing import BearerAuth, MockApi, Quota, Resource
 from asyncstreams.testing.mock_api.quota import quota_header_lines
 
-pytestmark = pytest.mark.alone
-
 WALL = 1_767_225_600.0  # 2026-01-01T00:00:00Z
 
 

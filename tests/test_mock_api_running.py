@@ -19,8 +19,6 @@ from asyncstreams import ConfigError, HttpStream, RequestContext, TokenAuthentic
 from asyncstreams.testing import BearerAuth, Counts, Fault, MockApi, OAuth2, Quota, ReceivedRequest, Resource, shop
 from asyncstreams.testing.mock_api.shop import shop_faults
 
-pytestmark = pytest.mark.alone
-
 
 class Users(HttpStream):
     records_path = "data"

@@ -23,10 +23,7 @@ from asyncstreams import (
     TokenAuthenticator,
     WaitStarted,
 )
-from asyncstreams.clock import SystemClock
 from asyncstreams.testing import VirtualClock
-
-pytestmark = pytest.mark.alone
 
 
 def max_within(seconds: float, times: list[float]) -> int:
@@ -126,15 +123,12 @@ async def test_limit_works_with_large_loop_time_and_virtual_clock(virtual_clock:
 
 @pytest.mark.parametrize(
     "cost",
-    [
-        1.0,
-        4.0,
-    ],
+    [1.0, 4.0],
 )
-async def test_smooth_limit_spaces_requests_in_real_time(cost: float) -> None:
+async def test_smooth_limit_spaces_requests_evenly(virtual_clock: VirtualClock, cost: float) -> None:
     api = Api(failing_at_first(paged_api(1), every=5), latency=0.05)
     limit = RateLimit(20 * cost, per=1, smooth=True)
-    stream = subclass(Items, rate_limit=limit, rate_limit_cost=cost, max_tries=5)(api, SystemClock())
+    stream = subclass(Items, rate_limit=limit, rate_limit_cost=cost, max_tries=5)(api, virtual_clock)
 
     await stream.read(slices=slices(range(25)))
 

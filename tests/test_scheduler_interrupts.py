@@ -17,8 +17,6 @@ import pytest
 
 from asyncstreams.testing import Fault, MockApi, Quota, Resource
 
-pytestmark = pytest.mark.alone
-
 READER = """
 import asyncio
 import logging

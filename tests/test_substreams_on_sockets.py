@@ -12,8 +12,6 @@ from cached_tree import CustomerChild, Customers, Visits, streams
 from asyncstreams import Source
 from asyncstreams.testing import Fault, MockApi, Quota, Resource
 
-pytestmark = pytest.mark.alone
-
 COUNT, PAGES = 100, 5
 
 
