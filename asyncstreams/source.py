@@ -307,7 +307,7 @@ class Source:
         if value is not None and not isinstance(value, Mapping):
             raise ConfigError(
                 f"{type(self).__name__}: {argument} is of type {type(value).__name__}, not a mapping of stream names",
-                hint=f'such as {argument}={{"{next(iter(self._streams))}": ...}}',
+                hint=f'for example {argument}={{"{next(iter(self._streams))}": ...}}',
             )
         for name in cast(Mapping[str, Any], value or {}):
             self[name]  # raises for unknown names

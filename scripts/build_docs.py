@@ -7,15 +7,16 @@ CONTRIBUTING and CHANGELOG, to which the guides link. A warning, such as a broke
 from __future__ import annotations
 
 import ast
-import importlib
 import inspect
 import re
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import griffe
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,6 +28,8 @@ EXTRA_PAGES = {
 }
 TEST_MARK = re.compile(r"^ *<!-- test\b.*-->\n", re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]*)(#[^)\s]*)?\)")
+# Members that are public for other modules of the package only; mkdocs.yml hides them as well.
+INTERNAL = set(yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf-8"))["extra"]["internal_members"])
 DIRECTIVE = re.compile(r"^::: ([\w.]+)$", re.MULTILINE)
 
 
@@ -93,7 +96,7 @@ def slug(path: Path) -> str:
 
 def examples() -> str:
     """One section for each program, with its docstring and its source."""
-    parts = ["# Examples\n\nWhole programs. Each is run by the tests.\n"]
+    parts = ["# Examples\n\nComplete programs, with their source. The tests run each of them.\n"]
     for path in sorted((ROOT / "examples").rglob("*.py")):
         source = path.read_text("utf-8")
         docstring = ast.get_docstring(ast.parse(source)) or ""
@@ -105,12 +108,16 @@ def examples() -> str:
 def write_markdown() -> int:
     """Copy each page of the navigation as Markdown, and list all of them in llms.txt."""
     settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf-8"))
-    lines = [f"# {settings['site_name']}", "", f"> {settings['site_description']}", "", "## Documentation", ""]
-    pages = list(navigation(settings["nav"]))
-    missing = {path.relative_to(STAGED).as_posix() for path in STAGED.rglob("*.md")} - {page for _, page in pages}
+    lines = [f"# {settings['site_name']}", "", f"> {settings['site_description']}"]
+    pages = navigation(settings["nav"])
+    missing = {path.relative_to(STAGED).as_posix() for path in STAGED.rglob("*.md")} - {page for _, _, page in pages}
     if missing:
         raise SystemExit(f"mkdocs.yml: not in the navigation: {', '.join(sorted(missing))}")
-    for title, page in pages:
+    current = None
+    for section, title, page in pages:
+        if section != current:
+            lines += ["", f"## {section}", ""]
+            current = section
         text = DIRECTIVE.sub(lambda directive: reference(directive[1]), (STAGED / page).read_text("utf-8"))
         (SITE / page).parent.mkdir(parents=True, exist_ok=True)
         (SITE / page).write_text(text, "utf-8")
@@ -119,39 +126,70 @@ def write_markdown() -> int:
     return len(pages)
 
 
-def navigation(entries: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    pages: list[tuple[str, str]] = []
+def navigation(entries: list[dict[str, Any]], section: str = "Documentation") -> list[tuple[str, str, str]]:
+    """Section, title and page of each entry, in order."""
+    pages: list[tuple[str, str, str]] = []
     for entry in entries:
         for title, target in entry.items():
-            pages += [(title, target)] if isinstance(target, str) else navigation(target)
+            pages += [(section, title, target)] if isinstance(target, str) else navigation(target, title)
     return pages
 
 
 def summary(text: str) -> str:
     """The first sentence of a page."""
-    paragraphs = (part.strip() for part in re.split(r"\n\s*\n", text))
-    prose = next((part for part in paragraphs if part and part[0] not in "#|<-" and part[:3] != "```"), "")
-    return re.split(r"(?<=[.:])\s", " ".join(prose.split()), maxsplit=1)[0]
+    without_code = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    paragraphs = (part.strip() for part in re.split(r"\n\s*\n", without_code))
+    prose = next((part for part in paragraphs if part and part[0] not in "#|<-"), "")
+    return re.split(r"(?<=\.)\s", " ".join(prose.split()), maxsplit=1)[0]
+
+
+@cache
+def package() -> griffe.Module:
+    return griffe.load("asyncstreams", search_paths=[ROOT], resolve_aliases=True)
 
 
 def reference(name: str) -> str:
-    """Signature, docstring and public members of a name, as Markdown."""
-    module, _, attribute = name.rpartition(".")
-    found = getattr(importlib.import_module(module), attribute)
-    parts = [f"## {attribute}\n\n{signature(attribute, found)}{inspect.getdoc(found) or ''}\n"]
-    if isinstance(found, type) and not issubclass(found, Exception):
-        for member in sorted(member for member in vars(found) if not member.startswith("_")):
-            value = getattr(found, member)
-            if inspect.isroutine(value) and (text := inspect.getdoc(value)):
-                parts.append(f"\n### {attribute}.{member}\n\n{signature(member, value)}{text}\n")
-    return "".join(parts)
+    """Signature, docstring, attributes and methods of a public name, as Markdown."""
+    found = package()[name.removeprefix("asyncstreams.")]
+    found = found.final_target if found.is_alias else found
+    parts = [f"## {found.name}\n", definition(found), docstring(found)]
+    if found.is_class:
+        members = {**found.inherited_members, **found.members}
+        for member in members.values():
+            if (
+                member.name.startswith("_")
+                or member.name in INTERNAL
+                or not (member.docstring or found.name == "StreamOptions")
+            ):
+                continue
+            if member.is_function:
+                parts += [f"### {found.name}.{member.name}\n", definition(member), docstring(member)]
+            elif member.is_attribute:
+                parts.append(f"- `{declared(member)}`: {' '.join(docstring(member).split())}\n".replace(": \n", "\n"))
+    return "\n".join(part for part in parts if part)
 
 
-def signature(name: str, found: Any) -> str:
-    try:
-        return f"```python\n{name}{inspect.signature(found)}\n```\n\n" if callable(found) else ""
-    except (TypeError, ValueError):
-        return ""
+def definition(found: Any) -> str:
+    if found.is_attribute:
+        return f"```python\n{found.name} = {found.value}\n```\n"
+    if found.is_class:
+        bases = f"({', '.join(map(str, found.bases))})" if found.bases else ""
+        parameters = [parameter for parameter in found.parameters if parameter.name != "self"]
+        if not parameters or bases.endswith(("Error)", "Enum)", "Flag)", "Protocol)", "TypedDict)")):
+            return f"```python\nclass {found.name}{bases}\n```\n"
+        return f"```python\nclass {found.name}{bases}\n{found.signature()}\n```\n"
+    prefix = "async def " if "async" in found.labels else "def "
+    return f"```python\n{prefix}{found.signature()}\n```\n"
+
+
+def declared(attribute: Any) -> str:
+    annotation = f": {attribute.annotation}" if attribute.annotation is not None else ""
+    value = f" = {attribute.value}" if attribute.value is not None and "property" not in attribute.labels else ""
+    return f"{attribute.name}{annotation}{value}"
+
+
+def docstring(found: Any) -> str:
+    return f"{inspect.cleandoc(found.docstring.value)}\n" if found.docstring else ""
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ class Oauth2Authenticator(httpx.Auth):
         self._on_refresh = on_refresh
         self._clock: Clock = clock or SystemClock()
         self._current: CachedToken | None = None
-        # A lock belongs to one event loop, an authenticator may be used in several.
+        # One lock per event loop: a lock cannot be shared, but an authenticator may be used in several loops.
         self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
     def __repr__(self) -> str:
@@ -269,7 +269,7 @@ _HINTS_BY_CODE = {
 
 
 async def _await_shielded(callback: Awaitable[None]) -> None:
-    """Await the callback. After a cancellation it has 10 s to finish: a rotated token that is lost is lost for good.
+    """Await the callback. After a cancellation it has 10 s to finish: a rotated token cannot be requested again.
 
     It runs in its own task, since a cancel scope does not shield from a plain `Task.cancel()`.
     """

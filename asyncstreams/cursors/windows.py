@@ -47,7 +47,7 @@ class TimeWindows:
         _check_bounds("TimeWindows", self.bounds)
         if self.step is not None and not _timedelta(self.step) > timedelta(0):
             raise ConfigError(
-                f"TimeWindows(step={self.step!r}): expected a duration above 0", hint="such as timedelta(days=30)"
+                f"TimeWindows(step={self.step!r}): expected a duration above 0", hint="for example timedelta(days=30)"
             )
         if self.step is not None and self.start is None:
             raise ConfigError(
@@ -176,7 +176,7 @@ def _start_time(start: str | date, cursor: CursorFormat) -> datetime:
     except ValueError:
         raise ConfigError(
             f"TimeWindows(start={start!r}): expected a time in ISO 8601",
-            hint='such as "2024-01-31" or "2024-01-31T12:00:00Z"',
+            hint='for example "2024-01-31" or "2024-01-31T12:00:00Z"',
         ) from None
     if moment.tzinfo is not None or cursor.zone is not None:
         return moment

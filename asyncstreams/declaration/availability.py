@@ -15,7 +15,7 @@ Availability: TypeAlias = tuple[bool, str | None]
 
 
 def checked_availability(strategy: object, method: str, answer: Any) -> Availability:
-    """The answer of a strategy. Raises ConfigError if it is not `(bool, str | None)`."""
+    """The result of a strategy's method. Raises ConfigError if it is not `(bool, str | None)`."""
     match answer:
         case (bool() as available, str() | None as reason):
             return available, reason
@@ -60,7 +60,7 @@ class HttpAvailabilityStrategy:
     """
 
     async def check_availability(self, stream: ProbeTarget, logger: logging.Logger, source: Any = None) -> Availability:
-        """Request the first page. Raises the errors of reading, except for the statuses that mean unavailable."""
+        """Request the first page. Raises the error of that request, unless its status means unavailable."""
         try:
             page = await stream.first_page()
         except HttpStatusError as error:

@@ -173,7 +173,7 @@ def check_values(stream: object) -> None:
     ):
         raise ConfigError(
             f"{class_name}.paginator is of type {type(paginator).__name__}: expected first(), next() and apply()",
-            hint="such as PageNumber(), Offset(), Cursor(...), LinkHeader(), NextUrl(...), Continuation()",
+            hint="for example PageNumber(), Offset(), Cursor(...), LinkHeader(), NextUrl(...) or Continuation()",
         )
     _check_types(class_name, stream)
     check_cache(class_name, stream)
@@ -191,14 +191,14 @@ def _check_schema_settings(class_name: str, stream: object) -> None:
     if transformer is not None and not callable(getattr(transformer, "compile", None)):
         raise ConfigError(
             f"{class_name}.transformer is {_kind_of(transformer)}: expected a TypeTransformer",
-            hint="such as TypeTransformer(TransformConfig.DefaultSchemaNormalization)",
+            hint="for example TypeTransformer(TransformConfig.DefaultSchemaNormalization)",
         )
     key: Any = getattr(stream, "primary_key", None)
     names: list[Any] = [*key] if isinstance(key, list | tuple) else [key]
     if not all(isinstance(name, str | list | tuple) for name in names if name is not None or key is not None):
         raise ConfigError(
             f"{class_name}.primary_key = {key!r}: expected a field, or a list of fields or paths",
-            hint='such as "id", ["shop", "id"] or [["shop", "id"], ["number"]]',
+            hint='for example "id", ["shop", "id"] or [["shop", "id"], ["number"]]',
         )
 
 
@@ -244,7 +244,8 @@ def _check_types(class_name: str, stream: object) -> None:
     if authenticator is not None and not hasattr(authenticator, "async_auth_flow"):
         raise ConfigError(
             f"{class_name}.authenticator is of type {type(authenticator).__name__}: expected an httpx.Auth",
-            hint="such as TokenAuthenticator(token), BasicHttpAuthenticator(user, password), Oauth2Authenticator(...)",
+            hint="for example TokenAuthenticator(token), BasicHttpAuthenticator(user, password) or "
+            "Oauth2Authenticator(...)",
         )
 
 
@@ -268,13 +269,13 @@ def check_cursor(class_name: str, stream: object) -> None:
     if path is not None and not (names and all(isinstance(name, str) and name for name in names)):
         raise ConfigError(
             f"{class_name}.cursor_field = {path!r}: expected the name or path of a field",
-            hint='such as "updated_at", or ["meta", "updated_at"]',
+            hint='for example "updated_at", or ["meta", "updated_at"]',
         )
     windows: Any = getattr(stream, "windows", None)
     if windows is not None and (isinstance(windows, type) or not callable(getattr(windows, "intervals", None))):
         raise ConfigError(
             f"{class_name}.windows is {windows!r}: expected TimeWindows(...) or NumberRanges(...)",
-            hint='such as TimeWindows(start="2024-01-01", step=timedelta(days=30))',
+            hint='for example TimeWindows(start="2024-01-01", step=timedelta(days=30))',
         )
     if windows is not None and path is None:
         raise ConfigError(
@@ -295,7 +296,7 @@ def check_rate_limit(class_name: str, limit: object) -> None:
             shown = f" = {item!r}" if isinstance(item, int | float) else ""
             raise ConfigError(
                 f"{class_name}.rate_limit{shown} is of type {type(item).__name__}: expected RateLimit(...) or a list",
-                hint="such as RateLimit(100, per=60) for 100 requests a minute",
+                hint="for example RateLimit(100, per=60) for 100 requests a minute",
             )
 
 
@@ -354,7 +355,7 @@ def _check_spelling(cls: type, name: str, base: type) -> None:
         close = ["authenticator"]
     if close:
         raise ConfigError(
-            f"{cls.__name__}.{name} is never called; did you mean {close[0]!r}?",
+            f"{cls.__name__}.{name} is never used; did you mean {close[0]!r}?",
             hint=f"if it is your own, begin its name with an underscore: _{name}",
         )
 

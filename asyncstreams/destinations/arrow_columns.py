@@ -48,7 +48,7 @@ _PATTERNS = {
 
 
 def import_pyarrow(extra: str) -> Any:
-    """pyarrow. Raises ConfigError if it is not installed; the hint names the extra that installs it."""
+    """Import and return pyarrow. Raises ConfigError if it is missing; the hint names the extra to install."""
     try:
         return import_module("pyarrow")
     except ModuleNotFoundError:
@@ -126,7 +126,7 @@ class Columns:
             return None
 
     def _is_lossless(self, values: Any, kind: ColumnType) -> bool:
-        """Whether parsed values are exactly those of the lines; Arrow converts some without an error."""
+        """Whether Arrow parsed all values exactly: it converts some of them without an error."""
         if kind in (BOOLEAN, BIGINT, TEXT) or values.null_count == len(values):
             return True
         if kind == NULL:
@@ -169,7 +169,7 @@ class Columns:
         return self._pa.array(plain, parsed_type).cast(self._arrow_type(kind))
 
     def _arrow_type(self, kind: ColumnType, *, as_parsed: bool = False) -> Any:
-        """The Arrow type of a column; `as_parsed`: the type as which its values are parsed, which is then cast."""
+        """The Arrow type of a column. `as_parsed`: the type that its values have after parsing, before the cast."""
         pa = self._pa
         if is_list(kind):
             return pa.list_(self._arrow_type(kind[0], as_parsed=as_parsed))
@@ -220,7 +220,7 @@ def _widened_type(known: ColumnType, values: Sequence[Any]) -> ColumnType:
 
 
 def _widened_nested_type(known: ColumnType, found: ColumnType, values: Sequence[Any]) -> ColumnType:
-    """As `_widened_type`, for objects and lists: dates and times inside them stay dates and times."""
+    """`_widened_type` for objects and lists. Dates and times inside them stay dates and times."""
     present = [value for value in values if value is not None]
     if is_object(known) and is_object(found):
         names = dict.fromkeys([*known, *found])

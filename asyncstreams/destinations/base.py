@@ -18,7 +18,10 @@ _MIN_PART_BYTES = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Destination(ABC):
-    """The options that all destinations share; `path` is a folder or a file. Raises ConfigError for other values."""
+    """The options that all destinations share. `path` is a folder or a file.
+
+    Raises ConfigError for an option that is not one of the allowed values.
+    """
 
     path: str | os.PathLike[str]
     mode: TableMode = field(default=None, kw_only=True)

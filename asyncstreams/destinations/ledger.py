@@ -31,7 +31,7 @@ class Part:
 
     @property
     def name(self) -> str:
-        """Its file name in the folder of its stream; recovery gives it the same name again."""
+        """File name in the folder of the stream. Recovery gives the part the same name again."""
         return f"{self.kind}-{self.generation:06d}-{self.number:06d}{self.suffix}"
 
     def to_json(self) -> list[Any]:

@@ -254,7 +254,7 @@ class OutputFolder:
             return False
 
     def _handle_missing(self, missing: Mapping[str, Sequence[Part]]) -> None:
-        """Forget missing parts with `ignore_missing_parts`. Raises OutputMissing without."""
+        """Remove missing parts from the ledger if `ignore_missing_parts` is set; otherwise raise OutputMissing."""
         count = sum(map(len, missing.values()))
         name, parts = next(iter(missing.items()))
         files = f"{self.path / folder_name(name) / parts[0].name}" + (f" and {count - 1} more" if count > 1 else "")
@@ -275,7 +275,7 @@ class OutputFolder:
             if (found := _PART_NAME.match(path.name)) and (int(found[1]), int(found[2])) > last:
                 raise StateCorrupt(
                     f"the journal in {self._private} has lost its last records: it does not contain {path}",
-                    hint="restore the folder from a copy; or remove such files, and their records are read again",
+                    hint="restore the folder from a copy; or remove such files: their records are then read again",
                 ).locate(stream=name)
 
     def _check_folder_names(self, names: Iterable[str]) -> None:

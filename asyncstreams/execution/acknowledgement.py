@@ -64,7 +64,7 @@ class PageAcknowledger:
 async def open_pages(
     scheduler: Scheduler, state: Mapping[str, Any] | None, ack: Ack, clock: Clock
 ) -> AsyncGenerator[AsyncIterator[Page]]:
-    """Open the pages of a run. With a State, they advance it and it is saved on exit."""
+    """Yield the pages of a run. If `state` is a State, acknowledged pages advance it, and it is saved on exit."""
     async with scheduler.pages() as pages:
         if not isinstance(state, State):
             yield pages

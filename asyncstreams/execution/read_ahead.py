@@ -79,7 +79,7 @@ class ReadAhead:
         if guess.error is not None:
             raise guess.error
         if guess.received is None:
-            # The fetching task was cancelled first: so is this one, at the checkpoint.
+            # The fetching task was cancelled, and this task has not noticed its own cancellation yet: it does here.
             await anyio.lowlevel.checkpoint()
         assert guess.received is not None
         return guess.received

@@ -242,7 +242,7 @@ class Scheduler:
         # The first page of the first slice is read alone: it shows whether the stream is available.
         first: anyio.Event | None = anyio.Event()
         if run.remaining_records is not None and not await run.wait_for_demand(run.slots.new_slot()):
-            # Its slices are not needed either; they might cost requests to its parents.
+            # No record is needed, so no slice is either. Asking for slices might send requests to parents.
             return
         replays = run.sender.replays_delivered
         async with aclosing(pending_slices(selection, run.incremental, include_delivered=replays)) as pending:

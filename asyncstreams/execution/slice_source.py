@@ -54,7 +54,7 @@ async def iter_slices(stream: Stream, slices: SliceInput | None, state: Mapping[
             kind = type(cast(object, given)).__name__
             example = repr(cast(object, given)) if kind == "dict" else '{"project": 7}'
             raise ConfigError(
-                f"{type(stream).__name__}: the slices are a {kind}: a list of slices is required",
+                f"{type(stream).__name__}: the slices are of type {kind}: expected a list of slices",
                 hint=f"pass a list such as [{example}]",
             )
         if isinstance(given, AsyncIterable):
@@ -65,7 +65,7 @@ async def iter_slices(stream: Stream, slices: SliceInput | None, state: Mapping[
                 yield _to_slice(stream, value)
         else:
             raise ConfigError(
-                f"{type(stream).__name__}.stream_slices returned {type(given).__name__}: an iterable is required"
+                f"{type(stream).__name__}.stream_slices returned {type(given).__name__}: expected an iterable of slices"
             )
     except AsyncStreamsError as error:
         error.locate(stream=stream.name)
@@ -84,6 +84,6 @@ def _to_slice(stream: Stream, given: Any) -> Slice:
     if given is None or isinstance(given, Mapping):
         return Slice(cast(Mapping[str, Any] | None, given))
     raise ConfigError(
-        f"{type(stream).__name__}: a slice is a {type(given).__name__}: a mapping or a Slice is required",
+        f"{type(stream).__name__}: a slice is of type {type(given).__name__}: expected a mapping or a Slice",
         hint='use a mapping such as {"project": 7}',
     )

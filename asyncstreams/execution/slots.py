@@ -72,13 +72,13 @@ class SlotPool:
     def charge(self, slots: StreamSlots) -> None:
         """Count one request of a stream."""
         if not self._waiting:
-            # No stream is held back: one that comes later is owed nothing.
+            # No stream is waiting. One that arrives later starts at this virtual time, without credit for the past.
             self._virtual_time = slots.start_tag = max(slots.start_tag, self._virtual_time)
         slots.start_tag += 1 / slots.weight
 
     def enqueue(self, slots: StreamSlots) -> None:
         if slots not in self._waiting:
-            # A stream that paused is owed nothing for the pause: it continues at the virtual time.
+            # A stream gets no credit for a pause: it continues at the virtual time.
             slots.start_tag = max(slots.start_tag, self._virtual_time)
             self._waiting[slots] = None
 

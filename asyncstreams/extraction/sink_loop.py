@@ -35,7 +35,7 @@ def check_destination(class_name: str, to: object, state: Mapping[str, Any] | No
         path = os.fspath(cast("str | os.PathLike[str]", to))
         raise ConfigError(
             f"{class_name}.extract(to={path!r}): a path does not say which format to write",
-            hint=f"to=JsonLines({path!r})",
+            hint=f"for JSON lines, pass to=JsonLines({path!r})",
         )
     elif isinstance(to, io.IOBase | type) or not isinstance(to, Sink):
         kind = to.__name__ if isinstance(to, type) else type(to).__name__

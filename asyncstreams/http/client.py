@@ -173,7 +173,7 @@ class HttpClient:
             governor = self._sender.governor_for(response.request)
             pause = ordered if wait is None else wait
             if pause is not None:
-                # Before this page can give up, so that the other pages stop sending.
+                # The pause starts before this page can give up, so that the other pages stop sending.
                 governor.pause_for(pause)
             governor.pause_for(retry.record_throttle(error, pause))
         elif ordered is not None or not self._record_host_failure(

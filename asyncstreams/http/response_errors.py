@@ -97,7 +97,7 @@ def refusal_error(stream: Stream, response: Response, *, renewed: bool = False) 
         return HttpStatusError(
             f"{problem}: a redirect to {target!r}, which is not followed",
             status=status,
-            hint='declare the target itself, or return {"follow_redirects": True} from request_kwargs',
+            hint='set url_base or path to the target, or return {"follow_redirects": True} from request_kwargs',
         )
     if 200 <= status < 300:
         problem += ", which the stream's classify() considers a failure"

@@ -120,8 +120,8 @@ class RequestSender:
             return ConfigError(reason)
         problem = "did not answer" if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout) else "failed"
         failure = (HostNameNotFound if isinstance(error, HostNotFound) else HostUnavailable)(f"{problem}: {reason}")
-        if "refused" in reason.lower():
-            failure.hint = "check that the server is running, and that the port is right"
+        if "refused" in reason.lower() or "connect call failed" in reason.lower():
+            failure.hint = "nothing listens there: check that the server is running, and the host and port of url_base"
         failure.retryable = True
         failure.was_sent = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
         return failure
@@ -319,7 +319,7 @@ class RequestSender:
             return self._session.transport_for(origin, options.client)
         client, transport = self._base_transport or (None, None)
         if transport is None or client is not options.client:
-            # Options are compared by value there, field by field.
+            # Identity is a fast check: the session looks the transport up by all fields of the options.
             transport = self._session.transport_for(origin, options.client)
             self._base_transport = options.client, transport
         return transport

@@ -103,7 +103,10 @@ class AttemptTimeout:
             raise self._to_error() from None
 
     def start_request(self) -> None:
-        """Start the `first_byte` limit. A transport that does not report its connection has `connect` seconds more."""
+        """Start the `first_byte` limit, once the transport is connected.
+
+        If a transport never calls this, the limit is `connect` plus `first_byte` from the start of the attempt.
+        """
         self._deadline = self._loop.time() + self._limits.first_byte
 
     def start_body(self) -> None:

@@ -70,9 +70,10 @@ class _Bundler:
         self.definitions: dict[str, Any] = {}
 
     def rewrite(self, node: Any, file: str | None, where: str, *, is_name_map: bool = False) -> Any:
-        """A copy of `node` from `file`, or from the schema itself if that is None.
+        """A copy of `node` with rewritten references.
 
-        `where` is the location for messages. `is_name_map`: the node maps names to schemas.
+        `file` contains the node; None: the root schema contains it. `where` is the location for messages.
+        `is_name_map`: the node maps names to schemas.
         """
         if isinstance(node, list | tuple):
             items = enumerate(cast(list[Any], node))
@@ -115,7 +116,7 @@ class _Bundler:
             return schema
         if (fields := as_object(schema)) is None:
             raise ConfigError(f"schemas/{path}: a JSON schema must be an object, not {json_type_name(schema)}")
-        # Its own base URI would change the meaning of the rewritten references.
+        # A base URI of the file would change the meaning of the rewritten references.
         return {key: value for key, value in fields.items() if key not in ("$id", "id", "$schema")}
 
     def _check_target_exists(self, reference: str, fragment: str, where: str) -> None:

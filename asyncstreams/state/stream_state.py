@@ -285,7 +285,8 @@ def merge_state(state: StreamState, mapping: Mapping[str, Any]) -> StreamState:
                 merge_state(state.parents[parent], parent_state)
     except (InvalidCursorValue, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
-            f"state: its format is unknown: {error}", hint=f"pass a State, or a mapping such as {{{name!r}: value}}"
+            f"state: unknown or invalid format: {error}",
+            hint=f"pass a State, or a mapping such as {{{name!r}: value}}",
         ) from None
     return state
 

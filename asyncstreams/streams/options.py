@@ -51,7 +51,7 @@ class StreamOptions(TypedDict, total=False):
     """Options that every stream and every Source accepts, as keywords or as class attributes.
 
     The first that is set wins: the stream's keyword, the stream's class, the Source's keyword, the Source's class.
-    `StreamSettings` documents each option.
+    Each option has the meaning and the default of the attribute of the same name of `HttpStream`.
     """
 
     authenticator: httpx.Auth | None

@@ -123,7 +123,7 @@ def _check_parents(stream: HttpStream, parent: object) -> tuple[HttpStream, ...]
         if not isinstance(item, HttpStream):
             raise ConfigError(
                 f"{class_name}: parent is of type {type(item).__name__}; expected a stream or a list of streams",
-                hint=f"such as {_EXAMPLE}",
+                hint=f"for example {_EXAMPLE}",
             )
     parents = cast(tuple[HttpStream, ...], tuple(given))
     if len({id(parent) for parent in parents}) < len(parents):
@@ -164,7 +164,7 @@ def _check_settings(stream: HttpSubStream) -> None:
         or not all(isinstance(field, str) and field for field in cast(Sequence[object], fields))
     ):
         raise ConfigError(
-            f"{class_name}.parent_fields = {fields!r}: expected a tuple of field names", hint='such as ("id",)'
+            f"{class_name}.parent_fields = {fields!r}: expected a tuple of field names", hint='for example ("id",)'
         )
     if stream.incremental_dependency:
         _check_dependency(stream, class_name)
