@@ -28,8 +28,6 @@ EXTRA_PAGES = {
 }
 TEST_MARK = re.compile(r"^ *<!-- test\b.*-->\n", re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]*)(#[^)\s]*)?\)")
-# Members that are public for other modules of the package only; mkdocs.yml hides them as well.
-INTERNAL = set(yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf-8"))["extra"]["internal_members"])
 DIRECTIVE = re.compile(r"^::: ([\w.]+)$", re.MULTILINE)
 
 
@@ -105,11 +103,22 @@ def examples() -> str:
     return "".join(parts)
 
 
+@cache
+def settings() -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf-8"))
+
+
+def is_hidden(name: str) -> bool:
+    """Whether the filters of mkdocstrings leave a member out of the reference."""
+    (plugin,) = (plugin["mkdocstrings"] for plugin in settings()["plugins"] if "mkdocstrings" in plugin)
+    filters = plugin["handlers"]["python"]["options"]["filters"]
+    return any(re.search(pattern.removeprefix("!"), name) for pattern in filters)
+
+
 def write_markdown() -> int:
     """Copy each page of the navigation as Markdown, and list all of them in llms.txt."""
-    settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf-8"))
-    lines = [f"# {settings['site_name']}", "", f"> {settings['site_description']}"]
-    pages = navigation(settings["nav"])
+    lines = [f"# {settings()['site_name']}", "", f"> {settings()['site_description']}"]
+    pages = navigation(settings()["nav"])
     missing = {path.relative_to(STAGED).as_posix() for path in STAGED.rglob("*.md")} - {page for _, _, page in pages}
     if missing:
         raise SystemExit(f"mkdocs.yml: not in the navigation: {', '.join(sorted(missing))}")
@@ -156,11 +165,8 @@ def reference(name: str) -> str:
     if found.is_class:
         members = {**found.inherited_members, **found.members}
         for member in members.values():
-            if (
-                member.name.startswith("_")
-                or member.name in INTERNAL
-                or not (member.docstring or found.name == "StreamOptions")
-            ):
+            is_documented = member.docstring is not None or found.name == "StreamOptions"
+            if is_hidden(member.name) or not is_documented:
                 continue
             if member.is_function:
                 parts += [f"### {found.name}.{member.name}\n", definition(member), docstring(member)]
