@@ -180,3 +180,31 @@ def test_property_commits_hold_only_covered_lines(steps: list[Any]) -> None:
             commit()
     batcher.close_open_slices()
     commit()
+
+
+def test_slice_that_spills_repeatedly_keeps_all_its_lines() -> None:
+    batcher, checkpoint, spills = CommitBatcher(0.0, 64 * MIB, commit_each_slice=False), FakeCheckpoint(3), Spills()
+    for number in range(3):
+        batcher.add_page(checkpoint.page(number), [line(number, 17 * MIB)], 0.1)
+        spills.spill_from(batcher)
+    batcher.add_page(checkpoint.page(3, is_last=True), [line(3)], 0.1)
+
+    batch = batcher.pop_batches(1)["rows"]
+
+    assert len(spills.chunks) == 1
+    assert spills.committed_pages(batch) == [0, 1, 2, 3]
+
+
+def test_lines_after_a_commit_do_not_join_the_spilled_batch() -> None:
+    batcher, checkpoint, spills = CommitBatcher(0.0, 64 * MIB, commit_each_slice=False), FakeCheckpoint(1, 3), Spills()
+    batcher.add_page(checkpoint.page(0), [line(0, 17 * MIB)], 0.1)
+    spills.spill_from(batcher)
+    batcher.add_page(checkpoint.page(1), [line(1)], 5.0)
+    first = batcher.pop_batches(5.0)["rows"]
+    batcher.add_page(checkpoint.page(2), [line(2)], 20.0)
+    batcher.add_page(checkpoint.page(3, is_last=True), [line(3)], 20.0)
+
+    second = batcher.pop_batches(20.0)["rows"]
+
+    assert spills.committed_pages(first) == [0, 1]
+    assert spills.committed_pages(second) == [2, 3]

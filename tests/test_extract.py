@@ -714,3 +714,26 @@ async def test_state_argument_with_files_is_refused(out: Path):
 def test_invalid_jsonlines_option_raises_config_error(options: Any):
     with pytest.raises(ConfigError, match=next(iter(options))):
         JsonLines("out", **options)
+
+
+class RecordingFileSystem(FileSystem):
+    """A slow disk that keeps the order of journal records."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[str] = []
+
+    def write(self, file: int, data: bytes | memoryview) -> int:
+        time.sleep(0.01)
+        self.operations += [operation.decode() for operation in re.findall(rb'"op":"(\w+)"', data)]
+        return super().write(file, data)
+
+
+async def test_stream_is_finished_after_its_last_commit(out: Path):
+    api, fs = FakeApi(), RecordingFileSystem()
+    api.records = {region: [{"id": region, "text": "x" * 9_000_000}] for region in range(8)}
+
+    await Regions(api, 8).extract(to=JsonLines(out, fsync="full", fs=fs))
+
+    assert fs.operations.count("commit") > 1
+    assert [operation for operation in fs.operations if operation != "begin"][-2:] == ["finish", "end"]
