@@ -67,3 +67,7 @@ def test_property_frontier_is_end_of_first_interval(added):
 def test_empty_set_covers_nothing():
     assert Intervals().gaps() == [Interval(float("-inf"), float("inf"))]
     assert Intervals().frontier is None
+
+
+def test_gap_ends_at_the_end_of_the_range():
+    assert Intervals([(5, 9)]).gaps(0, 3) == [Interval(0, 3)]

@@ -313,3 +313,20 @@ def test_lines_that_match_columns_are_not_decoded(monkeypatch: pytest.MonkeyPatc
     for unexpected in (b'{"n":"x"}', b'{"id":9007199254740993}', b'{"new":1}', b'{"id":1.5}', b'{"o":{"b":1}}'):
         with pytest.raises(AssertionError, match="decoded"):
             columns.table(unexpected + b"\n")
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (2**53, "integer"),
+        (-(2**53), "integer"),
+        (2**53 + 1, "bigint"),
+        (-(2**53) - 1, "bigint"),
+        (2**63 - 1, "bigint"),
+        (-(2**63), "bigint"),
+        (2**63, "json"),
+        (-(2**63) - 1, "json"),
+    ],
+)
+def test_integer_type_follows_the_range(value: int, kind: str):
+    assert type_of([value]) == kind
