@@ -262,6 +262,25 @@ async def test_state_waits_for_manual_ack_of_first_page():
     assert state["events"].frontier == timestamp(40)
 
 
+async def test_state_stops_before_first_unacknowledged_page():
+    api, clock, state = Api(*((n, 10 * n) for n in range(6))), WallClock(100), State()
+    stream = events(
+        api,
+        clock,
+        paginator=PageNumber(size=2),
+        cursor_field=None,
+        request_params=lambda self, context: {},
+        state_checkpoint_interval=1,
+    )
+
+    async with stream.pages(state=state, ack="manual") as pages:
+        found = [page async for page in pages]
+        found[0].ack()
+
+    assert [record["id"] for record in found[0].records] == [0, 1]
+    assert await ids(stream, state) == [2, 3, 4, 5]
+
+
 async def test_limit_leaves_state_unchanged():
     api, clock, state = Api((1, 10), (2, 20)), WallClock(100), State()
     stream = events(api, clock)
