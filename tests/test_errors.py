@@ -380,5 +380,5 @@ async def test_text_of_an_unavailable_host(respx_mock, virtual_clock):
     assert str(error) == (
         "users: GET https://api.example.com/v1/users did not answer: Connection refused\n"
         "  at: page 0, 5 tries\n"
-        "  hint: check that the server is running, and that the port is right"
+        "  hint: nothing listens there: check that the server is running, and the host and port of url_base"
     )
