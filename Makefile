@@ -3,6 +3,8 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 PEERS := airbyte_cdk dlt singer
+# The tests start hundreds of processes: with this variable, each of them would compile everything that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test test-long test-simulations test-crash test-servers docs lint types mypy pyright format bench bench-peers bench-sim bench-substreams bench-extract bench-journal bench-tables bench-mock bench-crash clean
 
