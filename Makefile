@@ -6,7 +6,7 @@ PEERS := airbyte_cdk dlt singer
 # The tests start hundreds of processes: with this variable, each of them would compile everything that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-long test-simulations test-crash test-servers docs lint types mypy pyright format bench bench-peers bench-sim bench-substreams bench-extract bench-journal bench-tables bench-mock bench-crash clean
+.PHONY: help demo test test-long test-simulations test-crash test-servers docs lint types mypy pyright format bench bench-peers bench-sim bench-substreams bench-extract bench-journal bench-tables bench-mock bench-imports bench-crash clean
 
 help:  ## List these targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -76,6 +76,9 @@ bench-tables: $(VENV)/.ready  ## Benchmark Parquet, DuckDB and SQLite against th
 
 bench-mock: $(VENV)/.ready  ## Benchmark the throughput of MockApi; requires wrk (2 minutes)
 	$(BIN)/python benchmarks/mock_api.py
+
+bench-imports: $(VENV)/.ready  ## Benchmark the CPU of importing asyncstreams against that of importing httpx (20 seconds)
+	$(BIN)/python benchmarks/imports.py $(ARGS)
 
 clean:  ## Remove the environments, the caches and the output of the demo
 	rm -rf $(VENV) .bench build out .mypy_cache .pytest_cache .ruff_cache .hypothesis dist

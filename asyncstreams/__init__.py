@@ -1,8 +1,9 @@
 """Extract whole HTTP APIs from async Python: declare a stream and read all of it."""
 
 from dataclasses import fields, is_dataclass
+from importlib import import_module
 from types import FunctionType
-from typing import get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from ._version import __version__
 from .auth.authenticators import (
@@ -12,16 +13,11 @@ from .auth.authenticators import (
     MultipleTokenAuthenticator,
     TokenAuthenticator,
 )
-from .auth.oauth2 import Oauth2Authenticator, Oauth2Tokens
 from .clock import Clock, SystemClock
 from .cursors.windows import NumberRanges, TimeWindows
 from .declaration.availability import Availability, AvailabilityStrategy, HttpAvailabilityStrategy
 from .declaration.catalog import CheckReport, StreamCheck, StreamDescription
-from .destinations.duckdb import DuckDB
-from .destinations.jsonl import JsonLines
-from .destinations.parquet import Parquet
 from .destinations.sink import Sink
-from .destinations.sqlite import SQLite
 from .errors import (
     AsyncStreamsError,
     AuthError,
@@ -63,7 +59,6 @@ from .events import (
 )
 from .execution.report import RunReport, StreamReport, WriteReport
 from .http.request_builder import Attempt
-from .http.streaming import csv_rows, json_items, ndjson
 from .messages import Request, Response
 from .models import (
     Backoff,
@@ -84,13 +79,21 @@ from .models import (
 from .pagination.paginators import Continuation, Cursor, Header, LinkHeader, NextUrl, Offset, PageNumber
 from .pagination.selectors import Selector
 from .protocols import Middleware, MockRouter, Paginator, ParsedRecords, Send, SliceInput, Windows
-from .schemas.type_transformer import TransformConfig, TypeTransformer
 from .source import Source
 from .state.state_file import State
 from .state.stream_state import StreamState, to_airbyte_state
 from .streams.http_stream import HttpStream
 from .streams.options import StreamOptions
-from .streams.substream import HttpSubStream
+
+if TYPE_CHECKING:
+    from .auth.oauth2 import Oauth2Authenticator, Oauth2Tokens
+    from .destinations.duckdb import DuckDB
+    from .destinations.jsonl import JsonLines
+    from .destinations.parquet import Parquet
+    from .destinations.sqlite import SQLite
+    from .http.streaming import csv_rows, json_items, ndjson
+    from .schemas.type_transformer import TransformConfig, TypeTransformer
+    from .streams.substream import HttpSubStream
 
 __all__ = [
     "AbstractHeaderAuthenticator",
@@ -201,21 +204,52 @@ __all__ = [
 ]
 
 
-def _set_public_module() -> None:
+# The modules of these names are imported on first use: no other module needs them.
+_IMPORTED_ON_USE = {
+    "DuckDB": ".destinations.duckdb",
+    "HttpSubStream": ".streams.substream",
+    "JsonLines": ".destinations.jsonl",
+    "Oauth2Authenticator": ".auth.oauth2",
+    "Oauth2Tokens": ".auth.oauth2",
+    "Parquet": ".destinations.parquet",
+    "SQLite": ".destinations.sqlite",
+    "TransformConfig": ".schemas.type_transformer",
+    "TypeTransformer": ".schemas.type_transformer",
+    "csv_rows": ".http.streaming",
+    "json_items": ".http.streaming",
+    "ndjson": ".http.streaming",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _IMPORTED_ON_USE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    public = getattr(import_module(_IMPORTED_ON_USE[name], __name__), name)
+    _set_public_module(public)
+    globals()[name] = public
+    return public
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _set_public_module(public: object) -> None:
     """Make tracebacks, reprs and pickles show `asyncstreams.HttpStream`, and not the module that defines the class.
 
     `typing.get_type_hints` looks names up in the module of a class, so annotations are evaluated first.
     """
-    for name in __all__:
-        public = globals()[name]
-        if isinstance(public, type):
-            hints = get_type_hints(public, include_extras=True)
-            public.__annotations__ = {field: hints[field] for field in vars(public).get("__annotations__", {})}
-            if is_dataclass(public):
-                parameters = {field.name: hints[field.name] for field in fields(public) if field.init}
-                public.__init__.__annotations__ = {**parameters, "return": None}
-        if isinstance(public, type | FunctionType):
-            public.__module__ = __name__
+    if isinstance(public, type):
+        own: dict[str, Any] = vars(public).get("__annotations__", {})
+        hints = get_type_hints(public, include_extras=True) if own or hasattr(public, "__dataclass_fields__") else {}
+        public.__annotations__ = {field: hints[field] for field in own}
+        if is_dataclass(public):
+            parameters = {field.name: hints[field.name] for field in fields(public) if field.init}
+            public.__init__.__annotations__ = {**parameters, "return": None}
+    if isinstance(public, type | FunctionType):
+        public.__module__ = __name__
 
 
-_set_public_module()
+for _name in __all__:
+    if _name not in _IMPORTED_ON_USE:
+        _set_public_module(globals()[_name])

@@ -5,8 +5,8 @@ Eagerly built httpx objects cost more than fetching a page.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, cast
 
 import anyio
 import httpx
@@ -18,6 +18,57 @@ from .redaction import safe_url
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 _NOT_DECODED = object()
+_MAX_CACHED_LAYOUTS = 256
+_MAX_CACHED_NAMES_BYTES = 4096  # a larger set of header names is not cached
+
+
+class HeaderIndex:
+    """Positions at which a header name occurs, at least one."""
+
+    __slots__ = ("_first", "_more")
+
+    def __init__(self, positions: Sequence[int]) -> None:
+        self._first, self._more = positions[0], tuple(positions[1:])
+
+    def value(self, headers: RawHeaders) -> bytes:
+        """The value of the header; several lines are joined by commas."""
+        text = headers[self._first][1]
+        return b", ".join((text, *[headers[position][1] for position in self._more])) if self._more else text
+
+
+class HeaderLayout:
+    """The positions of all header names of a response.
+
+    Most responses of an API have the same names in the same order, and share one layout. Finding a header
+    by it takes a fraction of the time of a dict of all headers.
+    """
+
+    __slots__ = ("connection", "content_length", "indexes", "keep_alive", "transfer_encoding")
+    _cache: ClassVar[dict[tuple[bytes, ...], HeaderLayout]] = {}
+
+    def __init__(self, names: Iterable[bytes]) -> None:
+        positions: dict[bytes, list[int]] = {}
+        for position, name in enumerate(names):
+            positions.setdefault(name.lower(), []).append(position)
+        self.indexes = {name: HeaderIndex(found) for name, found in positions.items()}
+        self.connection = self.indexes.get(b"connection")
+        self.content_length = self.indexes.get(b"content-length")
+        self.keep_alive = self.indexes.get(b"keep-alive")
+        self.transfer_encoding = self.indexes.get(b"transfer-encoding")
+
+    @classmethod
+    def of(cls, headers: RawHeaders) -> HeaderLayout:
+        """The layout of these headers."""
+        names = tuple([name for name, _ in headers])
+        layout = cls._cache.get(names)
+        if layout is None:
+            layout = cls(names)
+            # A server that invents header names must not fill the memory.
+            if sum(map(len, names)) <= _MAX_CACHED_NAMES_BYTES:
+                if len(cls._cache) >= _MAX_CACHED_LAYOUTS:
+                    cls._cache.clear()
+                cls._cache[names] = layout
+        return layout
 
 
 class Headers(httpx.Headers):
@@ -114,6 +165,7 @@ class Response(httpx.Response):
         stream: httpx.AsyncByteStream | httpx.SyncByteStream,
         request: httpx.Request,
         extensions: dict[str, Any] | None = None,
+        layout: HeaderLayout | None = None,
     ) -> None:
         # As in Request: sets the fields of httpx.Response.__init__ without building headers and cookies.
         self.status_code = status_code
@@ -131,7 +183,7 @@ class Response(httpx.Response):
         self._json: Any = _NOT_DECODED
         self._partial_json: tuple[Any, Collection[str]] = (None, ())
         self._chunks: AsyncGenerator[bytes] | None = None
-        self._headers_by_name: dict[bytes, bytes] | None = None
+        self._layout = layout
         self.bytes_read = 0
 
     @property
@@ -155,13 +207,17 @@ class Response(httpx.Response):
 
         `name` is in lower case. Repeated values are joined by ", ".
         """
-        if self._headers_by_name is None:
-            self._headers_by_name = {}
-            for key, value in self.raw_headers:
-                key = key.lower()
-                previous = self._headers_by_name.get(key)
-                self._headers_by_name[key] = value if previous is None else previous + b", " + value
-        return self._headers_by_name.get(name)
+        index = self.layout.indexes.get(name)
+        return None if index is None else index.value(self.raw_headers)
+
+    @property
+    def layout(self) -> HeaderLayout:
+        """The positions of the header names in `raw_headers`."""
+        if self._headers is not None:  # they may have been changed in place
+            return HeaderLayout.of(self._headers.raw)
+        if self._layout is None:
+            self._layout = HeaderLayout.of(self._raw_headers)
+        return self._layout
 
     def set_body(self, content: bytes) -> None:
         """Attach the complete, decoded body."""

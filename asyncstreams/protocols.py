@@ -179,6 +179,7 @@ class Stream(Protocol):
     middleware: Sequence[Middleware]
     allowed_origins: tuple[str, ...]
     allow_insecure: bool
+    trust_env: bool
     clock: Clock
     use_cache: bool
     cache_ttl: float

@@ -13,16 +13,17 @@ import httpx
 _MASK = "***"
 _MIN_SECRET_CHARS = 4
 _MAX_FORM_BYTES = 16 * 1024
-_JSON_STRING = re.compile(r':\s*"((?:[^"\\]|\\.)*)"')
+# `re` compiles these on first use: most programs need none of them.
+_JSON_STRING = r':\s*"((?:[^"\\]|\\.)*)"'
 _HARMLESS_HEADERS = frozenset(
     ("accept", "accept-encoding", "connection", "content-length", "content-type", "host", "user-agent")
 )
 _SECRET_NAME = r"[\w.-]*(?:token|secret|passw|api[-_]?key|authorization|credential|signature|session)[\w.-]*"
-_NAMED_SECRET = re.compile(rf"""(["']?{_SECRET_NAME}["']?\s*[:=]\s*)("(?:[^"\\]|\\.)*"?|'[^']*'?|[^\s,&;}}]+)""", re.I)
+_NAMED_SECRET = rf"""(?i)(["']?{_SECRET_NAME}["']?\s*[:=]\s*)("(?:[^"\\]|\\.)*"?|'[^']*'?|[^\s,&;}}]+)"""
 # A word after "Token" counts as a credential if it is long, or contains a digit or punctuation.
-_BEARER = re.compile(r"\b(Bearer|Basic|Token)\s+(?=\S{16}|\S*[\d._~+/=-]\S)[\w.~+/=-]{6,}", re.I)
-_URL_QUERY = re.compile(r"(\bhttps?://[^\s\"'<>?#]*)[?#][^\s\"'<>]*", re.I)
-_USERINFO = re.compile(r"(\bhttps?://)[^\s/@\"'<>]+@", re.I)
+_BEARER = r"(?i)\b(Bearer|Basic|Token)\s+(?=\S{16}|\S*[\d._~+/=-]\S)[\w.~+/=-]{6,}"
+_URL_QUERY = r"(?i)(\bhttps?://[^\s\"'<>?#]*)[?#][^\s\"'<>]*"
+_USERINFO = r"(?i)(\bhttps?://)[^\s/@\"'<>]+@"
 
 
 def safe_url(url: str) -> str:
@@ -40,10 +41,10 @@ def scrub(text: str, secrets: Iterable[str] = ()) -> str:
     """The text without the given secrets, in any of their encodings, and without parts that look like secrets."""
     for secret in sorted({form for value in secrets for form in _encodings(value)}, key=len, reverse=True):
         text = text.replace(secret, _MASK)
-    text = _USERINFO.sub(rf"\1{_MASK}@", text)
-    text = _URL_QUERY.sub(rf"\1?{_MASK}", text)
-    text = _NAMED_SECRET.sub(rf"\1{_MASK}", text)
-    return _BEARER.sub(rf"\1 {_MASK}", text)
+    text = re.sub(_USERINFO, rf"\1{_MASK}@", text)
+    text = re.sub(_URL_QUERY, rf"\1?{_MASK}", text)
+    text = re.sub(_NAMED_SECRET, rf"\1{_MASK}", text)
+    return re.sub(_BEARER, rf"\1 {_MASK}", text)
 
 
 def sent_secrets(request: httpx.Request) -> set[str]:
@@ -67,7 +68,7 @@ def _body_values(request: httpx.Request) -> Iterable[str]:
     if not body or len(body) > _MAX_FORM_BYTES:
         return []
     text = body.decode("utf-8", "replace")
-    return [*(value for _, value in parse_qsl(text)), *_JSON_STRING.findall(text)]
+    return [*(value for _, value in parse_qsl(text)), *re.findall(_JSON_STRING, text)]
 
 
 def _credentials(value: str) -> Iterable[str]:

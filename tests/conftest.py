@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import signal
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -26,3 +29,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker in item.iter_markers("server"):
         if (reason := missing(marker.args[0])) is not None:
             pytest.skip(reason)
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
+    """Runs coroutines in a loop of asyncio, and in one of uvloop; fails if the loop reports an error."""
+    loop_factory = None if request.param == "asyncio" else pytest.importorskip("uvloop").new_event_loop
+    errors: list[dict[str, Any]] = []
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.get_loop().set_exception_handler(lambda _, context: errors.append(context))
+        yield runner.run
+    assert errors == []

@@ -57,13 +57,22 @@ def test_all_is_sorted_and_complete(module: Any) -> None:
     tree = ast.parse(Path(module.__file__).read_text("utf-8"))
     imported = {
         alias.asname or alias.name
-        for node in tree.body
+        # Imports for type checkers are of names that are imported on first use.
+        for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom) and node.level
         for alias in node.names
     }
 
     assert module.__all__ == sorted(set(module.__all__))
     assert {name for name in imported if not name.startswith("_") or name == "__version__"} == set(module.__all__)
+
+
+def test_dir_and_star_import_have_every_public_name() -> None:
+    namespace: dict[str, Any] = {}
+    exec("from asyncstreams import *", namespace)
+
+    assert set(PUBLIC) <= set(dir(asyncstreams))
+    assert {name: namespace[name] for name in PUBLIC} == PUBLIC
 
 
 def test_submodules_stay_importable() -> None:

@@ -29,7 +29,7 @@ FLOORS = [
     ("http",),
     ("rate_limits",),
     ("pagination", "auth", "schemas", "state"),
-    ("declaration", "storage"),
+    ("declaration", "storage", "wire"),
     ("protocols",),
     ("cursors",),
     ("events",),
@@ -38,9 +38,11 @@ FLOORS = [
     ("errors", "clock", "_version"),
 ]
 MODULES = sorted(PACKAGE.rglob("*.py"))
+# The pytest plugin is beside the package, because importing a submodule would import the package.
+PLUGIN_MODULES = sorted((ROOT / "pytest_asyncstreams").rglob("*.py"))
 PYTHON = sorted(
     path
-    for folder in ("asyncstreams", "benchmarks", "examples", "scripts", "tests")
+    for folder in ("asyncstreams", "pytest_asyncstreams", "benchmarks", "examples", "scripts", "tests")
     for path in (ROOT / folder).rglob("*.py")
 )
 PROSE = [
@@ -142,6 +144,14 @@ def test_module_has_a_docstring(path: Path) -> None:
     assert ast.get_docstring(parsed(path)) or path.name == "__init__.py"
 
 
+@pytest.mark.parametrize("path", PLUGIN_MODULES, ids=lambda path: path.name)
+def test_plugin_has_docstrings_and_imports_public_names(path: Path) -> None:
+    imported = {node.module or "" for node in nodes(path) if isinstance(node, ast.ImportFrom) and not node.level}
+
+    assert ast.get_docstring(parsed(path))
+    assert {name for name in imported if name.startswith("asyncstreams")} <= {"asyncstreams.testing"}
+
+
 @pytest.mark.parametrize("path", [p for p in MODULES if dotted(p) not in ("clock", "http.retry")], ids=dotted)
 def test_time_and_chance_come_from_clock_and_session(path: Path) -> None:
     forbidden = {
@@ -165,13 +175,15 @@ def test_time_and_chance_come_from_clock_and_session(path: Path) -> None:
 
 
 def test_no_two_modules_have_the_same_name() -> None:
-    names = Counter(path.stem for path in MODULES if not path.stem.startswith("__"))
+    names = Counter(path.stem for path in MODULES + PLUGIN_MODULES if not path.stem.startswith("__"))
 
     assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_no_two_classes_have_the_same_name() -> None:
-    names = Counter(node.name for path in MODULES for node in nodes(path) if isinstance(node, ast.ClassDef))
+    names = Counter(
+        node.name for path in MODULES + PLUGIN_MODULES for node in nodes(path) if isinstance(node, ast.ClassDef)
+    )
 
     assert [name for name, count in names.items() if count > 1] == []
 

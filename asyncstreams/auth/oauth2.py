@@ -6,7 +6,7 @@ import asyncio
 import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 from urllib.parse import quote_plus
 from weakref import WeakKeyDictionary
 
@@ -45,8 +45,7 @@ class Oauth2Tokens:
 OnRefresh: TypeAlias = Callable[[Oauth2Tokens], Awaitable[None] | None]
 
 
-@dataclass(frozen=True, slots=True)
-class CachedToken:
+class CachedToken(NamedTuple):
     """An access token; `fresh_until` is a time of the monotonic clock, with a margin before its expiry."""
 
     access_token: Secret

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from typing import Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from ..errors import ConfigError
 from .intervals import Point
@@ -47,12 +46,7 @@ class CursorFormat:
                 f"cursor_format = {self.format!r}: unknown format",
                 hint=f'use one of {", ".join(map(repr, _UNITS))}, or a pattern such as "%Y-%m-%d %H:%M:%S"',
             )
-        try:
-            object.__setattr__(self, "_zone", ZoneInfo(self.zone) if self.zone else None)
-        except (ZoneInfoNotFoundError, ValueError, OSError):
-            raise ConfigError(
-                f"cursor_timezone = {self.zone!r}: unknown time zone", hint='use an IANA name such as "Europe/Berlin"'
-            ) from None
+        object.__setattr__(self, "_zone", _time_zone(self.zone) if self.zone else None)
 
     @property
     def is_time(self) -> bool:
@@ -169,6 +163,17 @@ class CursorFormat:
         # The repeated period begins `twice` before the clocks are set back.
         changed = _clock_change_after(_utc(earlier), self._zone, twice)
         return (changed - twice - _EPOCH) // _MICROSECOND
+
+
+def _time_zone(name: str) -> tzinfo:
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ConfigError(
+            f"cursor_timezone = {name!r}: unknown time zone", hint='use an IANA name such as "Europe/Berlin"'
+        ) from None
 
 
 def _clock_change_after(moment: datetime, zone: tzinfo, within: timedelta) -> datetime:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ..state.stream_state import StreamState, empty_state
 
@@ -13,8 +13,7 @@ JournalRecord: TypeAlias = Mapping[str, Any]
 """One record of the journal: the operation is in `op`, its arguments are in the other fields."""
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """A sealed file, which no longer changes: `rows` lines in `bytes` bytes.
 
     `temp` is its name until it becomes visible. `kind` is "part", or "quarantined" for records that failed validation.
@@ -35,7 +34,7 @@ class Part:
         return f"{self.kind}-{self.generation:06d}-{self.number:06d}{self.suffix}"
 
     def to_json(self) -> list[Any]:
-        return [getattr(self, name) for name in Part.__slots__]
+        return list(self)
 
 
 @dataclass(slots=True)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.lowlevel
-from anyio.abc import TaskGroup
 
 from ..messages import Response
 from ..protocols import CountedPaginator
 from .page_fetcher import ParsedPage, ReceivedPage
 from .slots import StreamSlots
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
 
 _MAX_BUFFERED_BYTES = 32 * 2**20
 

@@ -6,10 +6,9 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from functools import partial
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import anyio
-from anyio.abc import TaskGroup
 
 from ..errors import (
     ConfigError,
@@ -43,6 +42,9 @@ from .slice_source import pending_slices
 from .slots import SlotPool, cap_to_fd_limit
 from .stream_run import ActiveSlice, StreamRun
 from .worker_pool import WorkerPool
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
 
 _MAX_QUEUED_PAGES = 4
 _MAX_QUEUED_BYTES = 32 * 2**20

@@ -6,9 +6,7 @@ import logging
 import math
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
-from typing import Any
-
-from anyio.abc import TaskGroup
+from typing import TYPE_CHECKING, Any
 
 from .._json import as_array, as_object
 from ..errors import AsyncStreamsError, MalformedJSON, PaginationLoop
@@ -24,6 +22,9 @@ from .pagination_guard import DriftDetector, LoopGuard, may_drift
 from .read_ahead import ReadAhead
 from .slots import Slot
 from .stream_run import StreamRun
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
 
 _MAX_RESETS = 3
 _log = logging.getLogger("asyncstreams")

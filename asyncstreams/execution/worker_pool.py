@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-from anyio.abc import TaskGroup
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
 
 Job = TypeVar("Job")
 

@@ -6,7 +6,6 @@ parsed while they arrive have no later check that would detect a missing end.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 
@@ -16,22 +15,12 @@ import httpx
 from ..errors import DecodeError, ResponseTooLarge, TruncatedBody
 from ..messages import Response
 from ..models import BodyLimits, Timeouts
+from ..wire.http1_connection import Exchange
 from .decoders import decode_through, new_decompressor
 from .timeouts import AttemptTimeout, TimedStream
 
 _MAX_CODINGS = 5
 _MIN_RATIO_BYTES = 2**20
-
-
-class AbortableStream(httpx.AsyncByteStream):
-    """A body whose connection can be released synchronously."""
-
-    @abstractmethod
-    def close_now(self) -> None:
-        """Release the connection if the body was read to its end; close it otherwise."""
-
-    async def aclose(self) -> None:
-        self.close_now()
 
 
 class _Framing:
@@ -105,10 +94,29 @@ async def read_body(
     if max_bytes is not None:
         return await _read_prefix(response, limits, attempt_timeout, max_bytes)
     framing = _Framing(response)
+    if isinstance(response.stream, Exchange) and (raw := response.stream.take_body()) is not None:
+        response.is_closed = True
+        return _decode_complete(raw, framing, limits, attempt_timeout)
     if not framing.codings:
         return await _read_plain(response, framing, limits, attempt_timeout)
     async with aclosing(_decode(response, framing, limits, _raw_pieces(response), attempt_timeout.add_bytes)) as body:
         return b"".join([piece async for piece in body])
+
+
+def _decode_complete(raw: bytes, framing: _Framing, limits: BodyLimits, attempt_timeout: AttemptTimeout) -> bytes:
+    """A body that has arrived completely: `_decode` without waiting."""
+    framing.check(limits)
+    attempt_timeout.add_bytes(len(raw))
+    stages = [new_decompressor(coding) for coding in reversed(framing.codings)]
+    meter = _Meter(limits, len(stages))
+    meter.count_wire(len(raw))
+    framing.check_end(len(raw))
+    if not stages:
+        return raw
+    body = b"".join(decode_through(stages, raw, meter.count_decoded))
+    for stage in stages:
+        stage.finish()
+    return body
 
 
 async def _read_prefix(
@@ -186,7 +194,7 @@ async def _read_plain(
             if size > limits.decoded:
                 raise _decoded_exceeded(limits)
             pieces.append(raw)
-            if size == framing.length and isinstance(response.stream, AbortableStream):
+            if size == framing.length and isinstance(response.stream, Exchange):
                 break  # our transport has seen the end by now; httpcore's connection has not
     finally:
         await _close(response, source)
@@ -231,7 +239,7 @@ async def _close(response: Response, source: AsyncIterator[bytes] | None = None)
     """Release the connection, or close it if the body was not read to its end."""
     response.is_closed = True
     stream = response.stream
-    if isinstance(stream, AbortableStream):
+    if isinstance(stream, Exchange):
         stream.close_now()
     elif isinstance(stream, httpx.AsyncByteStream):
         with anyio.CancelScope(shield=True):

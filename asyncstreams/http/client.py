@@ -22,7 +22,17 @@ from ..redaction import safe_url
 from .request_builder import RequestBuilder
 from .response_errors import refusal_error, retry_status_error, unexpected_body_error
 from .retry import RetryState, StreamBackoff, checked_backoff_time
-from .sender import PAUSED_KEY, PERMIT_KEY, SLOT_KEY, HostNameNotFound, RequestSender, discard, to_request, to_response
+from .sender import (
+    PAUSED_KEY,
+    PERMIT_KEY,
+    SLOT_KEY,
+    HostNameNotFound,
+    MalformedResponse,
+    RequestSender,
+    discard,
+    to_request,
+    to_response,
+)
 from .session import Session
 from .wait_tracker import WaitTracker
 
@@ -91,8 +101,9 @@ class HttpClient:
             except AsyncStreamsError as error:
                 retry.exclude_pause(request.extensions.pop(PAUSED_KEY, 0.0))
                 self._locate(error, request, retry)
-                # Malformed JSON may be an undetected truncation: it is retried once.
-                is_retryable = error.retryable or (isinstance(error, MalformedJSON) and retry.claim_reread())
+                # JSON or HTTP that is malformed may be an undetected truncation: it is retried once.
+                is_malformed = isinstance(error, MalformedJSON | MalformedResponse)
+                is_retryable = error.retryable or (is_malformed and retry.claim_reread())
                 if not is_retryable or not self._is_repeatable(error):
                     raise
                 await self._handle_failure(error, request, retry)

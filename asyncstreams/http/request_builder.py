@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from os import PathLike
 from typing import Any, NamedTuple, cast
 
 import httpx
@@ -22,6 +24,7 @@ from .decoders import ACCEPT_ENCODING
 from .origin import Origin, allowed_origins, resolve
 
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
+_ABSOLUTE_URL = re.compile("https?://", re.IGNORECASE)
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 USER_AGENT = f"asyncstreams/{__version__}"
 _DEFAULT_HEADERS = (
@@ -45,6 +48,7 @@ class ClientOptions:
     proxy: str | None = field(default=None, repr=False)
     http2: bool = False
     reuse: bool = True
+    trust_env: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,9 @@ class RequestBuilder:
         self.allowed_origins: frozenset[Origin] = allowed_origins(
             self._class_name, stream.url_base, stream.allowed_origins
         )
-        self._options = SendOptions(stream.timeouts, client=ClientOptions(reuse=stream.idempotent))
+        self._options = SendOptions(
+            stream.timeouts, client=ClientOptions(reuse=stream.idempotent, trust_env=stream.trust_env)
+        )
 
     def build_page_request(self, context: RequestContext, referrer: str | None) -> Request:
         """The request of one page. `referrer` is the URL of the page that contained the token."""
@@ -133,7 +139,7 @@ class RequestBuilder:
 
     def build_url(self, path: str | tuple[str | int, ...], params: Mapping[str, Any]) -> str:
         """`url_base`, path and params, joined. Raises ConfigError, or CrossOriginLink for a foreign origin."""
-        if isinstance(path, str) and path.startswith(("https://", "http://")):
+        if isinstance(path, str) and _ABSOLUTE_URL.match(path):
             joined = resolve(path, self._stream.url_base, self.allowed_origins)
         else:
             joined = join(self._class_name, self._stream.url_base, path)
@@ -172,13 +178,15 @@ def parse_request_kwargs(class_name: str, kwargs: Mapping[str, Any], default: Se
                 "allow_redirects, proxies and stream",
             )
     client = {name: known[name] for name in _PER_CLIENT if name in known}
+    if "verify" in client:
+        client["verify"] = _parse_verify(class_name, client["verify"])
+    if client.get("cert") is not None:
+        client["cert"] = _parse_cert(class_name, client["cert"])
     if isinstance(client.get("proxy"), Mapping):
         proxies = client["proxy"]
         client["proxy"] = proxies.get("https") or proxies.get("http") or proxies.get("all")
     if client.get("proxy") and not str(client["proxy"]).startswith(("http://", "https://", "socks5://", "socks5h://")):
         raise ConfigError(f"{class_name}.request_kwargs: the proxy has no scheme", hint="write it as http://host:port")
-    if isinstance(client.get("cert"), list):
-        client["cert"] = tuple(client["cert"])
     timeout = known.get("timeout")
     return replace(
         default,
@@ -186,6 +194,27 @@ def parse_request_kwargs(class_name: str, kwargs: Mapping[str, Any], default: Se
         follow_redirects=bool(known.get("follow_redirects", default.follow_redirects)),
         extensions=dict(known.get("extensions") or {}),
         client=replace(default.client, **client) if client else default.client,
+    )
+
+
+def _parse_verify(class_name: str, verify: Any) -> bool | str | ssl.SSLContext:
+    if isinstance(verify, bool | ssl.SSLContext):
+        return verify
+    if isinstance(verify, str | PathLike):
+        return os.fspath(cast(str, verify))
+    raise ConfigError(
+        f"{class_name}.request_kwargs: verify = {verify!r}: expected True, False, the path of a file or folder of "
+        "certificate authorities, or an ssl.SSLContext"
+    )
+
+
+def _parse_cert(class_name: str, cert: Any) -> str | tuple[str, ...]:
+    parts: list[Any] = [*cast(Sequence[Any], cert)] if isinstance(cert, tuple | list) else [cert]
+    if 1 <= len(parts) <= 3 and all(isinstance(part, str | PathLike) for part in parts):
+        return tuple([os.fspath(cast(str, part)) for part in parts])
+    raise ConfigError(
+        f"{class_name}.request_kwargs: cert: expected the path of a certificate with its key, (certificate, key), or "
+        "(certificate, key, password)"
     )
 
 

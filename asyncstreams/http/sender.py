@@ -22,6 +22,15 @@ from ..rate_limits.quota_headers import reported_quotas
 from ..rate_limits.retry_after import retry_after
 from ..rate_limits.wait_reason import LONG_WAIT_S, Wait, WaitReason
 from ..redaction import safe_url, scrub, sent_secrets
+from ..wire.transport import Http1Transport
+from ..wire.transport_errors import (
+    CertificateRejected,
+    HostNotFound,
+    InvalidResponse,
+    ProxyAuthenticationRequired,
+    ProxyUnreachable,
+    TunnelRefused,
+)
 from .body import read_body, stream_body
 from .origin import Origin, origin_of, resolve
 from .request_builder import USER_AGENT, Attempt, ClientOptions, SendOptions
@@ -29,7 +38,6 @@ from .response_errors import MAX_ERROR_BODY_BYTES, is_transient
 from .retry import wait_too_long
 from .session import Session, as_transport
 from .timeouts import AttemptTimeout
-from .transport import AiohttpTransport, CertificateRejected, HostNotFound
 from .wait_tracker import WaitTracker
 
 T = TypeVar("T")
@@ -53,6 +61,10 @@ _WAIT_TOLERANCE_S = 1.01  # by which an accepted wait may have grown
 
 class HostNameNotFound(HostUnavailable):
     """The host name cannot be resolved, perhaps only temporarily."""
+
+
+class MalformedResponse(HostUnavailable):
+    """The response breaks a rule of HTTP. Another try helps only if it was damaged on the way."""
 
 
 class RequestSender:
@@ -110,20 +122,30 @@ class RequestSender:
     def to_error(self, error: httpx.TransportError, request: httpx.Request) -> AsyncStreamsError:
         """The library's error for a transport error."""
         reason = scrub(str(error), {*sent_secrets(request), *held_secrets(self.authenticator)})
-        cause = error.__cause__ or error.__context__
-        if isinstance(error, CertificateRejected) or isinstance(cause, ssl.SSLCertVerificationError):
-            return ConfigError(
-                f"the server's certificate was not accepted: {reason}",
-                hint='for a private certificate authority return {"verify": "/path/to/ca.pem"} from request_kwargs',
-            )
+        if isinstance(error, CertificateRejected) or _has_cause(error, ssl.SSLCertVerificationError):
+            hint = 'for a private certificate authority return {"verify": "/path/to/ca.pem"} from request_kwargs, '
+            hint += "or set SSL_CERT_FILE"
+            if "mismatch" in reason:
+                hint = "check the host in url_base; the extension sni_hostname gives the name to verify"
+            return ConfigError(f"the server's certificate was not accepted: {reason}", hint=hint)
         if isinstance(error, httpx.LocalProtocolError):
             return ConfigError(reason)
-        problem = "did not answer" if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout) else "failed"
-        failure = (HostNameNotFound if isinstance(error, HostNotFound) else HostUnavailable)(f"{problem}: {reason}")
-        if "refused" in reason.lower() or "connect call failed" in reason.lower():
+        if isinstance(error, httpx.ProxyError):
+            return _proxy_error(error, reason)
+        if isinstance(error, InvalidResponse):
+            return MalformedResponse(f"the response is not valid HTTP: {reason}")
+        is_unsent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+        failure = (HostNameNotFound if isinstance(error, HostNotFound) else HostUnavailable)(
+            f"{'did not answer' if is_unsent else 'failed'}: {reason}"
+        )
+        if isinstance(error, ProxyUnreachable):
+            failure.hint = (
+                "check that the proxy is running, and its address in request_kwargs or HTTP_PROXY, HTTPS_PROXY"
+            )
+        elif "refused" in reason.lower() or "connect call failed" in reason.lower():
             failure.hint = "nothing listens there: check that the server is running, and the host and port of url_base"
         failure.retryable = True
-        failure.was_sent = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+        failure.was_sent = not is_unsent
         return failure
 
     async def _sign_and_send(self, request: httpx.Request, attempt: Attempt) -> Response:
@@ -341,6 +363,28 @@ class RequestSender:
                 )
 
 
+def _has_cause(error: BaseException, kind: type[BaseException]) -> bool:
+    """Whether an exception of this kind led to the error; httpx's transports wrap it several times."""
+    cause = error.__cause__ or error.__context__
+    return cause is not None and (isinstance(cause, kind) or _has_cause(cause, kind))
+
+
+def _proxy_error(error: httpx.ProxyError, reason: str) -> AsyncStreamsError:
+    """The error for a proxy that refuses to pass a request on; httpx's transports give its status in the text."""
+    if isinstance(error, ProxyAuthenticationRequired) or reason.startswith("407"):
+        return ConfigError(
+            reason,
+            hint="write user name and password into the URL of the proxy, http://user:password@host:port, with special "
+            "characters percent-encoded",
+        )
+    failure = HostUnavailable(
+        reason if isinstance(error, TunnelRefused) else f"the proxy refused the connection: {reason}",
+        hint="check that the proxy may connect to this host and port, or except the host by NO_PROXY",
+    )
+    failure.was_sent = False
+    return failure
+
+
 async def _next_request(flow: AuthFlow, response: Response) -> httpx.Request | None:
     """The authenticator's next request after a response; None after the last one."""
     try:
@@ -389,7 +433,7 @@ def _header_pairs(request: httpx.Request) -> list[tuple[str, str]]:
 
 def _add_client_headers(request: httpx.Request, transport: httpx.AsyncBaseTransport) -> None:
     """Add the headers that httpx's transports expect from their client; our transport adds them itself."""
-    if not isinstance(transport, AiohttpTransport):
+    if not isinstance(transport, Http1Transport):
         request.headers.setdefault("Host", request.url.netloc.decode("ascii"))
         if request.content:
             request.headers.setdefault("Content-Length", str(len(request.content)))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import ssl
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from random import Random
 from types import TracebackType
@@ -21,10 +21,12 @@ from ..events import Listener
 from ..protocols import MockRouter
 from ..rate_limits.governor import Governor, HostState
 from ..rate_limits.loop_lag import LoopLag
+from ..wire.proxies import Proxy, environment_proxy, parse_proxy
+from ..wire.tls import DEFAULT_TLS, TlsOptions, tls_context, with_environment
+from ..wire.transport import Http1Transport
 from .origin import Origin
 from .request_builder import ClientOptions
 from .timeouts import Deadlines
-from .transport import AiohttpTransport, tls_context
 
 T = TypeVar("T")
 
@@ -135,23 +137,37 @@ class SessionLease:
 
 
 def _open(origin: Origin, options: ClientOptions) -> httpx.AsyncBaseTransport:
-    if not options.proxy and not options.http2:
-        # Loading the certificate authorities takes 20 ms, and only https needs them.
-        return AiohttpTransport(_tls(options) if origin.scheme == "https" else None, reuse=options.reuse)
+    proxy_url, proxy = _proxy_for(origin, options)
+    uses_tls = origin.scheme == "https" or (proxy is not None and proxy.scheme == "https")
+    environ: Mapping[str, str] = os.environ if options.trust_env else {}
+    tls = with_environment(TlsOptions(options.verify, options.cert), environ) if uses_tls else DEFAULT_TLS
+    is_socks = proxy is not None and proxy.is_socks
+    if not options.http2 and not is_socks:
+        return Http1Transport(tls, proxy=proxy, reuse=options.reuse)
     if options.http2 and importlib.util.find_spec("h2") is None:
         raise ConfigError("request_kwargs: http2 needs the package h2", hint='pip install "asyncstreams[http2]"')
+    if is_socks and importlib.util.find_spec("socksio") is None:
+        raise ConfigError(
+            f"the proxy {proxy} speaks SOCKS, which needs the package socksio", hint='pip install "asyncstreams[socks]"'
+        )
     # No limits: httpcore's pool loses connections if requests that wait in it are cancelled.
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    context = tls_context(tls, http2=options.http2) if uses_tls else False
     return httpx.AsyncHTTPTransport(
-        verify=_tls(options), proxy=options.proxy, http2=options.http2, limits=limits, trust_env=False
+        verify=context, proxy=proxy_url, http2=options.http2, limits=limits, trust_env=False
     )
 
 
-def _tls(options: ClientOptions) -> ssl.SSLContext:
-    try:
-        return tls_context(options.verify, options.cert)
-    except OSError as error:
-        raise ConfigError(f"request_kwargs: verify or cert cannot be loaded: {error.strerror or error}") from None
+def _proxy_for(origin: Origin, options: ClientOptions) -> tuple[str | None, Proxy | None]:
+    """The proxy of the options, or of the environment, as a URL and parsed. Raises ConfigError."""
+    if options.proxy:
+        return options.proxy, parse_proxy(options.proxy, "request_kwargs: proxy")
+    if not options.trust_env or origin.is_loopback:
+        return None, None
+    url = environment_proxy(origin.scheme, origin.host, origin.port)
+    if url is None:
+        return None, None
+    return url, parse_proxy(url, f"the proxy of the environment for {origin.scheme} requests")
 
 
 def as_transport(transport: httpx.AsyncBaseTransport | MockRouter | None) -> httpx.AsyncBaseTransport | None:

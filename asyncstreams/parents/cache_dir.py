@@ -9,8 +9,6 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-import platformdirs
-
 from ..errors import ConfigError
 from ..storage.framing import LOG_FORMAT, CorruptData, LogFooter
 from .log_file import LogFile, open_complete
@@ -25,8 +23,11 @@ def resolve_cache_dir(configured: str | os.PathLike[str] | None) -> Path:
 
     The Airbyte CDK uses the same variable.
     """
-    path = configured or os.environ.get("REQUEST_CACHE_PATH")
-    return Path(path) if path else platformdirs.user_cache_path("asyncstreams", appauthor=False)
+    if path := configured or os.environ.get("REQUEST_CACHE_PATH"):
+        return Path(path)
+    import platformdirs
+
+    return platformdirs.user_cache_path("asyncstreams", appauthor=False)
 
 
 class CacheDir:

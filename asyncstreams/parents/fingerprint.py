@@ -16,7 +16,7 @@ _READ_OPTIONS = frozenset(
     + ("cache_dir", "cache_filename", "cache_ttl", "clock", "session_owner", "idempotent", "listeners", "detect_loops")
     + ("max_concurrency", "max_failed_slices", "max_pages", "max_quarantined", "max_server_wait", "max_time")
     + ("max_tries", "outage_timeout", "parallel_pages", "quota_group", "rate_limit", "rate_limit_cost", "seed")
-    + ("timeouts", "transport", "use_cache", "weight")
+    + ("timeouts", "transport", "trust_env", "use_cache", "weight")
 )
 _DECLARATION = (
     "name",

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TypeVar
 
-from ..messages import RawHeaders
+from ..messages import HeaderIndex, RawHeaders
 from .retry_after import parse_http_date
 from .structured_fields import BareItem
 
@@ -27,20 +27,6 @@ _DURATION = re.compile(
 )
 # An HTTP-date contains a comma.
 _COMMA = re.compile(rb",(?!\s*[0-9]{1,2}[ -][A-Za-z]{3}[ -])")
-
-
-class HeaderIndex:
-    """Positions at which a header name occurs, at least one."""
-
-    __slots__ = ("_first", "_more")
-
-    def __init__(self, positions: Sequence[int]) -> None:
-        self._first, self._more = positions[0], tuple(positions[1:])
-
-    def value(self, raw: RawHeaders) -> bytes:
-        """The value of the header; several lines are joined by commas."""
-        text = raw[self._first][1]
-        return b", ".join((text, *[raw[position][1] for position in self._more])) if self._more else text
 
 
 class ServerClock:

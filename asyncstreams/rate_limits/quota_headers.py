@@ -1,7 +1,7 @@
 """Server-reported quotas, parsed from response headers.
 
 This runs for every response. The header names determine which headers matter, and most responses of an
-API have the same names. So a parse plan is built once for each set of names and cached.
+API have the same layout. So a parse plan is built once for each layout and cached.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
-from ..messages import Response
+from ..messages import HeaderIndex, HeaderLayout, Response
 from .header_values import (
     ROUNDING_S,
-    HeaderIndex,
     ResponseTiming,
     ServerClock,
     non_negative,
@@ -37,8 +36,7 @@ from .vendor_headers import (
     UsageNames,
 )
 
-_MAX_CACHED_PLANS, _MAX_CACHED_TEXTS = 256, 64
-_MAX_CACHED_NAMES_BYTES = 4096  # a larger set of header names is not cached
+_MAX_CACHED_TEXTS = 64
 _MAX_NAME_LENGTH = 64  # of a quota
 _MAX_QUOTAS = 64  # of one response
 
@@ -80,12 +78,8 @@ def reported_quotas(response: Response, wall: float, server: ServerClock | None 
     count concurrent requests. A cached response (`Age` above 0) reports nothing: its quota is of another
     time and perhaps of another client.
     """
+    plan = _plan_for(response.layout)
     raw = response.raw_headers
-    names = tuple([name for name, _ in raw])
-    try:
-        plan = _plans[names]
-    except KeyError:
-        plan = _build_and_cache_plan(names)
     if plan is None or (plan.age and parse_number(plan.age.value(raw))):
         return ()
     timing = ResponseTiming(raw, wall, plan.date, server or ServerClock())
@@ -122,45 +116,27 @@ class ParsePlan(NamedTuple):
     parsers: tuple[HeaderParser, ...]
 
 
-_plans: dict[tuple[bytes, ...], ParsePlan | None] = {}
-
-
-def _build_and_cache_plan(names: tuple[bytes, ...]) -> ParsePlan | None:
-    plan = _build_plan(names)
-    # A server that invents header names must not fill the memory.
-    if sum(map(len, names)) <= _MAX_CACHED_NAMES_BYTES:
-        if len(_plans) >= _MAX_CACHED_PLANS:
-            _plans.clear()
-        _plans[names] = plan
-    return plan
-
-
-def _build_plan(names: tuple[bytes, ...]) -> ParsePlan | None:
-    positions: dict[bytes, list[int]] = {}
-    for position, name in enumerate(names):
-        positions.setdefault(name.lower(), []).append(position)
+@lru_cache(maxsize=64)
+def _plan_for(layout: HeaderLayout) -> ParsePlan | None:
+    indexes = layout.indexes
 
     def find(*candidates: bytes) -> HeaderIndex | None:
-        return next((HeaderIndex(positions[name]) for name in candidates if name in positions), None)
+        return next((indexes[name] for name in candidates if name in indexes), None)
 
     parsers: list[HeaderParser] = []
     if find(*STATE_HEADERS, *POLICY_HEADERS):
         parsers.append(
-            StandardHeaders(
-                find(*STATE_HEADERS), find(*POLICY_HEADERS), has_counters=b"ratelimit-remaining" in positions
-            )
+            StandardHeaders(find(*STATE_HEADERS), find(*POLICY_HEADERS), has_counters=b"ratelimit-remaining" in indexes)
         )
     parsers.extend(
         CounterHeaders(form, find)
         for form in COUNTER_HEADERS
         if find(*form.remaining) or (find(*form.used) and find(*form.limit))
     )
+    parsers.extend(UsageHeader(form, indexes[form.header]) for form in USAGE_HEADERS if form.header in indexes)
     parsers.extend(
-        UsageHeader(form, HeaderIndex(positions[form.header])) for form in USAGE_HEADERS if form.header in positions
-    )
-    parsers.extend(
-        PairsHeader(_shortened(name.decode("latin-1")), HeaderIndex(at))
-        for name, at in positions.items()
+        PairsHeader(_shortened(name.decode("latin-1")), index)
+        for name, index in indexes.items()
         if name.startswith(ZENDESK_PREFIX)
     )
     return ParsePlan(find(b"age"), find(b"date"), tuple(parsers)) if parsers else None

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-from aiolimiter import AsyncLimiter
-
 from ..models import RateLimit
 
 _BURST_S = 0.02  # of the rate that may pass at once, so that late timers cost no throughput
@@ -15,6 +13,8 @@ class SmoothLimiter:
     """Admits units at an even rate, one request after the other."""
 
     def __init__(self, limit: RateLimit) -> None:
+        from aiolimiter import AsyncLimiter
+
         rate = limit.limit / limit.per
         self._burst = max(1.0, rate * _BURST_S)
         self._limiter = AsyncLimiter(self._burst, self._burst / rate)

@@ -21,11 +21,11 @@ _BARE = (
     r"|@(?P<date>-?[0-9]{1,15})(?![0-9.])"
     r'|%"(?P<display>(?:[ !#$&-~]|%[0-9a-f]{2})*)"'
 )
-_ITEM = re.compile(_BARE)
-_PARAMETER = re.compile(rf"; *(?P<key>{_KEY})(?:=(?:{_BARE}))?")
-_MEMBER = re.compile(rf"(?P<key>{_KEY})(?:=(?:{_BARE}))?")
-_ESCAPED = re.compile(r"\\(.)")
-_SEPARATOR = re.compile(r"[ \t]*,[ \t]*")
+# `re` compiles these on first use: few APIs send such headers.
+_MEMBER = rf"(?P<key>{_KEY})(?:=(?:{_BARE}))?"
+_PARAMETER = rf"; *{_MEMBER}"
+_ESCAPED = r"\\(.)"
+_SEPARATOR = r"[ \t]*,[ \t]*"
 
 
 class Item(NamedTuple):
@@ -37,7 +37,7 @@ class Item(NamedTuple):
 
 def parse_list(text: str) -> list[Item] | None:
     """The items of a List (4.2.1), in order; None if any of it is malformed or an Inner List."""
-    members = _parse_members(text, _ITEM)
+    members = _parse_members(text, _BARE)
     return None if members is None else [item for _, item in members]
 
 
@@ -47,17 +47,19 @@ def parse_dictionary(text: str) -> dict[str, Item] | None:
     return None if members is None else dict(members)
 
 
-def _parse_members(text: str, pattern: re.Pattern[str]) -> list[tuple[str, Item]] | None:
+def _parse_members(text: str, pattern: str) -> list[tuple[str, Item]] | None:
+    match_member, match_parameter = re.compile(pattern).match, re.compile(_PARAMETER).match
+    match_separator = re.compile(_SEPARATOR).match
     text = text.lstrip(" ").rstrip(" \t")
     members: list[tuple[str, Item]] = []
     at = 0
     while at < len(text) or members:
-        if (match := pattern.match(text, at)) is None or (value := _value(match)) is None:
+        if (match := match_member(text, at)) is None or (value := _value(match)) is None:
             return None
-        key = match["key"] if pattern is _MEMBER else ""
+        key = match["key"] if pattern == _MEMBER else ""
         parameters: dict[str, BareItem] = {}
         at = match.end()
-        while (parameter := _PARAMETER.match(text, at)) is not None:
+        while (parameter := match_parameter(text, at)) is not None:
             if (parameter_value := _value(parameter)) is None:
                 return None
             parameters[parameter["key"]] = parameter_value
@@ -65,7 +67,7 @@ def _parse_members(text: str, pattern: re.Pattern[str]) -> list[tuple[str, Item]
         members.append((key, Item(value, parameters)))
         if at == len(text):
             break
-        if (separator := _SEPARATOR.match(text, at)) is None:
+        if (separator := match_separator(text, at)) is None:
             return None
         at = separator.end()
     return members
@@ -83,7 +85,7 @@ def _value(match: re.Match[str]) -> BareItem | None:
         case "decimal":
             return float(text)
         case "string":
-            return _ESCAPED.sub(r"\1", text)
+            return re.sub(_ESCAPED, r"\1", text)
         case "boolean":
             return text == "1"
         case "bytes":

@@ -5,15 +5,14 @@ Header names are in lower case. If several names are given for one value, the fi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 Names = tuple[bytes, ...]
 
 _MINUTE, _HOUR, _DAY, _MONTH = 60.0, 3600.0, 86_400.0, 2_592_000.0
 
 
-@dataclass(frozen=True, slots=True)
-class CounterNames:
+class CounterNames(NamedTuple):
     """A quota reported in headers of one number each; several values in a header mean several quotas."""
 
     name: str
@@ -33,8 +32,7 @@ class CounterNames:
     qualifier: Names = ()
 
 
-@dataclass(frozen=True, slots=True)
-class UsageNames:
+class UsageNames(NamedTuple):
     """A quota reported as "used/limit". A leaky one refills one unit at a time, `limit` units in `window` seconds."""
 
     header: bytes

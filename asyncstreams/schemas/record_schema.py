@@ -6,25 +6,26 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import jsonschema
-import jsonschema_rs
 import orjson
-from jsonschema import exceptions
 
 from .._json import JSON_TYPE_NAMES, as_array, as_object, json_type_name
 from ..errors import ConfigError
 from ..models import Record, SchemaViolation
 from .schema_files import DATA_KEYWORDS, NAME_MAP_KEYWORDS, bundle
 
+if TYPE_CHECKING:
+    import jsonschema_rs
+
 _DEFAULT_DRAFT = "http://json-schema.org/draft-07/schema#"
-_DRAFTS: dict[str, Any] = {
-    "http://json-schema.org/draft-04/schema": jsonschema.Draft4Validator,
-    "http://json-schema.org/draft-06/schema": jsonschema.Draft6Validator,
-    "http://json-schema.org/draft-07/schema": jsonschema.Draft7Validator,
-    "https://json-schema.org/draft/2019-09/schema": jsonschema.Draft201909Validator,
-    "https://json-schema.org/draft/2020-12/schema": jsonschema.Draft202012Validator,
+# The class of jsonschema for each draft.
+_DRAFTS = {
+    "http://json-schema.org/draft-04/schema": "Draft4Validator",
+    "http://json-schema.org/draft-06/schema": "Draft6Validator",
+    "http://json-schema.org/draft-07/schema": "Draft7Validator",
+    "https://json-schema.org/draft/2019-09/schema": "Draft201909Validator",
+    "https://json-schema.org/draft/2020-12/schema": "Draft202012Validator",
 }
 _RECORD_URI = "urn:asyncstreams:record"
 _ANNOTATIONS = frozenset(("contentEncoding", "contentMediaType"))
@@ -40,6 +41,8 @@ class RecordSchema:
     """
 
     def __init__(self, schema: Mapping[str, Any], where: str = "the schema") -> None:
+        import jsonschema_rs
+
         self.json = bundle(schema, where=where)
         draft = _draft(self.json, where)
         _check_schema(self.json, draft, where)
@@ -98,6 +101,8 @@ def _cached_schema(text: bytes, where: str) -> RecordSchema:
 
 
 def _compile(schema: dict[str, Any], record: dict[str, Any] | None = None) -> jsonschema_rs.Validator:
+    import jsonschema_rs
+
     # Registered under its own URI, the schema of the record remains the root of its references.
     registry = None if record is None else jsonschema_rs.Registry([(_RECORD_URI, record)])
     return jsonschema_rs.validator_for(schema, validate_formats=False, registry=registry, offline=True)
@@ -132,7 +137,10 @@ def _without_annotations(node: Any, *, is_name_map: bool = False) -> Any:
 
 def _check_schema(schema: Mapping[str, Any], draft: str, where: str) -> None:
     """Raise ConfigError if the schema violates its draft's meta-schema, or does not describe an object."""
-    checker = _DRAFTS[draft]
+    import jsonschema
+    from jsonschema import exceptions
+
+    checker = getattr(jsonschema, _DRAFTS[draft])
     error = cast(Any, exceptions).best_match(checker(checker.META_SCHEMA).iter_errors(schema))
     if error is not None:
         at = pointer(error.absolute_path)

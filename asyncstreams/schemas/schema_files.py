@@ -5,14 +5,15 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Iterator, Mapping
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote, unquote
 
 from .._json import as_object, decode, json_type_name
 from ..errors import ConfigError, MalformedJSON
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
 
 _MIN_SIMILARITY = 0.8  # accepts `order` for `orders`, but not `products` for `payouts`
 # Keywords whose values are data, in which "$ref" is an ordinary key.
@@ -170,6 +171,8 @@ def _module_folder(name: str) -> Traversable | None:
         return None
     package = getattr(module, "__package__", None)
     if package and package in sys.modules:
+        from importlib.resources import files
+
         return files(package)  # also where the package is a zip file
     file = getattr(module, "__file__", None)
     # A notebook and the interactive interpreter have no file: use the working directory.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ..cursors.cursor_format import CursorFormat
 from ..declaration.checks import check_cursor
@@ -50,8 +49,7 @@ class StateStore(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class StreamSelection:
+class StreamSelection(NamedTuple):
     """A stream selected for a run, with its slices, its state and the maximum number of records.
 
     A stream that is not `is_emitted` is read only for its children. A `state_store` keeps `state`, which is then a

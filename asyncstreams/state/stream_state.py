@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from .._json import as_object, encode, encode_canonical
 from ..cursors.cursor_format import CursorFormat, InvalidCursorValue
@@ -17,8 +17,7 @@ from ..models import CursorField, Slice
 _NUMBERS = CursorFormat("number")
 
 
-@dataclass(frozen=True, slots=True)
-class ResumePoint:
+class ResumePoint(NamedTuple):
     """The page at which the next run resumes a slice: its token, and its number from 0."""
 
     token: Any

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from os import PathLike
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 import httpx
 
@@ -18,8 +17,7 @@ from ..models import BodyLimits, RateLimit, Timeouts
 from ..protocols import Middleware, MockRouter
 
 
-@dataclass(frozen=True, slots=True)
-class SessionOwner:
+class SessionOwner(NamedTuple):
     """The owner of a stream's sessions: the stream itself, or the Source that reads it.
 
     `hold()` is a context manager that keeps the stream with this owner. `inherited_options` names the options
@@ -61,6 +59,7 @@ class StreamOptions(TypedDict, total=False):
     middleware: Sequence[Middleware]
     allowed_origins: tuple[str, ...]
     allow_insecure: bool
+    trust_env: bool
     max_concurrency: int
     rate_limit: RateLimit | Sequence[RateLimit] | None
     adaptive: bool

@@ -93,6 +93,11 @@ class StreamSettings:
     """Further origins that links, redirects and paths may lead to. The credential is sent there too."""
     allow_insecure: bool = False
     """Whether a credential may be sent over plain http to hosts other than localhost."""
+    trust_env: bool = True
+    """Whether HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY, SSL_CERT_FILE, SSL_CERT_DIR and REQUESTS_CA_BUNDLE apply.
+
+    `proxy` and `verify` of `request_kwargs` win over them; loopback hosts never use a proxy of the environment.
+    """
     clock: Clock = SystemClock()
     """The source of time and sleep; tests pass a VirtualClock."""
     seed: int | None = None

@@ -13,7 +13,7 @@ from pathlib import Path
 import respx
 
 import asyncstreams  # noqa: F401  imported here once, for all forked processes
-from asyncstreams.testing.respx_mocker import install_as_default
+from pytest_asyncstreams.respx_mocker import install_as_default
 
 
 def run_script(setup: Path, script: Path, out: Path, err: Path) -> None:

@@ -6,6 +6,8 @@ import shutil
 
 INSTALL = {
     "nginx": "apt-get install nginx-light",
+    "squid": "apt-get install squid-openssl",
+    "tinyproxy": "apt-get install tinyproxy",
 }
 
 

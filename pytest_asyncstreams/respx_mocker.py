@@ -11,27 +11,26 @@ import httpx
 import respx.mocks
 from respx.models import PassThrough
 
-from ..http.transport import AiohttpTransport
+# respx imports it when a mock starts.
+_TRANSPORT_MODULE = "asyncstreams.wire.transport"
+_TRANSPORT = f"{_TRANSPORT_MODULE}.Http1Transport"
 
-_Handler: TypeAlias = Callable[[AiohttpTransport, httpx.Request], Awaitable[httpx.Response]]
+_Handler: TypeAlias = Callable[[httpx.AsyncBaseTransport, httpx.Request], Awaitable[httpx.Response]]
 
 
 class AsyncstreamsMocker(respx.mocks.HTTPCoreMocker):
     """Patches the targets of the default mocker of respx and our transport."""
 
     name: ClassVar[str] = "asyncstreams"
-    targets: ClassVar[list[str]] = [
-        *respx.mocks.HTTPCoreMocker.targets,
-        f"{AiohttpTransport.__module__}.{AiohttpTransport.__qualname__}",
-    ]
+    targets: ClassVar[list[str]] = [*respx.mocks.HTTPCoreMocker.targets, _TRANSPORT]
 
     @classmethod
     def mock(cls, spec: Any) -> Any:
-        if getattr(spec, "__module__", None) != AiohttpTransport.__module__:
+        if getattr(spec, "__module__", None) != _TRANSPORT_MODULE:
             return super().mock(spec)  # type: ignore[no-untyped-call]  # respx has no annotations here
         original: _Handler = spec
 
-        async def handle_async_request(self: AiohttpTransport, request: httpx.Request) -> httpx.Response:
+        async def handle_async_request(self: httpx.AsyncBaseTransport, request: httpx.Request) -> httpx.Response:
             await request.aread()
             try:
                 response: httpx.Response = await cls.async_handler(request)  # type: ignore[no-untyped-call]  # no annotations either
