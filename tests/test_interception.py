@@ -12,7 +12,6 @@ from intercepting_proxy import intercepting
 from located_items import LocatedItems
 
 from asyncstreams import ConfigError
-from asyncstreams.errors import HostUnavailable
 
 HOST = "shop.test"
 ONE = [{"id": 1}]
