@@ -26,13 +26,10 @@ class Clock(Protocol):
 class SystemClock:
     """The clock of the operating system and the event loop."""
 
-    def monotonic(self) -> float:
-        """`time.monotonic()`."""
-        return time.monotonic()
-
-    def wall(self) -> float:
-        """`time.time()`."""
-        return time.time()
+    monotonic = staticmethod(time.monotonic)
+    """`time.monotonic()`."""
+    wall = staticmethod(time.time)
+    """`time.time()`."""
 
     async def sleep(self, seconds: float) -> None:
         """`asyncio.sleep(seconds)`."""

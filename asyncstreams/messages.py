@@ -157,6 +157,18 @@ class Request(httpx.Request):
 class Response(httpx.Response):
     """An httpx.Response whose `headers` and `text` are built on first access; `json()` decodes the body once."""
 
+    # The initial state; an assignment to the class costs less than one to each instance.
+    next_request: httpx.Request | None = None
+    is_closed: bool = False
+    is_stream_consumed: bool = False
+    default_encoding = "utf-8"
+    bytes_read: int = 0
+    _num_bytes_downloaded: int = 0
+    _headers: Headers | None = None
+    _json: Any = _NOT_DECODED
+    _partial_json: tuple[Any, Collection[str]] = (None, ())
+    _chunks: AsyncGenerator[bytes] | None = None
+
     def __init__(
         self,
         status_code: int,
@@ -170,21 +182,11 @@ class Response(httpx.Response):
         # As in Request: sets the fields of httpx.Response.__init__ without building headers and cookies.
         self.status_code = status_code
         self._request = request
-        self.next_request = None
         self.extensions = {} if extensions is None else extensions
         self.history = []
-        self.is_closed = False
-        self.is_stream_consumed = False
-        self.default_encoding = "utf-8"
         self.stream = stream
-        self._num_bytes_downloaded = 0
         self._raw_headers = headers
-        self._headers: Headers | None = None
-        self._json: Any = _NOT_DECODED
-        self._partial_json: tuple[Any, Collection[str]] = (None, ())
-        self._chunks: AsyncGenerator[bytes] | None = None
         self._layout = layout
-        self.bytes_read = 0
 
     @property
     def headers(self) -> httpx.Headers:

@@ -58,9 +58,9 @@ def test_malformed_url_of_a_proxy_is_not_quoted(url):
 
 HOST = st.sampled_from(["example.com", "api.example.com", "badexample.com", "10.1.2.3", "10.1.2.30", "fd00::1"])
 ENTRY = st.sampled_from(
-    ["example.com", ".example.com", "api.example.com:8080", "example.com:443", "Example.COM", "com", "localhost"]
+    ["example.com", ".example.com", "api.example.com:8080", "example.com:8080", "Example.COM", "com", "localhost"]
     + ["http://example.com", "https://api.example.com", "all://example.com", "", "*"]
-    + ["10.1.2.3", "10.1.2.3:80", "fd00::1", "[fd00::1]"]
+    + ["10.1.2.3", "10.1.2.3:8080", "fd00::1"]
 )
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from loopback import Connection, Items, LoopbackRequest, always, http_response, serve
 
 from asyncstreams.messages import Request
-from asyncstreams.wire.request_head import request_head
+from asyncstreams.wire.request_head import header_fields, request_head
 from asyncstreams.wire.transport import Http1Transport
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -246,7 +246,7 @@ SMUGGLED_REQUEST = b"0\r\n\r\nGET /stolen HTTP/1.1\r\nHost: here\r\n\r\n"
 @example("GET", "", [("X", "\r\n\r\n" + SMUGGLED_REQUEST.decode())], b"", False)
 def test_property_server_parses_exactly_the_sent_request(method, rest, headers, body, close):
     try:
-        head = request_head(method, f"/{rest}", "here", headers, len(body), close=close)
+        head = request_head(method, f"/{rest}", header_fields("here", headers, close), len(body))
     except httpx.LocalProtocolError:
         return
     request, *data, end = parse_as_server(head + body)
@@ -262,4 +262,4 @@ def test_property_server_parses_exactly_the_sent_request(method, rest, headers, 
 
 @given(METHOD, st.lists(HEADER, max_size=4, unique_by=lambda header: header[0].lower()))
 def test_property_valid_requests_are_never_refused(method, headers):
-    assert request_head(method, "/a?b=%20", "here", headers, 0)
+    assert request_head(method, "/a?b=%20", header_fields("here", headers), 0)

@@ -12,11 +12,13 @@ from contextlib import aclosing
 import anyio
 import httpx
 
-from ..errors import DecodeError, ResponseTooLarge, TruncatedBody
+from ..errors import AsyncStreamsError, DecodeError, ResponseTooLarge, TruncatedBody
 from ..messages import Response
 from ..models import BodyLimits, Timeouts
 from ..wire.http1_connection import Exchange
+from ..wire.transport_errors import InvalidResponse
 from .decoders import decode_through, new_decompressor
+from .response_errors import MalformedResponse
 from .timeouts import AttemptTimeout, TimedStream
 
 _MAX_CODINGS = 5
@@ -35,11 +37,7 @@ class _Framing:
         text = b"" if length is None or chunked else length.partition(b",")[0].strip()
         self.length = int(text) if text.isdigit() else None
         self.delimited = chunked or self.length is not None or response.extensions.get("http_version") == b"HTTP/2"
-        codings = response.raw_header(b"content-encoding")
-        names = () if codings is None else codings.decode("ascii", "replace").lower().split(",")
-        self.codings = [coding for name in names if (coding := name.strip()) not in ("", "identity")]
-        if len(self.codings) > _MAX_CODINGS:
-            raise DecodeError(f"sent a body with {len(self.codings)} content codings", retryable=False)
+        self.codings = _content_codings(response)
 
     def check(self, limits: BodyLimits) -> None:
         """Check the announced size. Raises ResponseTooLarge, TruncatedBody."""
@@ -52,6 +50,18 @@ class _Framing:
         """Check the size of a body that ended after `size` bytes. Raises TruncatedBody."""
         if self.length is not None and size < self.length:
             raise TruncatedBody(f"announced {self.length:,} bytes but sent {size:,}")
+
+
+def _content_codings(response: Response) -> list[str]:
+    """The content codings, in the order in which they were applied. Raises DecodeError for too many."""
+    header = response.raw_header(b"content-encoding")
+    if header is None:
+        return []
+    names = header.decode("ascii", "replace").lower().split(",")
+    codings = [coding for name in names if (coding := name.strip()) not in ("", "identity")]
+    if len(codings) > _MAX_CODINGS:
+        raise DecodeError(f"sent a body with {len(codings)} content codings", retryable=False)
+    return codings
 
 
 class _Meter:
@@ -93,26 +103,31 @@ async def read_body(
         return b""
     if max_bytes is not None:
         return await _read_prefix(response, limits, attempt_timeout, max_bytes)
-    framing = _Framing(response)
     if isinstance(response.stream, Exchange) and (raw := response.stream.take_body()) is not None:
         response.is_closed = True
-        return _decode_complete(raw, framing, limits, attempt_timeout)
+        return _decode_complete(response, raw, limits)
+    framing = _Framing(response)
     if not framing.codings:
         return await _read_plain(response, framing, limits, attempt_timeout)
     async with aclosing(_decode(response, framing, limits, _raw_pieces(response), attempt_timeout.add_bytes)) as body:
         return b"".join([piece async for piece in body])
 
 
-def _decode_complete(raw: bytes, framing: _Framing, limits: BodyLimits, attempt_timeout: AttemptTimeout) -> bytes:
-    """A body that has arrived completely: `_decode` without waiting."""
-    framing.check(limits)
-    attempt_timeout.add_bytes(len(raw))
-    stages = [new_decompressor(coding) for coding in reversed(framing.codings)]
-    meter = _Meter(limits, len(stages))
-    meter.count_wire(len(raw))
-    framing.check_end(len(raw))
-    if not stages:
+def _decode_complete(response: Response, raw: bytes, limits: BodyLimits) -> bytes:
+    """A body of our transport, which has checked its framing, after all of it has arrived."""
+    size = len(raw)
+    if size > limits.wire:
+        raise _wire_exceeded(limits)
+    if limits.require_length:
+        _Framing(response).check(limits)
+    codings = _content_codings(response)
+    if not codings:
+        if size > limits.decoded:
+            raise _decoded_exceeded(limits)
         return raw
+    stages = [new_decompressor(coding) for coding in reversed(codings)]
+    meter = _Meter(limits, len(stages))
+    meter.count_wire(size)
     body = b"".join(decode_through(stages, raw, meter.count_decoded))
     for stage in stages:
         stage.finish()
@@ -224,15 +239,18 @@ def _raw_pieces(response: Response) -> AsyncIterator[bytes]:
 
 
 async def _next_piece(source: AsyncIterator[bytes]) -> bytes | None:
-    """The next piece, or None at the end. Raises TruncatedBody if the connection fails."""
+    """The next piece, or None at the end. Raises TruncatedBody if the connection fails, and MalformedResponse."""
+    failure: AsyncStreamsError
     try:
         return await anext(source)
     except StopAsyncIteration:
         return None
+    except InvalidResponse as error:
+        failure = MalformedResponse(str(error))
     except httpx.TransportError as error:
-        reason = type(error).__name__
+        failure = TruncatedBody(f"lost the connection within the body ({type(error).__name__})")
     # Raised outside the handler: the text of a transport error may contain secrets.
-    raise TruncatedBody(f"lost the connection within the body ({reason})")
+    raise failure
 
 
 async def _close(response: Response, source: AsyncIterator[bytes] | None = None) -> None:

@@ -20,14 +20,13 @@ from ..rate_limits.quota_headers import exhausted_for
 from ..rate_limits.retry_after import backoff_seconds, retry_after
 from ..redaction import safe_url
 from .request_builder import RequestBuilder
-from .response_errors import refusal_error, retry_status_error, unexpected_body_error
+from .response_errors import MalformedResponse, refusal_error, retry_status_error, unexpected_body_error
 from .retry import RetryState, StreamBackoff, checked_backoff_time
 from .sender import (
     PAUSED_KEY,
     PERMIT_KEY,
     SLOT_KEY,
     HostNameNotFound,
-    MalformedResponse,
     RequestSender,
     discard,
     to_request,

@@ -34,7 +34,7 @@ from ..wire.transport_errors import (
 from .body import read_body, stream_body
 from .origin import Origin, origin_of, resolve
 from .request_builder import USER_AGENT, Attempt, ClientOptions, SendOptions
-from .response_errors import MAX_ERROR_BODY_BYTES, is_transient
+from .response_errors import MAX_ERROR_BODY_BYTES, MalformedResponse, is_transient
 from .retry import wait_too_long
 from .session import Session, as_transport
 from .timeouts import AttemptTimeout
@@ -63,10 +63,6 @@ class HostNameNotFound(HostUnavailable):
     """The host name cannot be resolved, perhaps only temporarily."""
 
 
-class MalformedResponse(HostUnavailable):
-    """The response breaks a rule of HTTP. Another try helps only if it was damaged on the way."""
-
-
 class RequestSender:
     """Sends the attempts of one stream's client, for one session.
 
@@ -83,6 +79,7 @@ class RequestSender:
         self._custom_transport = as_transport(stream.transport)
         self._base_origin = origin_of(stream.url_base)
         self._base_prefix = f"{self._base_origin}/"
+        self._base_governor: Governor | None = None
         self._base_transport: tuple[ClientOptions, httpx.AsyncBaseTransport] | None = None
         self._quota_clients: dict[Governor, QuotaClient] = {}
         if self.authenticator is not None:
@@ -111,7 +108,13 @@ class RequestSender:
 
     def governor_for(self, request: httpx.Request) -> Governor:
         """The governor of the request's origin and the stream's credential."""
-        return self._session.governor_for(self._origin_for(request), self.authenticator, self._stream.quota_group)
+        origin = self._origin_for(request)
+        if origin is self._base_origin and self._base_governor is not None:
+            return self._base_governor
+        governor = self._session.governor_for(origin, self.authenticator, self._stream.quota_group)
+        if origin is self._base_origin:
+            self._base_governor = governor
+        return governor
 
     def describe_limits(self) -> str:
         """The limits known for the origins that received requests, as text."""
@@ -133,7 +136,7 @@ class RequestSender:
         if isinstance(error, httpx.ProxyError):
             return _proxy_error(error, reason)
         if isinstance(error, InvalidResponse):
-            return MalformedResponse(f"the response is not valid HTTP: {reason}")
+            return MalformedResponse(reason)
         is_unsent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
         failure = (HostNameNotFound if isinstance(error, HostNotFound) else HostUnavailable)(
             f"{'did not answer' if is_unsent else 'failed'}: {reason}"
@@ -365,8 +368,14 @@ class RequestSender:
 
 def _has_cause(error: BaseException, kind: type[BaseException]) -> bool:
     """Whether an exception of this kind led to the error; httpx's transports wrap it several times."""
-    cause = error.__cause__ or error.__context__
-    return cause is not None and (isinstance(cause, kind) or _has_cause(cause, kind))
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        if isinstance(cause, kind):
+            return True
+        seen.add(id(cause))
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
 def _proxy_error(error: httpx.ProxyError, reason: str) -> AsyncStreamsError:

@@ -24,7 +24,9 @@ class ChunkedDecoder:
         self.is_complete = False
         # The parser refers to the decoder, which refers to it: `feed` breaks the cycle at the end.
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
-        self._parser.set_dangerous_leniencies(lenient_headers=True, lenient_spaces_after_chunk_size=True)
+        self._parser.set_dangerous_leniencies(
+            lenient_headers=True, lenient_chunked_length=True, lenient_spaces_after_chunk_size=True
+        )
         self._parser.feed_data(_HEAD)
 
     @property
@@ -40,6 +42,8 @@ class ChunkedDecoder:
         failure: InvalidResponse | None = None
         try:
             parser.feed_data(data)
+        except httptools.HttpParserUpgrade:  # of another response after the body
+            self._has_excess = True
         except httptools.HttpParserError as error:
             # After the end of the body, llhttp tries to read another response.
             if not self.is_complete:
@@ -57,7 +61,8 @@ class ChunkedDecoder:
 
     def on_body(self, data: bytes) -> None:
         self._bare_bytes = 0
-        self._on_data(data)
+        if not self.is_complete:
+            self._on_data(data)
 
     def on_message_complete(self) -> None:
         self.is_complete = True

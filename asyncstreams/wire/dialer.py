@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
 import ssl
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import Any, TypeAlias
@@ -17,7 +17,7 @@ import httpx
 from ..errors import ConfigError
 from .http1_connection import Http1Connection
 from .proxies import Proxy
-from .request_head import request_head
+from .request_head import header_fields, request_head
 from .transport_errors import (
     CertificateRejected,
     InvalidResponse,
@@ -99,18 +99,14 @@ class Dialer:
             addresses.remove(address)
             addresses.insert(0, address)
         loop = asyncio.get_running_loop()
-        if tls is None:
+        try:
             await loop.create_connection(lambda: connection, sock=sock)
-            return
-        with _handshake_errors():
-            transport, _ = await loop.create_connection(
-                lambda: connection,
-                sock=sock,
-                ssl=tls,
-                server_hostname=server_name or host,
-                ssl_shutdown_timeout=_TLS_SHUTDOWN_S,
-            )
-        _check_protocol(transport)
+        except BaseException:
+            if not isinstance(loop, asyncio.BaseEventLoop):
+                sock.detach()  # uvloop before 0.23 has closed the descriptor, which may be another's by now (#738)
+            raise
+        if tls is not None:
+            await _start_tls(connection, tls, server_name or host)
 
     async def _connect_through(self, proxy: Proxy, peer: Peer, connection: Http1Connection) -> None:
         tls = self._proxy_tls if proxy.scheme == "https" else None
@@ -138,7 +134,7 @@ class Dialer:
         loop = asyncio.get_running_loop()
         lookup, valid_until = self._lookups.get((host, port), (None, 0.0))
         if lookup is None or (lookup.done() and (loop.time() > valid_until or lookup.exception() is not None)):
-            if ":" in host or host.replace(".", "").isdigit():
+            if _is_address(host):
                 return resolve(host, port)  # an address: this sends nothing
             lookup = loop.run_in_executor(None, resolve, host, port)
             lookup.add_done_callback(_retrieve)
@@ -153,6 +149,8 @@ def resolve(host: str, port: int) -> list[Address]:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except UnicodeError:
         raise socket.gaierror(socket.EAI_NONAME, "an empty label, or one of more than 63 characters") from None
+    if not found:
+        raise socket.gaierror(socket.EAI_NONAME, "the name has no address")
     families: dict[int, list[Address]] = {}
     for family, _, _, _, address in found:
         families.setdefault(family, []).append((family, address))
@@ -215,7 +213,7 @@ async def _connect_socket(address: Address) -> socket.socket:
 async def _open_tunnel(connection: Http1Connection, proxy: Proxy, peer: Peer, tls: ssl.SSLContext) -> None:
     """Have the proxy connect to the peer, and speak TLS with it inside (RFC 9110, 9.3.6)."""
     headers = [] if proxy.authorization is None else [("Proxy-Authorization", proxy.authorization)]
-    message = request_head("CONNECT", peer.authority, peer.authority, headers, 0)
+    message = request_head("CONNECT", peer.authority, header_fields(peer.authority, headers), 0)
     refusal: httpx.TransportError | None = None
     try:
         head = (await connection.exchange(message, "CONNECT")).head
@@ -234,18 +232,28 @@ async def _open_tunnel(connection: Http1Connection, proxy: Proxy, peer: Peer, tl
             refusal = TunnelRefused(f"the proxy {proxy} closed the tunnel to {peer.authority}")
     if refusal is not None:
         raise refusal
-    with _handshake_errors():
+    await _start_tls(connection, tls, peer.server_name or peer.host)
+
+
+async def _start_tls(connection: Http1Connection, tls: ssl.SSLContext, server_name: str) -> None:
+    """Speak TLS from now on. Raises ssl.SSLError, httpx.ConnectError, ConfigError."""
+    try:
         transport = await asyncio.get_running_loop().start_tls(
             connection.transport,
             connection,
             tls,
-            server_hostname=peer.server_name or peer.host,
+            server_hostname=server_name,
             ssl_shutdown_timeout=_TLS_SHUTDOWN_S,
         )
-    if transport is None:
-        raise httpx.ConnectError("the TLS handshake failed: the connection was closed")
-    connection.attach(transport)
-    _check_protocol(transport)
+    except ConnectionError as error:
+        reason = describe(error)
+    else:
+        if transport is not None:
+            connection.attach(transport)
+            _check_protocol(transport)
+            return
+        reason = "the connection was closed"
+    raise httpx.ConnectError(f"the TLS handshake failed: {reason}")
 
 
 def proxy_authentication_required(proxy: Proxy) -> ProxyAuthenticationRequired:
@@ -253,15 +261,6 @@ def proxy_authentication_required(proxy: Proxy) -> ProxyAuthenticationRequired:
     has_password = proxy.authorization is not None
     problem = "rejects the user name or password" if has_password else "demands a user name and a password"
     return ProxyAuthenticationRequired(f"the proxy {proxy} {problem} (407)")
-
-
-@contextmanager
-def _handshake_errors() -> Generator[None]:
-    """Name the handshake in errors of a connection that ends within it."""
-    try:
-        yield
-    except ConnectionError as error:
-        raise httpx.ConnectError(f"the TLS handshake failed: {describe(error)}") from None
 
 
 def _check_protocol(transport: asyncio.BaseTransport) -> None:
@@ -272,6 +271,14 @@ def _check_protocol(transport: asyncio.BaseTransport) -> None:
             f"request_kwargs: verify is a context that offers {chosen}, and the server has chosen it",
             hint='offer http/1.1 only, by context.set_alpn_protocols(["http/1.1"]), or return {"http2": True} as well',
         )
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _retrieve(lookup: asyncio.Future[list[Address]]) -> None:

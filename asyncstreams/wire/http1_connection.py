@@ -10,10 +10,11 @@ from typing import Protocol, cast
 import httpx
 
 from .chunked import ChunkedDecoder
-from .response_head import MAX_HEAD_BYTES, ResponseHead, find_head_end, parse_head
+from .response_head import MAX_HEAD_BYTES, ResponseHead, check_protocol, find_head_end, parse_head
 from .transport_errors import InvalidResponse, describe
 
-_READ_BYTES = 256 * 1024
+# More than asyncio and uvloop decrypt at once: no rest of it waits for a later call, after the end of the connection.
+_READ_BYTES = 288 * 1024
 _MAX_BUFFERED_BYTES = 512 * 1024
 _CR_LF = (10, 13)
 
@@ -58,6 +59,7 @@ class Http1Connection(asyncio.BufferedProtocol):
         self._buffer = buffer
         self._loop = loop
         self._transport: asyncio.Transport | None = None
+        self._socket_transport: asyncio.Transport | None = None
         self._exchange: Exchange | None = None
         self._is_discarded = False
         self.expires_at = 0.0
@@ -81,14 +83,18 @@ class Http1Connection(asyncio.BufferedProtocol):
         Raises InvalidResponse, httpx.RemoteProtocolError or httpx.ReadError. If it is cancelled, or raises,
         the connection is closed.
         """
-        exchange = self._exchange = Exchange(self, method, self._loop)
+        exchange = self._exchange = Exchange(self, method)
         try:
             self.transport.write(message)
             await exchange.wait_for_head()
         except BaseException:
-            self.abort()
+            exchange.close_now()  # if it is complete, the connection may already serve the next request
             raise
         return exchange
+
+    def new_waiter(self) -> asyncio.Future[None]:
+        """A future of the connection's event loop."""
+        return self._loop.create_future()
 
     def attach(self, transport: asyncio.Transport) -> None:
         """Use another transport from now on: TLS over the former one."""
@@ -100,13 +106,7 @@ class Http1Connection(asyncio.BufferedProtocol):
         It is also closed if the server responded before it read the complete request.
         """
         self._exchange = None
-        transport = self._transport
-        if (
-            seconds > 0
-            and transport is not None
-            and not transport.is_closing()
-            and not transport.get_write_buffer_size()
-        ):
+        if seconds > 0 and self.is_usable and not self._has_unsent_bytes():
             self._owner.put_back(self, seconds)
         else:
             self.abort()
@@ -135,17 +135,26 @@ class Http1Connection(asyncio.BufferedProtocol):
         self._owner.forget(self)
 
     def pause(self) -> None:
-        """Read nothing until `resume`; the server's send window fills up."""
-        if self._transport is not None:
-            self._transport.pause_reading()
+        """Read nothing from the socket until `resume`; the server's send window fills up.
+
+        A paused TLS transport would lose what it has decrypted if the connection ends meanwhile.
+        """
+        if self._socket_transport is not None:
+            self._socket_transport.pause_reading()
 
     def resume(self) -> None:
         """Read again after `pause`."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
+        if self._socket_transport is not None and not self._socket_transport.is_closing():
+            self._socket_transport.resume_reading()
+
+    def _has_unsent_bytes(self) -> bool:
+        # The size of a TLS transport does not contain what waits in the transport below it.
+        transports = {self._transport, self._socket_transport}
+        return any(transport is not None and transport.get_write_buffer_size() for transport in transports)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's transports are not subclasses
+        # uvloop's transports are not subclasses.
+        self._transport = self._socket_transport = cast(asyncio.Transport, transport)
         if self._is_discarded:
             self.abort()
         else:
@@ -168,7 +177,7 @@ class Http1Connection(asyncio.BufferedProtocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
+        self._transport = self._socket_transport = None
         if self._exchange is not None:
             self._exchange.receive_end(exc)
         self._owner.forget(self)
@@ -193,10 +202,9 @@ class Exchange(httpx.AsyncByteStream):
     _failure: Exception | None = None
     _waiter: asyncio.Future[None] | None = None
 
-    def __init__(self, connection: Http1Connection, method: str, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, connection: Http1Connection, method: str) -> None:
         self._connection = connection
         self._method = method
-        self._loop = loop
         self._pieces: deque[bytes] = deque()
 
     @property
@@ -215,7 +223,7 @@ class Exchange(httpx.AsyncByteStream):
         while self._head is None:
             if self._failure is not None:
                 raise self._failure
-            self._waiter = self._loop.create_future()
+            self._waiter = self._connection.new_waiter()
             await self._waiter
 
     def take_body(self) -> bytes | None:
@@ -249,6 +257,7 @@ class Exchange(httpx.AsyncByteStream):
         if not self.has_ended:
             self._failure = httpx.ReadError("the response was closed before its end")
             self._connection.end_exchange(0)
+            self._wake()
         self._pieces.clear()
 
     async def aclose(self) -> None:
@@ -301,12 +310,18 @@ class Exchange(httpx.AsyncByteStream):
                 raise InvalidResponse(f"the head is larger than {MAX_HEAD_BYTES // 1024} KiB")
             if end < 0:
                 self._head_bytes = bytes(data[start:size])
+                check_protocol(self._head_bytes)
                 return
             head, length = parse_head(bytes(memoryview(data)[start:end]), self._method)
             start += length
             if head.status < 200 and head.status != 101:
                 head = None
         self._head = head
+        if head.length == size - start:  # a whole response in one read, the most frequent case
+            if head.length:
+                self._pieces.append(bytes(memoryview(data)[start:size]))
+            self._complete(has_excess=False)
+            return
         if head.is_chunked:
             self._decoder = ChunkedDecoder(self._add_piece)
         self._remaining = -1 if head.length is None else head.length
@@ -359,5 +374,5 @@ class Exchange(httpx.AsyncByteStream):
             self._waiter.set_result(None)
 
     async def _wait(self) -> None:
-        self._waiter = self._loop.create_future()
+        self._waiter = self._connection.new_waiter()
         await self._waiter

@@ -34,8 +34,11 @@ class ConnectionPool:
         return Http1Connection(key, self, self._buffer, self._loop)
 
     def add(self, connection: Http1Connection) -> None:
-        """Add a connection that has been opened, and is in use."""
-        self._open.add(connection)
+        """Add a connection that has been opened, and is in use. A closed pool closes it."""
+        if self._all_closed is None:
+            self._open.add(connection)
+        else:
+            connection.abort()
 
     def take(self, key: Hashable) -> Http1Connection | None:
         """The idle connection that was used last; None if there is none that a request may use."""
@@ -56,8 +59,11 @@ class ConnectionPool:
         lifetime = min(_MAX_IDLE_S, seconds * _SHARE_OF_ANNOUNCED)
         connection.expires_at = self._loop.time() + lifetime
         self._idle.setdefault(connection.key, []).append(connection)
+        if self._timer is not None and self._timer.when() > connection.expires_at:
+            self._timer.cancel()
+            self._timer = None
         if self._timer is None:
-            self._timer = self._loop.call_later(lifetime, self._close_expired)
+            self._timer = self._loop.call_at(connection.expires_at, self._close_expired)
 
     def forget(self, connection: Http1Connection) -> None:
         """Remove a connection that has ended."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
 
 import httpx
 
@@ -15,25 +14,25 @@ _REQUEST_LINE = re.compile(rf"{_TOKEN} [\x21-\x7e]+ HTTP/1\.1\r\n")
 _FIELDS = re.compile(rf"(?:{_TOKEN}: [\t\x20-\x7e\x80-\xff]*\r\n)+")
 
 
-def request_head(
-    method: str, target: str, host: str, headers: Sequence[tuple[str, str]], size: int, *, close: bool = False
-) -> bytes:
+def request_head(method: str, target: str, fields: bytes, size: int) -> bytes:
     """The head of a message whose body has `size` bytes (RFC 9112, 3 and 5), including the empty line.
 
-    `host` is sent unless the headers contain one; `close` announces that no other request follows.
-    The framing headers follow from `size` alone; those in `headers` are ignored. Raises
-    httpx.LocalProtocolError for a character that HTTP does not allow at its position.
+    `fields` comes from `header_fields`; the framing follows from `size` alone. Raises httpx.LocalProtocolError
+    for a character that HTTP does not allow in method or target.
     """
     line = f"{method} {target} HTTP/1.1\r\n"
     if not _REQUEST_LINE.fullmatch(line):
         raise _invalid_character()
     length = f"Content-Length: {size}\r\n\r\n" if size or method not in _WITHOUT_BODY else "\r\n"
-    return line.encode("ascii") + _fields(host, tuple(headers), close) + length.encode("ascii")
+    return line.encode("ascii") + fields + length.encode("ascii")
 
 
-@lru_cache(maxsize=64)
-def _fields(host: str, headers: tuple[tuple[str, str], ...], close: bool) -> bytes:
-    """The header lines without framing; most requests of a stream have the same."""
+def header_fields(host: str, headers: Sequence[tuple[str, str]], close: bool = False) -> bytes:
+    """The header lines of a message. Framing headers among `headers` are ignored.
+
+    `host` is sent unless the headers contain one; `close` announces that no other request follows. Raises
+    httpx.LocalProtocolError for a character that HTTP does not allow at its position.
+    """
     names = {name.lower() for name, _ in headers}
     lines = [] if "host" in names else [f"Host: {host}\r\n"]
     lines += [f"{name}: {value}\r\n" for name, value in headers if name.lower() not in _FRAMING]

@@ -19,6 +19,7 @@ from .transport_errors import InvalidResponse
 MAX_HEAD_BYTES = 256 * 1024
 MAX_HEADERS = 512
 _MAX_LENGTH_DIGITS = 18
+_PROTOCOL = b"HTTP/1."
 _KEEP_ALIVE_TIMEOUT = re.compile(rb"timeout\s*=\s*(\d{1,6})", re.IGNORECASE)
 
 
@@ -53,6 +54,9 @@ def parse_head(data: bytes, method: str) -> tuple[ResponseHead, int]:
 
     Raises InvalidResponse, which names the broken rule.
     """
+    check_protocol(data)
+    if b"\0" in data:
+        raise InvalidResponse("a NUL character in the head")
     headers: list[tuple[bytes, bytes]] = []
     parser = httptools.HttpResponseParser(_Fields(headers))
     size = len(data)
@@ -63,12 +67,19 @@ def parse_head(data: bytes, method: str) -> tuple[ResponseHead, int]:
     except httptools.HttpParserError:
         headers.clear()
         size = _find_empty_line(data, 0, size)
+        data = _repair(data[:size])
         parser = httptools.HttpResponseParser(_Fields(headers))
         parser.set_dangerous_leniencies(lenient_headers=True, lenient_chunked_length=True)
-        _feed_repaired(parser, _repair(data[:size]))
+        _feed_repaired(parser, data)
     if b" \r\n" in data or b"\t\r\n" in data:
         headers[:] = [(name, value.rstrip(b" \t")) for name, value in headers]
     return _judge(parser.get_status_code(), data[5:8], headers, method), size
+
+
+def check_protocol(data: bytes) -> None:
+    """Raise InvalidResponse unless `data` begins like a response of HTTP/1, as far as it goes."""
+    if data[:7] != _PROTOCOL[: len(data)]:
+        raise InvalidResponse("the response does not begin with a version, HTTP/1.0 or HTTP/1.1")
 
 
 class _Fields:
@@ -86,7 +97,7 @@ class _Fields:
 def _find_empty_line(data: bytes | bytearray, start: int, end: int) -> int:
     """The offset after the first empty line, whether lines end in CRLF or LF; -1 without one."""
     position = data.find(b"\n\r\n", start, end)
-    bare = data.find(b"\n\n", start, end if position < 0 else position)
+    bare = data.find(b"\n\n", start, end if position < 0 else position + 1)
     if bare >= 0:
         return bare + 2
     return -1 if position < 0 else position + 3
@@ -95,6 +106,8 @@ def _find_empty_line(data: bytes | bytearray, start: int, end: int) -> int:
 def _judge(status: int, version: bytes, headers: list[tuple[bytes, bytes]], method: str) -> ResponseHead:
     if len(headers) > MAX_HEADERS:
         raise InvalidResponse(f"more than {MAX_HEADERS} header lines")
+    if status < 100:
+        raise InvalidResponse("a status below 100")
     layout = HeaderLayout.of(headers)
     length_text, coding = _value(layout.content_length, headers), _value(layout.transfer_encoding, headers)
     keep_alive = _keep_alive(version, headers, layout)
@@ -170,8 +183,6 @@ def invalid_response(error: httptools.HttpParserError) -> InvalidResponse:
 
 def _repair(data: bytes) -> bytes:
     """The head with one line for each field, CRLF line ends, and one framing. Raises InvalidResponse."""
-    if b"\0" in data:
-        raise InvalidResponse("a NUL character in the head")
     lines = [line.removesuffix(b"\r") for line in data.split(b"\n")]
     while len(lines) > 1 and not lines[-1]:
         lines.pop()
@@ -189,6 +200,8 @@ def _repair(data: bytes) -> bytes:
 def _unambiguous(lines: list[bytes]) -> list[bytes]:
     """The lines, with Content-Length at most once. Raises InvalidResponse for lengths that differ."""
     names = [line.partition(b":")[0].lower() for line in lines]
+    if any(name[-1:] in (b" ", b"\t") for name in names[1:]):
+        raise InvalidResponse("a space after the name of a header")
     values = {
         value.strip(b" \t")
         for line, name in zip(lines, names, strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
+from functools import lru_cache
 
 import httpx
 
@@ -12,7 +13,7 @@ from ..messages import Request, Response
 from .dialer import Dialer, Peer, proxy_authentication_required
 from .pool import ConnectionPool
 from .proxies import Proxy
-from .request_head import request_head
+from .request_head import header_fields, request_head
 from .tls import DEFAULT_TLS, TlsOptions, tls_context
 
 _AUTHORITY = re.compile(r"https?://[^/?#]+", re.IGNORECASE)
@@ -35,6 +36,8 @@ class Http1Transport(httpx.AsyncBaseTransport):
         self._tls = tls
         self._proxy = proxy
         self._reuse = reuse
+        # Most requests of a stream have the same headers. Part of the transport, since they contain credentials.
+        self._header_fields = lru_cache(maxsize=16)(header_fields)
         self._dialer = Dialer(proxy, tls_context(TlsOptions(tls.verify)) if proxy and proxy.scheme == "https" else None)
         self._peers: dict[tuple[str, str | None], Peer] = {}
         self._last: tuple[str, Peer] | None = None
@@ -53,7 +56,8 @@ class Http1Transport(httpx.AsyncBaseTransport):
             target = f"http://{peer.host_header}{target}"
             if self._proxy.authorization is not None:
                 headers = [*headers, ("Proxy-Authorization", self._proxy.authorization)]
-        head = request_head(method, target, peer.host_header, headers, len(body), close=not self._reuse)
+        fields = self._header_fields(peer.host_header, tuple(headers), not self._reuse)
+        head = request_head(method, target, fields, len(body))
         pool = self._pool or self._open_pool()
         connection = pool.take(peer)
         if connection is None:
