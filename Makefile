@@ -6,7 +6,7 @@ PEERS := airbyte_cdk dlt singer
 # The tests start hundreds of processes: with this variable, each of them would compile everything that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-long test-simulations test-crash test-servers docs lint types mypy pyright format bench bench-peers bench-sim bench-substreams bench-extract bench-journal bench-tables bench-mock bench-imports bench-crash clean
+.PHONY: help demo test test-long test-simulations test-crash test-servers docs lint types mypy pyright format bench bench-transport bench-peers bench-sim bench-substreams bench-extract bench-journal bench-tables bench-mock bench-imports bench-crash soak clean
 
 help:  ## List these targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -52,6 +52,10 @@ bench: $(VENV)/.bench  ## Benchmark the CPU per page, complete jobs and type cas
 	$(BIN)/python benchmarks/compare.py $(ARGS)
 	$(BIN)/python benchmarks/transform.py
 
+bench-transport: $(VENV)/.bench  ## Benchmark the CPU of a page through the transport alone and the client, http and https, both event loops (15 minutes)
+	$(BIN)/python benchmarks/transport.py $(ARGS)
+	$(BIN)/python benchmarks/read.py --loops asyncio uvloop --schemes http https $(ARGS)
+
 bench-peers: $(VENV)/.bench $(PEERS:%=.bench/%/.ready)  ## Benchmark complete jobs against airbyte-cdk, dlt and singer-sdk (25 minutes)
 	$(BIN)/python benchmarks/compare.py --peers $(ARGS)
 
@@ -79,6 +83,9 @@ bench-mock: $(VENV)/.ready  ## Benchmark the throughput of MockApi; requires wrk
 
 bench-imports: $(VENV)/.ready  ## Benchmark the CPU of importing asyncstreams against that of importing httpx (20 seconds)
 	$(BIN)/python benchmarks/imports.py $(ARGS)
+
+soak: $(VENV)/.ready  ## Send a million requests to a server with faults; memory and descriptors must not grow (5 minutes)
+	$(BIN)/python benchmarks/soak.py $(ARGS)
 
 clean:  ## Remove the environments, the caches and the output of the demo
 	rm -rf $(VENV) .bench build out .mypy_cache .pytest_cache .ruff_cache .hypothesis dist

@@ -6,6 +6,7 @@ AsyncStreamsError                 every error raised on purpose
   RemoteError                     a failure on the API's side
     StreamUnavailable             a stream that this credential cannot read
     HttpStatusError               a final status, or a retryable one after the last try
+    MalformedResponse             a response that breaks a rule of HTTP
     TruncatedBody                 a body that ended early
     DecodeError                   a body that does not match its Content-Encoding
     ResponseTooLarge              a body beyond `body_limits`
@@ -160,6 +161,13 @@ class HttpStatusError(RemoteError):
     """
 
     from_page_request = True
+
+
+class MalformedResponse(RemoteError):
+    """The response breaks a rule of HTTP, which the message names.
+
+    It is retried once, since it may have been damaged on the way.
+    """
 
 
 class TruncatedBody(RemoteError):

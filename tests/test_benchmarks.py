@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,19 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-MODULES = {"asyncstreams": "uvloop", "aiohttp script": "uvloop", "httpx script": "httpx"}
+MODULES = {"asyncstreams": ("uvloop",), "aiohttp script": ("aiohttp", "uvloop"), "httpx script": ("httpx",)}
+
+
+def are_installed(*modules: str) -> bool:
+    return all(importlib.util.find_spec(module) for module in modules)
+
+
+def run_benchmark(program: str, *arguments: str) -> str:
+    """The output of a benchmark program that succeeds."""
+    command = [sys.executable, str(BENCHMARKS / program), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def compare(*arguments: str, benchmarks: Path = BENCHMARKS) -> subprocess.CompletedProcess[str]:
@@ -34,14 +47,14 @@ def test_installed_contenders_are_in_the_table() -> None:
     assert done.returncode == 0, done.stderr
     rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
     names = {row.split(" | ")[0].removeprefix("| ") for row in rows if row.count("|") == 11}
-    installed = {name for name, module in MODULES.items() if importlib.util.find_spec(module)}
+    installed = {name for name, modules in MODULES.items() if are_installed(*modules)}
     assert names - {"contender"} == {"asyncstreams, asyncio loop", *installed}
     assert any(row.startswith("| wall to ideal at most 1.1 |") for row in rows)
 
 
 def test_extract_is_compared_with_scripts_in_both_modes() -> None:
-    if importlib.util.find_spec("uvloop") is None:
-        pytest.skip("uvloop is not installed")
+    if not are_installed("aiohttp", "uvloop"):
+        pytest.skip("needs aiohttp and uvloop")
     done = compare("--extract", "--scale", "0.1")
 
     assert done.returncode == 0, done.stderr
@@ -101,23 +114,37 @@ def test_governor_cost_is_printed_for_each_kind_of_response() -> None:
 
 
 def test_substreams_benchmark_requests_each_parent_once() -> None:
-    needed = ("aiohttp", "uvloop")
-    if not all(importlib.util.find_spec(module) for module in needed):
-        pytest.skip(f"needs {' and '.join(needed)}")
-    command = [
-        sys.executable,
-        str(BENCHMARKS / "substreams.py"),
-        "--parts",
-        "tree",
-        "--scale",
-        "0.001",
-        "--rounds",
-        "1",
-    ]
+    if not are_installed("aiohttp", "uvloop"):
+        pytest.skip("needs aiohttp and uvloop")
 
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    output = run_benchmark("substreams.py", "--parts", "tree", "--scale", "0.001", "--rounds", "1")
 
-    assert done.returncode == 0, done.stderr
-    aims = [line for line in done.stdout.splitlines() if line.startswith("| requests for parents: 1 |")]
+    aims = [line for line in output.splitlines() if line.startswith("| requests for parents: 1 |")]
     assert len(aims) == 2
     assert all(line.endswith("| 1 | reached |") for line in aims)
+
+
+@pytest.mark.parametrize(
+    ("program", "noun", "contenders", "aims"), [("transport.py", "connections", 3, 1), ("read.py", "streams", 4, 3)]
+)
+def test_page_benchmark_measures_each_loop_and_scheme(program: str, noun: str, contenders: int, aims: int) -> None:
+    if not are_installed("aiohttp", "uvloop") or shutil.which("openssl") is None:
+        pytest.skip("needs aiohttp, uvloop and openssl")
+    cases = {(loop, scheme) for loop in ("asyncio", "uvloop") for scheme in ("http", "https")}
+
+    arguments = f"--rounds 1 --pages 10 --{noun} 10 --loops asyncio uvloop --schemes http https"
+    output = run_benchmark(program, *arguments.split())
+
+    rows = [line.split(" | ") for line in output.splitlines() if line.startswith(("| asyncio ", "| uvloop "))]
+    assert {(row[0].removeprefix("| "), row[1]) for row in rows} == cases
+    assert len(rows) == (contenders + aims) * len(cases)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+@pytest.mark.parametrize("layer", ["transport", "client"])
+def test_soak_prints_memory_and_closes_all_descriptors(layer: str) -> None:
+    output = run_benchmark("soak.py", "--requests", "1000", "--layer", layer)
+
+    marks = [line for line in output.splitlines() if line.count("|") == 5]
+    assert len(marks) == 12
+    assert marks[-1].startswith("| 1,000 |")

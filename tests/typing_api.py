@@ -42,6 +42,7 @@ from asyncstreams import (
     Listener,
     LocalError,
     MalformedJSON,
+    MalformedResponse,
     Middleware,
     MockRouter,
     MultipleTokenAuthenticator,
@@ -383,7 +384,7 @@ def handled(error: AsyncStreamsError) -> str:
             return "fix the declaration or the credential"
         case RateLimitWaitTooLong() | HostUnavailable() | StallTimeout() | TruncatedBody() | DecodeError():
             return "try later"
-        case ResponseTooLarge() | UnexpectedContent() | CrossOriginLink() | PaginationLoop() | RemoteError():
+        case MalformedResponse() | ResponseTooLarge() | UnexpectedContent() | CrossOriginLink() | PaginationLoop() | RemoteError():
             return "look at the API"
         case OutputWriteError() | OutputMissing() | StateCorrupt() | LocalError():
             return "look at this machine"

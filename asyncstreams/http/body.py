@@ -12,13 +12,12 @@ from contextlib import aclosing
 import anyio
 import httpx
 
-from ..errors import AsyncStreamsError, DecodeError, ResponseTooLarge, TruncatedBody
+from ..errors import AsyncStreamsError, DecodeError, MalformedResponse, ResponseTooLarge, TruncatedBody
 from ..messages import Response
 from ..models import BodyLimits, Timeouts
 from ..wire.http1_connection import Exchange
 from ..wire.transport_errors import InvalidResponse
 from .decoders import decode_through, new_decompressor
-from .response_errors import MalformedResponse
 from .timeouts import AttemptTimeout, TimedStream
 
 _MAX_CODINGS = 5
@@ -246,7 +245,7 @@ async def _next_piece(source: AsyncIterator[bytes]) -> bytes | None:
     except StopAsyncIteration:
         return None
     except InvalidResponse as error:
-        failure = MalformedResponse(str(error))
+        failure = MalformedResponse(f"sent a body that is not valid HTTP: {error}")
     except httpx.TransportError as error:
         failure = TruncatedBody(f"lost the connection within the body ({type(error).__name__})")
     # Raised outside the handler: the text of a transport error may contain secrets.

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import httpx
 
-from ..errors import AsyncStreamsError, ConfigError, HostUnavailable, MalformedJSON, StallTimeout
+from ..errors import AsyncStreamsError, ConfigError, HostUnavailable, MalformedJSON, MalformedResponse, StallTimeout
 from ..events import EventEmitter
 from ..messages import Request, Response
 from ..models import RequestContext, ResponseAction
@@ -20,7 +20,7 @@ from ..rate_limits.quota_headers import exhausted_for
 from ..rate_limits.retry_after import backoff_seconds, retry_after
 from ..redaction import safe_url
 from .request_builder import RequestBuilder
-from .response_errors import MalformedResponse, refusal_error, retry_status_error, unexpected_body_error
+from .response_errors import refusal_error, retry_status_error, unexpected_body_error
 from .retry import RetryState, StreamBackoff, checked_backoff_time
 from .sender import (
     PAUSED_KEY,

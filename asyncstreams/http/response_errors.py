@@ -8,7 +8,7 @@ from typing import Any
 
 from .._json import as_array, as_object, decode
 from ..auth.authenticators import held_secrets
-from ..errors import AsyncStreamsError, AuthError, HostUnavailable, HttpStatusError, MalformedJSON, UnexpectedContent
+from ..errors import AsyncStreamsError, AuthError, HttpStatusError, MalformedJSON, UnexpectedContent
 from ..messages import Response
 from ..models import ResponseAction
 from ..protocols import Stream
@@ -45,13 +45,6 @@ _HINTS = {
     414: "the URL is too long: request less data at once, or use POST",
     422: "the API rejects the value of a parameter: compare the parameters with its documentation",
 }
-
-
-class MalformedResponse(HostUnavailable):
-    """The response breaks a rule of HTTP. Another try helps only if it was damaged on the way."""
-
-    def __init__(self, rule: str) -> None:
-        super().__init__(f"the response is not valid HTTP: {rule}")
 
 
 def is_transient(status: int) -> bool:

@@ -13,7 +13,7 @@ import anyio
 import httpx
 
 from ..auth.authenticators import SigningAuth, held_secrets
-from ..errors import AsyncStreamsError, ConfigError, HostUnavailable, HttpStatusError
+from ..errors import AsyncStreamsError, ConfigError, HostUnavailable, HttpStatusError, MalformedResponse
 from ..messages import Request, Response
 from ..models import BodyLimits, RateLimit
 from ..protocols import RequestSlot, Stream
@@ -34,7 +34,7 @@ from ..wire.transport_errors import (
 from .body import read_body, stream_body
 from .origin import Origin, origin_of, resolve
 from .request_builder import USER_AGENT, Attempt, ClientOptions, SendOptions
-from .response_errors import MAX_ERROR_BODY_BYTES, MalformedResponse, is_transient
+from .response_errors import MAX_ERROR_BODY_BYTES, is_transient
 from .retry import wait_too_long
 from .session import Session, as_transport
 from .timeouts import AttemptTimeout
@@ -136,7 +136,7 @@ class RequestSender:
         if isinstance(error, httpx.ProxyError):
             return _proxy_error(error, reason)
         if isinstance(error, InvalidResponse):
-            return MalformedResponse(reason)
+            return MalformedResponse(f"sent a response that is not valid HTTP: {reason}")
         is_unsent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
         failure = (HostNameNotFound if isinstance(error, HostNotFound) else HostUnavailable)(
             f"{'did not answer' if is_unsent else 'failed'}: {reason}"

@@ -148,9 +148,11 @@ class Http1Connection(asyncio.BufferedProtocol):
             self._socket_transport.resume_reading()
 
     def _has_unsent_bytes(self) -> bool:
+        if self.transport.get_write_buffer_size():
+            return True
         # The size of a TLS transport does not contain what waits in the transport below it.
-        transports = {self._transport, self._socket_transport}
-        return any(transport is not None and transport.get_write_buffer_size() for transport in transports)
+        below = self._socket_transport
+        return below is not None and below is not self._transport and below.get_write_buffer_size() > 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are not subclasses.

@@ -35,4 +35,4 @@ def read(job: Job, output: Output) -> None:
 
 
 if __name__ == "__main__":
-    run(read, "asyncstreams", "msgspec", "aiohttp", *(["uvloop"] if WITH_UVLOOP else []))
+    run(read, "asyncstreams", "httptools", "msgspec", *(["uvloop"] if WITH_UVLOOP else []))
