@@ -15,7 +15,7 @@ from located_items import LocatedItems, Upload
 from nginx_server import HOST, LARGE_ROWS, PAGE_SIZE, PAGES, REQUESTS_PER_CONNECTION, Nginx, run_nginx
 
 from asyncstreams import ConfigError, HttpStatusError, HttpStream, PageNumber, RequestContext, Response
-from asyncstreams.errors import HostUnavailable
+from asyncstreams.errors import MalformedResponse
 
 pytestmark = pytest.mark.server("nginx")
 
@@ -130,7 +130,7 @@ def test_head_of_40_kib_is_accepted(run, nginx):
 
 
 def test_head_of_300_kib_is_an_error_that_names_the_limit(run, nginx):
-    with pytest.raises(HostUnavailable, match="the head is larger than 256 KiB"):
+    with pytest.raises(MalformedResponse, match="the head is larger than 256 KiB"):
         run(LocatedItems(nginx.url, "headers/300").read())
 
 

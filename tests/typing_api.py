@@ -384,7 +384,9 @@ def handled(error: AsyncStreamsError) -> str:
             return "fix the declaration or the credential"
         case RateLimitWaitTooLong() | HostUnavailable() | StallTimeout() | TruncatedBody() | DecodeError():
             return "try later"
-        case MalformedResponse() | ResponseTooLarge() | UnexpectedContent() | CrossOriginLink() | PaginationLoop() | RemoteError():
+        case MalformedResponse() | ResponseTooLarge() | UnexpectedContent() | CrossOriginLink() | PaginationLoop():
+            return "look at the API"
+        case RemoteError():
             return "look at the API"
         case OutputWriteError() | OutputMissing() | StateCorrupt() | LocalError():
             return "look at this machine"
