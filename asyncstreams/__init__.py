@@ -33,9 +33,11 @@ from .errors import (
     OutputMissing,
     OutputWriteError,
     PaginationLoop,
+    PaginationUndeclared,
     PartialFailure,
     RateLimitWaitTooLong,
     RemoteError,
+    RequestBlocked,
     ResponseTooLarge,
     SchemaError,
     StallTimeout,
@@ -87,7 +89,10 @@ from .streams.http_stream import HttpStream
 from .streams.options import StreamOptions
 
 if TYPE_CHECKING:
-    from .auth.oauth2 import Oauth2Authenticator, Oauth2Tokens
+    from .auth.config_tokens import SingleUseRefreshTokenOauth2Authenticator
+    from .auth.file_token_store import FileTokenStore
+    from .auth.oauth2 import Oauth2Authenticator
+    from .auth.tokens import Oauth2Tokens, TokenStore
     from .destinations.duckdb import DuckDB
     from .destinations.jsonl import JsonLines
     from .destinations.parquet import Parquet
@@ -116,6 +121,7 @@ __all__ = [
     "DecodeError",
     "DuckDB",
     "Event",
+    "FileTokenStore",
     "Header",
     "HostUnavailable",
     "HttpAvailabilityStrategy",
@@ -144,6 +150,7 @@ __all__ = [
     "PageRead",
     "PageRequest",
     "PaginationLoop",
+    "PaginationUndeclared",
     "Paginator",
     "ParamsInput",
     "ParentsDiscovered",
@@ -156,6 +163,7 @@ __all__ = [
     "Record",
     "RemoteError",
     "Request",
+    "RequestBlocked",
     "RequestContext",
     "Response",
     "ResponseAction",
@@ -168,6 +176,7 @@ __all__ = [
     "Secret",
     "Selector",
     "Send",
+    "SingleUseRefreshTokenOauth2Authenticator",
     "Sink",
     "Slice",
     "SliceFinished",
@@ -191,6 +200,7 @@ __all__ = [
     "TimeWindows",
     "Timeouts",
     "TokenAuthenticator",
+    "TokenStore",
     "TransformConfig",
     "TruncatedBody",
     "TypeTransformer",
@@ -209,12 +219,15 @@ __all__ = [
 # The modules of these names are imported on first use: no other module needs them.
 _IMPORTED_ON_USE = {
     "DuckDB": ".destinations.duckdb",
+    "FileTokenStore": ".auth.file_token_store",
     "HttpSubStream": ".streams.substream",
     "JsonLines": ".destinations.jsonl",
     "Oauth2Authenticator": ".auth.oauth2",
-    "Oauth2Tokens": ".auth.oauth2",
+    "Oauth2Tokens": ".auth.tokens",
     "Parquet": ".destinations.parquet",
     "SQLite": ".destinations.sqlite",
+    "SingleUseRefreshTokenOauth2Authenticator": ".auth.config_tokens",
+    "TokenStore": ".auth.tokens",
     "TransformConfig": ".schemas.type_transformer",
     "TypeTransformer": ".schemas.type_transformer",
     "csv_rows": ".http.streaming",

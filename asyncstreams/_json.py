@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeGuard, cast
 
 import msgspec
@@ -26,6 +26,7 @@ JSON_TYPE_NAMES = {
 # msgspec decodes as fast as orjson and keeps integers beyond 64 bits, which orjson silently turns
 # into floats. orjson only explains failures.
 _decoder = msgspec.json.Decoder()
+_literal_decoder = msgspec.json.Decoder(float_hook=str)
 _encoder = msgspec.json.Encoder()
 _canonical_encoder = msgspec.json.Encoder(order="sorted")
 
@@ -50,12 +51,22 @@ def decode_lines(block: bytes) -> list[Any]:
     return [decode(line) for line in block.split(b"\n") if line.strip()]
 
 
+def decode_literals(body: bytes) -> Any:
+    """Decode a body that `decode` accepts, with numbers that are not integers as their literal text."""
+    return _literal_decoder.decode(body)
+
+
 def encode(value: Any) -> bytes:
     """Encode as compact JSON. Integers of any size stay exact; dates, decimals and bytes become strings.
 
     Raises TypeError for NaN, for the infinities, and for objects without a JSON form.
     """
     return _check_finite(_encoder.encode(value), value)
+
+
+def encode_with(value: Any, to_builtin: Callable[[Any], Any]) -> bytes:
+    """Like `encode`, with `to_builtin` for objects without a JSON form; it raises TypeError for those it refuses."""
+    return encode(msgspec.to_builtins(value, enc_hook=to_builtin))
 
 
 def encode_lines(records: Sequence[Mapping[str, Any]]) -> bytes:
@@ -120,7 +131,7 @@ def _reject_non_finite(values: Iterable[Any]) -> None:
             _reject_non_finite(fields.values())
         elif isinstance(value, list | tuple):
             _reject_non_finite(cast(Sequence[Any], value))
-        elif value is not None and not isinstance(value, str | int):
+        elif value is not None and not isinstance(value, str | int | msgspec.Raw):
             plain = msgspec.to_builtins(value)
             if type(plain) is not type(value):
                 _reject_non_finite((plain,))

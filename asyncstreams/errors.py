@@ -3,9 +3,11 @@
 AsyncStreamsError                 every error raised on purpose
   ConfigError                     a wrong declaration, option or configuration; never retried
     AuthError                     a credential that the API or its token endpoint rejects
+    PaginationUndeclared          a first page that names further pages, in a stream without a paginator
   RemoteError                     a failure on the API's side
     StreamUnavailable             a stream that this credential cannot read
     HttpStatusError               a final status, or a retryable one after the last try
+      RequestBlocked              a page of a firewall or proxy in place of a response of the API
     MalformedResponse             a response that breaks a rule of HTTP
     TruncatedBody                 a body that ended early
     DecodeError                   a body that does not match its Content-Encoding
@@ -30,7 +32,9 @@ AsyncStreamsError                 every error raised on purpose
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Self, cast
+
+from .redaction import MASK, RevealedSecrets, displayed, replace_secrets
 
 _FIELDS = ("stream", "stream_slice", "page", "method", "url", "status", "tries", "hint")
 
@@ -94,6 +98,14 @@ class AsyncStreamsError(Exception):
                 setattr(self, name, value)
         return self
 
+    def redact(self, secrets: RevealedSecrets) -> Self:
+        """Mask these secrets in the message, the hint and the URL, and return the error."""
+        if secrets:
+            self.args = tuple(secrets.mask(text) if isinstance(text, str) else text for text in self.args)
+            self.hint = None if self.hint is None else secrets.mask(self.hint)
+            self.url = None if self.url is None else secrets.mask(self.url)
+        return self
+
     def __str__(self) -> str:
         request = f"{self.method} {self.url} " if self.method and self.url else ""
         prefix = f"{self.stream}: " if self.stream else ""
@@ -104,10 +116,16 @@ class AsyncStreamsError(Exception):
             lines.append(f"  hint: {self.hint}")
         return "\n".join(lines)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An error that leaves a process shows its slice without the Secrets, which cannot be pickled.
+        kind, args, state, *rest = cast(tuple[Any, ...], super().__reduce__())
+        stream_slice = replace_secrets(self.stream_slice, lambda secret: MASK)
+        return kind, args, {**state, "stream_slice": stream_slice}, *rest
+
     def _location(self) -> str:
         parts: list[str] = []
         if self.stream_slice:
-            parts.append(f"slice {_abbreviate(dict(self.stream_slice))}")
+            parts.append(f"slice {_abbreviate(_describe_slice(self.stream_slice))}")
         if self.page is not None:
             delivered = f" (pages 0 to {self.page - 1} were delivered)" if self.page > 1 else ""
             delivered = " (page 0 was delivered)" if self.page == 1 else delivered
@@ -117,8 +135,12 @@ class AsyncStreamsError(Exception):
         return ", ".join(parts)
 
 
-def _abbreviate(value: object, max_chars: int = 120) -> str:
-    text = repr(value)
+def _describe_slice(stream_slice: Mapping[str, Any]) -> str:
+    # A Slice shows what its stream chose for messages; here a plain mapping is all that is known.
+    return displayed(stream_slice) if isinstance(stream_slice, dict) else str(stream_slice)
+
+
+def _abbreviate(text: str, max_chars: int = 120) -> str:
     return text if len(text) <= max_chars else f"{text[:max_chars]}..."
 
 
@@ -134,6 +156,14 @@ class AuthError(ConfigError):
 
     Raised for a 401 that persists after a token renewal, for a refused token request, and for a login page
     in place of data. Check the credential and its scopes, or authorize again.
+    """
+
+
+class PaginationUndeclared(ConfigError):
+    """The first page of a slice names further pages, and the stream declares no pagination.
+
+    Ends the stream before a record of the slice is delivered; the hint shows the paginator to declare. Reads with
+    `limit=`, checks and previews log a warning instead. Declare `single_page = True` if one page is meant.
     """
 
 
@@ -167,6 +197,14 @@ class MalformedResponse(RemoteError):
     """The response breaks a rule of HTTP, which the message names.
 
     It is retried once, since it may have been damaged on the way.
+    """
+
+
+class RequestBlocked(HttpStatusError):
+    """A firewall or proxy in front of the API refused the request, as far as its HTML page shows.
+
+    The credential may be in order, so the stream does not count as unavailable and is not skipped. Every 403 with an
+    HTML page counts, and other statuses with the page of a known firewall.
     """
 
 

@@ -5,19 +5,25 @@ Eagerly built httpx objects cost more than fetching a page.
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, cast
 
 import anyio
 import httpx
 
 from . import _json
-from .errors import ConfigError, MalformedJSON
-from .models import RequestContext
-from .redaction import safe_url
+from .content.charsets import declared_charset, find_charset
+from .content.text_extractor import extract_text
+from .errors import ConfigError, RemoteError
+from .models import BodyLimits, Record, RequestContext, Secret
+from .redaction import RevealedSecrets, safe_url
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 _NOT_DECODED = object()
+# Usual beginnings of JSON in UTF-8. Other bodies may be files or in another charset, and are looked at closely.
+_JSON_STARTS = (b'{"', b"[{", b"[]", b"{}", b"{\n", b"[\n", b"{\r\n", b"[\r\n", b"{ ", b"[ ", b"[[", b'["')
 _MAX_CACHED_LAYOUTS = 256
 _MAX_CACHED_NAMES_BYTES = 4096  # a larger set of header names is not cached
 
@@ -35,6 +41,10 @@ class HeaderIndex:
         text = headers[self._first][1]
         return b", ".join((text, *[headers[position][1] for position in self._more])) if self._more else text
 
+    def values(self, headers: RawHeaders) -> list[bytes]:
+        """The value of each line, for headers that cannot be joined, such as Set-Cookie."""
+        return [headers[position][1] for position in (self._first, *self._more)]
+
 
 class HeaderLayout:
     """The positions of all header names of a response.
@@ -43,7 +53,7 @@ class HeaderLayout:
     by it takes a fraction of the time of a dict of all headers.
     """
 
-    __slots__ = ("connection", "content_length", "indexes", "keep_alive", "transfer_encoding")
+    __slots__ = ("connection", "content_length", "content_type", "indexes", "keep_alive", "transfer_encoding")
     _cache: ClassVar[dict[tuple[bytes, ...], HeaderLayout]] = {}
 
     def __init__(self, names: Iterable[bytes]) -> None:
@@ -53,6 +63,7 @@ class HeaderLayout:
         self.indexes = {name: HeaderIndex(found) for name, found in positions.items()}
         self.connection = self.indexes.get(b"connection")
         self.content_length = self.indexes.get(b"content-length")
+        self.content_type = self.indexes.get(b"content-type")
         self.keep_alive = self.indexes.get(b"keep-alive")
         self.transfer_encoding = self.indexes.get(b"transfer-encoding")
 
@@ -72,10 +83,37 @@ class HeaderLayout:
 
 
 class Headers(httpx.Headers):
-    """httpx.Headers whose repr shows the names only, since values may be secret."""
+    """httpx.Headers whose repr shows the names only, since values may be secret. A value may be a Secret."""
+
+    def __setitem__(self, key: str, value: str | Secret) -> None:
+        super().__setitem__(key, value.reveal() if isinstance(value, Secret) else value)
 
     def __repr__(self) -> str:
         return f"Headers({sorted(self.keys())})"
+
+
+class RequestUrl(httpx.URL):
+    """An httpx.URL whose repr hides the query, the user information and the secrets that were sent.
+
+    `str()` gives the URL that is sent.
+    """
+
+    def __init__(self, url: httpx.URL | str, secrets: RevealedSecrets | None, **kwargs: Any) -> None:
+        super().__init__(url, **kwargs)
+        self._secrets = secrets
+
+    def copy_with(self, **kwargs: Any) -> RequestUrl:
+        """A copy with other components, as in httpx."""
+        return RequestUrl(self, self._secrets, **kwargs)
+
+    def join(self, url: httpx.URL | str) -> RequestUrl:
+        """The absolute URL of a link, as in httpx."""
+        return RequestUrl(super().join(url), self._secrets)
+
+    def __repr__(self) -> str:
+        query = "?***" if self.query else ""
+        shown = safe_url(str(self)) if self._secrets is None else self._secrets.mask_url(str(self))
+        return f"URL('{shown}{query}')"
 
 
 class Request(httpx.Request):
@@ -116,12 +154,12 @@ class Request(httpx.Request):
     def url(self) -> httpx.URL:
         """The parsed URL."""
         if self._url is None:
-            self._url = httpx.URL(self._url_text)
+            self._url = RequestUrl(self._url_text, secrets_in(self))
         return self._url
 
     @url.setter
     def url(self, value: httpx.URL | str) -> None:
-        self._url = httpx.URL(value)
+        self._url = RequestUrl(value, secrets_in(self))
         self._url_text = str(self._url)
 
     @property
@@ -141,6 +179,14 @@ class Request(httpx.Request):
             return self._header_pairs
         return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self._headers.raw]
 
+    def replace_headers(self, pairs: list[tuple[str, str]]) -> None:
+        """Replace all headers by these names and values, in this order."""
+        self._header_pairs, self._headers = pairs, None
+
+    def replace_body(self, content: bytes) -> None:
+        """Replace the body; the headers stay as they are."""
+        self.stream, self._content = httpx.ByteStream(content), content
+
     def set_header(self, name: str, value: str) -> None:
         """Set one header and remove others of the same name, without building `headers`."""
         if self._headers is not None:
@@ -151,7 +197,7 @@ class Request(httpx.Request):
         self._header_pairs.append((name, value))
 
     def __repr__(self) -> str:
-        return f"<Request({self.method!r}, {safe_url(self._url_text)!r})>"
+        return f"<Request({self.method!r}, {shown_url(self)!r})>"
 
 
 class Response(httpx.Response):
@@ -163,6 +209,10 @@ class Response(httpx.Response):
     is_stream_consumed: bool = False
     default_encoding = "utf-8"
     bytes_read: int = 0
+    rows_read: int | None = None
+    wire_bytes: int = 0
+    """Bytes received so far, before decoding; 0 for a body without content coding that was read at once."""
+    _charset: str | None = None
     _num_bytes_downloaded: int = 0
     _headers: Headers | None = None
     _json: Any = _NOT_DECODED
@@ -211,6 +261,11 @@ class Response(httpx.Response):
         """
         index = self.layout.indexes.get(name)
         return None if index is None else index.value(self.raw_headers)
+
+    def raw_header_lines(self, name: bytes) -> list[bytes]:
+        """The value of each line of a header, without building `headers`. `name` is in lower case."""
+        index = self.layout.indexes.get(name)
+        return [] if index is None else index.values(self.raw_headers)
 
     @property
     def layout(self) -> HeaderLayout:
@@ -265,6 +320,47 @@ class Response(httpx.Response):
         return hasattr(self, "_content")
 
     @property
+    def encoding(self) -> str | None:
+        """The charset of `text` and, once it is set, of `json()` and the streamed formats, instead of the declared one.
+
+        Set it in `classify` for an API that declares a wrong charset.
+        """
+        return super().encoding
+
+    @encoding.setter
+    def encoding(self, value: str) -> None:
+        charset = find_charset(value)
+        if charset is None:
+            raise ConfigError(f"response.encoding = {value!r}: unknown encoding")
+        httpx.Response.encoding.fset(self, value)  # type: ignore[attr-defined]  # the setter of the base class
+        self._charset = charset
+
+    @property
+    def charset(self) -> str | None:
+        """The codec of the text: `encoding` if it was set, or the charset in Content-Type; None for UTF-8."""
+        if self._charset is not None:
+            return self._charset
+        index = self.layout.content_type
+        return None if index is None else declared_charset(index.value(self.raw_headers))
+
+    @property
+    def body_limits(self) -> BodyLimits:
+        """The limits of the stream that requested the body."""
+        attempt: Any = self.request.extensions.get("asyncstreams")
+        return BodyLimits() if attempt is None else attempt.stream.body_limits
+
+    @property
+    def json_text(self) -> bytes:
+        """The body as JSON text in UTF-8, from its charset, and out of the compressed or ZIP file that it may be.
+
+        Raises TruncatedBody, DecodeError, ResponseTooLarge, UnexpectedContent and MalformedJSON.
+        """
+        body, charset = self._content, self.charset
+        if charset is None and body.startswith(_JSON_STARTS):
+            return body
+        return extract_text(body, charset, self.body_limits, self.wire_bytes or len(body))
+
+    @property
     def decoded_json(self) -> Any:
         """The result of `json()`, or None if it has not been called."""
         return None if self._json is _NOT_DECODED else self._json
@@ -283,10 +379,20 @@ class Response(httpx.Response):
         """The context of the request: slice, page token, state and attempt."""
         return cast(RequestContext, self.request.extensions["asyncstreams"].context)
 
+    def count_rows(self, number: int) -> None:
+        """Count rows that an incremental parser found in the body, in `rows_read`."""
+        self.rows_read = (self.rows_read or 0) + number
+
+    def set_page_records(self, records: Sequence[Record]) -> None:
+        """Show the records of this response to later hooks, as `context.page_records`."""
+        attempt = self.request.extensions["asyncstreams"]
+        context = replace(attempt.context, page_records=records)
+        self.request.extensions["asyncstreams"] = attempt._replace(context=context)
+
     def raise_for_status(self) -> Response:
         """Raise httpx.HTTPStatusError for a status other than 2xx. The message shows the URL without its query."""
         if not self.is_success:
-            url = safe_url(str(self.request.url))
+            url = shown_url(self.request)
             message = f"{self.status_code} {self.reason_phrase} for {url!r}"
             raise httpx.HTTPStatusError(message, request=self.request, response=self)
         return self
@@ -297,7 +403,8 @@ class Response(httpx.Response):
         Integers of any size are exact. Keyword arguments are passed to the standard library's `json.loads`,
         as in httpx; such a value is not cached.
 
-        Raises MalformedJSON with the byte offset, and ConfigError if the body is still being received.
+        A gzip, bzip2, zstd or ZIP file is decompressed, and the text is decoded from its charset. Raises MalformedJSON
+        with the byte offset in UTF-8, the errors of decompression, and ConfigError if the body is still being received.
         """
         if not self.has_body:
             raise ConfigError(
@@ -306,10 +413,22 @@ class Response(httpx.Response):
                 "json_items(response, path), or call `await response.aread()` first",
             )
         if kwargs:
-            return super().json(**kwargs)
+            return json.loads(self.json_text, **kwargs)
         if self._json is _NOT_DECODED:
             try:
-                self._json = _json.decode(self.content)
-            except MalformedJSON as error:
-                raise error.locate(method=self.request.method, url=safe_url(str(self.request.url))) from None
+                self._json = _json.decode(self.json_text)
+            except RemoteError as error:
+                raise error.locate(method=self.request.method, url=shown_url(self.request)) from None
         return self._json
+
+
+def shown_url(request: httpx.Request) -> str:
+    """The URL of a request for messages: without query and user information, and without the secrets that were sent."""
+    url = request.url_text if isinstance(request, Request) else str(request.url)
+    secrets = secrets_in(request)
+    return safe_url(url) if secrets is None else secrets.mask_url(url)
+
+
+def secrets_in(request: httpx.Request) -> RevealedSecrets | None:
+    """The secrets that the requests of the session carried; None for a request that no stream built."""
+    return getattr(request.extensions.get("asyncstreams"), "secrets", None)

@@ -11,16 +11,21 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn, Protocol, TypeAlias
 
 from .errors import ConfigError
+from .redaction import MASK, displayed
 
 Record: TypeAlias = dict[str, Any]
 """A JSON object, as decoded."""
-ParamsInput: TypeAlias = Mapping[str, Any]
-"""Query parameters by name. None leaves a parameter out, a sequence repeats it."""
+ParamsInput: TypeAlias = Mapping[str, Any] | Sequence[tuple[str, Any]] | str
+"""Query parameters: a mapping, pairs of name and value, httpx.QueryParams, or the text of a query such as "id=1&id=2".
+
+A value of None leaves a parameter out, a sequence repeats it. Pairs keep their order. A text is sent as it is, except
+for characters that a URL cannot contain."""
 PrimaryKey: TypeAlias = str | list[str] | list[list[str]] | None
 """A field, a list of fields or a list of field paths, as in the Airbyte CDK; None: no key."""
 CursorField: TypeAlias = str | Sequence[str] | None
 """A field, or the path of one, whose value orders records: a time of change or an ascending number."""
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
+_NO_LABELS: Mapping[str, Any] = {}  # a plain dict, which can be copied and pickled
 
 
 class Slice(Mapping[str, Any]):
@@ -31,12 +36,15 @@ class Slice(Mapping[str, Any]):
         Without an interval, it is None.
     bounds: the values to request from the API so that it returns the whole interval. They equal `interval`,
         unless the API's filter treats a bound as inclusive or exclusive in another way.
+    labels: what messages show in place of partition values, by name; all other values are shown themselves. The slices
+        of an HttpSubStream show the primary key of a parent instead of its record.
 
+    `str(slice_)` is the text for messages. In it secrets are hidden, and the query of each URL is masked.
     `slice_ | {...}` is a new Slice with additional partition values and the same interval. Slices are equal if
     partition and interval are; a Slice without interval also equals a plain mapping. Slices are not hashable.
     """
 
-    __slots__ = ("_partition", "bounds", "interval")
+    __slots__ = ("_partition", "bounds", "interval", "labels")
 
     def __init__(
         self,
@@ -44,10 +52,12 @@ class Slice(Mapping[str, Any]):
         interval: tuple[Any, Any] | None = None,
         *,
         bounds: tuple[Any, Any] | None = None,
+        labels: Mapping[str, Any] = _NO_LABELS,
     ) -> None:
         self._partition: dict[str, Any] = dict(partition or {})
         self.interval = interval
         self.bounds = interval if bounds is None else bounds
+        self.labels = labels
 
     @property
     def partition(self) -> dict[str, Any]:
@@ -65,10 +75,12 @@ class Slice(Mapping[str, Any]):
 
     def __or__(self, other: Mapping[str, Any]) -> Slice:
         source = other if isinstance(other, Slice) and other.interval else self
-        return Slice({**self._partition, **other}, source.interval, bounds=source.bounds)
+        labels = {name: label for name, label in self.labels.items() if name not in other}
+        labels |= other.labels if isinstance(other, Slice) else {}
+        return Slice({**self._partition, **other}, source.interval, bounds=source.bounds, labels=labels)
 
     def __ror__(self, other: Mapping[str, Any]) -> Slice:
-        return Slice({**other, **self._partition}, self.interval, bounds=self.bounds)
+        return Slice({**other, **self._partition}, self.interval, bounds=self.bounds, labels=self.labels)
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Slice):
@@ -79,7 +91,10 @@ class Slice(Mapping[str, Any]):
 
     def __repr__(self) -> str:
         interval = f", interval={self.interval!r}" if self.interval else ""
-        return f"Slice({self._partition!r}{interval})"
+        return f"Slice({self}{interval})"
+
+    def __str__(self) -> str:
+        return displayed({**self._partition, **self.labels})
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +105,15 @@ class RequestContext:
     next_page_token: the paginator's token; None for the first page. The repr omits it, since it may be a signed URL.
     stream_state: the state of the stream, or of the slice's partition if it has one; empty without a state.
     attempt: number of the attempt for this page, from 1. The hooks run again for each attempt.
+    page_records: the records of the response, as `parse_response` gave them, in `next_page_token` and in the functions
+        of a paginator; of a streamed body the last batch. Empty in all other hooks.
     """
 
     stream_slice: Slice = field(default_factory=Slice)
     next_page_token: Any = field(default=None, repr=False)
     stream_state: Mapping[str, Any] = field(default_factory=dict[str, Any])
     attempt: int = 1
+    page_records: Sequence[Record] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,15 +200,21 @@ class Page:
 
 
 class Secret:
-    """A string that only `reveal()` returns: repr, str, format and pickle hide or refuse it.
+    """A string that only `reveal()` returns: repr, str and format show `***`; pickle and JSON encoders refuse it.
 
-    Comparison takes constant time. Raises ConfigError for anything but a str or a Secret.
+    Hooks may return it as a path or a segment of one, as a parameter or header, and within a body. It is then sent,
+    and hidden in errors, logs, events and reprs. `"Bearer " + secret` is a Secret, too; an f-string contains `***`.
+
+    `parts` are the parts of the value that have to be hidden; by default all of it. Comparison takes constant time.
+    Raises ConfigError for anything but a str or a Secret.
     """
 
-    __slots__ = ("_value",)
+    __slots__ = ("_parts", "_value")
 
-    def __init__(self, value: str | Secret) -> None:
+    def __init__(self, value: str | Secret, *, parts: tuple[str, ...] | None = None) -> None:
         self._value: str = value._value if isinstance(value, Secret) else value
+        whole: tuple[str, ...] = value._parts if isinstance(value, Secret) else (value,)
+        self._parts: tuple[str, ...] = whole if parts is None else parts
         if not isinstance(self._value, str):
             raise ConfigError(f"Secret: must be created from a str, not {type(value).__name__}")
 
@@ -198,14 +222,27 @@ class Secret:
         """The string itself. The caller must keep it out of logs and messages."""
         return self._value
 
+    def hidden_parts(self) -> tuple[str, ...]:
+        """The Secrets that this one was put together from, as text, without the text between them."""
+        return self._parts
+
+    def __add__(self, other: str | Secret) -> Secret:
+        if not isinstance(other, str | Secret):
+            return NotImplemented
+        text, parts = (other, ()) if isinstance(other, str) else (other._value, other._parts)
+        return Secret(self._value + text, parts=self._parts + parts)
+
+    def __radd__(self, other: str) -> Secret:
+        return Secret(other + self._value, parts=self._parts) if isinstance(other, str) else NotImplemented
+
     def __repr__(self) -> str:
-        return "Secret('***')"
+        return f"Secret('{MASK}')"
 
     def __str__(self) -> str:
-        return "***"
+        return MASK
 
     def __format__(self, spec: str) -> str:
-        return format("***", spec)
+        return format(MASK, spec)
 
     def __bool__(self) -> bool:
         return bool(self._value)
@@ -226,6 +263,8 @@ class Secret:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Secret cannot be pickled: pass secret.reveal(), or load the secret where it is needed")
+
+    __getstate__ = __reduce__
 
 
 def _to_bytes(text: str) -> bytes:
@@ -341,6 +380,11 @@ class PageRequest(NamedTuple):
     json: Mapping[str, Any] = _EMPTY
     data: Mapping[str, Any] = _EMPTY
     url: str | None = None
+
+    def __repr__(self) -> str:
+        # Headers by name only, since their values may be secret.
+        parts = {**self._asdict(), "headers": sorted(self.headers)}
+        return f"PageRequest({', '.join(f'{name}={displayed(part)}' for name, part in parts.items() if part)})"
 
 
 def key_paths(primary_key: PrimaryKey) -> list[list[str]]:

@@ -26,6 +26,7 @@ from .models import (
     Record,
     RequestContext,
     ResponseAction,
+    Secret,
     Slice,
     Timeouts,
 )
@@ -34,7 +35,9 @@ from .models import (
 class Paginator(Protocol):
     """How one page leads to the next, as pure methods: equal arguments give equal results.
 
-    A token is a JSON value, so that it can be stored and compared.
+    A token is a JSON value, so that it can be stored and compared. `count` is the number of rows that the API sent,
+    whatever `parse_response` made of them. A paginator whose `next` does not use it says so with the class attribute
+    `counts_rows = False`; otherwise a stream whose rows cannot be counted is refused.
     """
 
     def first(self) -> Any:
@@ -42,7 +45,7 @@ class Paginator(Protocol):
         ...
 
     def next(self, token: Any, response: Response, count: int) -> Any:
-        """The token of the page after `response`, which held `count` records; None after the last page."""
+        """The token of the page after `response`, which held `count` rows; None after the last page."""
         ...
 
     def apply(self, token: Any) -> PageRequest:
@@ -54,7 +57,7 @@ class CountedPaginator(Paginator, Protocol):
     """A paginator that can compute every page token from the first response, so that pages are read concurrently."""
 
     def page_count(self, response: Response, count: int) -> int | None:
-        """The number of pages of the slice according to its first response, of `count` records; None if unknown."""
+        """The number of pages of the slice according to its first response, of `count` rows; None if unknown."""
         ...
 
     def token_at(self, number: int, response: Response) -> Any:
@@ -96,6 +99,7 @@ SliceInput: TypeAlias = (
 
 
 ValidationMode: TypeAlias = Literal["report", "quarantine", "fail", "off"]
+PartialDataMode: TypeAlias = Literal["fail", "warn"]
 
 
 class Transformer(Protocol):
@@ -151,9 +155,11 @@ class Stream(Protocol):
     url_base: str
     http_method: str
     paginator: Paginator | None
+    single_page: bool
     records_path: str | None
     primary_key: PrimaryKey
     validation: ValidationMode
+    graphql_partial: PartialDataMode
     max_quarantined: int
     transformer: Transformer | None
     parallel_pages: bool
@@ -178,6 +184,8 @@ class Stream(Protocol):
     body_limits: BodyLimits
     middleware: Sequence[Middleware]
     allowed_origins: tuple[str, ...]
+    uncredentialed_origins: tuple[str, ...]
+    cookies: bool
     allow_insecure: bool
     trust_env: bool
     clock: Clock
@@ -226,11 +234,13 @@ class Stream(Protocol):
         """The reason why the stream is unavailable, given the error of its first request; otherwise None."""
         ...
 
-    def path(self, context: RequestContext) -> str | tuple[str | int, ...]: ...
+    def path(self, context: RequestContext) -> str | Secret | tuple[str | int | Secret, ...]: ...
     def request_params(self, context: RequestContext) -> ParamsInput | None: ...
-    def request_headers(self, context: RequestContext) -> Mapping[str, str] | None: ...
+    def request_headers(self, context: RequestContext) -> Mapping[str, str | Secret] | None: ...
     def request_json(self, context: RequestContext) -> Any: ...
-    def request_data(self, context: RequestContext) -> Mapping[str, Any] | str | bytes | None: ...
+    def request_data(
+        self, context: RequestContext
+    ) -> Mapping[str, Any] | Sequence[tuple[str, Any]] | str | bytes | Secret | None: ...
     def request_kwargs(self, context: RequestContext) -> Mapping[str, Any]: ...
     def next_page_token(self, response: Response, context: RequestContext) -> Any: ...
     def stream_slices(self, state: Mapping[str, Any]) -> SliceInput: ...

@@ -27,6 +27,7 @@ from .execution.report import RunReport
 from .execution.scheduler import OnError, Scheduler
 from .extraction.extraction import Extraction
 from .extraction.sink_loop import check_destination, exit_on_sigterm, extract_to_sink
+from .http.send_options import check_transport_options
 from .http.session import Session, SessionPool
 from .models import Page, Record, key_paths
 from .records.record_validation import load_schema
@@ -65,6 +66,7 @@ class Source:
         self._streams = _streams_by_name(class_name, self._make_streams(given))
         own = {name: getattr(self, name) for name in StreamOptions.__annotations__ if hasattr(type(self), name)}
         self._options = _resolve_run_options(class_name, {**own, **options}, self._streams.values())
+        check_transport_options(class_name, options, self._options.get("transport"))
         self._sessions = SessionPool(self._new_session)
         self._listeners = ListenerList()
         self._active_reads = 0

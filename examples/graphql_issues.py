@@ -19,7 +19,6 @@ QUERY = """query($owner: String!, $name: String!, $after: String) { repository(o
   issues(first: 100, after: $after) { nodes { number state } pageInfo { endCursor hasNextPage } }
 }}"""
 PAGE = "data.repository.issues.pageInfo"
-ACTIONS = {"RATE_LIMITED": ResponseAction.THROTTLED, None: ResponseAction.RETRY}
 
 
 class Issues(HttpStream):
@@ -42,10 +41,11 @@ class Issues(HttpStream):
 
     def classify(self, response: Response, context: RequestContext) -> ResponseAction:
         action = super().classify(response, context)
-        if action is not ResponseAction.SUCCESS or not (errors := response.json().get("errors")):
+        if action is not ResponseAction.FAIL or not response.is_success:
             return action
         # Errors without a type are internal errors of GitHub, such as a query timeout.
-        return ACTIONS.get(errors[0].get("type"), ResponseAction.FAIL)
+        is_internal = all("type" not in error for error in response.json()["errors"])
+        return ResponseAction.RETRY if is_internal else action
 
 
 async def main(url: str = GITHUB) -> None:

@@ -41,6 +41,8 @@ HEADER_CASES = [
     pytest.param(lambda: ApiKeyAuthenticator("k3y"), "X-API-Key", "k3y", id="api-key"),
     pytest.param(lambda: ApiKeyAuthenticator("k3y", "X-Key"), "X-Key", "k3y", id="api-key-name"),
     pytest.param(lambda: ApiKeyAuthenticator("k3y", "sid", into="cookie"), "Cookie", "sid=k3y", id="cookie"),
+    pytest.param(lambda: ApiKeyAuthenticator("Token abc", "Authorization"), "Authorization", "Token abc", id="words"),
+    pytest.param(lambda: ApiKeyAuthenticator(Secret(" a  b\tc; d=e\n")), "X-API-Key", "a  b\tc; d=e", id="any-text"),
 ]
 
 
@@ -89,6 +91,32 @@ async def test_api_key_is_added_to_stream_query(respx_mock):
     await Filtered(authenticator=ApiKeyAuthenticator("k3y+/", "key", into="query")).read()
 
     assert dict(route.calls.last.request.url.params) == {"state": "open", "key": "k3y+/"}
+
+
+async def test_any_text_is_a_key_in_the_query(respx_mock):
+    route = respx_mock.get(URL).respond(json=[])
+
+    await Users(authenticator=ApiKeyAuthenticator("k\u00e9y & more", "key", into="query")).read()
+
+    assert dict(route.calls.last.request.url.params) == {"key": "k\u00e9y & more"}
+
+
+async def test_empty_api_key_is_sent_with_a_warning(respx_mock, caplog):
+    route = respx_mock.get(URL).respond(json=[])
+
+    await Users(authenticator=ApiKeyAuthenticator("")).read()
+
+    assert route.calls.last.request.headers["X-API-Key"] == ""
+    assert "the key is empty" in caplog.text
+
+
+async def test_api_key_with_a_space_is_masked_in_errors(respx_mock):
+    respx_mock.get(URL).respond(401, json={"message": "abc-d3f and Token abc-d3f are unknown"})
+
+    with pytest.raises(AuthError, match=r"\*\*\* and .* are unknown") as caught:
+        await Users(authenticator=ApiKeyAuthenticator("Token abc-d3f", "Authorization")).read()
+
+    assert "abc-d3f" not in str(caught.value)
 
 
 async def test_api_key_is_added_to_httpx_query(respx_mock):
@@ -282,7 +310,9 @@ async def test_wrong_credential_raises_auth_error_after_one_request(respx_mock):
         pytest.param(lambda: TokenAuthenticator("sesame\x00open"), id="nul"),
         pytest.param(lambda: TokenAuthenticator("sesame\u00e4open"), id="not-ascii"),
         pytest.param(lambda: MultipleTokenAuthenticator(["valid", "sesame\ropen"]), id="second-token"),
-        pytest.param(lambda: ApiKeyAuthenticator("sesame\topen"), id="api-key"),
+        pytest.param(lambda: ApiKeyAuthenticator("sesame\nopen"), id="api-key"),
+        pytest.param(lambda: ApiKeyAuthenticator("sesame\u00e4open"), id="api-key-not-ascii"),
+        pytest.param(lambda: ApiKeyAuthenticator("sesame; open", "sid", into="cookie"), id="cookie-separator"),
         pytest.param(lambda: ApiKeyAuthenticator("sesame\nopen", "key", into="query"), id="query"),
         pytest.param(lambda: ApiKeyAuthenticator("sesame\nopen", "sid", into="cookie"), id="cookie"),
         pytest.param(lambda: TokenAuthenticator(b"sesame-open"), id="bytes"),

@@ -224,6 +224,9 @@ async def test_max_retries_option_suggests_max_tries():
         ("http_method", None),
         ("allowed_origins", "https://files.example.com"),
         ("allowed_origins", ("files.example.com",)),
+        ("uncredentialed_origins", "https://files.example.com"),
+        ("uncredentialed_origins", ("files.example.com",)),
+        ("cookies", "no"),
         ("middleware", print),
     ],
 )

@@ -193,7 +193,8 @@ async def test_long_wait_is_logged_as_a_warning(caplog, virtual_clock):
     with caplog.at_level(logging.INFO, "asyncstreams"):
         await Users(transport=transport, clock=virtual_clock).read()
 
-    assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.INFO]
+    announced = [record.levelno for record in caplog.records if hasattr(record, "delay")]
+    assert announced == [logging.WARNING, logging.INFO]
 
 
 def test_link_header_has_no_selector():
@@ -206,14 +207,6 @@ def one_page_api(body: Any, **headers: str) -> httpx.MockTransport:
 
 RECORDS = [{"id": 1}]
 IGNORED_NEXT_PAGES = [
-    (None, {"data": RECORDS, "meta": {"next": "abc"}}, {}, "has 'meta.next', but the stream has no paginator"),
-    (None, {"data": RECORDS, "has_more": True}, {}, "the response has 'has_more'"),
-    (
-        None,
-        {"data": RECORDS},
-        {"Link": '<https://api.test/items?page=2>; rel="next"'},
-        "the response has the header Link",
-    ),
     (Cursor("next"), {"data": RECORDS, "meta": {"next": "abc"}}, {}, "the response has 'meta.next', but Cursor"),
     (Cursor(Header("X-Nxt")), {"data": RECORDS, "next_page_token": "abc"}, {}, "the response has 'next_page_token'"),
     (NextUrl("next"), {"data": RECORDS, "links": {"next": "/items?page=2"}}, {}, "the response has 'links.next'"),

@@ -20,6 +20,7 @@ from asyncstreams import (
     HttpStream,
     LinkHeader,
     MalformedJSON,
+    Oauth2Authenticator,
     PageNumber,
     PaginationLoop,
     RateLimitWaitTooLong,
@@ -99,6 +100,33 @@ async def test_api_message_about_tokens_is_not_redacted(respx_mock, message):
     error = await failure_of(Users())
 
     assert message in str(error)
+
+
+async def test_failing_token_endpoint_shows_its_message(respx_mock, virtual_clock):
+    respx_mock.post("https://auth.test/token").respond(503, json={"message": "closed, id s3cret-value"})
+    login = Oauth2Authenticator("https://auth.test/token", "client", "s3cret-value")
+
+    error = await failure_of(Users(authenticator=login, clock=virtual_clock))
+
+    assert 'the token endpoint answered 503: "closed, id ***"' in str(error)
+
+
+async def test_hint_never_proposes_errors_as_records(respx_mock):
+    respx_mock.get(URL).respond(json={"data": None, "errors": [{"message": "no such shop"}]})
+
+    error = await failure_of(Users())
+
+    assert "ResponseAction.FAIL" in (error.hint or "")
+    assert "records_path = 'errors'" not in str(error)
+
+
+async def test_keys_in_a_hint_are_shown_as_escapes(respx_mock):
+    respx_mock.get(URL).respond(json={"\x1b[2J": 1})
+
+    error = await failure_of(Users())
+
+    assert r"\x1b[2J" in str(error)
+    assert "\x1b" not in str(error)
 
 
 async def test_rfc_9457_title_and_detail_are_shown(respx_mock):

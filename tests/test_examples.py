@@ -178,8 +178,11 @@ async def test_graphql_error_contains_the_message_of_the_api() -> None:
     assert len(server.requests) == 1
 
 
+LIMITED = {"type": "RATE_LIMITED", "message": "API rate limit exceeded"}
+
+
 async def test_rate_limit_in_a_200_waits_without_using_a_try(virtual_clock: VirtualClock) -> None:
-    limited = httpx.Response(200, headers={"Retry-After": "60"}, json={"errors": [{"type": "RATE_LIMITED"}]})
+    limited = httpx.Response(200, headers={"Retry-After": "60"}, json={"errors": [LIMITED]})
     answers = [limited] * 6 + [last_issue_page()]
     api = httpx.MockTransport(lambda request: answers.pop(0))
     issues = load_example("graphql_issues").Issues("pallets", "click", transport=api, clock=virtual_clock)

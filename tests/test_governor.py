@@ -208,6 +208,48 @@ async def test_waiting_requests_go_at_reset_without_a_response(
     assert virtual_clock.monotonic() - began == pytest.approx(4.0, abs=0.1)
 
 
+async def test_requests_after_a_pause_do_not_wait_for_a_far_reset(virtual_clock: VirtualClock) -> None:
+    governor = make_governor(virtual_clock)
+    client = governor.add_client("a", adaptive=True, accept_long_waits=False)
+    permits = [acquire(governor, client) for _ in range(4)]
+    queued = asyncio.create_task(governor.acquire(client))
+    await asyncio.sleep(0)
+    governor.record_first_byte(permits[0], quota(4900, 3600.0))
+    governor.pause_for(5.0)
+    for permit in permits:
+        governor.release(permit)
+    assert await queued is None
+
+    await virtual_clock.sleep(4.6)
+    async with asyncio.timeout(2):
+        await governor.acquire(client)
+
+
+async def test_stream_does_not_wait_for_the_timer_of_another(virtual_clock: VirtualClock) -> None:
+    governor = make_governor(virtual_clock)
+    limited = governor.add_client("limited", limits=[RateLimit(1, per=600)], adaptive=False)
+    free = governor.add_client("free", adaptive=False)
+    governor.release(acquire(governor, limited))
+    waiting = asyncio.create_task(governor.acquire(limited))
+    await asyncio.sleep(0)
+
+    async with asyncio.timeout(1):
+        await governor.acquire(free)
+
+    waiting.cancel()
+
+
+async def test_pause_that_ends_sooner_by_chance_moves_no_resumption(virtual_clock: VirtualClock) -> None:
+    governor = make_governor(virtual_clock)
+    resumptions: list[float] = []
+    for _ in range(50):
+        governor.pause_for(10.0)
+        virtual_clock.advance(0.001)
+        resumptions.append(virtual_clock.monotonic() + governor.paused_for)
+
+    assert resumptions == sorted(resumptions)
+
+
 async def test_quotas_of_one_host_share_the_concurrency_limit(virtual_clock: VirtualClock) -> None:
     host = HostState(Random(1))
     search, lists = make_governor(virtual_clock, host), make_governor(virtual_clock, host)

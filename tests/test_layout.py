@@ -34,8 +34,9 @@ FLOORS = [
     ("cursors",),
     ("events",),
     ("messages",),
-    ("models", "redaction", "urls", "_json"),
-    ("errors", "clock", "_version"),
+    ("content",),
+    ("models", "urls", "_json"),
+    ("errors", "clock", "redaction", "_version"),
 ]
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # The pytest plugin is beside the package, because importing a submodule would import the package.

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from certificates import Authority
 from located_items import LocatedItems, Upload
-from nginx_server import HOST, LARGE_ROWS, PAGE_SIZE, PAGES, REQUESTS_PER_CONNECTION, Nginx, run_nginx
+from nginx_server import FILE_ROWS, HOST, LARGE_ROWS, PAGE_SIZE, PAGES, REQUESTS_PER_CONNECTION, Nginx, run_nginx
 
-from asyncstreams import ConfigError, HttpStatusError, HttpStream, PageNumber, RequestContext, Response
+from asyncstreams import ConfigError, HttpStatusError, HttpStream, PageNumber, RequestContext, Response, csv_rows
 from asyncstreams.errors import MalformedResponse
 
 pytestmark = pytest.mark.server("nginx")
@@ -53,6 +53,16 @@ class Framing(LocatedItems):
         names = ("transfer-encoding", "content-encoding", "content-length", "connection")
         headers = {name: response.headers[name] for name in names if name in response.headers}
         return [{**headers, "rows": len(response.json())}]
+
+
+class Table(LocatedItems):
+    """The rows of a CSV, in the charset that is given or declared."""
+
+    encoding: str | None = None
+
+    async def parse_response(self, response: Response, context: RequestContext) -> AsyncIterator[dict[str, Any]]:
+        async for row in csv_rows(response, delimiter=";", encoding=self.encoding):
+            yield row
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +133,24 @@ def test_body_that_ends_with_the_connection_over_tls(run, nginx, trusted):
     (record,) = run(Framing(nginx.tls_url(), "unframed", verify=trusted).read())
 
     assert record == {"content-encoding": "gzip", "connection": "close", "rows": LARGE_ROWS}
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.csv.gz"])
+def test_file_is_read_in_its_declared_charset(run, nginx, name):
+    assert run(Table(nginx.url, f"files/{name}").read()) == FILE_ROWS
+
+
+@pytest.mark.parametrize("name", ["rows.csv.bz2", "rows.csv.zip"])
+def test_file_of_unknown_type_is_read_in_the_given_charset(run, nginx, name):
+    stream = Table(nginx.url, f"files/{name}")
+    stream.encoding = "iso-8859-1"
+
+    assert run(stream.read()) == FILE_ROWS
+
+
+@pytest.mark.parametrize("path", ["recoded/rows.csv", "static/rows.csv"], ids=["recoded", "gzip_static"])
+def test_file_that_the_server_converts_is_read(run, nginx, path):
+    assert run(Table(nginx.url, path).read()) == FILE_ROWS
 
 
 def test_head_of_40_kib_is_accepted(run, nginx):

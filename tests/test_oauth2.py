@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import parse_qsl
 
 import anyio
@@ -107,6 +108,144 @@ async def test_client_auth_basic_sends_form_encoded_header(respx_mock):
     scheme, _, pair = endpoint.requests[0].headers["Authorization"].partition(" ")
     assert (scheme, base64.b64decode(pair)) == ("Basic", b"a%3Ab:c%2Fd")
     assert form(endpoint.requests[0]) == {"grant_type": "refresh_token", "refresh_token": "r0"}
+
+
+@pytest.mark.parametrize(
+    ("encoding", "pair"), [("form", "a%3Ab+c:s%2B%2F%3D+%C3%BC"), ("raw", "a b:s+/= \u00fc")], ids=["form", "raw"]
+)
+async def test_basic_encoding_of_id_and_secret(respx_mock, encoding, pair):
+    endpoint, _ = TokenEndpoint(respx_mock), Api(respx_mock)
+    client_id = "a:b c" if encoding == "form" else "a b"
+    options = {"client_id": client_id, "client_secret": "s+/= \u00fc", "client_auth": "basic"}
+
+    await Users(authenticator=make_auth(basic_encoding=encoding, **options)).read()
+
+    sent = endpoint.requests[0].headers["Authorization"].removeprefix("Basic ")
+    assert base64.b64decode(sent).decode() == pair
+
+
+@pytest.mark.parametrize(
+    ("options", "encoding"),
+    [
+        pytest.param({"client_secret": "a+b"}, "raw", id="form"),
+        pytest.param({"client_secret": "a+b", "basic_encoding": "raw"}, "form", id="raw"),
+        pytest.param({"client_secret": "ab"}, None, id="no-difference"),
+    ],
+)
+async def test_invalid_client_names_the_other_encoding(respx_mock, options, encoding):
+    respx_mock.post(TOKEN_URL).respond(401, json={"error": "invalid_client"})
+
+    with pytest.raises(AuthError) as caught:
+        await Users(authenticator=make_auth(client_auth="basic", **options)).read()
+
+    assert ("basic_encoding" in caught.value.hint) == (encoding is not None)
+    assert encoding is None or f'basic_encoding="{encoding}"' in caught.value.hint
+
+
+@pytest.mark.parametrize("send_as", ["form", "json"])
+async def test_secrets_with_spaces_are_sent_as_they_are(respx_mock, send_as):
+    endpoint, _ = TokenEndpoint(respx_mock), Api(respx_mock)
+    secrets = {"client_secret": " my secret \u00fc ", "refresh_token": "r 0"}
+
+    await Users(authenticator=make_auth(send_as=send_as, **secrets)).read()
+
+    request = endpoint.requests[0]
+    fields = json.loads(request.content) if send_as == "json" else form(request)
+    assert {name: fields[name] for name in secrets} == secrets
+
+
+async def test_line_break_after_a_secret_is_removed(respx_mock):
+    endpoint, _ = TokenEndpoint(respx_mock), Api(respx_mock)
+
+    await Users(authenticator=make_auth(client_secret="s3cret\r\n")).read()
+
+    assert form(endpoint.requests[0])["client_secret"] == "s3cret"
+
+
+@pytest.mark.parametrize("send_as", ["form", "json", "query"])
+async def test_query_of_token_endpoint_is_kept(respx_mock, send_as):
+    token = respx_mock.post(url__startswith=TOKEN_URL).respond(json={"access_token": "t1"})
+    Api(respx_mock)
+    authenticator = Oauth2Authenticator(f"{TOKEN_URL}?tenant=7&x=a%2Fb", "app", "s3cret", send_as=send_as)
+
+    await Users(authenticator=authenticator).read()
+
+    query = token.calls.last.request.url.query.decode()
+    assert query.startswith("tenant=7&x=a%2Fb")
+    assert ("client_secret=s3cret" in query) == (send_as == "query")
+
+
+OWN_GRANT = {"grant_type": "account_credentials", "account_id": "A1"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"grant_type": "account_credentials", "refresh_request_body": {"account_id": "A1"}},
+        {"refresh_request_body": OWN_GRANT},
+        {"refresh_request_body": lambda: {"account_id": "A1"}, "grant_type": "account_credentials"},
+    ],
+    ids=["argument", "body", "function"],
+)
+async def test_own_grant_is_used_for_every_renewal(respx_mock, options):
+    endpoint, api = TokenEndpoint(respx_mock, rotates=True), Api(respx_mock, "t2")
+    authenticator = make_auth(client_secret=None, refresh_token=None, **options)
+
+    await Users(authenticator=authenticator).read()
+
+    assert [form(request) for request in endpoint.requests] == [OWN_GRANT | {"client_id": "app"}] * 2
+    assert api.tokens == ["t1", "t2"]
+    assert "account_credentials" in repr(authenticator)
+
+
+async def test_function_for_body_is_called_for_each_renewal(respx_mock):
+    endpoint, _ = TokenEndpoint(respx_mock), Api(respx_mock, "t2")
+    assertions = iter(["jwt-1", "jwt-2"])
+    grant = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+    body = {"grant_type": grant, "refresh_token": None}
+
+    def fields() -> dict[str, str]:
+        return {"assertion": next(assertions)}
+
+    await Users(authenticator=make_auth(refresh_request_body=fields, **body)).read()
+
+    assert [form(request)["assertion"] for request in endpoint.requests] == ["jwt-1", "jwt-2"]
+
+
+async def test_own_grant_with_refresh_token_sends_and_rotates_it(respx_mock):
+    endpoint, _ = TokenEndpoint(respx_mock, rotates=True), Api(respx_mock, "t2")
+
+    await Users(authenticator=make_auth(grant_type="refresh")).read()
+
+    sent = [(form(request)["grant_type"], form(request)["refresh_token"]) for request in endpoint.requests]
+    assert sent == [("refresh", "r0"), ("refresh", "r1")]
+
+
+async def test_client_credentials_ignore_a_refresh_token(respx_mock):
+    endpoint, _ = TokenEndpoint(respx_mock, rotates=True), Api(respx_mock, "t2")
+
+    await Users(authenticator=make_auth(refresh_token=None)).read()
+
+    assert [form(request) for request in endpoint.requests] == [CLIENT, CLIENT]
+
+
+async def test_authorization_among_headers_replaces_id_and_secret(respx_mock):
+    endpoint, _ = TokenEndpoint(respx_mock), Api(respx_mock)
+
+    await Users(authenticator=make_auth(refresh_request_headers={"AUTHORIZATION": "Basic own", "accept": "x/y"})).read()
+
+    assert endpoint.requests[0].headers.get_list("authorization") == ["Basic own"]
+    assert endpoint.requests[0].headers.get_list("accept") == ["x/y"]
+    assert form(endpoint.requests[0]) == {"grant_type": "refresh_token", "refresh_token": "r0"}
+
+
+async def test_authorization_among_headers_needs_no_secret(respx_mock):
+    endpoint, _ = TokenEndpoint(respx_mock), Api(respx_mock)
+    options = {"client_secret": None, "refresh_token": None, "refresh_request_headers": {"Authorization": "Basic own"}}
+
+    await Users(authenticator=make_auth(**options)).read()
+
+    assert form(endpoint.requests[0]) == {"grant_type": "client_credentials"}
 
 
 @pytest.mark.parametrize("send_as", ["json", "query"])
@@ -275,6 +414,56 @@ async def test_response_without_access_token_raises_auth_error(respx_mock, answe
         await Users(authenticator=make_auth()).read()
 
 
+@pytest.mark.parametrize("status", [200, 400])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"json": {"error": "bad_refresh_token", "error_description": "The refresh token passed is incorrect."}},
+        {"json": {"ok": False, "error": "invalid_refresh_token"}},
+        {"json": {"errors": [{"message": "invalid_refresh_token: ask for consent again"}]}},
+        {"json": {"title": "Denied", "detail": "the refresh_token is invalid_grant", "error": True}},
+        {"json": {"fault": {"faultstring": "invalid_refresh_token"}}},
+        {"json": {"errcode": 42002, "errmsg": "invalid_refresh_token"}},
+        {"json": {"Success": False, "Message": "invalid_refresh_token"}},
+    ],
+)
+async def test_words_of_the_token_endpoint_are_shown(respx_mock, status, answer):
+    respx_mock.post(TOKEN_URL).respond(status, **answer)
+
+    with pytest.raises(AuthError, match=r"_refresh_token|invalid_grant") as caught:
+        await Users(authenticator=make_auth()).read()
+
+    assert f"answered {status} to the token request" in str(caught.value)
+    assert "authorize again" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "words"),
+    [
+        (403, {"text": "IP address not allowed"}, "IP address not allowed"),
+        (400, {"html": "<html><title>Blocked by policy</title></html>"}, "Blocked by policy"),
+        (400, {"text": "<error><code>7</code><message>unknown tenant</message></error>"}, "unknown tenant"),
+    ],
+)
+async def test_token_endpoint_may_speak_other_languages(respx_mock, status, answer, words):
+    respx_mock.post(TOKEN_URL).respond(status, **answer)
+
+    with pytest.raises(AuthError, match=words):
+        await Users(authenticator=make_auth()).read()
+
+
+@pytest.mark.respx(assert_all_called=False)
+async def test_redirect_of_token_endpoint_is_shown_and_not_followed(respx_mock):
+    respx_mock.post(TOKEN_URL).respond(307, headers={"Location": "https://other.example.com/token?code=secret"})
+    other = respx_mock.post(url__startswith="https://other.example.com/").respond(json={"access_token": "t1"})
+
+    with pytest.raises(AuthError, match=r"redirect to 'https://other\.example\.com/token'") as caught:
+        await Users(authenticator=make_auth()).read()
+
+    assert not other.called
+    assert "token_refresh_endpoint" in caught.value.hint
+
+
 @pytest.mark.parametrize("failure", [Response(503), Response(429, headers={"Retry-After": "3"}), httpx.ReadError("x")])
 async def test_failing_token_endpoint_is_retried(respx_mock, virtual_clock, failure):
     token = respx_mock.post(TOKEN_URL).mock(side_effect=[failure, Response(200, json={"access_token": "t1"})])
@@ -320,6 +509,29 @@ def test_token_is_shared_and_renewed_across_event_loops(respx_mock):
 
     assert len(endpoint.requests) == 2
     assert api.tokens == ["t1"] * 15 + ["t2"] * 5
+
+
+def test_threads_renew_one_after_the_other():
+    requests = []
+
+    async def answer(request: httpx.Request) -> Response:
+        if request.url.path == "/v1/users":
+            return Response(200, json=[{"id": 1}])
+        requests.append(request)
+        await asyncio.sleep(0.1)
+        return Response(200, json={"access_token": f"t{len(requests)}"})
+
+    authenticator = make_auth()
+
+    def read(number: int) -> list[object]:
+        stream = Users(authenticator=authenticator, transport=httpx.MockTransport(answer))
+        return asyncio.run(stream.read())
+
+    with ThreadPoolExecutor(4) as threads:
+        records = list(threads.map(read, range(4)))
+
+    assert records == [[{"id": 1}]] * 4
+    assert len(requests) == 1
 
 
 class ErrorInBody(Users):
@@ -436,7 +648,18 @@ async def test_silent_token_endpoint_delays_cancellation_by_10_s(respx_mock, vir
     [
         ({"client_secret": None, "refresh_token": None}, "refresh_token"),
         ({"client_secret": None, "client_auth": "basic"}, "client_secret"),
+        ({"client_secret": None, "refresh_token": None, "grant_type": "refresh_token"}, "refresh_token is missing"),
         ({"client_auth": "header"}, "client_auth='header'.*'body', 'basic'"),
+        ({"basic_encoding": "utf-8"}, "basic_encoding='utf-8'.*'form', 'raw'"),
+        ({"basic_encoding": "raw"}, 'only with client_auth="basic"'),
+        ({"basic_encoding": "raw", "client_auth": "basic", "client_id": "a:b"}, "colon"),
+        ({"client_auth": "basic", "refresh_request_headers": {"authorization": "x"}}, "both set Authorization"),
+        ({"grant_type": "password", "refresh_request_body": {"grant_type": "other"}}, "'grant_type' differs"),
+        ({"scopes": ["a"], "refresh_request_body": {"scope": "b"}}, "'scope' differs from scopes="),
+        ({"refresh_request_body": {"client_id": "another"}}, "'client_id' differs"),
+        ({"refresh_request_body": {"client_secret": "another"}}, "'client_secret' differs"),
+        ({"refresh_token": None, "refresh_request_body": {"refresh_token": "r1"}}, "never be replaced"),
+        ({"client_secret": " "}, "client_secret=.* empty"),
         ({"send_as": "xml"}, "send_as='xml'.*'form', 'json', 'query'"),
         ({"expires_unit": "h"}, "expires_unit='h'.*'s', 'ms'"),
     ],

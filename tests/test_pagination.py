@@ -145,7 +145,7 @@ async def test_paginator_params_override_only_equal_names(route, paginator):
         (Cursor("next"), {}),
         (Cursor("next"), {"next": None}),
         (Cursor("next"), {"next": ""}),
-        *((Cursor("next", more="more"), {"next": "d", "more": more}) for more in (False, None, 0, "false")),
+        *((Cursor("next", more="more"), {"next": "d", "more": more}) for more in (False, 0, "0", "false")),
         (Cursor("next", stop_when=lambda response: "done" in response.json()), {"next": "d", "done": 1}),
     ],
 )
@@ -306,29 +306,52 @@ async def test_repeated_page_raises_loop_with_slice_and_page(route, paginator):
     with pytest.raises(PaginationLoop) as caught:
         await declare(paginator, parallel_pages=False).read(slices=[{"shop": 7}])
 
-    assert route.call_count == 3
-    assert (caught.value.stream, caught.value.stream_slice, caught.value.page) == ("items", {"shop": 7}, 2)
-    assert "slice {'shop': 7}, page 2" in str(caught.value)
+    assert route.call_count == 2
+    assert (caught.value.stream, caught.value.stream_slice, caught.value.page) == ("items", {"shop": 7}, 1)
+    assert "the paging parameter is ignored" in str(caught.value)
+    assert "slice {'shop': 7}, page 1" in str(caught.value)
+
+
+async def test_later_page_three_times_in_a_row_raises_loop(route):
+    serve(route, records_with(1), *[records_with(2)] * 9)
+
+    with pytest.raises(PaginationLoop, match="3 times in a row"):
+        await declare(PageNumber(), parallel_pages=False).read()
+
+    assert route.call_count == 4
 
 
 @pytest.mark.parametrize(("times", "detect_loops"), [(2, True), (5, False)])
 async def test_two_equal_pages_are_read_and_more_without_guard(route, times, detect_loops):
-    serve(route, *[records_with(1)] * times, records_with(2), *[records_with(1)] * times, [])
+    serve(route, records_with(2), *[records_with(1)] * times, records_with(2), *[records_with(1)] * times, [])
 
     records = await declare(PageNumber(), detect_loops=detect_loops).read()
 
-    assert len(records) == 2 * times + 1
+    assert len(records) == 2 * times + 2
 
 
-@pytest.mark.parametrize("detect_loops", [True, False])
+@pytest.mark.parametrize("into", ["params", "json"])
+async def test_scroll_token_may_stay_the_same_without_loop_detection(route, into):
+    serve(route, body("s", 1), body("s", 2), body("s"))
+    cursor = Cursor("next", param="scroll", into=into, stop_when=lambda response: not response.json()["data"])
+
+    records = await declare(cursor, records_path="data", http_method="POST", detect_loops=False).read()
+
+    assert records == records_with(1, 2)
+
+
 @pytest.mark.parametrize(
-    "tokens", [["s3cret", "s3cret"], ["s3cret", "B", "s3cret"], ["A", "s3cret", "C", "s3cret"]], ids="-".join
+    ("tokens", "detect_loops"),
+    [
+        (["s3cret", "s3cret"], True),
+        *((tokens, flag) for tokens in (["s3cret", "B", "s3cret"], ["A", "s3cret", "C", "s3cret"]) for flag in (0, 1)),
+    ],
 )
 async def test_repeated_token_raises_loop_without_token_in_message(route, tokens, detect_loops):
     serve(route, *(body(token, n) for n, token in enumerate(tokens)))
 
     with pytest.raises(PaginationLoop) as caught:
-        await declare(Cursor("next"), records_path="data", detect_loops=detect_loops).read()
+        await declare(Cursor("next"), records_path="data", detect_loops=bool(detect_loops)).read()
 
     assert route.call_count == len(tokens)
     assert "s3cret" not in str(caught.value)
@@ -373,7 +396,8 @@ FOREIGN = {
     "own userinfo": "https://me:s3cret@api.test/v1/items",
     "backslash": "https://api.test\\@evil.test/v1/items?key=s3cret",
     "port": "https://api.test:8443/v1/items?key=s3cret",
-    "downgrade": "http://api.test/v1/items?key=s3cret",
+    "plain http": "http://evil.test/v1/items?key=s3cret",
+    "plain http on another port": "http://api.test:8080/v1/items?key=s3cret",
     "scheme-relative": "//evil.test/v1/items?key=s3cret",
     "file": "file:///etc/passwd?key=s3cret",
 }
@@ -390,6 +414,19 @@ async def test_next_link_to_other_origin_is_not_requested(respx_mock, paginator,
 
     assert [str(call.request.url) for call in elsewhere.calls] == [ITEMS]
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("paginator", [LinkHeader(), NextUrl(Header("X-Next"))], ids=["LinkHeader", "NextUrl"])
+async def test_http_link_of_the_own_https_host_goes_over_https(respx_mock, paginator):
+    link = "http://API.test/v1/items?q=Z\u00fcrich Nord"
+    headers = [("Link", f'<{link}>; rel="next"'.encode()), ("X-Next", link.encode())]
+    answers = [httpx.Response(200, json=records_with(1), headers=headers), httpx.Response(200, json=records_with(2))]
+    respx_mock.route(host="api.test").mock(side_effect=answers)
+
+    records = await declare(paginator, authenticator=TokenAuthenticator("t")).read()
+
+    assert records == records_with(1, 2)
+    assert str(respx_mock.calls.last.request.url) == f"{ITEMS}?q=Z%C3%BCrich%20Nord"
 
 
 async def test_allowed_origin_is_requested_with_credential(respx_mock):

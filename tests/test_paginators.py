@@ -287,8 +287,8 @@ def test_cursor_with_more_but_no_token_raises(more: Any, token: Any) -> None:
         Cursor("next", more="has_more").next("a", make_response(body), 5)
 
 
-@pytest.mark.parametrize("more", [False, None, 0, "", "false", "False"])
-def test_cursor_ends_if_more_is_falsy(more: Any) -> None:
+@pytest.mark.parametrize("more", [False, 0, "", "0", "no", "false", "False"])
+def test_cursor_ends_if_more_is_false(more: Any) -> None:
     assert Cursor("next", more="has_more").next("a", make_response({"has_more": more, "next": "b"}), 5) is None
 
 

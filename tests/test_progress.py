@@ -145,7 +145,8 @@ async def test_table_is_printed_once_without_a_terminal():
     def api(request):
         if request.url.path == "/payouts":
             return httpx.Response(403, json={"message": "no scope"})
-        return httpx.Response(200, json={"data": [{"id": 1}, {"id": "two"}], "pages": 2})
+        number = int(request.url.params["page"])
+        return httpx.Response(200, json={"data": [{"id": number}, {"id": "two"}], "pages": 2})
 
     source = Source([Orders(), Payouts()], transport=httpx.MockTransport(api))
     console = Console(file=io.StringIO(), width=120)

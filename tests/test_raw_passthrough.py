@@ -28,6 +28,7 @@ from asyncstreams import (
     Offset,
     PageNumber,
     PaginationLoop,
+    PartialFailure,
     Source,
     TransformConfig,
     TypeTransformer,
@@ -227,8 +228,32 @@ async def test_byte_order_mark_is_skipped(tmp_path: Path):
 async def test_repeated_page_raises_pagination_loop(tmp_path: Path):
     with pytest.raises(PaginationLoop, match="the same page"):
         await extract(
-            stream_of(*[page(1, 2)] * 4, records_path="data", paginator=PageNumber(), parallel_pages=False), tmp_path
+            stream_of(page(1), *[page(2, 3)] * 4, records_path="data", paginator=PageNumber(), parallel_pages=False),
+            tmp_path,
         )
+
+
+async def test_repeated_last_page_is_left_out_of_raw_records(tmp_path: Path):
+    pages = stream_of(
+        page(1), *[page(2)] * 4, records_path="data", paginator=PageNumber(), primary_key="id", parallel_pages=False
+    )
+
+    found, why_decoded = await extract(pages, tmp_path)
+
+    assert (found, why_decoded) == ([{"id": 1}, {"id": 2}], "")
+
+
+@pytest.mark.parametrize("more", [{"has_more": True}, {"meta": {"next": "b"}}, {"total": 9, "page": 1}], ids=str)
+async def test_undeclared_pages_of_a_later_slice_are_an_error(tmp_path: Path, more: dict[str, Any]):
+    pages = stream_of(
+        page(1, has_more=False, meta={"next": None}, total=1),
+        page(2, **more),
+        records_path="data",
+        stream_slices=lambda self, state: [{"n": 1}, {"n": 2}],
+    )
+
+    with pytest.raises(PartialFailure, match="the stream has no paginator"):
+        await extract(pages, tmp_path)
 
 
 async def test_moved_rows_log_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -244,7 +269,9 @@ async def test_moved_rows_log_a_warning(tmp_path: Path, caplog: pytest.LogCaptur
 
 async def test_unused_next_page_logs_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.WARNING):
-        await extract(stream_of(page(1, next_page="2"), records_path="data"), tmp_path)
+        await extract(
+            stream_of(page(1, next_page="2"), records_path="data", paginator=Cursor("next", param="page")), tmp_path
+        )
 
     assert "the first page is treated as the only one" in caplog.text
 

@@ -11,7 +11,6 @@ import respx
 
 from asyncstreams import (
     ConfigError,
-    CrossOriginLink,
     Header,
     HttpStatusError,
     HttpStream,
@@ -378,16 +377,6 @@ async def test_enabled_redirects_follow_at_most_five_hops(respx_mock, option, ho
         assert await declare(authenticator=TokenAuthenticator("t"), **attributes).read() == [{"id": 1}]
 
     assert [call.request.headers["authorization"] for call in route.calls] == ["Bearer t"] * min(hops + 1, 6)
-
-
-@pytest.mark.parametrize("target", ["https://evil.test/", "http://api.test/v1/items", "//evil.test/v1/items"])
-async def test_cross_origin_redirect_is_refused(respx_mock, target):
-    any_route = respx_mock.route(url__regex=".*").respond(302, headers={"Location": target})
-
-    with pytest.raises(CrossOriginLink):
-        await declare(request_kwargs=lambda self, context: {"follow_redirects": True}).read()
-
-    assert any_route.call_count == 1
 
 
 @pytest.mark.parametrize("status", [204, 304])

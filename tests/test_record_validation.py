@@ -214,7 +214,7 @@ async def test_validation_may_be_set_on_instance() -> None:
 
 @pytest.mark.parametrize(("limit", "fails"), [(3, False), (2, True), (0, True)])
 async def test_more_than_max_quarantined_raises(limit: int, fails: bool) -> None:
-    bodies = [[BAD, GOOD], [BAD], [BAD]]
+    bodies = [[BAD, GOOD], [BAD], [{**BAD, "page": 3}]]
     stream = declare(transport=respond(*bodies), paginator=PageNumber(), validation="quarantine", primary_key="id")
     stream.max_quarantined = limit
     pages: list[Page] = []

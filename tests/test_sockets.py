@@ -36,7 +36,6 @@ from loopback import (
 
 from asyncstreams import (
     ConfigError,
-    CrossOriginLink,
     HostUnavailable,
     HttpStatusError,
     NextUrl,
@@ -382,14 +381,6 @@ async def test_unfollowed_redirect_error_names_its_target(kind, sent):
             await kind(server.url).read()
 
     assert len(server.requests) == sent
-
-
-async def test_cross_origin_redirect_is_refused_before_connecting():
-    async with serve([http_response(ONE)]) as other, serve([redirect(f"{other.url}items")]) as server:
-        with pytest.raises(CrossOriginLink):
-            await RedirectedItems(server.url).read()
-
-    assert other.connections == 0
 
 
 @pytest.fixture(scope="module")

@@ -268,6 +268,8 @@ OPTIONS: dict[str, Any] = {
     "middleware": lambda level: [pass_through] * level,
     "allowed_origins": lambda level: (f"https://{level}.test",),
     "allow_insecure": lambda level: level % 2 == 0,
+    "uncredentialed_origins": lambda level: (f"https://{level}.test",),
+    "cookies": lambda level: level % 2 == 0,
 }
 
 

@@ -113,9 +113,7 @@ async def test_truncated_last_line_of_ndjson_is_named(record: dict[str, Any], be
         b'{"a":1},',
         b'{"a":"\xff"}',
         b'{"a":1e400}',
-        pytest.param(
-            b'{"a":1} {"a":2}',
-        ),
+        b'{"a":1} {"a":2}',
     ],
 )
 async def test_malformed_line_of_ndjson_is_named(line: bytes, pieces: Chunking) -> None:
@@ -213,6 +211,7 @@ async def test_csv_dialect_and_encoding_are_respected(body: bytes, options: dict
         (b'a,b\n1,"never closed\n2,3\n', "CSV"),
         (b'a,b\n1,"x"y\n', "CSV"),
         (b"a,b\n1,\xff\n", "utf-8"),
+        (b",,\n1,2,3\n", "no names"),
         (b"a,b\n1,\xc3", "utf-8"),
     ],
 )
@@ -230,6 +229,79 @@ async def test_csv_field_of_200_kb_is_read() -> None:
 
     assert error is None
     assert len(found[0]["text"]) == 200_000
+
+
+@any_chunking
+@pytest.mark.parametrize(
+    ("body", "rows"),
+    [
+        (b"id,name,,\n1,Ann,,\n2,Bob,,\n", [{"id": "1", "name": "Ann"}, {"id": "2", "name": "Bob"}]),
+        (b"id,name,\n1,Ann,\n", [{"id": "1", "name": "Ann"}]),
+        (b"id,name\n1,Ann,,\n2,Bob\n", [{"id": "1", "name": "Ann"}, {"id": "2", "name": "Bob"}]),
+        (b"id,name,,\n1,Ann\n", [{"id": "1", "name": "Ann"}]),
+        (b"id,,name,,x\n1,,Ann,,\n", [{"id": "1", "name": "Ann", "x": ""}]),
+        (b",id\n0,1\n", [{"": "0", "id": "1"}]),
+    ],
+)
+async def test_empty_csv_columns_without_a_name_are_left_out(
+    body: bytes, rows: list[dict[str, str]], pieces: Chunking
+) -> None:
+    assert await collect_until_error(csv_rows(streamed_response(pieces(body)))) == (rows, None)
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [(b"id,,\n1,,x\n", "field 3"), (b"id\n1,x\n", "field 2"), (b"id,,a,,b\n1,x,2,,3\n", "field 2")],
+)
+async def test_csv_value_without_a_name_is_an_error_or_dropped(body: bytes, field: str) -> None:
+    _, error = await collect_until_error(csv_rows(streamed_response([body])))
+    dropped = [row async for row in csv_rows(streamed_response([body]), extra_columns="drop")]
+
+    assert isinstance(error, UnexpectedContent)
+    assert field in error.message
+    assert 'extra_columns="drop"' in (error.hint or "")
+    assert [row["id"] for row in dropped] == ["1"]
+    assert "" not in dropped[0]
+
+
+@pytest.mark.parametrize("extra_columns", ["error", "drop"])
+async def test_csv_name_that_occurs_twice_is_an_error(extra_columns: Any) -> None:
+    body = b"id,name,id,\n1,Ann,2,\n"
+
+    _, error = await collect_until_error(csv_rows(streamed_response([body]), extra_columns=extra_columns))
+
+    assert isinstance(error, UnexpectedContent)
+    assert "'id' twice, in columns 1 and 3" in error.message
+
+
+async def test_csv_without_quotes_keeps_quote_characters() -> None:
+    body = b'id\ttext\n1\tsay "hi\n2\t"x" y\n'
+
+    found = [row async for row in csv_rows(streamed_response([body]), delimiter="\t", quotechar=None)]
+
+    assert [row["text"] for row in found] == ['say "hi', '"x" y']
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"delimiter": value} for value in (";;", "", "\n", None, 1)),
+        *({"quotechar": value} for value in ("", "''", "\r", 1)),
+        {"delimiter": '"'},
+        {"extra_columns": "ignore"},
+        {"encoding": "hex"},
+        {"encoding": "idna"},
+    ],
+)
+async def test_invalid_csv_argument_is_a_config_error(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        [row async for row in csv_rows(streamed_response([b"a\n1\n"]), **options)]
+
+
+async def test_csv_header_of_one_column_warns_of_the_delimiter(caplog: pytest.LogCaptureFixture) -> None:
+    assert [row async for row in csv_rows(streamed_response([b"id;name\n1;Ann\n"]))] == [{"id;name": "1;Ann"}]
+
+    assert "pass delimiter=';'" in caplog.text
 
 
 async def test_unknown_csv_encoding_is_a_config_error() -> None:

@@ -189,6 +189,64 @@ async def test_path_query_and_paginator_parameters_are_combined() -> None:
     assert parse_qs(url.query.decode()) == {"active": ["true"], "sort": ["id"], "page": ["1"], "per_page": ["5"]}
 
 
+@pytest.mark.parametrize(
+    ("params", "query"),
+    [
+        ([("id", 1), ("sort", "a"), ("id", 2)], "id=1&sort=a&id=2"),
+        ((("id", [1, 2]), ["flag", True], ("none", None)), "id=1&id=2&flag=true"),
+        (httpx.QueryParams("id=1&id=2&sort=a b"), "id=1&id=2&sort=a%20b"),
+        ("id=1&sort=a&id=2", "id=1&sort=a&id=2"),
+        ("?flag&$filter=a eq 'ü'&b=50%&c=%2F+d#e", "flag&$filter=a%20eq%20'%C3%BC'&b=50%25&c=%2F+d%23e"),
+        ({"id": 1}.items(), "id=1"),
+        *((empty, "") for empty in ({}, [], (), "", "?", httpx.QueryParams())),
+    ],
+)
+async def test_params_in_each_form_are_sent(params: Any, query: str) -> None:
+    (url,) = await requested_urls("users", params)
+
+    assert url.raw_path.decode() == (f"/v1/users?{query}" if query else "/v1/users")
+
+
+@pytest.mark.parametrize("params", ["page=9&id=1", [("page", 9), ("id", 1)], httpx.QueryParams({"page": 9, "id": 1})])
+async def test_paginator_parameters_replace_those_in_each_form(params: Any) -> None:
+    (url,) = await requested_urls("users", params, paginator=PageNumber())
+
+    assert url.query == b"id=1&page=1"
+
+
+@pytest.mark.parametrize(
+    "params", [b"id=1", 7, ["id=1"], [("id", 1, 2)], [("id",)], {"ab", "cd"}, {1: "x"}, [(1, "x")]]
+)
+async def test_params_of_another_form_are_a_config_error(params: Any) -> None:
+    with pytest.raises(ConfigError, match="parameter"):
+        await requested_urls("users", params)
+
+
+@pytest.mark.parametrize("paginated", [False, True])
+@pytest.mark.parametrize("form", [[("id", 1), ("id", 2)], httpx.QueryParams("id=1&id=2")])
+async def test_form_fields_may_be_repeated(form: Any, paginated: bool) -> None:
+    bodies: list[bytes] = []
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        bodies.append(request.content)
+        return httpx.Response(200, json=[])
+
+    class Search(HttpStream):
+        url_base = BASE
+        http_method = "POST"
+        paginator = PageNumber(into="data") if paginated else None
+
+        def path(self, context: RequestContext) -> str:
+            return "search"
+
+        def request_data(self, context: RequestContext) -> Any:
+            return form
+
+    await Search(transport=httpx.MockTransport(respond)).read()
+
+    assert bodies == [b"id=1&id=2&page=1" if paginated else b"id=1&id=2"]
+
+
 def test_percent_escapes_of_a_query_survive_added_params() -> None:
     url = with_params("Things", join("Things", BASE, "search?q=%FF"), {"page": 1})
 
@@ -207,6 +265,9 @@ def test_parameter_without_a_text_form_is_refused_by_name(value: Any) -> None:
         ("https://api.example.com", ("https", "api.example.com", 443)),
         ("https://api.example.com:443/x", ("https", "api.example.com", 443)),
         ("HTTPS://API.Example.COM/x", ("https", "api.example.com", 443)),
+        ("https://M\u00dcNCHEN.example/x", ("https", "xn--mnchen-3ya.example", 443)),
+        ("https://XN--MNCHEN-3ya.example/x", ("https", "xn--mnchen-3ya.example", 443)),
+        ("https://[0:0:0:0:0:0:0:1]/x", ("https", "::1", 443)),
         ("http://api.example.com", ("http", "api.example.com", 80)),
         ("http://api.example.com:443", ("http", "api.example.com", 443)),
         ("https://[2001:DB8::1]:8443/", ("https", "2001:db8::1", 8443)),
@@ -267,7 +328,7 @@ def test_port_0_is_not_the_default_port() -> None:
     "link",
     [
         *("https://evil.example/", "//evil.example/x", "\t//evil.example/x", "ht\ntps://evil.example/x"),
-        "http://api.example.com/v1/users",
+        *("http://api.example.com:8080/", "http://www.api.example.com/", "http://evil.example/"),
         "https://api.example.com:8443/",
         "https://api.example.com@evil.example/",
         "https://api.example.com:443@evil.example/",
@@ -287,7 +348,13 @@ def test_link_to_another_origin_is_refused(link: str) -> None:
         resolve(link, f"{BASE}/v1/users?page=1", ALLOWED)
 
 
-@pytest.mark.parametrize("link", ["https://[evil/", "https://ap\u2100i.example.com/", "//[::1", "/users\x7f"])
+@pytest.mark.parametrize(
+    "link",
+    [
+        *("https://[evil/", "https://ap\u2100i.example.com/", "//[::1", "/users\x7f", "/users\x00", "/\ud800"),
+        *("https://api.example .com/", "https://api.example\u00a0.com/", "https://-\u00fc-.example/"),
+    ],
+)
 def test_link_that_is_not_a_url_is_refused(link: str) -> None:
     with pytest.raises(CrossOriginLink):
         resolve(link, f"{BASE}/v1/users", ALLOWED)
@@ -320,10 +387,58 @@ def test_resolved_link_has_an_allowed_origin_for_httpx(link: str) -> None:
         (f"  {BASE}/x  ", f"{BASE}/x"),
         (f"{BASE}:443/x#part", f"{BASE}:443/x"),
         ("https://API.EXAMPLE.COM/x", "https://API.EXAMPLE.COM/x"),
+        ("Things?$filter=name eq 'Z\u00fcrich' & x", f"{BASE}/v1/Things?$filter=name%20eq%20'Z%C3%BCrich'%20&%20x"),
+        ("/a b?q=a+b&c=%20&d=100%", f"{BASE}/a%20b?q=a+b&c=%20&d=100%"),
+        ("HTTPS://Api.Example.Com/a\u00a0b", "https://Api.Example.Com/a%C2%A0b"),
+        ("/v1\n/users\t?a=1", f"{BASE}/v1/users?a=1"),
+        ("http://api.example.com/v1/users?page=2", f"{BASE}/v1/users?page=2"),
+        ("HTTP://API.example.com:80/v1/a b", f"{BASE}/v1/a%20b"),
+        ("http://api.example.com:443/v1", f"{BASE}/v1"),
     ],
 )
 def test_link_within_the_origin_is_resolved_per_rfc_3986(link: str, expected: str) -> None:
     assert resolve(link, f"{BASE}/v1/users?page=1", ALLOWED) == expected
+
+
+def test_unicode_and_punycode_hosts_are_equal() -> None:
+    allowed = allowed_origins("Things", "https://M\u00fcnchen.example", ())
+
+    for host in ("m\u00fcnchen.example", "M\u00dcNCHEN.example", "xn--mnchen-3ya.EXAMPLE"):
+        url = resolve(f"https://{host}/\u00fc", BASE, allowed)
+        assert httpx.URL(url).raw_host == b"xn--mnchen-3ya.example"
+        assert url.endswith("/%C3%BC")
+
+
+def test_http_api_keeps_its_http_links() -> None:
+    allowed = allowed_origins("Things", "http://api.example.com", ())
+
+    assert resolve("http://api.example.com/x", BASE, allowed) == "http://api.example.com/x"
+    with pytest.raises(CrossOriginLink):
+        resolve("https://api.example.com/x", BASE, allowed)
+
+
+@pytest.mark.parametrize(
+    ("url_base", "requested"),
+    [
+        ("HTTPS://Api.Example.COM:443/v1/", "https://api.example.com/v1/things"),
+        ("https://m\u00fcnchen.example/\u00fc", "https://xn--mnchen-3ya.example/%C3%BC/things"),
+    ],
+)
+async def test_url_base_as_it_is_written(url_base: str, requested: str) -> None:
+    urls: list[str] = []
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        urls.append(f"{request.url.scheme}://{request.url.raw_host.decode()}{request.url.raw_path.decode()}")
+        return httpx.Response(200, json=[])
+
+    class Things(HttpStream):
+        def path(self, context: RequestContext) -> str:
+            return "things"
+
+    Things.url_base = url_base
+    await Things(transport=httpx.MockTransport(respond)).read()
+
+    assert urls == [requested]
 
 
 def test_refused_link_is_shown_without_query_and_user_info() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, assert_type
@@ -31,6 +32,7 @@ from asyncstreams import (
     DecodeError,
     DuckDB,
     Event,
+    FileTokenStore,
     Header,
     HostUnavailable,
     HttpAvailabilityStrategy,
@@ -59,6 +61,7 @@ from asyncstreams import (
     PageRead,
     PageRequest,
     PaginationLoop,
+    PaginationUndeclared,
     Paginator,
     ParamsInput,
     ParentsDiscovered,
@@ -71,6 +74,7 @@ from asyncstreams import (
     Record,
     RemoteError,
     Request,
+    RequestBlocked,
     RequestContext,
     Response,
     ResponseAction,
@@ -82,6 +86,7 @@ from asyncstreams import (
     Secret,
     Selector,
     Send,
+    SingleUseRefreshTokenOauth2Authenticator,
     Sink,
     Slice,
     SliceFinished,
@@ -106,6 +111,7 @@ from asyncstreams import (
     Timeouts,
     TimeWindows,
     TokenAuthenticator,
+    TokenStore,
     TransformConfig,
     TruncatedBody,
     TypeTransformer,
@@ -136,14 +142,14 @@ class Orders(HttpStream):
     transformer = TypeTransformer(TransformConfig.DefaultSchemaNormalization)
     availability_strategy: AvailabilityStrategy | None = HttpAvailabilityStrategy()
 
-    def path(self, context: RequestContext) -> str | tuple[str | int, ...]:
-        return ("orders", context.attempt)
+    def path(self, context: RequestContext) -> str | Secret | tuple[str | int | Secret, ...]:
+        return ("orders", context.attempt, "v" + Secret("1"))
 
     def request_params(self, context: RequestContext) -> ParamsInput | None:
         return {"since": context.stream_slice.get("since")}
 
-    def request_headers(self, context: RequestContext) -> Mapping[str, str] | None:
-        return {"X-Account": str(context.stream_slice["account"])}
+    def request_headers(self, context: RequestContext) -> Mapping[str, str | Secret] | None:
+        return {"X-Account": str(context.stream_slice["account"]), "X-Key": Secret("s3cret")}
 
     def request_json(self, context: RequestContext) -> Any:
         return {"page": context.next_page_token}
@@ -155,7 +161,7 @@ class Orders(HttpStream):
         return response.json().get("next")
 
     async def stream_slices(self, state: Mapping[str, Any]) -> AsyncIterator[Slice]:
-        yield Slice({"account": 1}, ("2026-01-01", "2026-02-01"))
+        yield Slice({"account": 1}, ("2026-01-01", "2026-02-01"), labels={"account": "first"})
 
     def parse_response(self, response: Response, context: RequestContext) -> ParsedRecords:
         return [{**record, "page": context.next_page_token} for record in response.json()["data"]]
@@ -196,7 +202,7 @@ class Export(HttpStream):
     async def parse_response(self, response: Response, context: RequestContext) -> AsyncIterator[Record]:
         async for record in ndjson(response):
             yield record
-        async for record in csv_rows(response, delimiter=";"):
+        async for record in csv_rows(response, delimiter=";", quotechar=None, encoding="cp1252", extra_columns="drop"):
             yield record
         async for record in json_items(response, "data"):
             yield record
@@ -278,6 +284,22 @@ def on_event(event: Event) -> None:
             assert_type(event.seconds, float)
 
 
+class MemoryStore:
+    def __init__(self) -> None:
+        self.tokens: dict[str, Oauth2Tokens] = {}
+
+    @asynccontextmanager
+    async def exclusive(self, key: str, /) -> AsyncGenerator[Oauth2Tokens | None]:
+        yield self.tokens.get(key)
+
+    async def save(self, key: str, tokens: Oauth2Tokens, /) -> None:
+        self.tokens[key] = tokens
+
+
+def token_store(store: TokenStore) -> TokenStore:
+    return store
+
+
 def authenticators(on_refresh: Callable[[Oauth2Tokens], Awaitable[None]]) -> Sequence[httpx.Auth]:
     secret = Secret("s3cret")
     assert_type(secret.reveal(), str)
@@ -287,15 +309,25 @@ def authenticators(on_refresh: Callable[[Oauth2Tokens], Awaitable[None]]) -> Seq
         BasicHttpAuthenticator("user", secret),
         ApiKeyAuthenticator(secret, "X-API-Key", into="header"),
         Oauth2Authenticator("https://auth.example.com/token", "id", secret, on_refresh=on_refresh),
+        Oauth2Authenticator("https://auth.example.com/token", "id", secret, token_store=FileTokenStore("tokens.json")),
+        Oauth2Authenticator("https://auth.example.com/token", "id", grant_type="password", token_store=MemoryStore()),
+        SingleUseRefreshTokenOauth2Authenticator({"credentials": {}}, "https://auth.example.com/token"),
         Signature(),
     ]
+
+
+def no_records(response: Response, records: Sequence[Record]) -> bool:
+    return not records
 
 
 def paginators(selector: Selector) -> Sequence[Paginator]:
     return [
         PageNumber(total_pages=selector),
         Offset(total=selector),
+        PageNumber(more=selector),
+        Offset("startIndex", start=1, step="limit", more=Header("X-More")),
         Cursor(selector, more="has_more", stop_when=lambda response: not response.json()),
+        Cursor(selector, stop_when=no_records),
         LinkHeader(),
         NextUrl(selector),
         Continuation(),
@@ -326,6 +358,9 @@ async def read(options: StreamOptions, middleware: Middleware, router: MockRoute
     assert_type(await source.check(), CheckReport)
     assert_type(await source.discover(), dict[str, StreamDescription])
     async with source.pages("orders", "items", on_error="stop") as several:
+        assert_type(several.report, RunReport)
+        assert_type(several.unavailable, Mapping[str, str])
+        assert_type(several.explain(), str)
         async for page in several:
             assert_type(page.stream, str)
         assert_type(await handle_report(source), RunReport)
@@ -336,6 +371,7 @@ async def handle_report(source: Source) -> RunReport:
     for stream in report.streams:
         assert_type(stream, StreamReport)
         assert_type(stream.raw_passthrough, bool)
+        assert_type(stream.ignored, int)
         assert_type(stream.written, WriteReport | None)
     for destination in (JsonLines("out"), SQLite("a.sqlite"), DuckDB("a.duckdb")):
         report = await source.extract(to=destination)
@@ -374,12 +410,16 @@ def handled(error: AsyncStreamsError) -> str:
             assert_type(error.pointer, str)
         case MalformedJSON():
             assert_type(error.offset, int | None)
+        case RequestBlocked():
+            return "look at the network"
         case HttpStatusError() | StreamUnavailable():
             assert_type(error.status, int | None)
         case OutputLocked():
             assert_type(error.holder, str)
         case StateIncompatible():
             assert_type(error.field, str)
+        case PaginationUndeclared():
+            return "declare the paginator of the hint"
         case AuthError() | ConfigError():
             return "fix the declaration or the credential"
         case RateLimitWaitTooLong() | HostUnavailable() | StallTimeout() | TruncatedBody() | DecodeError():

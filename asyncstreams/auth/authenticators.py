@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+import logging
 import re
 from abc import abstractmethod
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Hashable, Iterable, Sequence
 from typing import Literal, cast
 
 import httpx
@@ -15,7 +16,9 @@ from ..messages import Request
 from ..models import Secret
 from ..urls import with_params
 
+_log = logging.getLogger("asyncstreams")
 _TOKEN_CHARS = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_FIELD_VALUE = re.compile(r"[\t\x20-\x7e]*")
 
 
 class SigningAuth(httpx.Auth):
@@ -29,6 +32,18 @@ class SigningAuth(httpx.Auth):
         """The hook of httpx: sign the request, then send it once."""
         self.sign(request)
         yield request
+
+
+class RenewingAuth(httpx.Auth):
+    """An authenticator that renews a token, which equal ones share while open sessions use them."""
+
+    @abstractmethod
+    def join(self) -> Hashable:
+        """Share the token of equal authenticators in use; the result is equal for those that share one."""
+
+    @abstractmethod
+    def leave(self) -> None:
+        """End a use that began with `join`. What was shared until then stays shared."""
 
 
 class AbstractHeaderAuthenticator(SigningAuth):
@@ -77,7 +92,13 @@ class TokenAuthenticator(AbstractHeaderAuthenticator):
 
 
 class MultipleTokenAuthenticator(AbstractHeaderAuthenticator):
-    """Rotates through several tokens: each request sent uses the next one, retries included."""
+    """Sends one of several tokens with each request, retries included.
+
+    A stream keeps the quota of each token apart: pauses, reported quotas and declared limits are those of the
+    token that was sent. It uses the token that has most requests left, and those without a reported quota in turn.
+    A token that is refused with 401 is not used again, and is named by its position in a warning. The read ends or
+    waits only when no token can be used. Plain httpx clients use the tokens in turn.
+    """
 
     def __init__(
         self, tokens: Sequence[str | Secret], auth_method: str = "Bearer", auth_header: str = "Authorization"
@@ -87,18 +108,52 @@ class MultipleTokenAuthenticator(AbstractHeaderAuthenticator):
             raise ConfigError(f"{class_name}(tokens=...): must be a list of one or more tokens")
         self.auth_header = validate_header_name(class_name, auth_header)
         secrets = [validate_token(class_name, f"tokens[{index}]", token) for index, token in enumerate(tokens)]
-        self._headers = tuple(Secret(f"{auth_method} {token.reveal()}".strip()) for token in secrets)
+        # Equal tokens are one: they draw on one quota.
+        self.authenticators = tuple(TokenAuthenticator(token, auth_method, auth_header) for token in _unique(secrets))
         self._method = auth_method
         self._turn = -1
+        self._refused: frozenset[int] = frozenset()
 
     @property
     def token(self) -> str:
         """`<auth_method> <token>` with the next token."""
-        self._turn = (self._turn + 1) % len(self._headers)
-        return self._headers[self._turn].reveal()
+        position = self.turns()[0]
+        self.end_turn(position)
+        return self.authenticators[position].token
+
+    @property
+    def sends_listed_tokens(self) -> bool:
+        """Whether each request is signed with one of the listed tokens, because no subclass signs in another way."""
+        kind, own = type(self), MultipleTokenAuthenticator
+        return (kind.token, kind.sign, kind.get_auth_header) == (own.token, own.sign, own.get_auth_header)
+
+    def turns(self) -> Sequence[int]:
+        """The positions of the tokens that were not refused, from the one whose turn is next."""
+        count = len(self.authenticators)
+        positions = [(self._turn + offset) % count for offset in range(1, count + 1)]
+        return [position for position in positions if position not in self._refused]
+
+    def end_turn(self, position: int) -> None:
+        """Note that the token at this position is used for a request: the turn of the next one has come."""
+        self._turn = position
+
+    def drop(self, position: int) -> bool:
+        """Stop using a token that the API refuses; whether another one is left. The last one is never dropped."""
+        if position in self._refused:
+            return True
+        if len(self._refused) + 1 == len(self.authenticators):
+            return False
+        self._refused |= {position}
+        _log.warning(
+            "%s: token %d of %d was refused with 401 and is not used any more: check that it is valid",
+            type(self).__name__,
+            position + 1,
+            len(self.authenticators),
+        )
+        return True
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({len(self._headers)} tokens, {self._method!r}, {self.auth_header!r})"
+        return f"{type(self).__name__}({len(self.authenticators)} tokens, {self._method!r}, {self.auth_header!r})"
 
 
 class BasicHttpAuthenticator(AbstractHeaderAuthenticator):
@@ -136,7 +191,13 @@ class BasicHttpAuthenticator(AbstractHeaderAuthenticator):
 
 
 class ApiKeyAuthenticator(SigningAuth):
-    """Sends an API key called `name` in a header, a query parameter or a cookie, as `into` says."""
+    """Sends an API key called `name` in a header, a query parameter or a cookie, as `into` says.
+
+    In a header the key may be any ASCII text that HTTP allows there, such as "Token abc"; in the query any text
+    without control characters, which is percent-encoded; in a cookie any ASCII text without whitespace, commas,
+    semicolons, double quotes and backslashes.
+    Whitespace around it is removed. Raises ConfigError for another key; an empty one is sent, with a warning.
+    """
 
     def __init__(
         self, key: str | Secret, name: str = "X-API-Key", *, into: Literal["header", "query", "cookie"] = "header"
@@ -147,11 +208,11 @@ class ApiKeyAuthenticator(SigningAuth):
         if not name:
             raise ConfigError(f"{class_name}(name={name!r}): must name a {into}, and is empty")
         self._name = name if into == "query" else validate_header_name(class_name, name, "name")
-        self._key = validate_token(class_name, "key", key)
+        self._key = _validate_key(class_name, key, into)
         self._into = into
 
     def sign(self, request: httpx.Request) -> None:
-        """Add the key; an equal header or query parameter is replaced."""
+        """Add the key; a header, query parameter or cookie of the same name is replaced."""
         key = self._key.reveal()
         if self._into == "header":
             set_header(request, self._name, key)
@@ -163,15 +224,18 @@ class ApiKeyAuthenticator(SigningAuth):
             else:
                 request.url = request.url.copy_merge_params(parameter)
         else:
-            others = request.headers.get("Cookie")
-            set_header(request, "Cookie", f"{others}; {self._name}={key}" if others else f"{self._name}={key}")
+            given = request.headers.get("Cookie", "").split(";")
+            others = [pair.strip() for pair in given if pair.strip() and pair.partition("=")[0].strip() != self._name]
+            set_header(request, "Cookie", "; ".join([*others, f"{self._name}={key}"]))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(***, {self._name!r}, into={self._into!r})"
 
 
-def set_header(request: httpx.Request, name: str, value: str) -> None:
+def set_header(request: httpx.Request, name: str, value: str | Secret) -> None:
     """Set a header, without building `headers` if the request is of our own class."""
+    if isinstance(value, Secret):  # the `token` of a subclass
+        value = value.reveal()
     if isinstance(request, Request):
         request.set_header(name, value)
     else:
@@ -204,12 +268,41 @@ def validate_header_name(class_name: str, name: str, argument: str = "auth_heade
     return name
 
 
-def held_secrets(authenticator: object) -> Iterable[str]:
+def _validate_key(class_name: str, key: str | Secret, into: str) -> Secret:
+    value = key.reveal() if isinstance(key, Secret) else key
+    if not isinstance(value, str):
+        raise ConfigError(
+            f"{class_name}(key=...): the key is {type(value).__name__}",
+            hint="check the environment variable or file that the key is read from",
+        )
+    value = value.strip()
+    if into == "header" and not _FIELD_VALUE.fullmatch(value):
+        raise ConfigError(
+            f"{class_name}(key=...): the key contains a control character or a character outside ASCII, which a "
+            "header cannot hold"
+        )
+    if into == "query" and any(ord(char) < 32 or ord(char) == 127 for char in value):
+        raise ConfigError(f"{class_name}(key=...): the key contains a control character")
+    if into == "cookie" and not re.fullmatch(r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*", value):
+        raise ConfigError(f"{class_name}(key=...): the key contains a character that a cookie cannot hold (RFC 6265)")
+    if not value:
+        _log.warning("%s(key=...): the key is empty, and is sent as it is", class_name)
+    return Secret(value)
+
+
+def _unique(secrets: Iterable[Secret]) -> Sequence[Secret]:
+    return tuple(dict.fromkeys(secrets))
+
+
+def held_secrets(holder: object) -> Iterable[str]:
     """The secrets that an authenticator holds, for redaction of messages."""
-    values = vars(authenticator).values() if hasattr(authenticator, "__dict__") else ()
-    nested = [item for value in values if isinstance(value, tuple) for item in cast(tuple[object, ...], value)]
-    for value in (*values, *nested):
-        secret = getattr(value, "access_token", value)
-        if isinstance(secret, Secret):
-            yield secret.reveal()
-            yield secret.reveal().partition(" ")[2]
+    if isinstance(holder, Secret):
+        yield holder.reveal()
+        yield holder.reveal().partition(" ")[2]
+        return
+    values = getattr(holder, "__dict__", {}).values()
+    shared: Iterable[object] = getattr(holder, "shared_secrets", ())
+    for value in (*values, *shared):
+        for item in cast(tuple[object, ...], value) if isinstance(value, tuple) else (value,):
+            if isinstance(item, Secret | SigningAuth):
+                yield from held_secrets(item)

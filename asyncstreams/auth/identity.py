@@ -1,10 +1,11 @@
-"""Identity of a credential: a keyed hash that stays the same between processes."""
+"""Identity of a credential: a keyed hash, within this process or for the next one."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+import os
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import fields, is_dataclass
 from datetime import date, time, timedelta, tzinfo
 from decimal import Decimal
@@ -14,11 +15,14 @@ from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
 from typing import Any, cast
 from uuid import UUID
 
+import httpx
+
 from ..models import Secret
 from ..protocols import Stream
 
 # State of our authenticators that changes while they are used.
-_VOLATILE = frozenset(("_current", "_locks", "_turn", "_clock", "_on_refresh", "_refresh_token"))
+_VOLATILE = frozenset(("_turn", "_refused", "_clock", "_on_refresh", "_tokens", "_token_store", "_sharing_key"))
+_PROCESS_KEY = os.urandom(32)
 _MAX_DEPTH = 12
 _SCALARS = (str, bytes, int, float, complex, bool, type(None), Decimal, UUID, date, time, timedelta, tzinfo, PurePath)
 _PROCESS_BOUND = frozenset(("asyncio", "threading", "socket", "_thread", "io", "_io"))
@@ -31,6 +35,30 @@ class NotFingerprintable(Exception):
 def credential_id(stream: Stream, salt: bytes) -> str | None:
     """Keyed hash of the stream's authenticator, 32 hex digits; None without one. Raises NotFingerprintable."""
     return None if stream.authenticator is None else digest(ValueEncoder().encode(stream.authenticator, 0), salt)
+
+
+def credential_key(authenticator: httpx.Auth) -> Hashable:
+    """A key that is equal for equal credentials: for their classes and the values of all constructor arguments.
+
+    The hash is keyed with a random key of this process. An authenticator of another class is equal only to itself,
+    by its id: keep it while its key is in use.
+    """
+    if type(authenticator) is not httpx.BasicAuth and not is_own(authenticator):
+        return id(authenticator)
+    try:
+        return process_digest(ValueEncoder().encode(authenticator, 0))
+    except NotFingerprintable:
+        return id(authenticator)
+
+
+def is_own(value: object) -> bool:
+    """Whether the class of a value is of this package, so that its attributes are known to identify it."""
+    return type(value).__module__.partition(".")[0] == "asyncstreams"
+
+
+def process_digest(parts: Iterable[bytes]) -> str:
+    """Hash of the parts, keyed with a random key of this process; 32 hex digits."""
+    return digest(parts, _PROCESS_KEY)
 
 
 def digest(parts: Iterable[bytes], salt: bytes) -> str:
@@ -59,11 +87,13 @@ class ValueEncoder:
         elif isinstance(value, _SCALARS):
             yield repr(value).encode()
         elif isinstance(value, Mapping):
-            for item in sorted(cast(Mapping[object, object], value).items(), key=repr):
-                yield from self.encode(item, depth + 1)
+            # Sorted by their parts, which differ where the reprs of Secrets are equal.
+            items = cast(Mapping[object, object], value).items()
+            for parts in sorted([list(self.encode(item, depth + 1)) for item in items]):
+                yield from parts
         elif isinstance(value, Set):
-            for member in sorted(cast(Set[object], value), key=repr):
-                yield from self.encode(member, depth + 1)
+            for parts in sorted([list(self.encode(member, depth + 1)) for member in cast(Set[object], value)]):
+                yield from parts
         elif isinstance(value, Sequence):
             for member in cast(Sequence[object], value):
                 yield from self.encode(member, depth + 1)

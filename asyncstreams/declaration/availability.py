@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, cast
 
-from ..errors import ConfigError, HttpStatusError
+from ..errors import ConfigError, HttpStatusError, RequestBlocked
 from ..models import Page
 
 Availability: TypeAlias = tuple[bool, str | None]
@@ -74,7 +74,12 @@ class HttpAvailabilityStrategy:
     def handle_http_error(
         self, stream: ProbeTarget, logger: logging.Logger, source: Any, error: HttpStatusError
     ) -> Availability:
-        """The availability after an error of the first request. Raises the error if its status has no reason."""
+        """The availability after an error of the first request. Raises the error if its status has no reason.
+
+        A RequestBlocked is always raised: a firewall says nothing about the permissions of a credential.
+        """
+        if isinstance(error, RequestBlocked):
+            raise error
         reasons = self.reasons_for_unavailable_status_codes(stream, logger, source, error)
         if error.status is None or error.status not in reasons:
             raise error

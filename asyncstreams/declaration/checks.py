@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterable
 from typing import Any, cast
 
+import httpx
+
 from ..errors import ConfigError
 from ..models import Backoff, BodyLimits, RateLimit, Timeouts
 
@@ -29,6 +31,7 @@ _HOOKS = {
 }
 _ASYNC_HOOKS = {"parse_response", "stream_slices", "get_json_schema"}
 _VALIDATIONS = ("report", "quarantine", "fail", "off")
+_GRAPHQL_PARTIAL = ("fail", "warn")
 _CDK_NAMES = {
     "max_retries": "set max_tries instead; it includes the first request, so max_retries = {0} becomes max_tries = {1}",
     "request_body_json": "rename it to request_json(self, context)",
@@ -176,9 +179,22 @@ def check_values(stream: object) -> None:
             hint="for example PageNumber(), Offset(), Cursor(...), LinkHeader(), NextUrl(...) or Continuation()",
         )
     _check_types(class_name, stream)
+    _check_single_page(class_name, stream)
     check_cache(class_name, stream)
     check_cursor(class_name, stream)
     _check_schema_settings(class_name, stream)
+
+
+def _check_single_page(class_name: str, stream: object) -> None:
+    if not getattr(stream, "single_page", False):
+        return
+    has_paginator = getattr(stream, "paginator", None) is not None
+    if has_paginator or not getattr(stream, "uses_paginator", True):
+        raise ConfigError(
+            f"{class_name}.single_page = True: the stream also has a "
+            + ("paginator" if has_paginator else "next_page_token"),
+            hint="remove one of the two",
+        )
 
 
 def _check_schema_settings(class_name: str, stream: object) -> None:
@@ -186,6 +202,12 @@ def _check_schema_settings(class_name: str, stream: object) -> None:
     if validation not in _VALIDATIONS:
         raise ConfigError(
             f"{class_name}.validation = {validation!r}: expected one of {', '.join(map(repr, _VALIDATIONS))}"
+        )
+    graphql_partial = getattr(stream, "graphql_partial", None)
+    if graphql_partial not in _GRAPHQL_PARTIAL:
+        raise ConfigError(
+            f"{class_name}.graphql_partial = {graphql_partial!r}: "
+            f"expected one of {', '.join(map(repr, _GRAPHQL_PARTIAL))}"
         )
     transformer = getattr(stream, "transformer", None)
     if transformer is not None and not callable(getattr(transformer, "compile", None)):
@@ -222,8 +244,13 @@ def _check_types(class_name: str, stream: object) -> None:
         "rate_limit_cost": ((int, float), "a number above 0"),
         "quota_group": ((str, type(None)), "a str or None"),
         "http_method": (str, 'a str such as "GET"'),
+        "single_page": (bool, "True or False"),
+        "detect_loops": (bool, "True or False"),
+        "parallel_pages": (bool, "True or False"),
         "records_path": ((str, type(None)), "a dotted path or None"),
         "allowed_origins": ((tuple, list, set, frozenset), 'a tuple, such as ("https://files.example.com",)'),
+        "uncredentialed_origins": ((tuple, list, set, frozenset), 'a tuple, such as ("https://*.s3.amazonaws.com",)'),
+        "cookies": (bool, "True or False"),
         "middleware": ((tuple, list), "a tuple of callables"),
         "timeouts": (Timeouts, "Timeouts(connect=10, first_byte=60, read=30, total=300)"),
         "body_limits": (BodyLimits, "BodyLimits(wire=..., decoded=..., ratio=...)"),
@@ -246,6 +273,18 @@ def _check_types(class_name: str, stream: object) -> None:
             f"{class_name}.authenticator is of type {type(authenticator).__name__}: expected an httpx.Auth",
             hint="for example TokenAuthenticator(token), BasicHttpAuthenticator(user, password) or "
             "Oauth2Authenticator(...)",
+        )
+    if not isinstance(authenticator, httpx.Auth):
+        return
+    kind = type(authenticator)
+    if (
+        kind.sync_auth_flow is not httpx.Auth.sync_auth_flow
+        and kind.async_auth_flow is httpx.Auth.async_auth_flow
+        and kind.auth_flow is httpx.Auth.auth_flow
+    ):
+        raise ConfigError(
+            f"{class_name}.authenticator: {kind.__name__} defines sync_auth_flow alone, which no stream uses",
+            hint="rename it to auth_flow, or define async_auth_flow if it waits for something",
         )
 
 

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..errors import HttpStatusError, PartialFailure, StreamUnavailable
-from ..models import Slice
+from ..errors import (
+    AsyncStreamsError,
+    CrossOriginLink,
+    HttpStatusError,
+    PartialFailure,
+    RequestBlocked,
+    StreamUnavailable,
+    UnexpectedContent,
+)
+from ..models import Slice, shorten
 from ..protocols import Stream
 from .report import RunReport
 from .stream_run import StreamRun
 
 _MAX_SLICES_SHOWN = 3
+# 405: http_method; 415: the type of the body.
+_DECLARATION_STATUSES = (405, 415)
 
 
 def split_rejected_slice(stream: Stream, stream_slice: Slice, error: Exception) -> Sequence[Slice]:
@@ -26,7 +36,9 @@ def combine_failures(runs: Sequence[StreamRun], report: RunReport) -> Exception:
     started = sum(run.slices_started for run in runs)
     if started <= 1:
         return failed[0][2]
-    shown = ", ".join(f"{run.stream.name} {dict(stream_slice)}" for run, stream_slice, _ in failed[:_MAX_SLICES_SHOWN])
+    shown = ", ".join(
+        f"{run.stream.name} {shorten(str(stream_slice))}" for run, stream_slice, _ in failed[:_MAX_SLICES_SHOWN]
+    )
     ellipsis = ", ..." if len(failed) > _MAX_SLICES_SHOWN else ""
     stopped = ", ".join(run.stream.name for run in runs if run.stopped_early)
     message = f"{len(failed)} of {started} slices failed ({shown}{ellipsis})"
@@ -38,9 +50,24 @@ def combine_failures(runs: Sequence[StreamRun], report: RunReport) -> Exception:
     )
 
 
+def shows_wrong_declaration(error: Exception) -> bool:
+    """Whether a failure, as long as no response could be parsed, would be that of every other slice, too.
+
+    A body of the wrong kind, a link to an origin that is not allowed, a wrong method, or an exception in a hook.
+    """
+    if isinstance(error, HttpStatusError):
+        return error.from_page_request and error.status in _DECLARATION_STATUSES
+    return isinstance(error, UnexpectedContent | CrossOriginLink) or not isinstance(error, AsyncStreamsError)
+
+
 def as_unavailable(stream: Stream, error: Exception) -> StreamUnavailable | None:
-    """The StreamUnavailable that the error of a stream's first request stands for, or None."""
-    if not isinstance(error, HttpStatusError) or (reason := stream.why_unavailable(error)) is None:
+    """The StreamUnavailable that the error of a stream's first request stands for, or None.
+
+    A RequestBlocked stands for none, whatever the strategy says: the stream must not be skipped.
+    """
+    if not isinstance(error, HttpStatusError) or isinstance(error, RequestBlocked):
+        return None
+    if (reason := stream.why_unavailable(error)) is None:
         return None
     unavailable = StreamUnavailable(reason, status=error.status)
     unavailable.__cause__ = error

@@ -11,11 +11,10 @@ from ..errors import AsyncStreamsError, ConfigError, MalformedJSON
 from ..http.client import HttpClient
 from ..http.response_errors import unexpected_body_error
 from ..http.retry import RetryState
-from ..messages import Request, Response
+from ..messages import Request, Response, shown_url
 from ..models import Record, RequestContext, ResponseAction
 from ..protocols import ParsedRecords, RequestSlot, Stream
 from ..records.raw_records import RawReader
-from ..redaction import safe_url
 
 _MAX_BATCH_RECORDS = 1000
 _MAX_BATCH_BYTES = 2**20
@@ -66,19 +65,24 @@ class PageFetcher:
         self._stream, self._client, self._wait_for_capacity, self._raw = stream, client, wait_for_capacity, raw
 
     async def receive(
-        self, context: RequestContext, previous_url: str | None, slot: RequestSlot | None
+        self, context: RequestContext, previous_url: str | None, slot: RequestSlot | None, page: int
     ) -> ReceivedPage:
         """Send the request of a page; `previous_url` is the URL of the response that named its token."""
-        retry = self._client.new_retry_state(context, slot)
+        retry = self._client.new_retry_state(context, slot, page)
         return await self._send(previous_url, retry)
 
     async def fetch(
-        self, context: RequestContext, previous_url: str | None, slot: RequestSlot, received: ReceivedPage | None = None
+        self,
+        context: RequestContext,
+        previous_url: str | None,
+        slot: RequestSlot,
+        page: int,
+        received: ReceivedPage | None = None,
     ) -> ParsedPage:
         """Fetch and parse a page, or parse `received` if its response is here already."""
         if received is None:
             await slot.ensure_acquired()
-            received = await self.receive(context, previous_url, slot)
+            received = await self.receive(context, previous_url, slot, page)
         while True:
             response, action, retry = received
             if action is not ResponseAction.SUCCESS or response.status_code == 204:
@@ -201,13 +205,13 @@ def requested_url(response: Response) -> str:
 
 def locate_error(error: AsyncStreamsError, response: Response, retry: RetryState) -> None:
     if _concerns_response(error, response):
-        url, status = safe_url(requested_url(response)), response.status_code
+        url, status = shown_url(response.request), response.status_code
         error.locate(tries=retry.attempt, method=response.request.method, url=url, status=status)
 
 
 def _concerns_response(error: AsyncStreamsError, response: Response) -> bool:
     """Whether an error of `parse_response` concerns this response, rather than that of a detail call."""
-    return error.url is None or error.url == safe_url(requested_url(response))
+    return error.url is None or error.url == shown_url(response.request)
 
 
 def _type_name(value: object) -> str:

@@ -32,7 +32,7 @@ class ReadAhead:
     def __init__(
         self,
         paginator: CountedPaginator,
-        receive: Callable[[Any, Any], Awaitable[ReceivedPage]],
+        receive: Callable[[Any, Any, int], Awaitable[ReceivedPage]],
         tasks: TaskGroup,
         slots: StreamSlots,
     ) -> None:
@@ -95,7 +95,7 @@ class ReadAhead:
     def _fill_window(self) -> None:
         while len(self._pending) < self._window and (self._page_count is None or self._next_number < self._page_count):
             assert self._first is not None
-            guess = SpeculativePage(self._paginator.token_at(self._next_number, self._first))
+            guess = SpeculativePage(self._paginator.token_at(self._next_number, self._first), self._next_number)
             self._next_number += 1
             self._pending.append(guess)
             self._tasks.start_soon(self._fetch, guess)
@@ -105,7 +105,7 @@ class ReadAhead:
         with guess.scope:
             try:
                 await slot.acquire()
-                guess.received = await self._receive(guess.token, slot)
+                guess.received = await self._receive(guess.token, slot, guess.number)
             except Exception as error:  # raised by pop_next, if the page is needed
                 guess.error = error
             finally:
@@ -116,8 +116,8 @@ class ReadAhead:
 class SpeculativePage:
     """A page that is fetched before it is known to exist."""
 
-    def __init__(self, token: Any) -> None:
-        self.token = token
+    def __init__(self, token: Any, number: int) -> None:
+        self.token, self.number = token, number
         self.scope = anyio.CancelScope()
         self.done = asyncio.Event()
         self.received: ReceivedPage | None = None

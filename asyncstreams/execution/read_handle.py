@@ -14,20 +14,10 @@ from .scheduler import Scheduler
 T = TypeVar("T")
 
 
-class ReadHandle(Generic[T]):
-    """An async context manager that yields an async iterator; exiting it cancels all work of the run."""
+class ReadStatus:
+    """What a run has delivered so far, and what it is doing."""
 
-    def __init__(
-        self,
-        method_name: str,
-        scheduler: Scheduler,
-        open_items: Callable[[Scheduler], AbstractAsyncContextManager[AsyncIterator[T]]],
-    ) -> None:
-        self._method_name = method_name
-        self._scheduler = scheduler
-        self._open_items = open_items
-        self._context: AbstractAsyncContextManager[AsyncIterator[T]] | None = None
-        self._iterator: OpenIterator[T] | None = None
+    _scheduler: Scheduler
 
     @property
     def report(self) -> RunReport:
@@ -43,13 +33,29 @@ class ReadHandle(Generic[T]):
         """Describe what each stream is doing now and what it waits for, one line per stream."""
         return self._scheduler.explain()
 
-    async def __aenter__(self) -> AsyncIterator[T]:
+
+class ReadHandle(ReadStatus, Generic[T]):
+    """An async context manager that yields an async iterator; exiting it cancels all work of the run."""
+
+    def __init__(
+        self,
+        method_name: str,
+        scheduler: Scheduler,
+        open_items: Callable[[Scheduler], AbstractAsyncContextManager[AsyncIterator[T]]],
+    ) -> None:
+        self._method_name = method_name
+        self._scheduler = scheduler
+        self._open_items = open_items
+        self._context: AbstractAsyncContextManager[AsyncIterator[T]] | None = None
+        self._iterator: OpenIterator[T] | None = None
+
+    async def __aenter__(self) -> OpenIterator[T]:
         if self._context is not None:
             raise RuntimeError(
                 f"{self._method_name}(): already entered; call {self._method_name}() again for another read"
             )
         self._context = self._open_items(self._scheduler)
-        self._iterator = OpenIterator(self._method_name, await self._context.__aenter__())
+        self._iterator = OpenIterator(self._method_name, self._scheduler, await self._context.__aenter__())
         return self._iterator
 
     async def __aexit__(
@@ -78,11 +84,13 @@ class ReadHandle(Generic[T]):
         )
 
 
-class OpenIterator(Generic[T]):
-    """Checks once that the block is open, then delegates to the iterator itself, at no cost per item."""
+class OpenIterator(ReadStatus, Generic[T]):
+    """What `async with` gives: the items, to be iterated over within the block, and the status of the run."""
 
-    def __init__(self, method_name: str, items: AsyncIterator[T]) -> None:
-        self._method_name = method_name
+    # Checks once that the block is open, then delegates to the iterator itself, at no cost per item.
+
+    def __init__(self, method_name: str, scheduler: Scheduler, items: AsyncIterator[T]) -> None:
+        self._method_name, self._scheduler = method_name, scheduler
         self._items = items
         self.is_closed = False
 

@@ -55,6 +55,10 @@ class WriteReport:
 class StreamReport:
     """What was delivered of one stream; `slices` counts the completed slices, `failed` the failed ones.
 
+    `ignored` counts the slices that ended because `classify` returned IGNORE for a response, such as a 304; `slices`
+    does not include them. `repeated_pages` counts the pages beyond the end that repeated the last page; their records
+    are left out.
+
     `written` describes the output, if the stream was extracted into files or tables. Then `raw_passthrough` says
     whether the records were copied as bytes; if they had to be decoded, `not_raw_because` has the reason.
     """
@@ -65,12 +69,16 @@ class StreamReport:
     quarantined: int
     slices: int
     failed: int
+    ignored: int = 0
     raw_passthrough: bool = False
     not_raw_because: str = ""
+    repeated_pages: int = 0
     written: WriteReport | None = None
 
     def __str__(self) -> str:
-        failed = f", {self.failed:,} failed" if self.failed else ""
+        failed = f", {self.ignored:,} ignored" if self.ignored else ""
+        failed += f", {self.failed:,} failed" if self.failed else ""
+        failed += f", {self.repeated_pages:,} repeated left out" if self.repeated_pages else ""
         plural = "" if self.slices == 1 else "s"
         quarantined = f", {self.quarantined:,} quarantined" if self.quarantined else ""
         counts = (

@@ -14,6 +14,7 @@ from ..errors import (
     ConfigError,
     HostUnavailable,
     LocalError,
+    PaginationUndeclared,
     RateLimitWaitTooLong,
     SchemaError,
     StreamUnavailable,
@@ -29,14 +30,15 @@ from ..events import (
     StreamStarted,
 )
 from ..http.client import HttpClient
-from ..models import Slice
+from ..models import Slice, shorten
 from ..protocols import Stream
 from ..records.record_validation import create_validator
 from ..state.stream_selection import StreamSelection
-from .failure_policy import as_unavailable, combine_failures, split_rejected_slice
+from .failure_policy import as_unavailable, combine_failures, shows_wrong_declaration, split_rejected_slice
 from .page_queue import PageQueue
 from .parent_coordinator import ParentCoordinator, ParentFeed
 from .report import RunReport
+from .run_log import log_end, log_progress, log_start
 from .slice_reader import SliceReader
 from .slice_source import pending_slices
 from .slots import SlotPool, cap_to_fd_limit
@@ -58,9 +60,10 @@ class Scheduler:
     """Reads a set of streams in one run.
 
     A failed slice does not affect its siblings, with these exceptions. ConfigError (and so AuthError), HostUnavailable,
-    LocalError and AssertionError end the run. SchemaError ends the stream, and so do more than `max_failed_slices`
-    failures. After RateLimitWaitTooLong no further slice of the stream is started. With `stop_on_error`, the first
-    failure ends the run.
+    LocalError and AssertionError end the run. SchemaError and PaginationUndeclared end the stream, and so do more than
+    `max_failed_slices` failures, and what shows a wrong declaration before any response of the stream could be parsed.
+    After RateLimitWaitTooLong no further slice of the stream is started. With `stop_on_error`, the first failure ends
+    the run.
 
     Tasks raise nothing but cancellation. The page queue raises the error of the run after its last page.
     """
@@ -208,16 +211,19 @@ class Scheduler:
         sender, feed = coordinator.sender_for(selection, self._page_queue.add_sender), coordinator.feed_for(selection)
         run = StreamRun(selection, client, validator, slots, sender, feed, coordinator.max_records(selection))
         self._runs.append(run)
+        log_start(run)
         try:
-            async with anyio.create_task_group() as tasks:
+            async with log_progress(run), anyio.create_task_group() as tasks:
                 await self._schedule_slices(run, selection, tasks)
         except BaseException:
+            log_end(run, "stopped")
             self._deferred_events[id(selection)] = _cancelled_slice_events(run)
             raise
         else:
             for emit in _cancelled_slice_events(run):
                 emit()
             is_complete = not (run.failed or run.stopped_early or stream.name in self.unavailable)
+            log_end(run, "ends" if is_complete else "ends incompletely")
             await coordinator.finish(selection, is_complete=is_complete)
             if is_complete and selection.state_store is not None:
                 selection.state_store.finish_stream(stream.name, run, coordinator.parent_states(selection))
@@ -311,8 +317,10 @@ class Scheduler:
         failure: Exception | None = None
         replacements: Sequence[Slice] = ()
         try:
-            await self._deliver_pages(run, active, tasks)
-            run.slices_done += 1
+            if await self._deliver_pages(run, active, tasks):
+                run.slices_done += 1
+            else:
+                run.slices_ignored += 1
         except Exception as error:
             failure = error
             replacements = split_rejected_slice(run.stream, stream_slice, error)
@@ -325,14 +333,15 @@ class Scheduler:
             self._emit(run, SliceFinished(run.stream.name, stream_slice, failure))
         return replacements
 
-    async def _deliver_pages(self, run: StreamRun, active: ActiveSlice, tasks: TaskGroup) -> None:
+    async def _deliver_pages(self, run: StreamRun, active: ActiveSlice, tasks: TaskGroup) -> bool:
+        """Deliver the pages of a slice; false if an ignored response ended it."""
         _, stream_slice, slot, first_page_read, already_delivered = active
         reader = SliceReader(run, slot, stream_slice, tasks, already_delivered=already_delivered)
         async with aclosing(reader.pages()) as pages:
             async for page, size in pages:
                 if run.remaining_records is not None:
                     page = run.apply_limit(page)
-                run.has_read_page = True
+                run.count_read(page)
                 if run.client.events:
                     numbers = page.number, len(page.records), len(page.quarantined)
                     self._emit(run, PageRead(page.stream, stream_slice, *numbers))
@@ -345,11 +354,12 @@ class Scheduler:
                 is_last = page.is_last
                 del page  # only the consumer keeps it
                 if run.remaining_records is not None and run.remaining_records <= 0:
-                    return
+                    break
                 if not is_last:
                     if not await run.wait_for_demand(slot):
-                        return
+                        break
                     await slot.yield_to_others()
+        return not reader.is_ignored
 
     def _handle_failure(self, run: StreamRun, stream_slice: Slice, error: Exception, tasks: TaskGroup) -> None:
         """Record a failed slice; end its stream or the run if the failure requires it."""
@@ -364,17 +374,23 @@ class Scheduler:
             tasks.cancel_scope.cancel()
             return
         run.failed.append((stream_slice, error))
-        if self._stop_on_error or isinstance(error, ConfigError | HostUnavailable | LocalError | AssertionError):
+        is_of_run = isinstance(error, ConfigError | HostUnavailable | LocalError | AssertionError)
+        if self._stop_on_error or (is_of_run and not isinstance(error, PaginationUndeclared)):
             self._abort(error)
         elif isinstance(error, RateLimitWaitTooLong):
             # Requests in flight complete; all later ones would meet the same wait.
             run.stopped_early = True
-        elif isinstance(error, SchemaError) or len(run.failed) > stream.max_failed_slices:
+        elif (
+            isinstance(error, SchemaError | PaginationUndeclared)
+            or len(run.failed) > stream.max_failed_slices
+            or (not run.has_parsed_response and shows_wrong_declaration(error))
+        ):
             run.stopped_early = True
             tasks.cancel_scope.cancel()
         elif run.slices_started > 1 or len(self.selections) > 1:
             # Other slices continue, and the final error may be a long time away.
-            _log.warning("%s: %r failed: %s", stream.name, stream_slice, str(error).partition("\n")[0])
+            problem = str(error).partition("\n")[0]
+            _log.warning("%s: slice %s failed: %s", stream.name, shorten(str(stream_slice)), problem)
 
     def _abort(self, error: Exception) -> None:
         """End the run; its error is the first one given."""

@@ -26,10 +26,15 @@ async def first_page(stream: Stream, client: HttpClient) -> Page | None:
 
 
 async def read_sequentially(stream: Stream, client: HttpClient) -> AsyncGenerator[Page]:
-    """Read one page at a time, on demand, without events, validation or availability checks."""
+    """Read one page at a time, on demand, as a preview: without events, validation or availability checks."""
     selection = StreamSelection(stream, None, state_of(stream, None), 1)
     run = StreamRun(
-        selection, client, RecordValidator(stream, None), SlotPool(1).add_stream(), PageQueue(1, 1).add_sender()
+        selection,
+        client,
+        RecordValidator(stream, None),
+        SlotPool(1).add_stream(),
+        PageQueue(1, 1).add_sender(),
+        is_preview=True,
     )
     async with aclosing(pending_slices(selection, run.incremental)) as pending:
         async for pending_slice in pending:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from .._json import as_array, as_object
-from ..errors import AsyncStreamsError, MalformedJSON, PaginationLoop
-from ..messages import Response
-from ..models import Page, Record, RequestContext, ResponseAction, Slice
-from ..pagination.paginators import ends_without_token
-from ..pagination.selectors import explain_miss, find_next_page_hint, select_path
+from ..errors import AsyncStreamsError, PaginationLoop
+from ..messages import Response, shown_url
+from ..models import Page, Record, RequestContext, ResponseAction, Slice, shorten
 from ..records.raw_records import are_raw
 from ..state.slice_checkpoint import SliceCheckpoint
 from ..state.stream_state import ResumePoint, StreamState
+from .next_token import NextToken
 from .page_fetcher import PageFetcher, ParsedPage, ReceivedPage, RecordBatch, locate_error, requested_url
 from .pagination_guard import DriftDetector, LoopGuard, may_drift
 from .read_ahead import ReadAhead
@@ -47,6 +45,8 @@ class SliceReader:
         self._fetcher = PageFetcher(run.stream, run.client, run.sender.wait_for_capacity, run.raw_reader)
         self._resets = 0
         self._is_finished = False
+        self.is_ignored = False
+        """Whether an ignored response ended the slice."""
         self.delivered_pages = math.inf if already_delivered else 0
         """Number of first pages that an earlier run delivered; they are read again for child streams only."""
         self._checkpoint = None if already_delivered else run.checkpoint_for(stream_slice)
@@ -66,6 +66,7 @@ class SliceReader:
         self._token: Any = None if resume is None else resume.token
         self._previous_url: str | None = None
         self._guard: LoopGuard | None = None
+        self._next = NextToken(self._run, is_resumed=resume is not None)
 
     async def pages(self) -> AsyncGenerator[tuple[Page, int]]:
         """Yield every page with its size in bytes, in order. Errors name stream, slice and page."""
@@ -89,6 +90,7 @@ class SliceReader:
                         yield sized
                         self._number += 1
         except AsyncStreamsError as error:
+            error.redact(self._run.client.secrets)
             error.locate(stream=self._stream.name, stream_slice=self._slice, page=self._number)
             raise
         except Exception as error:
@@ -106,10 +108,11 @@ class SliceReader:
             # Speculative requests have their own slots.
             self._slot.release()
             received = await self._ahead.pop_next()
-        return await self._fetcher.fetch(self._context(self._token), self._previous_url, self._slot, received)
+        context = self._context(self._token)
+        return await self._fetcher.fetch(context, self._previous_url, self._slot, self._number, received)
 
-    async def _receive(self, token: Any, slot: Slot) -> ReceivedPage:
-        return await self._fetcher.receive(self._context(token), self._previous_url, slot)
+    async def _receive(self, token: Any, slot: Slot, page: int) -> ReceivedPage:
+        return await self._fetcher.receive(self._context(token), self._previous_url, slot, page)
 
     def _context(self, token: Any) -> RequestContext:
         return RequestContext(self._slice, token, self._state)
@@ -122,6 +125,8 @@ class SliceReader:
                 return None
             if fetched.action is not ResponseAction.SUCCESS or fetched.response.status_code == 204:
                 self._is_finished = True
+                if fetched.action is ResponseAction.IGNORE:
+                    self._log_ignored(fetched.response)
                 return self._build_page([], fetched, is_last=True)
             return self._finish_response(fetched.records, fetched)
         except AsyncStreamsError as error:
@@ -135,6 +140,8 @@ class SliceReader:
         try:
             async with aclosing(more):
                 count = len(fetched.records)
+                self._run.has_parsed_response = True
+                self._next.check_streamed(fetched.records, fetched.response)
                 yield self._build_page(fetched.records, fetched, is_last=False), fetched.size
                 async for batch in more:
                     count += len(batch.records)
@@ -146,28 +153,47 @@ class SliceReader:
             locate_error(error, fetched.response, fetched.retry)
             raise
 
-    def _finish_response(self, records: list[Record], fetched: ParsedPage, count: int | None = None) -> Page:
-        """The last page of a response; also determines the next token."""
+    def _finish_response(self, records: list[Record], fetched: ParsedPage, streamed: int | None = None) -> Page:
+        """The last page of a response; also determines the next token. `streamed` is the number of all its records."""
         response = fetched.response
+        self._run.has_parsed_response = True
         previous_url = requested_url(response)
-        if self._guard is not None:
-            self._guard.check_page(records)
-        count = self._count_sent(records, response) if count is None else count
-        token = self._next_token(response, count)
+        rows, count = self._next.find_rows(records, response, len(records) if streamed is None else streamed)
+        token = self._next.next_token(self._token, self._number, records, response, count)
         self._is_finished = token is None if self._stream.uses_paginator else not token
-        if self._guard is None and not self._is_finished:
-            self._guard = LoopGuard(self._stream, previous_url)
-            self._guard.check_page(records)
-        if self._is_finished and self._number == 0 and records:
-            self._warn_if_more_pages(response)
+        if self._repeats_last_page(rows, records, previous_url, is_complete=streamed is None):
+            self._is_finished, records, token = True, [], None
         self._previous_url, self._token = previous_url, token
         if self._ahead is not None and not self._is_finished:
             if self._number == 0:
-                self._ahead.start(fetched, count, token)
-            self._ahead.observe_page(count, token)
+                self._ahead.start(fetched, count or 0, token)
+            self._ahead.observe_page(count or 0, token)
         if self._drift is not None:
             self._drift.observe_page(self._number, self._visible_fields(records))
         return self._build_page(records, fetched, is_last=self._is_finished, token=None if self._is_finished else token)
+
+    def _repeats_last_page(self, rows: Sequence[Any], records: list[Record], url: str, *, is_complete: bool) -> bool:
+        """Whether a page is the last one again, beyond the end of the pages. Raises PaginationLoop."""
+        if self._guard is None:
+            if not self._is_finished:
+                has_rows = self._stream.uses_default_parser or rows is not records
+                must_differ = self._number == 0 and self._next.must_pages_differ(has_rows=has_rows)
+                self._guard = LoopGuard(self._stream, url, must_differ=must_differ)
+                self._guard.check_page(rows, is_complete=is_complete)
+            return False
+        if not self._guard.check_page(rows, is_complete=is_complete):
+            return False
+        if self._is_finished or not (self._stream.primary_key and self._next.guesses_pages):
+            return False
+        if self._drift is not None and not self._drift.repeats_last_page(self._visible_fields(records)):
+            return False
+        self._run.repeated_pages += 1
+        self._run.warn_once(
+            "repeated",
+            f"{self._stream.name}: page {self._number} repeats page {self._number - 1}: the API sends its last page "
+            "again for numbers beyond it, so this is taken as the end, and the page is left out",
+        )
+        return True
 
     def _new_read_ahead(self, tasks: TaskGroup | None) -> ReadAhead | None:
         """A ReadAhead if the paginator can predict tokens and no record limit is set, or None."""
@@ -180,53 +206,6 @@ class SliceReader:
         ):
             return None
         return ReadAhead(paginator, self._receive, tasks, self._run.slots)
-
-    def _warn_if_more_pages(self, response: Response) -> None:
-        """Warn, once per stream, if the only page of a slice names a next page that pagination ignores."""
-        paginator: Any = self._stream.paginator
-        client = self._run.client
-        if not self._stream.uses_paginator or client.warned_of_more_pages:
-            return
-        selector = getattr(paginator, "selector", None)
-        if self._run.raw_reader is not None:
-            if self._run.slices_done:
-                return  # decoding costs time, and the first slices would have shown it
-            with suppress(MalformedJSON):  # such as a number beyond a double, which raw passthrough copies unchanged
-                response.json()
-        why = None if selector is None else explain_miss(selector, response)
-        if (
-            why is None
-            and (paginator is None or ends_without_token(paginator))
-            and (more := find_next_page_hint(response))
-        ):
-            reader = "the stream has no paginator" if paginator is None else f"{paginator} does not read it"
-            why = f"the response has {more}, but {reader}"
-        if why is not None:
-            client.warned_of_more_pages = True
-            _log.warning("%s: the first page is treated as the only one: %s", self._stream.name, why)
-
-    def _next_token(self, response: Response, count: int) -> Any:
-        stream = self._stream
-        if not stream.uses_paginator:
-            return stream.next_page_token(response, response.context)
-        if stream.paginator is None:
-            return None
-        current = stream.paginator.first() if self._token is None else self._token
-        return stream.paginator.next(current, response, count)
-
-    def _count_sent(self, records: list[Record], response: Response) -> int:
-        """The number of records that the API sent, before a hand-written parse_response left any out."""
-        if self._stream.uses_default_parser:
-            return len(records)
-        body = response.decoded_json
-        path = self._stream.records_path
-        if path is not None and body is not None:
-            body = select_path(path, body)
-        if path is None and (fields := as_object(body)) is not None:
-            arrays = [found for value in fields.values() if (found := as_array(value)) and isinstance(found[0], dict)]
-            body = arrays[0] if len(arrays) == 1 and len(arrays[0]) > len(records) else None
-        found = as_array(body)
-        return len(records) if found is None else len(found)
 
     def _build_page(self, records: list[Record], fetched: ParsedPage, *, is_last: bool, token: Any = None) -> Page:
         checkpoint = (
@@ -253,6 +232,18 @@ class SliceReader:
         """The records, or for raw records their decoded keys and cursors."""
         raw = self._run.raw_reader
         return raw.decode_fields(records) if raw is not None and are_raw(records) else records
+
+    def _log_ignored(self, response: Response) -> None:
+        self.is_ignored = True
+        subject = f"the slice {shorten(str(self._slice))}" if self._slice else "the slice"
+        _log.info(
+            "%s: %s is ignored from page %d on: %s answered %d, and classify() returned IGNORE",
+            self._stream.name,
+            subject,
+            self._number,
+            shown_url(response.request),
+            response.status_code,
+        )
 
     def _restart(self) -> None:
         self._resets += 1

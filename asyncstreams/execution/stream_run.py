@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import NamedTuple, TypeAlias, cast
 
@@ -10,6 +11,7 @@ import anyio
 from ..errors import ConfigError
 from ..http.client import HttpClient
 from ..models import Page, QuarantinedRecord, Record, Slice
+from ..pagination.paginators import PaginatorTraits
 from ..records.json_lines import encode_quarantined, encode_records
 from ..records.raw_records import RawReader, has_unmodified_records, reason_to_decode
 from ..records.record_validation import RecordValidator
@@ -22,6 +24,7 @@ from .parent_coordinator import ParentFeed, ParentPageSender
 from .report import StreamReport
 from .slots import Slot, StreamSlots
 
+_log = logging.getLogger("asyncstreams")
 PageSender: TypeAlias = PageQueueSender | ParentPageSender
 Quarantined: TypeAlias = tuple[QuarantinedRecord, ...]
 
@@ -43,8 +46,8 @@ class ActiveSlice(NamedTuple):
 class StreamRun:
     """The services that the slices of one stream share, and the counters of its progress.
 
-    `pages`, `records` and `quarantined` count what was delivered to the consumer. Only the tasks of the stream
-    change it.
+    `pages`, `records` and `quarantined` count what was delivered to the consumer, and those with `read_` what was
+    read. Only the tasks of the stream change it.
     """
 
     def __init__(
@@ -56,6 +59,8 @@ class StreamRun:
         sender: PageSender,
         feed: ParentFeed | None = None,
         max_records: int | None = None,
+        *,
+        is_preview: bool = False,
     ) -> None:
         self.stream, self.state = selection.stream, selection.state
         self.client, self.validator, self.slots, self.sender = client, validator, slots, sender
@@ -70,12 +75,33 @@ class StreamRun:
         self.raw_reader = RawReader(self.stream) if self.not_raw_because is None else None
         self._is_decoded = has_unmodified_records(self.stream)
         self.remaining_records = max_records
+        self.is_preview = is_preview or max_records is not None
+        """Whether the stream is not read to its end, so that undeclared pages are not an error."""
         self.reads_ahead = max_records is None and selection.stream.parallel_pages
         self.pages = self.records = self.quarantined = 0
-        self.slices_started = self.slices_done = self.pending_checkpoints = 0
+        self.read_pages = self.read_records = self.read_quarantined = 0
+        self.slices_started = self.slices_done = self.slices_ignored = self.pending_checkpoints = 0
+        self.started_at = client.clock.monotonic()
         self.failed: list[tuple[Slice, Exception]] = []
         self.has_read_page = self.stopped_early = self.drift_reported = False
+        self.has_parsed_response = False
+        """Whether one response has been parsed, so that the declaration fits the API."""
+        self.pagination = PaginatorTraits.of(self.stream.paginator, uses_paginator=self.stream.uses_paginator)
+        self.has_counted_rows = False
+        """Whether the rows of one page have been counted, so that the paginator fits the API."""
+        self.repeated_pages = 0
+        self._warnings: set[str] = set()
         self._cancelled: list[tuple[ActiveSlice, BaseException]] = []
+
+    def warn_once(self, kind: str, message: str) -> None:
+        """Log the first warning of its kind."""
+        if kind not in self._warnings:
+            self._warnings.add(kind)
+            _log.warning("%s", message)
+
+    def has_warned(self, kind: str) -> bool:
+        """Whether a warning of this kind has been logged."""
+        return kind in self._warnings
 
     def checkpoint_for(self, stream_slice: Slice) -> SliceCheckpoint | None:
         """A new checkpoint of a slice; None if no state is kept and no records are filtered by cursor."""
@@ -95,8 +121,14 @@ class StreamRun:
     @property
     def report(self) -> StreamReport:
         """What has been delivered so far."""
-        numbers = self.pages, self.records, self.quarantined, self.slices_done, len(self.failed)
-        return StreamReport(self.stream.name, *numbers, self.raw_reader is not None, self.not_raw_because or "")
+        numbers = self.pages, self.records, self.quarantined, self.slices_done, len(self.failed), self.slices_ignored
+        return StreamReport(
+            self.stream.name,
+            *numbers,
+            raw_passthrough=self.raw_reader is not None,
+            not_raw_because=self.not_raw_because or "",
+            repeated_pages=self.repeated_pages,
+        )
 
     @property
     def is_fully_acknowledged(self) -> bool:
@@ -108,8 +140,9 @@ class StreamRun:
 
     def explain(self) -> str:
         """Describe the progress of the stream and what its requests wait for."""
-        open_slices = self.slices_started - self.slices_done - len(self.failed)
-        failed = f", {len(self.failed)} failed" if self.failed else ""
+        open_slices = self.slices_started - self.slices_done - self.slices_ignored - len(self.failed)
+        failed = f", {self.slices_ignored:,} ignored" if self.slices_ignored else ""
+        failed += f", {len(self.failed)} failed" if self.failed else ""
         parents = self._describe_parents()
         waits = "".join(f"; {text}" for text in (self.client.describe_limits(), str(self.client.wait_tracker)) if text)
         return (
@@ -129,6 +162,13 @@ class StreamRun:
             self.stopped_early = True
             return False
         return True
+
+    def count_read(self, page: Page) -> None:
+        """Count a page that was read, and is about to be delivered."""
+        self.has_read_page = True
+        self.read_pages += 1
+        self.read_records += len(page.records)
+        self.read_quarantined += len(page.quarantined)
 
     def record_cancelled(self, active: ActiveSlice, error: BaseException) -> None:
         """Note that a slice was cancelled."""

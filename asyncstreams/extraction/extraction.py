@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -29,6 +30,7 @@ from .disk_executor import DiskExecutor
 from .plan import plan_extraction, schema_of
 
 _SHUTDOWN_GRACE_S = 10.0
+_log = logging.getLogger("asyncstreams")
 
 
 class Extraction:
@@ -59,6 +61,9 @@ class Extraction:
             ledger = self._writer.ledger
             plan = plan_extraction(self._destination, self._streams, ledger)
             await self._disk.run(partial(self._writer.begin_run, plan.begin_record))
+            for stream in plan.to_read:
+                kind = type(self._destination).__name__
+                _log.info("%s: writing to %s (%s)", stream.name, self._destination.path, kind)
             for stream in plan.already_read:
                 self._reports[stream.name] = replace(self._new_report(stream.name), was_read=True)
             selection = [
@@ -76,6 +81,7 @@ class Extraction:
     def check_stream(self, stream: Stream) -> None:
         """Raises StateIncompatible if the output holds another stream, or was read with another credential."""
         known = self._writer.ledger.streams[stream.name]
+        known.state.use_salt(bytes.fromhex(self._writer.ledger.salt))
         identity = identity_with_credential(stream, self._writer.ledger.salt)
         check_compatible(
             stream.name,

@@ -17,6 +17,7 @@ from ..errors import ConfigError
 from ..execution.read_handle import ReadHandle
 from ..execution.report import RunReport
 from ..models import Page
+from ..redaction import has_secret
 from .signals import cancel_on_sigterm
 
 T = TypeVar("T")
@@ -71,6 +72,11 @@ async def exit_on_sigterm(work: Callable[[], Awaitable[T]]) -> T:
 def batch_id_of(page: Page) -> str:
     """An id that depends only on the stream, the slice and the number of the page."""
     slice_ = page.stream_slice
+    if has_secret(slice_.partition):
+        raise ConfigError(
+            f"{page.stream}: a slice contains a Secret, so its batches have no id that stays the same",
+            hint="put the id of the account into the slice, and look its secret up in the hooks",
+        )
     interval = None if slice_.interval is None else [None if end is None else str(end) for end in slice_.interval]
     identity = encode_canonical([page.stream, slice_.partition, interval])
     return f"{hashlib.blake2b(identity, digest_size=12).hexdigest()}-{page.number}"

@@ -12,16 +12,19 @@ from contextlib import aclosing
 import anyio
 import httpx
 
+from ..content.body_meter import BodyMeter, body_too_large, decoded_exceeded, wire_exceeded
+from ..content.charsets import find_charset
+from ..content.decoders import decode_through, new_decompressor
 from ..errors import AsyncStreamsError, DecodeError, MalformedResponse, ResponseTooLarge, TruncatedBody
 from ..messages import Response
 from ..models import BodyLimits, Timeouts
 from ..wire.http1_connection import Exchange
 from ..wire.transport_errors import InvalidResponse
-from .decoders import decode_through, new_decompressor
 from .timeouts import AttemptTimeout, TimedStream
 
 _MAX_CODINGS = 5
-_MIN_RATIO_BYTES = 2**20
+# Values of Content-Encoding that are no coding: MIME's, and what S3 and AWS's services leave there.
+_NO_CODINGS = frozenset(("", "identity", "none", "null", "7bit", "8bit", "binary", "aws-chunked", "amz-1.0"))
 
 
 class _Framing:
@@ -41,7 +44,7 @@ class _Framing:
     def check(self, limits: BodyLimits) -> None:
         """Check the announced size. Raises ResponseTooLarge, TruncatedBody."""
         if self.length is not None and self.length > limits.wire:
-            raise _too_large(f"announces a body of {self.length:,} bytes", "wire", limits.wire)
+            raise body_too_large(f"announces a body of {self.length:,} bytes", "wire", limits.wire)
         if limits.require_length and not self.delimited:
             raise TruncatedBody("sent a body without a length: truncation could not be detected")
 
@@ -57,36 +60,15 @@ def _content_codings(response: Response) -> list[str]:
     if header is None:
         return []
     names = header.decode("ascii", "replace").lower().split(",")
-    codings = [coding for name in names if (coding := name.strip()) not in ("", "identity")]
+    codings = [coding for name in names if _is_coding(coding := name.strip())]
     if len(codings) > _MAX_CODINGS:
         raise DecodeError(f"sent a body with {len(codings)} content codings", retryable=False)
     return codings
 
 
-class _Meter:
-    """Byte counts of a body while it is decoded, checked against the limits after each stage."""
-
-    def __init__(self, limits: BodyLimits, stages: int) -> None:
-        self._limits = limits
-        self.wire = 0
-        self._decoded = [0] * stages
-
-    def count_wire(self, count: int) -> None:
-        self.wire += count
-        if self.wire > self._limits.wire:
-            raise _wire_exceeded(self._limits)
-        if not self._decoded and self.wire > self._limits.decoded:
-            raise _decoded_exceeded(self._limits)
-
-    def count_decoded(self, stage: int, count: int) -> None:
-        self._decoded[stage] += count
-        decoded = self._decoded[stage]
-        if decoded > self._limits.decoded:
-            raise _decoded_exceeded(self._limits)
-        if decoded > _MIN_RATIO_BYTES and decoded > self.wire * self._limits.ratio:
-            raise _too_large(
-                f"sent {self.wire:,} bytes that decode to {decoded:,} or more", "ratio", self._limits.ratio
-            )
+def _is_coding(name: str) -> bool:
+    """Whether a value of Content-Encoding names a coding: some servers name the charset of the body there."""
+    return name not in _NO_CODINGS and find_charset(name) is None
 
 
 async def read_body(
@@ -116,17 +98,18 @@ def _decode_complete(response: Response, raw: bytes, limits: BodyLimits) -> byte
     """A body of our transport, which has checked its framing, after all of it has arrived."""
     size = len(raw)
     if size > limits.wire:
-        raise _wire_exceeded(limits)
+        raise wire_exceeded(limits)
     if limits.require_length:
         _Framing(response).check(limits)
     codings = _content_codings(response)
     if not codings:
         if size > limits.decoded:
-            raise _decoded_exceeded(limits)
+            raise decoded_exceeded(limits)
         return raw
     stages = [new_decompressor(coding) for coding in reversed(codings)]
-    meter = _Meter(limits, len(stages))
+    meter = BodyMeter(limits, len(stages))
     meter.count_wire(size)
+    response.wire_bytes = size
     body = b"".join(decode_through(stages, raw, meter.count_decoded))
     for stage in stages:
         stage.finish()
@@ -174,10 +157,11 @@ async def _decode(
         framing.check(limits)
         # The coding that was applied last is decoded first (RFC 9110, 8.4).
         stages = [new_decompressor(coding) for coding in reversed(framing.codings)]
-        meter = _Meter(limits, len(stages))
+        meter = BodyMeter(limits, len(stages))
         while (raw := await _next_piece(source)) is not None:
             on_bytes(len(raw))
             meter.count_wire(len(raw))
+            response.wire_bytes = meter.wire
             for piece in decode_through(stages, raw, meter.count_decoded):
                 yield piece
         framing.check_end(meter.wire)
@@ -204,9 +188,9 @@ async def _read_plain(
             attempt_timeout.add_bytes(len(raw))
             size += len(raw)
             if size > limits.wire:
-                raise _wire_exceeded(limits)
+                raise wire_exceeded(limits)
             if size > limits.decoded:
-                raise _decoded_exceeded(limits)
+                raise decoded_exceeded(limits)
             pieces.append(raw)
             if size == framing.length and isinstance(response.stream, Exchange):
                 break  # our transport has seen the end by now; httpcore's connection has not
@@ -265,19 +249,3 @@ async def _close(response: Response, source: AsyncIterator[bytes] | None = None)
             await stream.aclose()
     else:
         stream.close()
-
-
-def _wire_exceeded(limits: BodyLimits) -> ResponseTooLarge:
-    return _too_large(f"sent more than {limits.wire:,} bytes", "wire", limits.wire)
-
-
-def _decoded_exceeded(limits: BodyLimits) -> ResponseTooLarge:
-    return _too_large(f"sent a body of more than {limits.decoded:,} bytes", "decoded", limits.decoded)
-
-
-def _too_large(problem: str, bound: str, value: int) -> ResponseTooLarge:
-    return ResponseTooLarge(
-        problem,
-        hint=f"if that is expected, set body_limits = BodyLimits({bound}=...), now {value:,}; "
-        "to keep memory use low, make parse_response an async generator, which reads the body as a stream",
-    )

@@ -11,21 +11,24 @@ import httpx
 
 from ..errors import AsyncStreamsError, ConfigError, HostUnavailable, MalformedJSON, MalformedResponse, StallTimeout
 from ..events import EventEmitter
-from ..messages import Request, Response
+from ..messages import Request, Response, shown_url
 from ..models import RequestContext, ResponseAction
 from ..protocols import Middleware, RequestSlot, Send, Stream
 from ..rate_limits.circuit_breaker import RETRY_COST, THROTTLE_COST
 from ..rate_limits.governor import Permit
-from ..rate_limits.quota_headers import exhausted_for
-from ..rate_limits.retry_after import backoff_seconds, retry_after
-from ..redaction import safe_url
+from ..rate_limits.quota_headers import exhausted_for, only_a_resource_is_exhausted
+from ..rate_limits.retry_after import backoff_seconds, body_retry_after, retry_after
+from .extension_keys import ANSWERED_KEY, PAUSED_KEY, PERMIT_KEY, SLOT_KEY
 from .request_builder import RequestBuilder
-from .response_errors import refusal_error, retry_status_error, unexpected_body_error
+from .response_errors import (
+    UNCERTAIN_THROTTLE_KEY,
+    partial_data_warning,
+    refusal_error,
+    retry_status_error,
+    unexpected_body_error,
+)
 from .retry import RetryState, StreamBackoff, checked_backoff_time
 from .sender import (
-    PAUSED_KEY,
-    PERMIT_KEY,
-    SLOT_KEY,
     HostNameNotFound,
     RequestSender,
     discard,
@@ -38,6 +41,7 @@ from .wait_tracker import WaitTracker
 _log = logging.getLogger("asyncstreams")
 _UNEXPLAINED_403_WAIT_S = 60.0  # GitHub: "wait for at least one minute"
 _GATEWAY_STATUSES = (502, 503, 504)  # sent by gateways in front of the API
+_MAX_WARNINGS = 20
 _FINAL_ACTIONS = frozenset((ResponseAction.SUCCESS, ResponseAction.IGNORE, ResponseAction.RESET_PAGINATION))
 
 
@@ -55,19 +59,26 @@ class HttpClient:
         self._stream = stream
         self._session = session
         self.events = EventEmitter(stream.listeners, session.listeners)
-        self.builder = RequestBuilder(stream)
+        self.clock = session.clock
+        self.secrets = session.secrets
+        self.builder = RequestBuilder(stream, session.secrets)
         self._backoff = StreamBackoff()
         self._has_answered = False
         self._has_warned = False
-        self.warned_of_more_pages = False
+        self._partial_data_warnings: set[str] = set()
+        self._logs_requests = _log.isEnabledFor(logging.DEBUG)
         self.wait_tracker = WaitTracker(stream.name, self.events, session.clock)
-        self._sender = RequestSender(stream, session, self.builder.allowed_origins, self.wait_tracker)
+        origins = self.builder.allowed_origins, self.builder.uncredentialed_origins
+        self._sender = RequestSender(stream, session, *origins, self.wait_tracker)
         innermost: Send = self._sender.send
         self._send = reduce(_wrap, reversed(stream.middleware), innermost)
 
-    def new_retry_state(self, context: RequestContext, slot: RequestSlot | None = None) -> RetryState:
-        """The retry state of a new page; its slot is released while the page waits."""
-        return RetryState(self._stream, context, self._session, self._backoff, self.events, self.wait_tracker, slot)
+    def new_retry_state(
+        self, context: RequestContext, slot: RequestSlot | None = None, page: int | None = None
+    ) -> RetryState:
+        """The retry state of a new page; its slot is released while the page waits. `page` None: a detail request."""
+        services = self._session, self._backoff, self.events, self.wait_tracker
+        return RetryState(self._stream, context, *services, slot, page)
 
     def describe_limits(self) -> str:
         """The limits known for the stream, as text."""
@@ -81,11 +92,14 @@ class HttpClient:
         """
         while True:
             request = build_request(retry.begin_attempt())
+            response: Response | None = None
             if retry.slot is not None:
                 request.extensions[SLOT_KEY] = retry.slot
             try:
                 response = await self._send_attempt(request)
                 self._has_answered = True
+                if self._logs_requests:
+                    self._log_response(response, request, retry)
                 try:
                     action = self._classify(response, request.extensions["asyncstreams"].context)
                 except BaseException:
@@ -98,6 +112,9 @@ class HttpClient:
                 retry.exclude_pause(request.extensions.pop(PAUSED_KEY, 0.0))
                 await self._wait_or_raise(response, action, request, retry)
             except AsyncStreamsError as error:
+                error.redact(self.secrets)
+                if self._logs_requests and response is None:
+                    self._log_failure(error, request, retry)
                 retry.exclude_pause(request.extensions.pop(PAUSED_KEY, 0.0))
                 self._locate(error, request, retry)
                 # JSON or HTTP that is malformed may be an undetected truncation: it is retried once.
@@ -114,7 +131,7 @@ class HttpClient:
         try:
             await retry.wait_for_retry(error)
         except HostNameNotFound:
-            if self._has_answered:
+            if self._has_answered or ANSWERED_KEY in request.extensions:
                 raise
             failure = ConfigError(
                 "did not answer: the host name in url_base cannot be found",
@@ -131,7 +148,7 @@ class HttpClient:
         except httpx.UnsupportedProtocol:
             failure = ConfigError("only http and https URLs can be requested")
         except httpx.TransportError as error:
-            failure = self._sender.to_error(error, request)
+            failure = self._sender.to_error(error, request.extensions.get(ANSWERED_KEY, request))
         # Raised outside the handler: the text of a transport error may contain secrets.
         raise failure
 
@@ -146,6 +163,8 @@ class HttpClient:
                 f"{class_name}.classify returned {action!r}: must be a ResponseAction",
                 hint="end it with `return super().classify(response, context)`",
             )
+        if action is ResponseAction.SUCCESS and self._stream.graphql_partial == "warn":
+            self._warn_of_partial_data(response)
         if (pause := backoff_seconds(response)) is not None:
             self._sender.governor_for(response.request).pause_for(pause)
         return action
@@ -158,6 +177,8 @@ class HttpClient:
         await discard(response)
         if action in (ResponseAction.FAIL, ResponseAction.REFRESH_AUTH):
             self._record_host_success(request, retry)
+            if response.status_code == 401 and self._sender.drop_token(response.request):
+                return  # the next attempt sends another token
         if action is ResponseAction.FAIL:
             raise refusal_error(stream, response)
         if action is ResponseAction.REFRESH_AUTH:
@@ -168,24 +189,38 @@ class HttpClient:
             if invalidate_token is not None:
                 invalidate_token(response.request)
             return
-        error = retry_status_error(stream, response)
+        error = retry_status_error(stream, response).redact(self.secrets)
+        if action is ResponseAction.THROTTLED and response.extensions.get(UNCERTAIN_THROTTLE_KEY):
+            if retry.waited_for_quota:
+                self._record_host_success(request, retry)
+                raise refusal_error(stream, response)
+            retry.waited_for_quota = True
         if not stream.idempotent:
             raise error
         wait = checked_backoff_time(stream, partial(stream.backoff_time, response))
-        ordered = self._server_wait(response) if wait is None else None
+        ordered = self._server_wait(response, action) if wait is None else None
         if action is ResponseAction.THROTTLED:
+            # Streams that draw on other resources go on; those of this one wait for the reported reset.
+            is_of_resource = False
             if wait is None and ordered is None:
                 ordered = self._implied_wait(response)
+                is_of_resource = only_a_resource_is_exhausted(response, self._session.clock.wall())
             if (permit := _permit_for(request)) is not None:
+                is_of_resource = is_of_resource and permit.governor.is_held_by_quota(permit.client)
                 is_ordered = ordered is not None or wait is not None
                 retry.budget_spent += 0.0 if is_ordered else THROTTLE_COST
                 permit.governor.record_refusal(permit, has_retry_after=is_ordered)
             governor = self._sender.governor_for(response.request)
             pause = ordered if wait is None else wait
-            if pause is not None:
+            if pause is not None and not is_of_resource:
                 # The pause starts before this page can give up, so that the other pages stop sending.
                 governor.pause_for(pause)
-            governor.pause_for(retry.record_throttle(error, pause))
+            # A page does not wait for a token that refuses it if there is another one.
+            is_waited_for = governor in retry.refused_by or not self._sender.has_other_token(response.request)
+            retry.refused_by.add(governor)
+            delay = retry.record_throttle(error, pause, is_waited_for=is_waited_for)
+            if not is_of_resource:
+                governor.pause_for(delay, permit if pause is None and retry.throttles == 1 else None)
         elif ordered is not None or not self._record_host_failure(
             request,
             retry,
@@ -219,22 +254,51 @@ class HttpClient:
             _UNEXPLAINED_403_WAIT_S if response.status_code == 403 else None
         )
 
-    def _server_wait(self, response: Response) -> float | None:
-        """Seconds of the Retry-After header; an invalid one is logged once."""
-        ordered = retry_after(response, self._session.clock.wall())
+    def _server_wait(self, response: Response, action: ResponseAction) -> float | None:
+        """Seconds that the headers order, or the body of a refusal; an invalid Retry-After is logged once."""
+        wall = self._session.clock.wall()
+        ordered = retry_after(response, wall)
         header = response.raw_header(b"retry-after")
         if ordered is None and header is not None and header.strip() != b"0" and not self._has_warned:
             self._has_warned = True
             _log.warning("%s: invalid Retry-After ignored: %.40r", self._stream.name, header)
+        if ordered is None and action is ResponseAction.THROTTLED:
+            ordered = body_retry_after(response, wall)
         return ordered
+
+    def _warn_of_partial_data(self, response: Response) -> None:
+        """Log what a GraphQL response says beside its data, each message once."""
+        message, known = partial_data_warning(self._stream, response), self._partial_data_warnings
+        if message is not None and message not in known and len(known) < _MAX_WARNINGS:
+            known.add(message)
+            _log.warning("%s: a part of the data is missing: %s", self._stream.name, self.secrets.mask(message))
+
+    def _log_response(self, response: Response, request: Request, retry: RetryState) -> None:
+        size = f"{len(response.content):,} bytes" if response.has_body else "a body that is still arriving"
+        self._log_request(f"{response.status_code}, {size}", request, retry)
+
+    def _log_failure(self, error: AsyncStreamsError, request: Request, retry: RetryState) -> None:
+        self._log_request(f"{type(error).__name__}: {self.secrets.mask(error.message)}", request, retry)
+
+    def _log_request(self, result: str, request: Request, retry: RetryState) -> None:
+        waited_s: float = request.extensions.get(PAUSED_KEY, 0.0)
+        answered: Request = request.extensions.get(ANSWERED_KEY, request)
+        _log.debug(
+            "%s: %s: %s %s: %s, %.0f ms",
+            self._stream.name,
+            retry.subject,
+            answered.method,
+            shown_url(answered),
+            result,
+            (self._session.clock.monotonic() - retry.sent_at - waited_s) * 1000,
+        )
 
     def _is_repeatable(self, error: AsyncStreamsError) -> bool:
         return self._stream.idempotent or (isinstance(error, HostUnavailable) and not error.was_sent)
 
     def _locate(self, error: AsyncStreamsError, request: Request, retry: RetryState) -> None:
-        error.locate(
-            stream=self._stream.name, method=request.method, url=safe_url(request.url_text), tries=retry.attempt
-        )
+        answered: Request = request.extensions.get(ANSWERED_KEY, request)
+        error.locate(stream=self._stream.name, method=answered.method, url=shown_url(answered), tries=retry.attempt)
 
 
 def _permit_for(request: Request) -> Permit | None:

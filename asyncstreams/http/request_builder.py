@@ -3,62 +3,37 @@
 from __future__ import annotations
 
 import functools
-import os
+import logging
 import re
-import ssl
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from os import PathLike
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import httpx
 
 from .. import _json
 from .._version import __version__
+from ..content.decoders import ACCEPT_ENCODING
 from ..errors import ConfigError
 from ..messages import Request
-from ..models import PageRequest, RequestContext, Timeouts
+from ..models import PageRequest, ParamsInput, RequestContext, Secret
 from ..protocols import Stream
-from ..urls import join, with_params
-from .decoders import ACCEPT_ENCODING
-from .origin import Origin, allowed_origins, resolve
+from ..redaction import MASK, RevealedSecrets
+from ..urls import Pairs, formatted_secret, join, merge_params, param_pairs, with_params
+from .origin import Origin, OriginPattern, allowed_origins, canonical_url, resolve, uncredentialed_origins
+from .send_options import ClientOptions, SendOptions, parse_request_kwargs
 
+_log = logging.getLogger("asyncstreams")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
 _ABSOLUTE_URL = re.compile("https?://", re.IGNORECASE)
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 USER_AGENT = f"asyncstreams/{__version__}"
-_DEFAULT_HEADERS = (
+DEFAULT_HEADERS = (
     ("Accept", "*/*"),
     ("Accept-Encoding", ACCEPT_ENCODING),
     ("User-Agent", USER_AGENT),
 )
 _NO_HEADERS: Mapping[str, str] = {}
 _NO_PAGE = PageRequest()
-_ALIASES = {"allow_redirects": "follow_redirects", "proxies": "proxy"}
-_PER_REQUEST = ("timeout", "follow_redirects", "extensions")
-_PER_CLIENT = ("verify", "cert", "proxy", "http2")
-
-
-@dataclass(frozen=True, slots=True)
-class ClientOptions:
-    """Options of a connection; requests with equal options share connections."""
-
-    verify: bool | str | ssl.SSLContext = True
-    cert: str | tuple[str, ...] | None = None
-    proxy: str | None = field(default=None, repr=False)
-    http2: bool = False
-    reuse: bool = True
-    trust_env: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class SendOptions:
-    """How one request is sent, according to its stream and `request_kwargs`."""
-
-    timeouts: Timeouts
-    follow_redirects: bool = False
-    extensions: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    client: ClientOptions = ClientOptions()
 
 
 class Attempt(NamedTuple):
@@ -68,24 +43,35 @@ class Attempt(NamedTuple):
     context: RequestContext
     options: SendOptions
     streamed: bool = False
+    secrets: RevealedSecrets | None = None
 
 
 class RequestBody(NamedTuple):
     """The body of a request: at most one of the two forms."""
 
     json: Any = None
-    data: Mapping[str, Any] | str | bytes | None = None
+    data: Mapping[str, Any] | Sequence[tuple[str, Any]] | str | bytes | Secret | None = None
 
 
 class RequestBuilder:
-    """Builds the requests of one stream; whatever is equal in all of them is computed once."""
+    """Builds the requests of one stream; whatever is equal in all of them is computed once.
 
-    def __init__(self, stream: Stream) -> None:
+    `secrets` records each Secret that a request reveals.
+    """
+
+    def __init__(self, stream: Stream, secrets: RevealedSecrets) -> None:
         self._stream = stream
+        self._secrets = secrets
+        self._has_warned_of_mask = False
+        self._has_logged_upgrade = False
         self._class_name = type(stream).__name__
         self.allowed_origins: frozenset[Origin] = allowed_origins(
             self._class_name, stream.url_base, stream.allowed_origins
         )
+        self.uncredentialed_origins: tuple[OriginPattern, ...] = uncredentialed_origins(
+            self._class_name, stream.uncredentialed_origins, self.allowed_origins
+        )
+        self._base = stream.url_base, canonical_url(stream.url_base)
         self._options = SendOptions(
             stream.timeouts, client=ClientOptions(reuse=stream.idempotent, trust_env=stream.trust_env)
         )
@@ -98,15 +84,21 @@ class RequestBuilder:
             token = context.next_page_token
             page = stream.paginator.apply(stream.paginator.first() if token is None else token)
         if page.url is not None:
-            url = resolve(page.url, referrer or stream.url_base, self.allowed_origins)
+            url = self._resolve(page.url, referrer or stream.url_base)
         else:
             params = stream.request_params(context)
-            params = {**params, **page.params} if params else page.params
+            if params is None:
+                params = page.params
+            else:
+                reveal = self._secrets.reveal
+                params = merge_params(self._class_name, params, page.params, reveal, "the parameters of request_params")
             url = self.build_url(stream.path(context), params)
         json, data = stream.request_json(context), stream.request_data(context)
         if page.json:
             json = _merge(self._class_name, "request_json", json, page.json)
-        if page.data:
+        if page.data and _is_form_of_pairs(data):
+            data = merge_params(self._class_name, data, page.data, self._secrets.reveal, "the fields of request_data")
+        elif page.data:
             data = _merge(self._class_name, "request_data", data, page.data)
         body = RequestBody(json, data)
         headers = stream.request_headers(context) or _NO_HEADERS
@@ -127,26 +119,62 @@ class RequestBuilder:
         streamed: bool = False,
     ) -> Request:
         """A request from its parts. Raises ConfigError for a part that cannot be sent."""
-        content, content_type = _encode_body(self._class_name, body)
+        content, content_type = _encode_body(self._class_name, body, self._secrets.reveal)
+        if content and (b"***" in content or b"%2A%2A%2A" in content):
+            self._warn_of_mask("the body")
         pairs = self._build_headers(headers, content_type)
-        options = parse_request_kwargs(self._class_name, kwargs, self._options) if kwargs else self._options
+        options = parse_request_kwargs(self._stream, kwargs, self._options, url) if kwargs else self._options
         extensions: dict[str, Any] = {
             **options.extensions,
             "timeout": _httpx_timeout(options.timeouts.connect),
-            "asyncstreams": Attempt(self._stream, context, options, streamed),
+            "asyncstreams": Attempt(self._stream, context, options, streamed, self._secrets),
         }
         return Request(method.upper(), url, headers=pairs, content=content, extensions=extensions)
 
-    def build_url(self, path: str | tuple[str | int, ...], params: Mapping[str, Any]) -> str:
+    def build_url(self, path: str | Secret | tuple[str | int | Secret, ...], params: ParamsInput) -> str:
         """`url_base`, path and params, joined. Raises ConfigError, or CrossOriginLink for a foreign origin."""
-        if isinstance(path, str) and _ABSOLUTE_URL.match(path):
-            joined = resolve(path, self._stream.url_base, self.allowed_origins)
+        reveal = self._secrets.reveal
+        if isinstance(path, Secret) and _ABSOLUTE_URL.match(path.reveal()):
+            joined = self._resolve(reveal(path), self._stream.url_base)
+        elif isinstance(path, str) and _ABSOLUTE_URL.match(path):
+            if MASK in path:
+                raise formatted_secret(self._class_name, "path()")
+            joined = self._resolve(path, self._stream.url_base)
         else:
-            joined = join(self._class_name, self._stream.url_base, path)
-        return with_params(self._class_name, joined, params) if params else joined
+            joined = join(self._class_name, self._url_base(), path, reveal)
+        url = with_params(self._class_name, joined, params, reveal) if params else joined
+        if "%2A%2A%2A" in url:
+            self._warn_of_mask("the URL")
+        return url
+
+    def _warn_of_mask(self, what: str) -> None:
+        """Log once that a request contains the text of a Secret that was formatted, or a text that looks like it."""
+        if not self._has_warned_of_mask:
+            self._has_warned_of_mask = True
+            _log.warning(
+                "%s: %s of a request contains %r, which str() and f-strings show in place of a Secret: if it was one, "
+                'use the Secret itself, or "text" + secret',
+                self._stream.name,
+                what,
+                MASK,
+            )
+
+    def _url_base(self) -> str:
+        """`url_base` in the characters of a request line; a stream may change it between requests."""
+        url_base = self._stream.url_base
+        if url_base is not self._base[0]:
+            self._base = url_base, canonical_url(url_base)
+        return self._base[1]
+
+    def _resolve(self, link: str, base: str) -> str:
+        url = resolve(link, base, self.allowed_origins, self.uncredentialed_origins)
+        if not self._has_logged_upgrade and link[:5].lower() == "http:" and url.startswith("https:"):
+            self._has_logged_upgrade = True
+            _log.info("%s: links that say http are followed over https: the host is its own", self._stream.name)
+        return url
 
     def _build_headers(self, headers: Mapping[str, Any], content_type: str | None) -> list[tuple[str, str]]:
-        pairs = list(_DEFAULT_HEADERS)
+        pairs = list(DEFAULT_HEADERS)
         if content_type is not None:
             pairs.append(("Content-Type", content_type))
         if not headers:
@@ -156,7 +184,12 @@ class RequestBuilder:
         return [pair for pair in pairs if pair[0].lower() not in names] + custom
 
     def _check_header(self, name: str, value: Any) -> str:
-        text = value if isinstance(value, str) else str(value)
+        if isinstance(value, Secret):
+            text = self._secrets.reveal(value)
+        else:
+            text = value if isinstance(value, str) else str(value)
+            if MASK in text:
+                raise formatted_secret(self._class_name, f"the header {name}")
         if not _HEADER_NAME.fullmatch(name):
             raise ConfigError(f"{self._class_name}.request_headers: {name!r} is not a valid header name")
         if not _HEADER_VALUE.fullmatch(text):
@@ -165,73 +198,6 @@ class RequestBuilder:
                 "or a character outside ASCII"
             )
         return text
-
-
-def parse_request_kwargs(class_name: str, kwargs: Mapping[str, Any], default: SendOptions) -> SendOptions:
-    """The options of one request. Raises ConfigError for an unknown key, and lists the known ones."""
-    known = {_ALIASES.get(name, name): value for name, value in kwargs.items() if name != "stream"}
-    for name in known:
-        if name not in _PER_REQUEST + _PER_CLIENT:
-            raise ConfigError(
-                f"{class_name}.request_kwargs: unknown key {name!r}",
-                hint=f"known keys are {', '.join(_PER_REQUEST + _PER_CLIENT)}, and the aliases "
-                "allow_redirects, proxies and stream",
-            )
-    client = {name: known[name] for name in _PER_CLIENT if name in known}
-    if "verify" in client:
-        client["verify"] = _parse_verify(class_name, client["verify"])
-    if client.get("cert") is not None:
-        client["cert"] = _parse_cert(class_name, client["cert"])
-    if isinstance(client.get("proxy"), Mapping):
-        proxies = client["proxy"]
-        client["proxy"] = proxies.get("https") or proxies.get("http") or proxies.get("all")
-    if client.get("proxy") and not str(client["proxy"]).startswith(("http://", "https://", "socks5://", "socks5h://")):
-        raise ConfigError(f"{class_name}.request_kwargs: the proxy has no scheme", hint="write it as http://host:port")
-    timeout = known.get("timeout")
-    return replace(
-        default,
-        timeouts=default.timeouts if timeout is None else _parse_timeouts(class_name, timeout, default.timeouts),
-        follow_redirects=bool(known.get("follow_redirects", default.follow_redirects)),
-        extensions=dict(known.get("extensions") or {}),
-        client=replace(default.client, **client) if client else default.client,
-    )
-
-
-def _parse_verify(class_name: str, verify: Any) -> bool | str | ssl.SSLContext:
-    if isinstance(verify, bool | ssl.SSLContext):
-        return verify
-    if isinstance(verify, str | PathLike):
-        return os.fspath(cast(str, verify))
-    raise ConfigError(
-        f"{class_name}.request_kwargs: verify = {verify!r}: expected True, False, the path of a file or folder of "
-        "certificate authorities, or an ssl.SSLContext"
-    )
-
-
-def _parse_cert(class_name: str, cert: Any) -> str | tuple[str, ...]:
-    parts: list[Any] = [*cast(Sequence[Any], cert)] if isinstance(cert, tuple | list) else [cert]
-    if 1 <= len(parts) <= 3 and all(isinstance(part, str | PathLike) for part in parts):
-        return tuple([os.fspath(cast(str, part)) for part in parts])
-    raise ConfigError(
-        f"{class_name}.request_kwargs: cert: expected the path of a certificate with its key, (certificate, key), or "
-        "(certificate, key, password)"
-    )
-
-
-def _parse_timeouts(class_name: str, timeout: Any, default: Timeouts) -> Timeouts:
-    if isinstance(timeout, Timeouts):
-        return timeout
-    if isinstance(timeout, httpx.Timeout):
-        timeout = (timeout.connect or default.connect, timeout.read or default.read)
-    if isinstance(timeout, tuple):
-        connect, read = cast(tuple[float | None, float | None], timeout)
-        connect, read = connect or default.connect, read or default.read
-        return replace(default, connect=connect, first_byte=read, read=read, total=max(default.total, read))
-    if isinstance(timeout, int | float):
-        return replace(default, connect=timeout, first_byte=timeout, read=timeout, total=max(default.total, timeout))
-    raise ConfigError(
-        f"{class_name}.request_kwargs: timeout must be a number of seconds, (connect, read), or Timeouts(...)"
-    )
 
 
 def _merge(class_name: str, hook: str, hook_fields: Any, page_fields: Mapping[str, Any]) -> Any:
@@ -244,25 +210,50 @@ def _merge(class_name: str, hook: str, hook_fields: Any, page_fields: Mapping[st
     return merged
 
 
-def _encode_body(class_name: str, body: RequestBody) -> tuple[bytes, str | None]:
-    """The bytes of a body, and their content type."""
+def _encode_body(class_name: str, body: RequestBody, reveal: Callable[[Secret], str]) -> tuple[bytes, str | None]:
+    """The bytes of a body, and their content type. `reveal` gives the text of a Secret."""
     json, data = body
     if json is None and not data:
         return b"", None
     if json is not None and data is not None:
         raise ConfigError(f"{class_name}: request_json and request_data both returned a body; a request has only one")
+    if isinstance(data, Secret):
+        return reveal(data).encode(), None
     if isinstance(data, str | bytes):
+        if data in (MASK, b"***"):
+            raise formatted_secret(class_name, "request_data")
         return (data.encode() if isinstance(data, str) else data), None
     if data is not None:
-        return _encode_form(class_name, data), "application/x-www-form-urlencoded"
+        fields = param_pairs(class_name, data, reveal, "the fields of request_data")
+        return _encode_form(class_name, fields, reveal), "application/x-www-form-urlencoded"
     try:
-        return _json.encode(json), "application/json"
+        content = _encode_json(json, reveal)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{class_name}: request_json returned a value that JSON cannot represent: {error}") from None
+    if b'"***"' in content:
+        raise formatted_secret(class_name, "request_json")
+    return content, "application/json"
 
 
-def _encode_form(class_name: str, fields: Mapping[str, Any]) -> bytes:
-    return with_params(class_name, "", fields).removeprefix("?").replace("%20", "+").encode()
+def _is_form_of_pairs(data: Any) -> bool:
+    """Whether a form may have several fields of one name, which a dict would lose."""
+    return isinstance(data, list | tuple | httpx.QueryParams)
+
+
+def _encode_form(class_name: str, fields: Pairs, reveal: Callable[[Secret], str]) -> bytes:
+    return with_params(class_name, "", fields, reveal).removeprefix("?").replace("%20", "+").encode()
+
+
+def _encode_json(value: Any, reveal: Callable[[Secret], str]) -> bytes:
+    def to_builtin(item: object) -> str:
+        if isinstance(item, Secret):
+            return reveal(item)
+        raise TypeError(f"there is no JSON for the type {type(item).__name__}")
+
+    try:
+        return _json.encode(value)
+    except TypeError:  # a Secret, or a value that JSON cannot represent
+        return _json.encode_with(value, to_builtin)
 
 
 @functools.lru_cache(maxsize=64)

@@ -12,14 +12,16 @@ from random import Random
 
 from ..errors import AsyncStreamsError, ConfigError, RateLimitWaitTooLong
 from ..events import EventEmitter, RetryScheduled
-from ..models import Backoff, RequestContext
+from ..models import Backoff, RequestContext, shorten
 from ..protocols import RequestSlot, Stream
+from ..rate_limits.governor import Governor
 from ..rate_limits.wait_reason import WaitReason
 from .session import Session
 from .wait_tracker import WaitTracker
 
 _log = logging.getLogger("asyncstreams")
-_THROTTLE_BACKOFF = Backoff(base=1.0, cap=60.0)
+_THROTTLE_BACKOFF = Backoff(base=0.5, cap=60.0)
+_MIN_PAUSE_S, _MAX_MIN_PAUSE_S = 0.5, 0.6  # because a server that refuses must not receive the next request at once
 _MAX_SERVER_WAITS = 4  # sum of waits without a success, as a multiple of max_server_wait
 _MAX_EXPONENT = 60
 _YEAR_S = 366 * 86_400
@@ -74,13 +76,19 @@ class RetryState:
         events: EventEmitter,
         wait_tracker: WaitTracker,
         slot: RequestSlot | None,
+        page: int | None = None,
     ) -> None:
         self._stream, self._backoff, self._events, self._wait_tracker = stream, backoff, events, wait_tracker
         self._clock, self._random = session.clock, session.random
         self._context = context
+        self._page = page
         self.slot = slot
         self.attempt = 0
         self.auth_refreshed = False
+        self.refused_by: set[Governor] = set()
+        """The governors of the tokens that have refused this page."""
+        self.waited_for_quota = False
+        """Whether the page has waited for a quota that may not be the reason of its refusal."""
         self.budget_spent = 0.0
         """Cost of the page's retries in the retry budget of the host."""
         self.is_host_silent = False
@@ -89,7 +97,8 @@ class RetryState:
         self._was_reread = False
         self._paused_s = 0.0
         self._ordered_wait_s = 0.0
-        self._throttles = 0
+        self.throttles = 0
+        """Refusals for rate limiting."""
         self._server_wait_s = 0.0
         self.started_at = self._sent_at = 0.0
         self._succeeded_at: float | None = None
@@ -103,6 +112,18 @@ class RetryState:
             return replace(self._context, attempt=self.attempt)
         self.started_at = self._sent_at
         return self._context
+
+    @property
+    def subject(self) -> str:
+        """The page and the slice, as text for logs."""
+        page = "detail request" if self._page is None else f"page {self._page}"
+        stream_slice = self._context.stream_slice
+        return f"{page} of slice {shorten(str(stream_slice))}" if stream_slice else page
+
+    @property
+    def sent_at(self) -> float:
+        """Monotonic time at which the current attempt started."""
+        return self._sent_at
 
     def exclude_pause(self, seconds: float) -> None:
         """Exclude the seconds of a pause from the time of the page."""
@@ -158,18 +179,27 @@ class RetryState:
             async with nullcontext() if self.slot is None else self.slot.released():
                 await self._clock.sleep(delay)
 
-    def record_throttle(self, error: AsyncStreamsError, wait: float | None) -> float:
+    def record_throttle(self, error: AsyncStreamsError, wait: float | None, *, is_waited_for: bool = True) -> float:
         """Record a throttled attempt; return the seconds to pause, which spend no try. `wait` None: our backoff.
 
+        Without `is_waited_for`, the page goes on with another token, and the pause is none of its waits.
         Raises RateLimitWaitTooLong for more than the stream's `max_server_wait`, or if the waits
         without a success add up to four times as much.
         """
-        self._throttles += 1
-        own = full_jitter(self._throttles, _THROTTLE_BACKOFF, self._random)
-        # With a minimum, because a server that refuses must not receive the next request at once.
-        delay = max(own, _THROTTLE_BACKOFF.base / 2) if wait is None else wait
-        self._spend_server_wait(error, delay)
-        self._announce("pause", error, delay)
+        self.throttles += 1
+        own = full_jitter(self.throttles, _THROTTLE_BACKOFF, self._random)
+        delay = max(own, self._random.uniform(_MIN_PAUSE_S, _MAX_MIN_PAUSE_S)) if wait is None else wait
+        if is_waited_for:
+            self._spend_server_wait(error, delay)
+            self._announce("pause", error, delay)
+        else:
+            _log.warning(
+                "%s: %s: this token pauses for %.0f s, and %s goes on with another one",
+                self._stream.name,
+                error.message,
+                delay,
+                self.subject,
+            )
         return delay
 
     def _is_in_outage(self, now: float) -> bool:
@@ -190,12 +220,13 @@ class RetryState:
 
     def _log(self, event: str, error: AsyncStreamsError, delay: float | None) -> None:
         _log.log(
-            # Giving up also raises an error; long waits are logged at the default level.
-            logging.WARNING if event != "give_up" and (delay or 0.0) >= _LONG_WAIT_S else logging.INFO,
-            "%s: %s: %s (%s, request %d of this page)",
+            # Giving up and long waits are logged at the default level.
+            logging.WARNING if delay is None or delay >= _LONG_WAIT_S else logging.INFO,
+            "%s: %s: %s (%s, %s, request %d of this page)",
             self._stream.name,
             event,
             error.message,
+            self.subject,
             "no try is left" if delay is None else f"next in {delay:.2f} s",
             self.attempt,
             extra={"event": event, "stream": self._stream.name, "delay": delay, "attempt": self.attempt},

@@ -1,11 +1,12 @@
-"""Sessions: connections, governors, clock and randomness of running reads, one per event loop."""
+"""Sessions: connections, cookies, governors, clock and randomness of running reads, one per event loop."""
 
 from __future__ import annotations
 
 import asyncio
 import importlib.util
+import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from random import Random
 from types import TracebackType
@@ -15,20 +16,26 @@ from weakref import WeakKeyDictionary
 import anyio
 import httpx
 
+from ..auth.authenticators import RenewingAuth
+from ..auth.identity import credential_key
 from ..clock import Clock
 from ..errors import ConfigError
 from ..events import Listener
 from ..protocols import MockRouter
 from ..rate_limits.governor import Governor, HostState
 from ..rate_limits.loop_lag import LoopLag
+from ..redaction import RevealedSecrets
 from ..wire.proxies import Proxy, environment_proxy, parse_proxy
 from ..wire.tls import DEFAULT_TLS, TlsOptions, tls_context, with_environment
 from ..wire.transport import Http1Transport
+from .cookies import CookieStore
 from .origin import Origin
-from .request_builder import ClientOptions
+from .send_options import ClientOptions, SendOptions
 from .timeouts import Deadlines
 
 T = TypeVar("T")
+# At DEBUG they write all headers, with the credential and cookies.
+_LOGGERS_OF_HEADERS = ("hpack.hpack", "hpack.table", "httpcore.http11", "httpcore.http2")
 
 
 class Session:
@@ -45,8 +52,13 @@ class Session:
         # The credential is stored as well: its id is unique only as long as it exists.
         self._governors: dict[tuple[Origin, int, str | None], tuple[Governor, object]] = {}
         self._hosts: dict[tuple[Origin, int], HostState] = {}
+        self._credentials: dict[Hashable, httpx.Auth] = {}
+        self._idle_channels: dict[int, list[object]] = {}
+        self._joined: dict[int, tuple[RenewingAuth, Hashable]] = {}
+        self.cookies = CookieStore()
         self._lag = LoopLag()
         self.deadlines = Deadlines()
+        self.secrets = RevealedSecrets()
         self._cache: dict[int, object] = {}
 
     def transport_for(self, origin: Origin, options: ClientOptions) -> httpx.AsyncBaseTransport:
@@ -57,12 +69,35 @@ class Session:
             transport = self._transports[key] = _open(origin, options)
         return transport
 
-    def governor_for(self, origin: Origin, credential: object, quota_group: str | None = None) -> Governor:
-        """The governor of this origin, credential (compared by identity) and quota group."""
+    def credential_for(self, authenticator: httpx.Auth | None) -> httpx.Auth | None:
+        """The credential that the session uses for this authenticator: the first one that is equal to it.
+
+        Equal OAuth2 clients, also of other open sessions of this process, share their tokens from now on.
+        """
+        if authenticator is None:
+            return None
+        if not isinstance(authenticator, RenewingAuth):
+            return self._credentials.setdefault(credential_key(authenticator), authenticator)
+        if id(authenticator) not in self._joined:
+            self._joined[id(authenticator)] = authenticator, authenticator.join()
+        return self._credentials.setdefault(self._joined[id(authenticator)][1], authenticator)
+
+    def idle_channels(self, credential: httpx.Auth) -> list[object]:
+        """The connection channels of a credential that no request uses at the moment, to pop and to append."""
+        return self._idle_channels.setdefault(id(credential), [])
+
+    def governor_for(
+        self, origin: Origin, credential: object, quota_group: str | None = None, *, one_of: object = None
+    ) -> Governor:
+        """The governor of this origin, credential (compared by identity) and quota group.
+
+        `one_of` is the authenticator that the credential is one of: its credentials share the state of the host.
+        """
         key = (origin, id(credential), quota_group)
         entry = self._governors.get(key)
         if entry is None:
-            host = self._hosts.setdefault(key[:2], HostState(self.random))
+            host_key = (origin, id(credential if one_of is None else one_of))
+            host = self._hosts.setdefault(host_key, HostState(self.random))
             entry = self._governors[key] = Governor(self.clock, self.random, self._lag, host), credential
         return entry[0]
 
@@ -78,7 +113,11 @@ class Session:
             async with AsyncExitStack() as stack:
                 for transport in self._transports.values():
                     stack.push_async_callback(transport.aclose)
+        for authenticator, _ in self._joined.values():
+            authenticator.leave()
+        self._joined.clear()
         self._transports.clear()
+        self.cookies.clear()
         self._cache.clear()
         self._lag.stop()
         self.deadlines.stop()
@@ -150,8 +189,12 @@ def _open(origin: Origin, options: ClientOptions) -> httpx.AsyncBaseTransport:
         raise ConfigError(
             f"the proxy {proxy} speaks SOCKS, which needs the package socksio", hint='pip install "asyncstreams[socks]"'
         )
+    for name in _LOGGERS_OF_HEADERS:
+        logger = logging.getLogger(name)
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.INFO)
     # No limits: httpcore's pool loses connections if requests that wait in it are cancelled.
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None if options.reuse else 0)
     context = tls_context(tls, http2=options.http2) if uses_tls else False
     return httpx.AsyncHTTPTransport(
         verify=context, proxy=proxy_url, http2=options.http2, limits=limits, trust_env=False
@@ -168,6 +211,23 @@ def _proxy_for(origin: Origin, options: ClientOptions) -> tuple[str | None, Prox
     if url is None:
         return None, None
     return url, parse_proxy(url, f"the proxy of the environment for {origin.scheme} requests")
+
+
+def uses_proxy(origin: Origin, options: ClientOptions) -> bool:
+    """Whether requests to this origin go through a proxy, which looks its name up. Raises ConfigError."""
+    return _proxy_for(origin, options)[0] is not None
+
+
+def check_extensions(origin: Origin, options: SendOptions) -> None:
+    """Raise ConfigError for extensions that httpx's transports would ignore on this way to the origin."""
+    if not options.client.http2 or origin.scheme != "https" or "sni_hostname" not in options.extensions:
+        return
+    proxy = _proxy_for(origin, options.client)[1]
+    if proxy is not None and not proxy.is_socks:
+        raise ConfigError(
+            f"request_kwargs: the extension sni_hostname would be ignored with http2 through the proxy {proxy}",
+            hint="leave out http2, or the extension",
+        )
 
 
 def as_transport(transport: httpx.AsyncBaseTransport | MockRouter | None) -> httpx.AsyncBaseTransport | None:

@@ -4,85 +4,127 @@ from __future__ import annotations
 
 import codecs
 import csv
+import logging
 import re
-from collections.abc import AsyncGenerator
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from contextlib import aclosing
+from typing import Any, Literal, Protocol
 
 from .. import _json
+from ..content.charsets import find_charset, invalid_charset_hint
 from ..errors import ConfigError, MalformedJSON, UnexpectedContent
 from ..messages import Response
 from ..models import Record
 from .json_items import ItemScanner
+from .text_stream import END_OF_TEXT, text_pieces
 
+_log = logging.getLogger("asyncstreams")
 # The beginnings of HTML, XML, a JSON object and a JSON array; a plain CSV field may begin with a bracket.
 _OTHER_FORMAT = re.compile(r'\s*(?:<[A-Za-z!?]|\{\s*"|\[\s*[\[{"])')
 _MAX_LINE_BYTES = 16 * 2**20
+_COMMON_DELIMITERS = ";\t|,"
 
 
-async def ndjson(response: Response) -> AsyncGenerator[Record]:
+def ndjson(response: Response) -> AsyncGenerator[Record]:
     """Yield one record for each line of newline-delimited JSON; blank lines are skipped.
 
-    Raises MalformedJSON, which names the line, also for a truncated last line, and UnexpectedContent
-    for a line of more than 16 MiB.
+    Files and charsets are handled as in `csv_rows`. Raises MalformedJSON, which names the line, also for a truncated
+    last line, and UnexpectedContent for a line of more than 16 MiB.
     """
-    rest: bytes = b""
-    line = 1
-    async for piece in response.aiter_bytes():
-        complete, newline, tail = piece.rpartition(b"\n")
-        if not newline:
-            rest += piece
-            _check_length(len(rest), "line")
-            continue
-        block = rest + complete
-        rest = tail
-        for record in _decode_lines(block, line):
-            yield record
-        line += block.count(b"\n") + 1
-    for record in _decode_lines(rest, line):
-        yield record
+    return _parse(response, response.charset, _LineParser, MalformedJSON)
 
 
-async def csv_rows(
-    response: Response, *, delimiter: str = ",", quotechar: str = '"', encoding: str = "utf-8"
+def csv_rows(
+    response: Response,
+    *,
+    delimiter: str = ",",
+    quotechar: str | None = '"',
+    encoding: str | None = None,
+    extra_columns: Literal["error", "drop"] = "error",
 ) -> AsyncGenerator[Record]:
     """Yield one record of strings for each row; the first row names the fields. Quoted fields may span lines.
 
-    Raises UnexpectedContent for duplicate field names, a row whose length differs from the header, an
-    unclosed quote, a row of more than 16 MiB, or bytes that are invalid in the encoding. Raises ConfigError
-    for an unknown encoding.
+    delimiter, quotechar: one character each; None for files without quotes.
+    encoding: charset of the text; None for the one that Content-Type declares, or UTF-8. A byte order mark wins.
+    extra_columns: columns without a name, and fields beyond the last name, are left out if they are empty. For a
+        value there, "error" raises UnexpectedContent, and "drop" leaves it out, too.
+
+    A gzip, bzip2 or zstd file is decompressed, and the files of a ZIP file (at most 1,000) are read one after the
+    other, each with its own header. `body_limits` holds for all of them together.
+
+    Raises UnexpectedContent for a field name that occurs twice, a row with too few or too many fields, an unclosed
+    quote, a row of more than 16 MiB, bytes that are invalid in the encoding, and for encrypted ZIP files and files
+    within files. Raises ConfigError for an invalid argument.
     """
-    header: list[str] | None = None
-    number = 0
-    async for row in _rows(response, delimiter, quotechar, encoding):
-        number += 1
-        if header is None:
-            header = row
-            if _OTHER_FORMAT.match(row[0]):
-                kind = response.headers.get("content-type", "no content type")
-                raise UnexpectedContent(f"sent HTML, XML or JSON instead of CSV ({kind})")
-            if len(set(header)) < len(header):
-                twice = next(name for name in header if header.count(name) > 1)
-                raise UnexpectedContent(
-                    f"sent CSV whose header names {twice!r} twice: one of the columns would be lost"
-                )
-            continue
-        if len(row) != len(header):
-            raise UnexpectedContent(f"sent CSV whose row {number} has {len(row)} fields; the header has {len(header)}")
-        yield dict(zip(header, row, strict=True))
+    charset = response.charset if encoding is None else find_charset(encoding)
+    if encoding is not None and charset is None:
+        raise ConfigError(f"csv_rows(encoding={encoding!r}): unknown encoding")
+    _check_dialect(delimiter, quotechar, extra_columns)
+
+    def new_parser() -> _CsvParser:
+        return _CsvParser(response, delimiter, quotechar, drops_extra=extra_columns == "drop")
+
+    return _parse(response, charset, new_parser, UnexpectedContent)
 
 
-async def json_items(response: Response, path: str = "") -> AsyncGenerator[Record]:
+def json_items(response: Response, path: str = "") -> AsyncGenerator[Record]:
     """Yield the items of the array at a dotted path (`""`: the body itself), without holding the array.
 
-    Raises MalformedJSON for a malformed or truncated body. Raises UnexpectedContent if there is no array at
-    the path, or for more than 16 MiB in one item or outside the array.
+    Files and charsets are handled as in `csv_rows`. Raises MalformedJSON for a malformed or truncated body. Raises
+    UnexpectedContent if there is no array at the path, or for more than 16 MiB in one item or outside the array.
     """
-    scanner = ItemScanner(path)
-    async for piece in response.aiter_bytes():
-        for item in scanner.feed(piece):
-            yield item
-    for item in scanner.finish():
-        yield item
+    return _parse(response, response.charset, lambda: ItemScanner(path), MalformedJSON)
+
+
+class _Parser(Protocol):
+    """An incremental parser of one text in UTF-8."""
+
+    def feed(self, piece: bytes) -> Iterable[Any]: ...
+
+    def finish(self) -> Iterable[Any]: ...
+
+
+async def _parse(
+    response: Response, charset: str | None, new_parser: Callable[[], _Parser], error: type[UnexpectedContent]
+) -> AsyncGenerator[Any]:
+    """Yield the records of each text in the body, from a parser of its own."""
+    parser = new_parser()
+    async with aclosing(text_pieces(response, charset, error)) as pieces:
+        async for piece in pieces:
+            if piece is END_OF_TEXT:
+                records = parser.finish()
+                parser = new_parser()
+            else:
+                records = parser.feed(piece)
+            if isinstance(records, list):
+                response.count_rows(len(records))
+            for record in records:
+                yield record
+
+
+class _LineParser:
+    """Parses newline-delimited JSON, the lines of one piece in one call."""
+
+    def __init__(self) -> None:
+        self._rest: list[bytes] = []
+        self._rest_size = 0
+        self._line = 1
+
+    def feed(self, piece: bytes) -> list[Any]:
+        complete, newline, tail = piece.rpartition(b"\n")
+        if not newline:
+            self._rest.append(piece)
+            self._rest_size += len(piece)
+            _check_length(self._rest_size, "line")
+            return []
+        block = b"".join((*self._rest, complete))
+        self._rest, self._rest_size = [tail], len(tail)
+        first = self._line
+        self._line += block.count(b"\n") + 1
+        return _decode_lines(block, first)
+
+    def finish(self) -> list[Any]:
+        return _decode_lines(b"".join(self._rest), self._line)
 
 
 def _decode_lines(block: bytes, first: int) -> list[Any]:
@@ -98,58 +140,166 @@ def _decode_lines(block: bytes, first: int) -> list[Any]:
         raise
 
 
-async def _rows(response: Response, delimiter: str, quotechar: str, encoding: str) -> AsyncGenerator[list[str]]:
-    """Yield complete rows; lines of a row whose quote is still open stay pending."""
-    decoder = _decoder(encoding)
-    pending: list[str] = []
-    rest = ""
-    async for piece in response.aiter_bytes():
-        *lines, rest = (rest + _decode_text(decoder, piece)).split("\n")
-        pending += [f"{line}\n" for line in lines]
-        rows, used = _parse_rows(pending, delimiter, quotechar, final=False)
-        del pending[:used]
-        for row in rows:
-            yield row
-        _check_length(len(rest) + sum(map(len, pending)), "row")
-    rest += _decode_text(decoder, b"", final=True)
-    rows, _ = _parse_rows([*pending, rest] if rest else pending, delimiter, quotechar, final=True)
-    for row in rows:
-        yield row
+class _CsvParser:
+    """Parses CSV into records; the lines of a row whose quote is still open stay pending."""
+
+    def __init__(self, response: Response, delimiter: str, quotechar: str | None, *, drops_extra: bool) -> None:
+        self._response = response
+        self._delimiter, self._quotechar, self._drops_extra = delimiter, quotechar, drops_extra
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._pending: list[str] = []
+        self._rest = ""
+        self._number = 0
+        self._header: _CsvHeader | None = None
+
+    def feed(self, piece: bytes) -> Iterable[Record]:
+        *lines, self._rest = (self._rest + self._decode(piece)).split("\n")
+        self._pending += [f"{line}\n" for line in lines]
+        rows, used = self._parse_pending(final=False)
+        del self._pending[:used]
+        _check_length(len(self._rest) + sum(map(len, self._pending)), "row")
+        return self._records(rows)
+
+    def finish(self) -> Iterable[Record]:
+        self._rest += self._decode(b"", final=True)
+        if self._rest:
+            self._pending.append(self._rest)
+        rows, _ = self._parse_pending(final=True)
+        return self._records(rows)
+
+    def _decode(self, piece: bytes, *, final: bool = False) -> str:
+        try:
+            return self._decoder.decode(piece, final)
+        except UnicodeDecodeError as error:
+            reason = error.reason
+        raise UnexpectedContent(f"sent a text that is not valid utf-8: {reason}", hint=invalid_charset_hint())
+
+    def _parse_pending(self, *, final: bool) -> tuple[list[list[str]], int]:
+        """The complete rows, and the number of lines they used. An incomplete last row is left out."""
+        reader = csv.reader(
+            self._pending,
+            delimiter=self._delimiter,
+            quotechar=self._quotechar,
+            quoting=csv.QUOTE_NONE if self._quotechar is None else csv.QUOTE_MINIMAL,
+            strict=True,
+        )
+        rows: list[list[str]] = []
+        used = 0
+        # The limit is global to the process: it is changed only while one piece is parsed.
+        usual_limit = csv.field_size_limit(_MAX_LINE_BYTES)
+        try:
+            for row in reader:
+                used = reader.line_num
+                if row:
+                    rows.append(row)
+        except csv.Error as error:
+            if final or "unexpected end of data" not in str(error):
+                raise UnexpectedContent(
+                    f"sent malformed CSV: {error}",
+                    hint="if the file has another dialect, pass delimiter=... and quotechar=... to csv_rows",
+                ) from None
+        finally:
+            csv.field_size_limit(usual_limit)
+        return rows, used
+
+    def _records(self, rows: list[list[str]]) -> Iterator[Record]:
+        if rows and self._header is None:
+            self._number = 1
+            self._header = self._read_header(rows.pop(0))
+        self._response.count_rows(len(rows))
+        first, self._number = self._number + 1, self._number + len(rows)
+        return iter(()) if self._header is None else self._header.records(rows, first)
+
+    def _read_header(self, row: list[str]) -> _CsvHeader:
+        if _OTHER_FORMAT.match(row[0]):
+            kind = self._response.headers.get("content-type", "no content type")
+            raise UnexpectedContent(f"sent HTML, XML or JSON instead of CSV ({kind})")
+        if len(row) == 1 and (other := next((char for char in _COMMON_DELIMITERS if char in row[0]), None)):
+            _log.warning(
+                "csv_rows: the header is one column that contains %r; if that separates the columns, pass delimiter=%r",
+                other,
+                other,
+            )
+        return _CsvHeader(row, drops_extra=self._drops_extra)
 
 
-def _parse_rows(lines: list[str], delimiter: str, quotechar: str, *, final: bool) -> tuple[list[list[str]], int]:
-    """The complete rows, and the number of lines they used. An incomplete last row is left out."""
-    reader = csv.reader(lines, delimiter=delimiter, quotechar=quotechar, strict=True)
-    rows: list[list[str]] = []
-    used = 0
-    # The limit is global to the process: it is changed only while one piece is parsed.
-    usual_limit = csv.field_size_limit(_MAX_LINE_BYTES)
-    try:
-        for row in reader:
-            used = reader.line_num
-            if row:
-                rows.append(row)
-    except csv.Error as error:
-        if final or "unexpected end of data" not in str(error):
-            raise UnexpectedContent(f"sent malformed CSV: {error}") from None
-    finally:
-        csv.field_size_limit(usual_limit)
-    return rows, used
+class _CsvHeader:
+    """The names of the columns. A column without a name is an extra column, and is empty in a regular file.
+
+    A single nameless column before the last name has the name "", because files with row numbers begin so.
+    """
+
+    def __init__(self, names: list[str], *, drops_extra: bool) -> None:
+        self._drops_extra = drops_extra
+        width = len(names)
+        while width and not names[width - 1]:
+            width -= 1
+        self._names = names[:width]
+        nameless = [at for at, name in enumerate(self._names) if not name]
+        is_extra = drops_extra or len(nameless) > 1
+        self._inner_extra = nameless if is_extra else []
+        self._kept = [at for at in range(width) if at not in self._inner_extra]
+        if not self._kept:
+            raise UnexpectedContent("sent CSV whose header has no names")
+        self._check_unique([self._names[at] for at in self._kept])
+
+    def records(self, rows: list[list[str]], first: int) -> Iterator[Record]:
+        """Yield the records of rows, of which the first has the number `first`.
+
+        Raises UnexpectedContent for a row with too few or too many fields.
+        """
+        names = self._names
+        width = -1 if self._inner_extra else len(names)
+        for number, row in enumerate(rows, first):
+            yield dict(zip(names, row, strict=True)) if len(row) == width else self._irregular_record(row, number)
+
+    def _irregular_record(self, row: list[str], number: int) -> Record:
+        names = self._names
+        if len(row) < len(names):
+            raise UnexpectedContent(
+                f"sent CSV whose row {number} has {_fields(len(row))}; the header has {len(names)}: "
+                "the row is incomplete",
+                hint="if the fields are separated or quoted otherwise, pass delimiter=... and quotechar=...",
+            )
+        if not self._drops_extra:
+            extra = [*self._inner_extra, *range(len(names), len(row))]
+            filled = next((at for at in extra if row[at]), None)
+            if filled is not None:
+                raise UnexpectedContent(
+                    f"sent CSV whose row {number} has {_fields(len(row))}; the header has {len(names)}: "
+                    f"field {filled + 1} has a value but no name",
+                    hint='to leave out values without a name, pass extra_columns="drop" to csv_rows',
+                )
+        if not self._inner_extra:
+            return dict(zip(names, row, strict=False))
+        return {names[at]: row[at] for at in self._kept}
+
+    def _check_unique(self, names: list[str]) -> None:
+        if len(set(names)) == len(names):
+            return
+        twice = next(name for name in names if names.count(name) > 1)
+        first, second = [at + 1 for at, name in enumerate(self._names) if name == twice][:2]
+        raise UnexpectedContent(
+            f"sent CSV whose header names {twice!r} twice, in columns {first} and {second}: one of them would be lost",
+            hint="request different columns, or parse the body in parse_response: csv.reader over "
+            "(await response.aread()).decode().splitlines()",
+        )
 
 
-def _decoder(encoding: str) -> codecs.IncrementalDecoder:
-    name = "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
-    try:
-        return codecs.getincrementaldecoder(name)()
-    except LookupError:
-        raise ConfigError(f"csv_rows(encoding={encoding!r}): unknown encoding") from None
+def _fields(count: int) -> str:
+    return f"{count} field" if count == 1 else f"{count} fields"
 
 
-def _decode_text(decoder: codecs.IncrementalDecoder, piece: bytes, *, final: bool = False) -> str:
-    try:
-        return decoder.decode(piece, final)
-    except UnicodeDecodeError as error:
-        raise UnexpectedContent(f"sent bytes that are not valid {error.encoding}: {error.reason}") from None
+def _check_dialect(delimiter: Any, quotechar: Any, extra_columns: Any) -> None:
+    """Raise ConfigError for arguments that the csv module cannot use."""
+    for name, value in (("delimiter", delimiter), ("quotechar", quotechar)):
+        is_character = isinstance(value, str) and len(value) == 1 and value not in "\r\n\0"
+        if not is_character and not (name == "quotechar" and value is None):
+            raise ConfigError(f"csv_rows({name}={value!r}): must be one character other than a line break")
+    if delimiter == quotechar:
+        raise ConfigError(f"csv_rows(delimiter={delimiter!r}, quotechar={quotechar!r}): must be different characters")
+    if extra_columns not in ("error", "drop"):
+        raise ConfigError(f'csv_rows(extra_columns={extra_columns!r}): must be "error" or "drop"')
 
 
 def _check_length(length: int, unit: str) -> None:

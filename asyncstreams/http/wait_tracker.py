@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from ..events import EventEmitter, WaitStarted
 # Another wait is announced only if it ends later than the last announced one by its own length, within
 # these bounds: a rate limit causes many short waits.
 _MIN_EXTENSION_S, _MAX_EXTENSION_S = 1.0, 10.0
+_MIN_LOGGED_S = 5.0
+_log = logging.getLogger("asyncstreams")
 
 
 class WaitTracker:
@@ -38,12 +41,18 @@ class WaitTracker:
 
     @contextmanager
     def announce(self, reason: str, seconds: float) -> Generator[None]:
-        """Count a request as waiting, and emit WaitStarted once per wait: many requests may share it."""
+        """Count a request as waiting, and emit WaitStarted once per wait: many requests may share it.
+
+        A wait of more than 5 s is logged, too.
+        """
         now = self._clock.monotonic()
         extension = max(_MIN_EXTENSION_S, min(seconds, _MAX_EXTENSION_S))
         if now + seconds > self._announced_until.get(reason, -math.inf) + extension:
             self._announced_until[reason] = now + seconds
             self._events.emit(WaitStarted(self._stream_name, reason, seconds))
+            if seconds > _MIN_LOGGED_S:
+                duration = "" if seconds == math.inf else f", about {seconds:.1f} s"
+                _log.info("%s: waits for %s%s", self._stream_name, reason, duration)
         with self.track(reason, seconds):
             yield
 

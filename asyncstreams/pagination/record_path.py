@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from .._json import as_array, as_object, json_type_name
+from ..content.error_text import shown_keys
 from ..errors import UnexpectedContent
 from ..models import Record
 from .selectors import select_path
+
+_ERROR_KEYS = frozenset(("errors", "error", "messages", "warnings", "failures"))
 
 
 def records_at(path: str | None, body: Any, class_name: str) -> list[Record]:
@@ -34,10 +37,12 @@ def _record_path_hint(class_name: str, body: Any, path: str | None) -> str:
     if fields is None:
         return f"override {class_name}.parse_response"
     arrays = [key for key, value in fields.items() if (items := as_array(value)) and isinstance(items[0], dict)]
-    if arrays:
+    if arrays and set(arrays) <= _ERROR_KEYS:
+        return f"the body has {arrays[0]!r}: return ResponseAction.FAIL from {class_name}.classify for such a response"
+    if arrays := [key for key in arrays if key not in _ERROR_KEYS]:
         more = f" (or {', '.join(map(repr, arrays[1:]))})" if arrays[1:] else ""
         return f"set records_path = {arrays[0]!r}{more}"
     return (
-        f"set records_path; the keys of the body are {', '.join(sorted(fields)[:20])}. If the body is a single record, "
+        f"set records_path; the keys of the body are {shown_keys(fields)}. If the body is a single record, "
         f"return [response.json()] from {class_name}.parse_response"
     )

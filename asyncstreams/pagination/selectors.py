@@ -6,12 +6,13 @@ import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from functools import lru_cache
+from typing import Any, Final, TypeAlias
 
-from .._json import as_array, as_object
+from .._json import as_array, as_object, decode_literals
+from ..content.error_text import shown_keys
 from ..errors import ConfigError
 from ..messages import Response
-from .link_header import parse_link_header
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,36 +25,73 @@ class Header:
 Selector: TypeAlias = str | Header | Callable[[Response], Any]
 """Selects a value of a response: a path in the JSON body such as "meta.next", a Header, or a function."""
 _PATH = re.compile(r"(?:[^.\[\]]+|\[-?\d+\])(?:\.[^.\[\]]+|\[-?\d+\])*")
-_NEXT = re.compile(
-    r"(?:@odata\.)?next(?:_?(?:page|cursor|token|url|link|uri|href|offset|start|records_?url))*", re.IGNORECASE
-)
-_MORE = re.compile(r"(?:has_?)?(?:more|next)(?:_?pages?)?", re.IGNORECASE)
-_MAX_HINT_DEPTH = 2
 _STEP = re.compile(r"[^.\[\]]+|\[-?\d+\]")
+_DECIMAL = re.compile(r"\s*\d+(?:\.0*)?\s*", re.ASCII)
+_FALSE_TEXTS = frozenset(("", "false", "0", "no", "n", "null", "none"))
+ABSENT: Final = object()
+"""Stands for a value that a body does not contain, unlike a null in it."""
 
 
-def select_value(selector: Selector, response: Response) -> Any:
-    """The selected value, or None. Raises MalformedJSON if a path is applied to a body that is not JSON."""
+def select_value(selector: Selector, response: Response, absent: Any = None) -> Any:
+    """The selected value; `absent` if there is none. Raises MalformedJSON for a path into a body that is not JSON."""
     if isinstance(selector, str):
-        return select_path(selector, response.json_at(selector))
+        return select_path(selector, response.json_at(selector), absent)
     if isinstance(selector, Header):
-        return response.headers.get(selector.name)
+        return response.headers.get(selector.name, absent)
     return selector(response)
 
 
-def select_path(path: str, value: Any) -> Any:
-    """The value at a path such as `"meta.next"` or `"data[-1].id"`, or None.
+def select_path(path: str, value: Any, absent: Any = None) -> Any:
+    """The value at a path such as `"meta.next"` or `"data[-1].id"`; `absent` if there is none.
 
     A key that contains the dot itself takes precedence, so `"@odata.nextLink"` needs no quoting.
     """
     fields = as_object(value)
     if fields is not None and path in fields:
         return fields[path]
-    for step in _STEP.findall(path):
-        value = _item(value, int(step[1:-1])) if step.startswith("[") else _key(value, step)
-        if value is None:
-            return None
+    for step in _steps(path):
+        value = _key(value, step) if isinstance(step, str) else _item(value, step)
+        if value is ABSENT:
+            return absent
     return value
+
+
+@lru_cache(maxsize=1024)
+def _steps(path: str) -> tuple[str | int, ...]:
+    """The keys and indexes of a path."""
+    return tuple([int(step[1:-1]) if step.startswith("[") else step for step in _STEP.findall(path)])
+
+
+def select_flag(selector: Selector, response: Response) -> bool | None:
+    """The selected flag, also as text or number; None if it is absent or null."""
+    value = select_value(selector, response)
+    if value is None:
+        return None
+    return value.strip().lower() not in _FALSE_TEXTS if isinstance(value, str) else bool(value)
+
+
+def select_count(selector: Selector, response: Response) -> int | None:
+    """The selected number of pages or rows, also as 3.0 or "3"; None if it is absent or no such number."""
+    return as_count(select_value(selector, response))
+
+
+def as_count(value: Any) -> int | None:
+    """A number of at least 0 without a fraction, also 3.0 and "3", as an int; None for any other value."""
+    if type(value) is int:
+        return value if value >= 0 else None
+    if isinstance(value, str):
+        return int(value.partition(".")[0]) if _DECIMAL.fullmatch(value) else None
+    return int(value) if isinstance(value, float) and value.is_integer() and value >= 0 else None
+
+
+def select_literal(selector: Selector, response: Response) -> Any:
+    """The selected value, with every JSON number that is not an integer as its literal text.
+
+    Such a number may have more digits than a double, or a form that the API compares as text.
+    """
+    if not isinstance(selector, str):
+        return select_value(selector, response)
+    return select_path(selector, decode_literals(response.text.removeprefix("\ufeff").encode()))
 
 
 def explain_miss(selector: Selector, response: Response) -> str | None:
@@ -68,7 +106,7 @@ def explain_miss(selector: Selector, response: Response) -> str | None:
     for step in outer:
         inner = as_object(fields.get(step))
         if step not in fields:
-            return f"{selector!r} is not in the body; its keys are {', '.join(sorted(fields)[:20])}"
+            return f"{selector!r} is not in the body; its keys are {shown_keys(fields)}"
         if inner is None:
             return None
         fields = inner
@@ -77,25 +115,11 @@ def explain_miss(selector: Selector, response: Response) -> str | None:
     return f"{selector!r} is not in the body, but {similar!r} is" if close and last not in fields else None
 
 
-def find_next_page_hint(response: Response) -> str | None:
-    """The place of a probable link to a next page: the Link header, or a body field with a usual name."""
-    link = response.raw_header(b"link")
-    if link is not None and "next" in parse_link_header(link.decode("latin-1")):
-        return "the header Link"
-    fields = as_object(response.decoded_json)
-    return None if fields is None else _find_hint(fields, "")
-
-
-def _find_hint(fields: dict[str, Any], at: str, depth: int = 0) -> str | None:
-    for key, value in fields.items():
-        if not value:
-            continue
-        where = f"{at}.{key}" if at else key
-        if (_NEXT.fullmatch(key) and isinstance(value, str | int | dict)) or (_MORE.fullmatch(key) and value is True):
-            return repr(where)
-        if depth < _MAX_HINT_DEPTH and (inner := as_object(value)) and (found := _find_hint(inner, where, depth + 1)):
-            return found
-    return None
+def describe_selector(selector: Selector | None) -> str:
+    """A selector as text for a message."""
+    if isinstance(selector, Header):
+        return f"header {selector.name}"
+    return repr(selector) if isinstance(selector, str) else getattr(selector, "__name__", "a function")
 
 
 def check_selector(class_name: str, argument: str, selector: object) -> None:
@@ -113,9 +137,9 @@ def check_selector(class_name: str, argument: str, selector: object) -> None:
 
 def _key(value: Any, key: str) -> Any:
     fields = as_object(value)
-    return None if fields is None else fields.get(key)
+    return ABSENT if fields is None else fields.get(key, ABSENT)
 
 
 def _item(value: Any, index: int) -> Any:
     items = as_array(value)
-    return items[index] if items is not None and -len(items) <= index < len(items) else None
+    return items[index] if items is not None and -len(items) <= index < len(items) else ABSENT

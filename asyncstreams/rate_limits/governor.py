@@ -36,6 +36,7 @@ class QuotaClient(QueueEntry["Permit"]):
         "in_flight",
         "is_adaptive",
         "name",
+        "quota_names",
         "smooth_limiters",
         "spent_in_window",
         "window_logs",
@@ -56,6 +57,7 @@ class QuotaClient(QueueEntry["Permit"]):
         super().__init__(weight)
         self.in_flight = self.spent_in_window = self.window_number = 0
         self.name, self.cost = name, cost
+        self.quota_names: set[str] = set()
         self.window_logs, self.smooth_limiters = window_logs, smooth_limiters
         self.is_adaptive, self.accepts_long_waits = is_adaptive, accepts_long_waits
 
@@ -116,6 +118,7 @@ class Governor:
         host.governors.append(self)
         self._queue: FairQueue[QuotaClient] = FairQueue()
         self._paused_until = self._resumes_at = self._spread = 0.0
+        self._pause_started_at = -math.inf
         self._herd_left, self._herd_next_at = 0, 0.0
         self._window_logs: dict[RateLimit, SlidingWindowLog] = {}
         self._smooth_limiters: dict[RateLimit, SmoothLimiter] = {}
@@ -158,18 +161,31 @@ class Governor:
         self._is_shared = len(self._clients) > 1
         return client
 
-    def pause_for(self, seconds: float) -> None:
+    def pause_for(self, seconds: float, refused: Permit | None = None) -> None:
         """Admit no request for `seconds`; a longer pause that is already in force stays.
 
+        With a `refused` request, the pause is our own choice, which a pause in force replaces that started after
+        this request was sent. Otherwise many requests that are refused together would draw a longer one.
         Afterwards the waiting requests are spread over a tenth of the pause, at most one second.
         """
-        paused_until = self._clock.monotonic() + seconds
+        now = self._clock.monotonic()
+        if refused is not None and refused.sent_at <= self._pause_started_at and now < self._paused_until:
+            return
+        paused_until = now + seconds
         if paused_until > self._paused_until:
+            if now >= self._paused_until:
+                self._pause_started_at = now
             self._paused_until = paused_until
             # Requests that were refused together, also those of other processes, must not return together.
             self._spread = min(_MAX_SPREAD_S, seconds * _SPREAD_FRACTION)
-            self._resumes_at = paused_until + self._random.uniform(0.0, self._spread / 2)
+            resumes_at = paused_until + self._random.uniform(0.0, self._spread / 2)
+            self._resumes_at = max(self._resumes_at, resumes_at)  # timers are set for the former one
             self._herd_left = -1
+
+    @property
+    def requests_left(self) -> float:
+        """Units that the reported quotas have left beside the requests in flight; infinity if none is known."""
+        return self.quota_windows.least_remaining - self.in_flight
 
     @property
     def paused_for(self) -> float:
@@ -219,8 +235,10 @@ class Governor:
         return permit
 
     async def _wait_for_turn(self, client: QuotaClient, *, first: bool = False) -> Permit | None:
+        was_waiting = bool(client.waiting)
         waiter: asyncio.Future[Permit | None] = self._queue.push(client, first=first)
-        if self._timer is None:
+        if self._timer is None or not (was_waiting or self.host.in_flight):
+            # The timer was set for other streams: this one may be admitted earlier, and no response will show it.
             self._admit_waiting()
         try:
             return await waiter
@@ -237,7 +255,7 @@ class Governor:
         if not permit.is_in_flight:
             return
         if not permit.has_quota_report:
-            self.quota_windows.record_unreported(permit.sent_at)
+            self.quota_windows.record_unreported(permit.sent_at, permit.client)
         self._return_permit(permit)
 
     def _return_permit(self, permit: Permit) -> None:
@@ -254,13 +272,18 @@ class Governor:
         now = self._clock.monotonic()
         if quotas:
             permit.has_quota_report = True
-            self.quota_windows.update(quotas, permit.sent_at, now)
+            self.quota_windows.update(quotas, permit.sent_at, now, permit.client)
         for log in permit.client.window_logs:
             log.record_response(now)
         lag = self._lag.sample()
         latency = now - permit.sent_at - lag
         # If the event loop's own delay is the larger part, the server's latency is unknown.
         permit.latency = latency if latency >= lag else None
+
+    def is_held_by_quota(self, client: QuotaClient) -> bool:
+        """Whether the requests of a stream wait for a reported quota."""
+        now = self._clock.monotonic()
+        return self._quota_available_at(client, now) > now
 
     def record_success(self, permit: Permit, refund: float = 0.0) -> None:
         """Record a final response of the host, success or not.
@@ -287,7 +310,7 @@ class Governor:
         host = self.host
         if host.circuit_breaker.record_response(now, 0.0):
             host.concurrency.restart()
-        if not self.quota_windows.has_known_reset:
+        if not self.quota_windows.has_reset_for(permit.client):
             self.adaptive_rate.record_refusal(permit.sent_at, permit.request_number)
         if not has_retry_after:
             host.concurrency.record_overload(permit.sent_at, now)
@@ -338,7 +361,7 @@ class Governor:
                 at, reason = host.circuit_breaker.probe_at, WaitReason.HOST_DOWN
         elif client.is_adaptive and host.in_flight >= math.floor(host.concurrency.limit):
             return math.inf, WaitReason.CONCURRENCY
-        if (other := self.quota_windows.available_at(self.in_flight, now)) > at:
+        if (other := self._quota_available_at(client, now)) > at:
             at, reason = other, WaitReason.QUOTA
         elif self._is_shared and self.quota_windows.has_window_in_first_half(now) and self._is_ahead(client):
             return math.inf, WaitReason.FAIR_SHARE
@@ -348,6 +371,11 @@ class Governor:
         if self.adaptive_rate.rate is not None and (other := self.adaptive_rate.available_at(now)) > at:
             at, reason = other, WaitReason.ADAPTIVE_RATE
         return at, reason
+
+    def _quota_available_at(self, client: QuotaClient, now: float) -> float:
+        if self._is_shared and self.quota_windows.has_names:
+            return self.quota_windows.available_at(self.in_flight, now, client, self._clients)
+        return self.quota_windows.available_at(self.in_flight, now)
 
     def _issue_permit(self, client: QuotaClient, now: float) -> Permit:
         client.in_flight += 1
@@ -395,6 +423,8 @@ class Governor:
                 else:
                     earliest = min(earliest, at)
             else:
+                if not self._queue.entries:  # all were dismissed; a timer would hold up those that come later
+                    return
                 if earliest == math.inf and self.quota_windows.next_reset_at > now:
                     # The queue waits for a response, which may come later than the reset.
                     earliest = self.quota_windows.next_reset_at
@@ -408,6 +438,7 @@ class Governor:
         return any(
             other is not client
             and other.in_flight
+            and (not self.quota_windows.has_names or self.quota_windows.draw_on_one(client, other))
             and self._spent_by_weight(other) + _MAX_LEAD_REQUESTS / other.weight < spent
             for other in self._clients
         )

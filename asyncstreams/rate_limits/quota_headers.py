@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable
+from enum import Enum
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
@@ -29,6 +30,7 @@ from .structured_fields import Item, parse_dictionary, parse_list
 from .vendor_headers import (
     COUNTER_HEADERS,
     POLICY_HEADERS,
+    RATE_HEADERS,
     STATE_HEADERS,
     USAGE_HEADERS,
     ZENDESK_PREFIX,
@@ -39,10 +41,19 @@ from .vendor_headers import (
 _MAX_CACHED_TEXTS = 64
 _MAX_NAME_LENGTH = 64  # of a quota
 _MAX_QUOTAS = 64  # of one response
+_MIN_RATE = 1 / 900  # requests a second; a lower one is not believed
 
 _USAGE = re.compile(rb"(?<![\w./-])(?:([a-z-]{1,64})=)?([0-9]{1,15})/([0-9]{1,15})(?![\w./])")
 _PAIR = re.compile(rb"(?<![\w-])(total|remaining|resets)=([0-9]{1,15})(?![\w.])")
 _SIMPLE_STATE = re.compile(rb'"([A-Za-z0-9_-]{1,64})";r=([0-9]{1,15})(?:;t=([0-9]{1,15}))?')
+
+
+class QuotaScope(Enum):
+    """The requests to which a quota applies."""
+
+    CREDENTIAL = "all requests of the credential"
+    POLICY = "those whose responses name the same policy"
+    RESOURCE = "those whose responses name the same resource or bucket"
 
 
 class ReportedQuota(NamedTuple):
@@ -62,6 +73,9 @@ class ReportedQuota(NamedTuple):
     """Units in each window."""
     window: float | None
     """Length in seconds."""
+    scope: QuotaScope = QuotaScope.CREDENTIAL
+    rate: float | None = None
+    """Requests a second, if the server reports only this; the units left are unknown then."""
 
 
 def reported_quotas(response: Response, wall: float, server: ServerClock | None = None) -> tuple[ReportedQuota, ...]:
@@ -92,8 +106,18 @@ def reported_quotas(response: Response, wall: float, server: ServerClock | None 
 def exhausted_for(response: Response, wall: float) -> float | None:
     """Seconds until all used-up quotas of a response reset; 0 if no reset is known, None if no quota is used up."""
     return max(
-        (quota.resets_in or 0.0 for quota in reported_quotas(response, wall) if quota.remaining < 1), default=None
+        (quota.resets_in or 0.0 for quota in reported_quotas(response, wall) if _is_used_up(quota)), default=None
     )
+
+
+def only_a_resource_is_exhausted(response: Response, wall: float) -> bool:
+    """Whether each used-up quota of a response is one of a single resource, whose reset is known."""
+    used_up = [quota for quota in reported_quotas(response, wall) if _is_used_up(quota)]
+    return bool(used_up) and all(quota.scope is QuotaScope.RESOURCE and quota.resets_in for quota in used_up)
+
+
+def _is_used_up(quota: ReportedQuota) -> bool:
+    return quota.remaining < 1 and quota.rate is None
 
 
 def asks_to_wait(response: Response, wall: float) -> bool:
@@ -139,6 +163,7 @@ def _plan_for(layout: HeaderLayout) -> ParsePlan | None:
         for name, index in indexes.items()
         if name.startswith(ZENDESK_PREFIX)
     )
+    parsers.extend(RateHeader(name, indexes[name]) for name in RATE_HEADERS if name in indexes)
     return ParsePlan(find(b"age"), find(b"date"), tuple(parsers)) if parsers else None
 
 
@@ -175,7 +200,7 @@ class StandardHeaders:
         title, limit, window = single
         reset = match[3]
         seconds = None if reset is None else seconds_ahead(float(reset), window, timing)
-        quotas.append(ReportedQuota(title, float(match[2]), seconds, limit, window))
+        quotas.append(ReportedQuota(title, float(match[2]), seconds, limit, window, QuotaScope.POLICY))
 
     def _parse_lists(
         self, text: str, policies: tuple[QuotaPolicy, ...], timing: ResponseTiming, quotas: list[ReportedQuota]
@@ -199,7 +224,8 @@ class StandardHeaders:
                     continue
             limit, window = (None, None) if policy is None else (policy.limit, policy.window)
             seconds = None if reset is None else seconds_ahead(reset, window, timing)
-            quotas.append(ReportedQuota(_shortened(name + partition), remaining, seconds, limit, window))
+            quota_name = _shortened(name + partition)
+            quotas.append(ReportedQuota(quota_name, remaining, seconds, limit, window, QuotaScope.POLICY))
         if len(matched) < len(policies):
             rest = (policy for policy in policies if policy not in matched and (policy.name or not self._has_counters))
             _add_unreported(rest, "ratelimit", quotas)
@@ -258,7 +284,8 @@ class CounterHeaders:
             reset = value_at(resets, position, remainings) if remaining < 1 or not form.reset_is_wait else None
             seconds = None if reset is None else parse_reset(reset, form.reset_unit, window, timing)
             quota_name = f"{name}#{position + 1}" if position else name
-            quota = ReportedQuota(quota_name, remaining, seconds, limit, window)
+            scope = QuotaScope.RESOURCE if self._qualifier else QuotaScope.CREDENTIAL
+            quota = ReportedQuota(quota_name, remaining, seconds, limit, window, scope)
             if policies:
                 _add_with_policy(name, quota, rest, quotas)
             else:
@@ -303,6 +330,18 @@ class PairsHeader:
             quotas.append(ReportedQuota(self._name, remaining, seconds, limit, None))
 
 
+class RateHeader:
+    """Parser for a header whose only number is a rate, in requests a second."""
+
+    def __init__(self, name: bytes, header: HeaderIndex) -> None:
+        self._name, self._header = name.decode(), header
+
+    def parse(self, timing: ResponseTiming, quotas: list[ReportedQuota]) -> None:
+        rate = parse_number(self._header.value(timing.raw))
+        if rate is not None and rate >= _MIN_RATE:
+            quotas.append(ReportedQuota(self._name, rate, None, rate, 1.0, rate=rate))
+
+
 def _add_with_policy(header: str, quota: ReportedQuota, rest: list[QuotaPolicy], quotas: list[ReportedQuota]) -> None:
     """Append a quota with the limit and window of its policy, and remove the policy from `rest`."""
     policy = _matching_policy(quota.remaining, quota.resets_in, quota.limit, rest)
@@ -311,7 +350,7 @@ def _add_with_policy(header: str, quota: ReportedQuota, rest: list[QuotaPolicy],
         return
     name = policy.quota_name(header) if len(rest) > 1 or quotas else quota.name
     rest.remove(policy)
-    quotas.append(ReportedQuota(name, quota.remaining, quota.resets_in, policy.limit, policy.window))
+    quotas.append(quota._replace(name=name, limit=policy.limit, window=policy.window))
 
 
 def _add_unreported(policies: Iterable[QuotaPolicy], name: str, quotas: list[ReportedQuota]) -> None:
@@ -320,7 +359,8 @@ def _add_unreported(policies: Iterable[QuotaPolicy], name: str, quotas: list[Rep
     for policy in policies:
         quota_name = policy.quota_name(name)
         if policy.is_rate and policy.limit and quota_name not in names:
-            quotas.append(ReportedQuota(quota_name, policy.limit, None, policy.limit, policy.window))
+            scope = QuotaScope.CREDENTIAL if policy.name is None else QuotaScope.POLICY
+            quotas.append(ReportedQuota(quota_name, policy.limit, None, policy.limit, policy.window, scope))
 
 
 @lru_cache(_MAX_CACHED_TEXTS)

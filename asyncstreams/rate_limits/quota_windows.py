@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
-from .quota_headers import ReportedQuota
+from .quota_headers import QuotaScope, ReportedQuota
 
 _MAX_ASSUMED_RESET_S = 60.0  # without a reported reset, a window of at most this length is waited for in full
 _RESET_TOLERANCE_S = 1.5  # by which two resets of one window may differ: they are reported in whole seconds
@@ -14,6 +15,14 @@ _MIN_SHARED_WINDOW_S = 1.0  # shorter windows are not shared between streams by 
 _STALE_AFTER_S = 60.0  # since its last report, after which a quota may be evicted for another
 _MAX_DESCRIBED = 2
 _MAX_QUOTAS = 64  # of one governor: a server that invents quota names must not fill the memory
+
+
+class QuotaUser(Protocol):
+    """A stream that draws on quotas."""
+
+    in_flight: int
+    quota_names: set[str]
+    """Names of the policies, resources and buckets that its responses report."""
 
 
 class QuotaWindow:
@@ -31,11 +40,12 @@ class QuotaWindow:
         "remaining",
         "reported_at",
         "resets_at",
+        "scope",
         "started_at",
     )
 
     def __init__(self, reported: ReportedQuota, now: float) -> None:
-        self.started_at, self.counts_from = now, -math.inf
+        self.started_at, self.counts_from, self.scope = now, -math.inf, reported.scope
         self.update(reported, now)
 
     def update(self, reported: ReportedQuota, now: float) -> None:
@@ -69,20 +79,38 @@ class QuotaWindows:
     But a request that was sent after the last report replaces it, since a quota may be refilled. After
     the reset of a used-up quota a single request is sent first, to learn what the next window holds.
     Remaining units are spent at once: pacing them takes up to a tenth longer, even when no pacing is needed.
+
+    A quota of a resource applies to the streams whose responses name this resource. One of a policy applies to
+    all streams, except those whose responses name other policies only.
     """
 
     def __init__(self) -> None:
         self._windows: dict[str, QuotaWindow] = {}
+        self.has_names = False
+        """Whether a quota may apply to some streams only."""
+        self.rate: float | None = None
+        """The rate that the server reports, in requests a second."""
         self.reset_count = 0
         """Number of windows that have begun."""
 
-    def available_at(self, in_flight: int, now: float) -> float:
-        """When one more request may be sent: `now`, the time of a reset, or infinity until a response comes."""
+    def available_at(
+        self, in_flight: int, now: float, user: QuotaUser | None = None, users: Iterable[QuotaUser] = ()
+    ) -> float:
+        """When one more request may be sent: `now`, the time of a reset, or infinity until a response comes.
+
+        With a `user`, only the quotas of this stream count; the requests in flight are then those of `users`.
+        """
         at = now
-        for window in self._windows.values():
+        for name, window in self._windows.items():
             if now >= window.resets_at:
                 window.roll(now)
                 self.reset_count += 1
+            if user is not None and window.scope is not QuotaScope.CREDENTIAL:
+                if not _draws_on(user, name, window):
+                    continue
+                in_flight = sum([other.in_flight for other in users if _draws_on(other, name, window)])
+            elif user is not None:
+                in_flight = sum([other.in_flight for other in users])
             if window.needs_probe:
                 if in_flight:
                     return math.inf
@@ -101,9 +129,29 @@ class QuotaWindows:
         """When the next window begins; infinity if no reset is known."""
         return min((window.resets_at for window in self._windows.values()), default=math.inf)
 
-    def update(self, quotas: Sequence[ReportedQuota], sent_at: float, now: float) -> None:
-        """Apply the quotas reported by a response that came at `now` to a request sent at `sent_at`."""
+    @property
+    def least_remaining(self) -> float:
+        """The units that the quota with the fewest has left; infinity if none is known."""
+        return min((window.remaining for window in self._windows.values()), default=math.inf)
+
+    def draw_on_one(self, user: QuotaUser, other: QuotaUser) -> bool:
+        """Whether a quota applies to both streams."""
+        return any(
+            _draws_on(user, name, window) and _draws_on(other, name, window) for name, window in self._windows.items()
+        )
+
+    def update(
+        self, quotas: Sequence[ReportedQuota], sent_at: float, now: float, user: QuotaUser | None = None
+    ) -> None:
+        """Apply the quotas reported by a response that came at `now` to a request of `user` sent at `sent_at`."""
         for quota in quotas:
+            if quota.rate is not None:
+                self.rate = quota.rate
+                continue
+            if quota.scope is not QuotaScope.CREDENTIAL:
+                self.has_names = True
+                if user is not None and len(user.quota_names) < _MAX_QUOTAS:
+                    user.quota_names.add(quota.name)
             window = self._windows.get(quota.name)
             if window is None:
                 if len(self._windows) < _MAX_QUOTAS or self._evict_stale(now):
@@ -130,10 +178,10 @@ class QuotaWindows:
         del self._windows[oldest]
         return True
 
-    def record_unreported(self, sent_at: float) -> None:
+    def record_unreported(self, sent_at: float, user: QuotaUser | None = None) -> None:
         """Deduct a request whose response reported no quota: the server may have counted it."""
-        for window in self._windows.values():
-            if sent_at >= window.counts_from:
+        for name, window in self._windows.items():
+            if sent_at >= window.counts_from and (user is None or _draws_on(user, name, window)):
                 window.remaining -= 1
                 window.needs_probe = False
 
@@ -154,7 +202,20 @@ class QuotaWindows:
                 until = "" if window.resets_at == math.inf else f" for {max(0.0, window.resets_at - now):.1f} s"
                 yield f"{max(0.0, window.remaining):,.0f}{limit} requests left{until}"
 
+    def has_reset_for(self, user: QuotaUser) -> bool:
+        """Whether the reset of a quota of this stream is known."""
+        return any(
+            window.resets_at != math.inf and _draws_on(user, name, window) for name, window in self._windows.items()
+        )
+
     @property
     def has_known_reset(self) -> bool:
         """Whether the reset of a quota is known; a refusal then needs no adaptive rate."""
         return any(window.resets_at != math.inf for window in self._windows.values())
+
+
+def _draws_on(user: QuotaUser, name: str, window: QuotaWindow) -> bool:
+    """Whether a quota applies to a stream."""
+    if window.scope is QuotaScope.CREDENTIAL or name in user.quota_names:
+        return True
+    return window.scope is QuotaScope.POLICY and not user.quota_names

@@ -4,23 +4,122 @@ from __future__ import annotations
 
 import math
 import re
-from datetime import UTC
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Any
 
+from .._json import as_array, as_object, decode
+from ..errors import MalformedJSON
 from ..messages import Response
 
+# Lower case. Zendesk, Zoom and others use the first; Azure and OpenAI add those in milliseconds.
+_SECONDS_HEADERS = (
+    b"retry-after",
+    b"x-retry-after",
+    b"x-ratelimit-retry-after",
+    b"x-rate-limit-retry-after",
+    b"ratelimit-retry-after",
+)
+_MILLISECONDS_HEADERS = (
+    b"retry-after-ms",
+    b"x-ms-retry-after-ms",
+    b"x-retry-after-ms",
+    b"x-ratelimit-retry-after-ms",
+    b"x-rate-limit-retry-after-ms",
+)
+# Of Discord, Telegram and Firebase; Google's RetryInfo has a duration.
+_BODY_UNITS_S = {
+    "retry_after": 1.0,
+    "retryAfter": 1.0,
+    "retryDelay": 1.0,
+    "retry_after_ms": 0.001,
+    "retryAfterMs": 0.001,
+}
+_MAX_BODY_BYTES = 64 * 1024
+_MAX_DEPTH, _MAX_ITEMS = 4, 20
+_DAY_S, _MAX_NUMBER = 86_400.0, 1e15
+
 _SECONDS = re.compile(r"[0-9]{1,300}(?:\.[0-9]{1,300})?")
+_DURATION = re.compile(
+    r"P(?=[0-9T])(?:([0-9]{1,9})D)?(?:T(?=[0-9])(?:([0-9]{1,9})H)?(?:([0-9]{1,9})M)?(?:([0-9]{1,9}(?:[.,][0-9]{1,9})?)S)?)?"
+)
+_SHORT_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)s")
 
 
 def retry_after(response: Response, wall: float) -> float | None:
-    """Seconds of a Retry-After header (RFC 9110, 10.2.3) in either form; None if it orders no wait.
+    """Seconds of a Retry-After header (RFC 9110, 10.2.3) or one of its variants; None if none orders a wait.
 
-    A date is compared with the response's own `Date`, or with `wall`, our time in seconds since 1970.
-    Zero, a past date and a malformed value order no wait. The longest of several values counts.
+    A value is a number of seconds, an HTTP-date, or a date or duration of ISO 8601. Headers whose names end in
+    `-ms` have milliseconds. A date is compared with the response's own `Date`, or with `wall`, our time in
+    seconds since 1970; so is a number that is a time of the next 24 hours, in seconds since 1970. Zero, a past date
+    and a malformed value order no wait. The longest of several values counts.
     """
+    now: float | None = None
+    longest: float | None = None
+    for name, value in response.raw_headers:
+        lower = name.lower()
+        if lower in _SECONDS_HEADERS:
+            if now is None:
+                now = parse_http_date(response.headers.get("date")) or wall
+            wait = _longest_wait(value.decode("utf-8", "replace"), now)
+        elif lower in _MILLISECONDS_HEADERS:
+            wait = _milliseconds(value)
+        else:
+            continue
+        if wait and (longest is None or wait > longest):
+            longest = wait
+    return longest
+
+
+def body_retry_after(response: Response, wall: float) -> float | None:
+    """Seconds that the JSON body of an error orders to wait, such as `retry_after`; None if it orders no wait.
+
+    Dates are compared as in `retry_after`, and the longest of several values counts.
+    """
+    body = response.content if response.has_body else b""
+    if not body or len(body) > _MAX_BODY_BYTES:
+        return None
+    try:
+        value = decode(body)
+    except MalformedJSON:
+        return None
     now = parse_http_date(response.headers.get("date")) or wall
-    values = [_longest_wait(value, now) for value in response.headers.get_list("retry-after")]
-    return max((value for value in values if value), default=None)
+    return max(_body_waits(value, now), default=None)
+
+
+def _body_waits(value: Any, now: float, depth: int = 0) -> Iterator[float]:
+    if depth > _MAX_DEPTH:
+        return
+    if (items := as_array(value)) is not None:
+        for item in items[:_MAX_ITEMS]:
+            yield from _body_waits(item, now, depth + 1)
+    elif (fields := as_object(value)) is not None:
+        for key, child in fields.items():
+            unit = _BODY_UNITS_S.get(key)
+            if unit is None or isinstance(child, dict | list):
+                yield from _body_waits(child, now, depth + 1)
+            elif wait := _body_wait(child, now, unit):
+                yield wait
+
+
+def _body_wait(value: Any, now: float, unit: float) -> float | None:
+    """Seconds of one value; a number is in `unit`. None if it orders no wait."""
+    if isinstance(value, str):
+        text = value.strip()
+        if not _SECONDS.fullmatch(text):
+            match = _SHORT_DURATION.fullmatch(text)
+            return float(match[1]) if match else _longest_wait(text, now)
+        value = float(text)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _MAX_NUMBER:
+        return None
+    return value - now if value > 1e9 and 0 < value - now <= _DAY_S else value * unit
+
+
+def _milliseconds(value: bytes) -> float | None:
+    parts = value.decode("ascii", "replace").split(",")
+    waits = [float(part) / 1000 for part in parts if _SECONDS.fullmatch(part.strip())]
+    return max((wait for wait in waits if 0 < wait < math.inf), default=None)
 
 
 def backoff_seconds(response: Response) -> float | None:
@@ -42,15 +141,41 @@ def _longest_wait(value: str, now: float) -> float | None:
     while parts:
         part = parts.pop(0).strip()
         if _SECONDS.fullmatch(part):
-            waits.append(float(part))
+            seconds = float(part)
+            is_time = seconds > 1e9 and 0 < seconds - now <= _DAY_S
+            waits.append(seconds - now if is_time else seconds)
+            continue
+        if (duration := _iso_duration(part)) is not None:
+            waits.append(duration)
             continue
         if part.isalpha() and parts and (date := parse_http_date(f"{part},{parts[0]}")) is not None:
             parts.pop(0)
         else:
-            date = parse_http_date(part)
+            date = parse_iso_date(part) or parse_http_date(part)
         if date is not None:
             waits.append(date - now)
     return max((wait for wait in waits if 0 < wait < math.inf), default=None)
+
+
+def _iso_duration(text: str) -> float | None:
+    """Seconds of an ISO 8601 duration of days and shorter units, such as PT1M30S; None if it is none."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        return None
+    days, hours, minutes, seconds = (float((part or "0").replace(",", ".")) for part in match.groups())
+    return days * _DAY_S + hours * 3600 + minutes * 60 + seconds
+
+
+def parse_iso_date(text: str) -> float | None:
+    """Seconds since 1970 of an ISO 8601 date and time, in UTC unless it has an offset; None if it is malformed."""
+    text = text.strip()
+    if len(text) < len("2026-01-01T00:00") or not (text[:4].isdigit() and text.isascii()):
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 def parse_http_date(value: str | None) -> float | None:

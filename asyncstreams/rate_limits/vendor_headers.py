@@ -154,6 +154,9 @@ USAGE_HEADERS = (
     UsageNames(b"sforce-limit-info", window=_DAY),
 )
 
+# Of Amazon's Selling Partner API, for each operation. The burst is not reported.
+RATE_HEADERS = (b"x-amzn-ratelimit-limit",)
+
 # Zendesk, for each endpoint: "total=100; remaining=99; resets=41".
 ZENDESK_PREFIX = b"zendesk-ratelimit-"
 

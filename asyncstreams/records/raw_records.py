@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, TypedDict, TypeGuard, cast
 
 import msgspec
 
+from ..errors import RemoteError
 from ..messages import Response
 from ..models import Record, key_paths
 from ..pagination.paginators import body_paths
@@ -41,14 +42,14 @@ class RawReader:
         None if the body is not what the stream declares; decoding it in full then explains the problem. Attaches the
         decoded page tokens to the response.
         """
-        body = response.content
         try:
+            body = response.json_text
             if not body.isascii():
                 body.decode()
             if b"\n" in body or b"\r" in body:
                 body = msgspec.json.format(body, indent=-1)
             decoded: Any = self._decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, RemoteError):
             return None
         records = decoded if self._decoder is None else self._decoder.records(decoded)
         if not _are_objects(records):

@@ -13,6 +13,7 @@ from .._json import as_object
 from ..errors import AsyncStreamsError, ConfigError, SchemaError
 from ..models import PrimaryKey, QuarantinedRecord, Record, SchemaViolation, key_paths, shorten
 from ..protocols import Stream
+from ..redaction import displayed
 from ..schemas.record_schema import RecordSchema, record_schema
 from ..state.stream_selection import StateStore
 
@@ -172,7 +173,7 @@ def _value_at(record: Record, path: list[str]) -> Any:
 
 
 def _record_label(key: Any, number: int) -> str:
-    return f"record {number} of its page" if key is None else f"record {shorten(repr(key), _MAX_KEY_CHARS)}"
+    return f"record {number} of its page" if key is None else f"record {shorten(displayed(key), _MAX_KEY_CHARS)}"
 
 
 def _schema_error(message: str, key: Any, problem: SchemaViolation) -> SchemaError:

@@ -9,6 +9,7 @@ from typing import Any
 from ..auth.identity import NotFingerprintable, credential_id
 from ..errors import StateIncompatible
 from ..protocols import Stream
+from ..redaction import displayed
 
 
 def identity_of(stream: Stream) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def check_compatible(
             continue
         if field not in known or known[field] == value or (field == "credential" and allow_credential_change):
             continue
-        change = "" if field == "credential" else f": {known[field]!r} changed to {value!r}"
+        change = "" if field == "credential" else f": {displayed(known[field])} changed to {displayed(value)}"
         raise StateIncompatible(
             f"state: it belongs to another {field}{change}",
             field=field,

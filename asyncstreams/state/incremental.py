@@ -59,7 +59,7 @@ class IncrementalPlan:
             return [self._slice_of(stream_slice, gap, like=stream_slice.interval[1]) for gap in gaps]
         if self.has_state_store:
             # A parent that changes while it is read is delivered twice; its partition is read once per run.
-            key = partition_key(partitions[0])
+            key = partition_key(self.state.of(partitions[0]).partition().key)
             if key in self._started_partitions:
                 return []
             self._started_partitions.add(key)
@@ -69,7 +69,9 @@ class IncrementalPlan:
         values = [None if math.isinf(point) else self.cursor.value(point, like) for point in interval]
         query_bounds = self.windows.query_bounds(self.cursor, interval)
         bounds = [None if math.isinf(point) else self.cursor.value(point, like) for point in query_bounds]
-        return Slice(stream_slice.partition, (values[0], values[1]), bounds=(bounds[0], bounds[1]))
+        return Slice(
+            stream_slice.partition, (values[0], values[1]), bounds=(bounds[0], bounds[1]), labels=stream_slice.labels
+        )
 
     def warn_once(self, message: str, *args: object) -> None:
         """Log a warning with the name of the stream, once per message."""

@@ -115,6 +115,7 @@ class State(Mapping[str, StreamState]):
         known = self._identities.get(stream.name, identity)
         check_compatible(stream.name, known, identity, allow_credential_change=self._allow_credential_change)
         self._identities[stream.name] = identity
+        self.of(stream).use_salt(bytes.fromhex(self._salt))
 
     @property
     def needs_schema(self) -> bool:

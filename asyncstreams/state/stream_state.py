@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, cast
@@ -13,8 +15,10 @@ from ..cursors.cursor_format import CursorFormat, InvalidCursorValue
 from ..cursors.intervals import Intervals, Point
 from ..errors import ConfigError, StateCorrupt
 from ..models import CursorField, Slice
+from ..redaction import HiddenText, replace_secrets
 
 _NUMBERS = CursorFormat("number")
+_PROCESS_SALT = os.urandom(16)
 
 
 class ResumePoint(NamedTuple):
@@ -54,7 +58,7 @@ class StreamState(Mapping[str, Any]):
 
     A mapping with one item: the cursor field and the frontier, before which everything has been read. It is empty
     and falsy in the first run. With several partitions, the frontier is that of the partition furthest behind;
-    `of(partition)` is the state of a single one.
+    `of(partition)` is the state of a single one. A Secret in a partition is kept as its keyed hash.
     """
 
     def __init__(self, cursor_field: CursorField = None, cursor: CursorFormat = _NUMBERS) -> None:
@@ -62,6 +66,7 @@ class StreamState(Mapping[str, Any]):
         self.cursor = cursor
         self.lookback: Point = 0
         self.parents: dict[str, StreamState] = {}
+        self._salt = _PROCESS_SALT
         self._partitions: dict[str, Partition] = {}
         self._partition: Mapping[str, Any] | None = None
 
@@ -70,8 +75,15 @@ class StreamState(Mapping[str, Any]):
         view = StreamState.__new__(StreamState)
         view.cursor_name, view.cursor, view.lookback = self.cursor_name, self.cursor, self.lookback
         view.parents = {}
-        view._partitions, view._partition = self._partitions, partition
+        view._salt = self._salt
+        view._partitions, view._partition = self._partitions, self._without_secrets(partition)
         return view
+
+    def use_salt(self, salt: bytes) -> None:
+        """Set the key of the hashes of Secrets, for this state and its parents: that of the file that stores them."""
+        self._salt = salt
+        for parent in self.parents.values():
+            parent.use_salt(salt)
 
     @property
     def frontier(self) -> Any:
@@ -100,15 +112,16 @@ class StreamState(Mapping[str, Any]):
 
     def is_done(self, partition: Mapping[str, Any]) -> bool:
         """Whether a partition without intervals has been read completely."""
-        known = self._partitions.get(partition_key(partition))
+        known = self._partitions.get(partition_key(self._without_secrets(partition)))
         return known is not None and known.is_done
 
     def apply(self, delta: StateDelta) -> None:
         """Add the progress of a delta."""
-        key = partition_key(delta.partition)
+        partition = self._without_secrets(delta.partition)
+        key = partition_key(partition)
         known = self._partitions.get(key)
         if known is None:
-            known = self._partitions[key] = Partition(dict(delta.partition))
+            known = self._partitions[key] = Partition(dict(partition))
         known.resume = delta.resume
         if delta.done is not None:
             known.done.add(*delta.done)
@@ -120,7 +133,7 @@ class StreamState(Mapping[str, Any]):
 
     def delta_to_json(self, delta: StateDelta) -> dict[str, Any]:
         """A delta as JSON values."""
-        payload: dict[str, Any] = {"partition": dict(delta.partition)}
+        payload: dict[str, Any] = {"partition": dict(self._without_secrets(delta.partition))}
         if delta.done is not None:
             payload["done"] = [self._value(point) for point in delta.done]
         if delta.seen:
@@ -152,7 +165,7 @@ class StreamState(Mapping[str, Any]):
     def copy(self) -> StreamState:
         """An independent copy."""
         copied = StreamState(self.cursor_name, self.cursor)
-        copied.lookback = self.lookback
+        copied.lookback, copied._salt = self.lookback, self._salt
         copied.parents = {name: parent.copy() for name, parent in self.parents.items()}
         copied._partitions = {
             key: replace(partition, done=Intervals(partition.done), seen=dict(partition.seen))
@@ -225,6 +238,15 @@ class StreamState(Mapping[str, Any]):
 
     def __repr__(self) -> str:
         return f"StreamState({dict(self)}, {len(self._partitions)} partitions)"
+
+    def _without_secrets(self, partition: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The partition with the keyed hash in place of each Secret."""
+
+        def keyed_hash(secret: HiddenText) -> str:
+            text = secret.reveal().encode("utf-8", "surrogatepass")
+            return f"secret:{hmac.new(self._salt, text, hashlib.blake2b).hexdigest()[:32]}"
+
+        return cast(Mapping[str, Any], replace_secrets(partition, keyed_hash))
 
     def _may_recur(self, done: Intervals, point: Point) -> bool:
         """Whether a row at this point will be read again."""

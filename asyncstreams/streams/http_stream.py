@@ -28,6 +28,7 @@ from ..extraction.sink_loop import check_destination, exit_on_sigterm, extract_t
 from ..http.client import HttpClient
 from ..http.request_builder import RequestBody
 from ..http.response_errors import default_action, should_be_retried
+from ..http.send_options import check_transport_options
 from ..http.session import Session, SessionPool
 from ..messages import Request, Response
 from ..models import (
@@ -36,6 +37,7 @@ from ..models import (
     Record,
     RequestContext,
     ResponseAction,
+    Secret,
     Slice,
 )
 from ..pagination.record_path import records_at
@@ -71,6 +73,7 @@ class HttpStream(StreamSettings):
                     f"{class_name}({name}=...): the class defines {name} as a property without a setter",
                     hint=f"remove the argument, or make {name} a plain attribute of {class_name}",
                 ) from None
+        check_transport_options(type(self).__name__, options, self.transport)
         if not self.name:
             self.name = snake_case(type(self).__name__)
         self._streams_body = inspect.isasyncgenfunction(type(self).parse_response)
@@ -78,37 +81,44 @@ class HttpStream(StreamSettings):
         self.session_owner = SessionOwner(SessionPool(self._new_session))
         self.listeners = ListenerList()
 
-    def path(self, context: RequestContext) -> str | tuple[str | int, ...]:
+    def path(self, context: RequestContext) -> str | Secret | tuple[str | int | Secret, ...]:
         """The path below `url_base`: a str, or a tuple of segments that are percent-encoded one by one.
 
-        An absolute URL must belong to an allowed origin. Required.
+        A Secret as the path or as a segment is sent, and hidden in all messages. An absolute URL must belong to an
+        allowed origin. Required.
         """
         raise ConfigError(f"{type(self).__name__}.path is missing")
 
     def request_params(self, context: RequestContext) -> ParamsInput | None:
-        """Query parameters. None values are omitted, and lists repeat the name.
+        """Query parameters, which may be Secrets: a mapping, pairs, httpx.QueryParams, or the text of a query.
 
-        Parameters of the paginator override them.
+        None values are omitted, and lists repeat the name. Parameters of the paginator override them.
         """
         return None
 
-    def request_headers(self, context: RequestContext) -> Mapping[str, str] | None:
-        """Additional request headers. Headers of the authenticator override them."""
+    def request_headers(self, context: RequestContext) -> Mapping[str, str | Secret] | None:
+        """Additional request headers, which may be Secrets. Headers of the authenticator override them."""
         return None
 
     def request_json(self, context: RequestContext) -> Any:
-        """The JSON body of the request. None sends no body; `{}` sends an empty object."""
+        """The JSON body of the request; None sends no body, `{}` an empty object. A Secret is sent as a string."""
         return None
 
-    def request_data(self, context: RequestContext) -> Mapping[str, Any] | str | bytes | None:
-        """The request body: a mapping is sent as a form, str and bytes unchanged. Excludes `request_json`."""
+    def request_data(
+        self, context: RequestContext
+    ) -> Mapping[str, Any] | Sequence[tuple[str, Any]] | str | bytes | Secret | None:
+        """The request body: a mapping or pairs are sent as a form, str, bytes and a Secret unchanged.
+
+        Excludes `request_json`.
+        """
         return None
 
     def request_kwargs(self, context: RequestContext) -> Mapping[str, Any]:
         """Send options: `timeout`, `follow_redirects`, `extensions`, `verify`, `cert`, `proxy`, `http2`.
 
-        `allow_redirects` and `proxies` are aliases. `stream` is accepted and ignored: write `parse_response` as an
-        async generator to read the body while it arrives.
+        `allow_redirects` and `proxies` are aliases. `stream` must agree with `parse_response`, which reads the body
+        while it arrives if it is an async generator. ConfigError is raised for an option that could not be used, such
+        as `verify` beside a `transport` of your own.
         """
         return {}
 
@@ -130,8 +140,8 @@ class HttpStream(StreamSettings):
         """The action for a response. Override it for APIs that report errors in a 200 response.
 
         Default: SUCCESS for 2xx. If `should_retry` returns true: THROTTLED for 429 and for 503 with Retry-After,
-        RETRY for other statuses. THROTTLED for a 403 that reports an exhausted limit. IGNORE for 304. FAIL for
-        the rest.
+        RETRY for other statuses. THROTTLED for a 403 that reports an exhausted limit. FAIL for errors of GraphQL,
+        or THROTTLED if they say so. IGNORE for 304. FAIL for the rest.
         """
         return default_action(self, response)
 
@@ -295,13 +305,13 @@ class HttpStream(StreamSettings):
 
     async def request(
         self,
-        path: str | tuple[str | int, ...],
+        path: str | Secret | tuple[str | int | Secret, ...],
         *,
         method: str = "GET",
         params: ParamsInput | None = None,
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str | Secret] | None = None,
         json: Any = None,
-        data: Mapping[str, Any] | str | bytes | None = None,
+        data: Mapping[str, Any] | Sequence[tuple[str, Any]] | str | bytes | Secret | None = None,
     ) -> Response:
         """Send a further request, such as a detail call, with the retries, limits and credential of the stream.
 

@@ -58,6 +58,8 @@ class StreamOptions(TypedDict, total=False):
     transport: httpx.AsyncBaseTransport | MockRouter | None
     middleware: Sequence[Middleware]
     allowed_origins: tuple[str, ...]
+    uncredentialed_origins: tuple[str, ...]
+    cookies: bool
     allow_insecure: bool
     trust_env: bool
     max_concurrency: int

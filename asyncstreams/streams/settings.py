@@ -11,7 +11,7 @@ import httpx
 from ..clock import Clock, SystemClock
 from ..declaration.availability import HttpAvailabilityStrategy
 from ..models import Backoff, BodyLimits, CursorField, PrimaryKey, RateLimit, Timeouts
-from ..protocols import Middleware, MockRouter, Paginator, Transformer, ValidationMode, Windows
+from ..protocols import Middleware, MockRouter, Paginator, PartialDataMode, Transformer, ValidationMode, Windows
 
 
 class StreamSettings:
@@ -25,6 +25,8 @@ class StreamSettings:
     """The HTTP method of page requests."""
     paginator: Paginator | None = None
     """How one page leads to the next. Without a paginator or a `next_page_token` method, a slice has one page."""
+    single_page: bool = False
+    """Whether one page per slice is meant although responses name further pages. Excludes a paginator."""
     records_path: str | None = None
     """Dotted path of the array of records in the JSON body, such as "data.items". None: the body is the array."""
     primary_key: PrimaryKey = None
@@ -37,12 +39,21 @@ class StreamSettings:
     "report": deliver and count them, and log a warning once for each place and keyword;
     "quarantine": move them to `page.quarantined`; "fail": raise SchemaError; "off": do not validate.
     """
+    graphql_partial: PartialDataMode = "fail"
+    """What happens to a GraphQL response with both data and errors.
+
+    "fail": raise HttpStatusError; "warn": read the data, and log each message once. Errors alone always fail.
+    """
     max_quarantined: int = 1_000
     """Maximum number of records quarantined in one read, 0 or more; one more raises SchemaError."""
     availability_strategy: Any = HttpAvailabilityStrategy()
     """An AvailabilityStrategy, as an attribute, a property or a method. None: availability is not checked."""
     detect_loops: bool = True
-    """Whether three equal non-empty pages in a row raise PaginationLoop. Repeated tokens always raise it."""
+    """Whether equal pages raise PaginationLoop: the first two of a slice, or three in a row.
+
+    False also permits a token that stays the same from page to page, as that of a scroll. Cycles of tokens always
+    raise it.
+    """
     max_pages: int = 100_000
     """Maximum number of pages of one slice, at least 1; a further page raises PaginationLoop."""
     parallel_pages: bool = True
@@ -91,6 +102,14 @@ class StreamSettings:
     """Callables around each attempt, the first one outermost. See Middleware."""
     allowed_origins: tuple[str, ...] = ()
     """Further origins that links, redirects and paths may lead to. The credential is sent there too."""
+    uncredentialed_origins: tuple[str, ...] = ()
+    """Origins that links and paths may lead to without the credential, such as "https://*.s3.amazonaws.com".
+
+    Only GET and HEAD requests without a body are sent there, without cookies and without headers of the stream.
+    `https://*.example.com` stands for all subdomains. Redirects need no entry.
+    """
+    cookies: bool = True
+    """Whether cookies that the API sets are sent back to it. They are kept in memory, per origin and credential."""
     allow_insecure: bool = False
     """Whether a credential may be sent over plain http to hosts other than localhost."""
     trust_env: bool = True

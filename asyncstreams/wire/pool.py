@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Hashable
+from typing import NamedTuple
 
 from .http1_connection import Http1Connection, ReadBuffer
 
@@ -14,9 +15,17 @@ _SHARE_OF_ANNOUNCED = 0.9
 _CLOSE_S = 1.0
 
 
+class ChannelKey(NamedTuple):
+    """The key of connections to a peer that only requests of one channel use."""
+
+    peer: Hashable
+    channel: object
+
+
 class ConnectionPool:
     """Idle connections by key, the one used last on top. It has no limit, so no request waits in it.
 
+    Without `keeps_idle` only those of channels are kept.
     All connections that have been opened and have not ended belong to it, idle or not.
     """
 
@@ -53,7 +62,8 @@ class ConnectionPool:
 
     def put_back(self, connection: Http1Connection, seconds: float) -> None:
         """Keep an idle connection for so many seconds, for at most 4.5."""
-        if not self._keeps_idle or connection not in self._open or self._all_closed is not None:
+        is_kept = self._keeps_idle or isinstance(connection.key, ChannelKey)
+        if not is_kept or connection not in self._open or self._all_closed is not None:
             connection.close()
             return
         lifetime = min(_MAX_IDLE_S, seconds * _SHARE_OF_ANNOUNCED)
@@ -71,6 +81,8 @@ class ConnectionPool:
         idle = self._idle.get(connection.key, [])
         if connection in idle:
             idle.remove(connection)
+        if not idle:  # the keys of channels come and go
+            self._idle.pop(connection.key, None)
         if not self._open and self._all_closed is not None and not self._all_closed.done():
             self._all_closed.set_result(None)
 
@@ -90,7 +102,7 @@ class ConnectionPool:
         self._timer = None
         now = self._loop.time()
         next_at = float("inf")
-        for connections in self._idle.values():
+        for connections in list(self._idle.values()):
             for connection in [connection for connection in connections if connection.expires_at <= now]:
                 connections.remove(connection)
                 connection.close()

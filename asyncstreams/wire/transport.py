@@ -11,7 +11,7 @@ import httpx
 
 from ..messages import Request, Response
 from .dialer import Dialer, Peer, proxy_authentication_required
-from .pool import ConnectionPool
+from .pool import ChannelKey, ConnectionPool
 from .proxies import Proxy
 from .request_head import header_fields, request_head
 from .tls import DEFAULT_TLS, TlsOptions, tls_context
@@ -29,7 +29,9 @@ class Http1Transport(httpx.AsyncBaseTransport):
     request waits in it. `proxy` is an HTTP proxy. ConfigError is raised for TLS options that cannot be loaded.
 
     The extension `sni_hostname` of a request is the server's name in the TLS handshake. The extension
-    `connected` is called without arguments when the request is about to be sent.
+    `connected` is called without arguments when the request is about to be sent. Requests with the same object as
+    the extension `channel` use connections that no other request uses, and keep them for each other, also without
+    `reuse`.
     """
 
     def __init__(self, tls: TlsOptions = DEFAULT_TLS, *, proxy: Proxy | None = None, reuse: bool = True) -> None:
@@ -56,12 +58,14 @@ class Http1Transport(httpx.AsyncBaseTransport):
             target = f"http://{peer.host_header}{target}"
             if self._proxy.authorization is not None:
                 headers = [*headers, ("Proxy-Authorization", self._proxy.authorization)]
-        fields = self._header_fields(peer.host_header, tuple(headers), not self._reuse)
+        channel: object = extensions.get("channel")
+        fields = self._header_fields(peer.host_header, tuple(headers), not self._reuse and channel is None)
         head = request_head(method, target, fields, len(body))
         pool = self._pool or self._open_pool()
-        connection = pool.take(peer)
+        key = peer if channel is None else ChannelKey(peer, channel)
+        connection = pool.take(key)
         if connection is None:
-            connection = pool.new_connection(peer)
+            connection = pool.new_connection(key)
             await self._dialer.dial(peer, connection, extensions.get("timeout", {}).get("connect"))
         on_connected: Callable[[], None] | None = extensions.get("connected")
         if on_connected is not None:

@@ -30,6 +30,7 @@ class Repos(HttpStream):
 """
 
 SHOP = """
+import gzip
 import json
 
 import httpx
@@ -63,17 +64,23 @@ respx.get(f"{base}/projects/a/issues").respond(json=[{"id": "a-1"}])
 respx.get(f"{base}/projects/b%2Fc/issues").respond(json=[{"id": "b/c-1"}])
 respx.get(f"{base}/projects/gone/issues").respond(404)
 respx.get(f"{base}/export.ndjson").respond(text="".join(json.dumps(event) + "\\n" for event in events))
+respx.get(f"{base}/sales.csv.gz").respond(content=gzip.compress("id;name;;\\n1;Zoë;;\\n".encode("latin-1")),
+    headers={"Content-Type": "text/csv; charset=ISO-8859-1"})
 respx.get(f"{base}/invoices").mock(side_effect=invoices)
 respx.post("https://auth.example.com/token").respond(
     json={"access_token": "fresh-token", "refresh_token": "rotated", "expires_in": 3600}
 )
 respx.get(f"{base}/payouts").respond(403, json={"message": "the scope payouts:read is missing"})
+respx.get("https://api.telegram.org/bot110201543%3AAAHdqTcv/getUpdates").respond(404, json={"description": "Not Found"})
 respx.get(f"{base}/payments").respond(
     json=[
         {"id": 1, "amount": "9.50", "paid": "yes"},
         {"id": 2, "amount": 12, "paid": True},
         {"id": "3", "amount": None},
     ]
+)
+respx.post("https://api.example.com/graphql").respond(
+    json={"data": None, "errors": [{"message": "Field 'nmae' doesn't exist on type 'Customer'"}]}
 )
 respx.get(f"{base}/reports").mock(
     side_effect=[httpx.Response(200, json={"error": message}) for message in ("not ready", "no such report")]
@@ -82,6 +89,7 @@ respx.get(f"{base}/reports").mock(
 
 TROUBLESHOOTING = """
 import asyncio
+import gzip
 
 import httpx
 import respx
@@ -103,8 +111,19 @@ def orders(request):
 
 respx.get(f"{base}/orders").mock(side_effect=orders)
 respx.get(f"{base}/payouts").respond(403, json={"message": "the scope payouts:read is missing"})
+respx.get(f"{base}/coupons").respond(
+    403, html="<!doctype html><title>Attention Required! | Cloudflare</title><h1>Sorry, you have been blocked</h1>"
+)
 respx.get(f"{base}/ordres").respond(404, json={"message": "no such resource"})
+respx.get(f"{base}/export").respond(302, headers={"Location": "http://files.example.net/7?signature=0a1b"})
 respx.get(f"{base}/items").respond(json=rows)
+respx.get(f"{base}/refunds").respond(json={"data": rows, "meta": {"next": "c-2"}})
+for name, text in (
+    ("wide.csv", "id,name,\\n1,Ann,x\\n"), ("twice.csv", "id,name,id\\n1,Ann,2\\n"), ("latin.csv", "name\\nZoë\\n")
+):
+    respx.get(f"{base}/{name}").respond(content=text.encode("latin-1"))
+respx.get(f"{base}/nested.gz").respond(content=gzip.compress(gzip.compress(b"[]")))
+respx.get(f"{base}/zeros.gz").respond(content=gzip.compress(bytes(2**23)))
 respx.get("https://www.example.com/orders").respond(
     text="<!doctype html><title>Example Shop</title>", headers={"Content-Type": "text/html"}
 )

@@ -1,10 +1,14 @@
-"""An nginx on free ports: pages, odd framing, large headers, and TLS in several configurations."""
+"""An nginx on free ports: pages, files and charsets, odd framing, large headers, and TLS in several configurations."""
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
 import json
 import re
 import urllib.request
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +19,8 @@ from server_process import free_ports, running
 PAGES, PAGE_SIZE = 40, 50
 REQUESTS_PER_CONNECTION = 7
 LARGE_ROWS = 20_000
+FILE_ROWS = [{"id": str(number), "name": f"Zoë {number}"} for number in range(2000)]
+"""The rows of the files below `/files/`, which are CSV in ISO-8859-1."""
 HOST = "shop.test"
 """A name of the default TLS servers, which no resolver knows."""
 _PORTS = ("http", "tls", "tls12", "tls13", "client_certificate", "http2")
@@ -35,6 +41,7 @@ http {{
     limit_req_zone $server_name zone=all:1m rate=100r/s;
     limit_req_status 429;
     root {folder}/pages;
+    charset_map iso-8859-1 utf-8 {{ EB C3AB; }}
     ssl_protocols TLSv1.2 TLSv1.3;
     ssl_certificate {default.certificate};
     ssl_certificate_key {default.key};
@@ -54,6 +61,13 @@ http {{
         }}
         location /headers/40 {{ add_header X-Large $kib10$kib10$kib10$kib10; return 200 '[{{"id": 1}}]'; }}
         location /headers/300 {{ {headers} return 200 '[{{"id": 1}}]'; }}
+        location /files/ {{ charset iso-8859-1; charset_types text/csv application/gzip; types {{
+            text/csv csv; application/gzip gz; application/octet-stream bz2 zip;
+        }} }}
+        location /recoded/ {{ alias {folder}/pages/files/; source_charset iso-8859-1; charset utf-8;
+            default_type text/csv; charset_types text/csv; types {{ }} }}
+        location /static/ {{ alias {folder}/pages/files/; gzip_static always; default_type text/csv; types {{ }}
+            charset iso-8859-1; charset_types text/csv; }}
         location /status {{ stub_status; }}
         include {folder}/common.conf;
         location / {{ return 200 '[{{"id": 1}}]'; }}
@@ -148,6 +162,19 @@ def _write_pages(folder: Path) -> None:
     for page in range(1, PAGES + 1):
         rows = [{"id": (page - 1) * PAGE_SIZE + row} for row in range(PAGE_SIZE)]
         (folder / f"{page}.json").write_text(json.dumps({"data": rows, "pages": PAGES}))
+    _write_files(folder / "files")
     # In the response of /rewritten, nginx replaces the word by the number.
     large = [{"id": row, "name": "a row", "offset": "zero"} for row in range(LARGE_ROWS)]
     (folder / "large.json").write_text(json.dumps(large))
+
+
+def _write_files(folder: Path) -> None:
+    folder.mkdir()
+    text = "\r\n".join(["id;name;;", *(f"{row['id']};{row['name']};;" for row in FILE_ROWS)]).encode("latin-1")
+    (folder / "rows.csv").write_bytes(text)
+    (folder / "rows.csv.gz").write_bytes(gzip.compress(text))
+    (folder / "rows.csv.bz2").write_bytes(bz2.compress(text))
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("rows.csv", text)
+    (folder / "rows.csv.zip").write_bytes(archive.getvalue())

@@ -200,11 +200,20 @@ def expected_value(value: Any, kind: Any) -> Any:
     if value is None:
         return None
     if kind == "json":
-        return json.loads(json.dumps(value))
+        return without_nulls(json.loads(json.dumps(value)))
     if isinstance(kind, list):
         return [expected_value(item, kind[0]) for item in value]
     if isinstance(kind, dict):
         return {name: expected_value(value.get(name), field) for name, field in kind.items()}
+    return value
+
+
+def without_nulls(value: Any) -> Any:
+    """The value without null fields: a column of objects that became one of texts does not know which were missing."""
+    if isinstance(value, list):
+        return [without_nulls(item) for item in value]
+    if isinstance(value, dict):
+        return {name: without_nulls(item) for name, item in value.items() if item is not None}
     return value
 
 
@@ -213,7 +222,7 @@ def stored_value(value: Any, kind: Any) -> Any:
     if value is None:
         return None
     if kind == "json":
-        return json.loads(value)
+        return without_nulls(json.loads(value))
     if isinstance(kind, list):
         return [stored_value(item, kind[0]) for item in value]
     if isinstance(kind, dict):

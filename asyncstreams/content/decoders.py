@@ -1,4 +1,4 @@
-"""Decoders of the content codings, with bounded pieces and a check of the end."""
+"""Decoders of content codings and compressed files, with bounded pieces and a check of the end."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import importlib
 import importlib.util
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
-from ..errors import DecodeError, TruncatedBody
+from ..errors import DecodeError, TruncatedBody, UnexpectedContent
 
 _MAX_PIECE_BYTES = 256 * 1024
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
 class Decompressor(Protocol):
-    """An incremental decoder of one content coding."""
+    """An incremental decoder of one compression format."""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """The decoded form of `data`, in pieces of bounded size."""
@@ -123,6 +123,37 @@ class _Zstd:
             raise TruncatedBody("sent a truncated zstd body: its end is missing")
 
 
+class _Bzip2:
+    """bzip2: every stream of the file, each checked."""
+
+    def __init__(self) -> None:
+        # Imported here, because Python can be built without it.
+        self._new_stream: Callable[[], Any] = importlib.import_module("bz2").BZ2Decompressor
+        self._stream = self._new_stream()
+        self._has_data = False
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        while True:
+            if self._stream.eof:
+                if not data:
+                    return
+                self._stream = self._new_stream()
+            self._has_data = True
+            try:
+                piece = self._stream.decompress(data, max_length=_MAX_PIECE_BYTES)
+            except (OSError, ValueError) as error:
+                raise DecodeError(f"sent a body that is not valid bzip2: {error}") from None
+            if piece:
+                yield piece
+            data = self._stream.unused_data if self._stream.eof else b""
+            if not self._stream.eof and self._stream.needs_input:
+                return
+
+    def finish(self) -> None:
+        if self._has_data and not self._stream.eof:
+            raise TruncatedBody("sent a truncated bzip2 body: its end is missing")
+
+
 def _first_available(*modules: str) -> str | None:
     return next(
         (module for module in modules if importlib.util.find_spec(module.partition(".")[0]) and _can_import(module)),
@@ -139,6 +170,7 @@ def _can_import(module: str) -> bool:
 
 
 _ZSTD_MODULE = _first_available("compression.zstd", "backports.zstd")
+_HAS_BZIP2 = importlib.util.find_spec("_bz2") is not None
 _HAS_BROTLI = _first_available("brotli") is not None
 ACCEPT_ENCODING = ", ".join(["gzip", "deflate", *(["br"] if _HAS_BROTLI else []), *(["zstd"] if _ZSTD_MODULE else [])])
 """The codings that the installed packages can decode."""
@@ -148,7 +180,7 @@ def new_decompressor(coding: str) -> Decompressor:
     """A new decoder of a content coding. Raises DecodeError for a coding that was not requested."""
     if coding in ("gzip", "x-gzip"):
         return _Zlib("gzip")
-    if coding == "deflate":
+    if coding in ("deflate", "x-deflate"):
         return _Zlib("deflate")
     if coding == "br" and _HAS_BROTLI:
         return _Brotli()
@@ -158,6 +190,20 @@ def new_decompressor(coding: str) -> Decompressor:
         f"sent a body with Content-Encoding {coding!r}, which was not requested",
         retryable=False,
         hint=f"pip install 'asyncstreams[{coding}]'" if coding in ("br", "zstd") else None,
+    )
+
+
+def new_file_decoder(kind: str) -> Decompressor:
+    """A new decoder of a compressed file: gzip, bzip2 or zstd. Raises UnexpectedContent if its library is missing."""
+    if kind == "gzip":
+        return _Zlib("gzip")
+    if kind == "bzip2" and _HAS_BZIP2:
+        return _Bzip2()
+    if kind == "zstd" and _ZSTD_MODULE:
+        return _Zstd(_ZSTD_MODULE)
+    raise UnexpectedContent(
+        f"sent a {kind} file, which needs a package that is not installed",
+        hint="pip install 'asyncstreams[zstd]'" if kind == "zstd" else "install a Python that includes bz2",
     )
 
 

@@ -1,0 +1,80 @@
+"""Log lines of a run: how each stream begins, proceeds and ends."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+
+import anyio
+
+from ..models import RateLimit
+from ..state.stream_state import StreamState
+from .stream_run import StreamRun
+
+_PROGRESS_INTERVAL_S = 30.0
+_log = logging.getLogger("asyncstreams")
+
+
+def log_start(run: StreamRun) -> None:
+    """Log that a stream begins, with what is known about it."""
+    if _log.isEnabledFor(logging.INFO):
+        known = "; ".join(filter(None, _describe_start(run)))
+        _log.info("%s: begins%s", run.stream.name, f": {known}" if known else "")
+
+
+@asynccontextmanager
+async def log_progress(run: StreamRun) -> AsyncGenerator[None]:
+    """Inside the block, log the progress of a stream every 30 s, by the clock of the run."""
+    if not _log.isEnabledFor(logging.INFO):
+        yield
+        return
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_repeat_progress, run)
+        try:
+            yield
+        finally:
+            tasks.cancel_scope.cancel()
+
+
+def log_end(run: StreamRun, outcome: str) -> None:
+    """Log that a stream ends, with the pages and records that were read."""
+    if not _log.isEnabledFor(logging.INFO):
+        return
+    counts = {"ignored": run.slices_ignored, "failed": len(run.failed)}
+    slices = "".join(
+        f", {count:,} {'slice' if count == 1 else 'slices'} {name}" for name, count in counts.items() if count
+    )
+    quarantined = f", {run.read_quarantined:,} quarantined" if run.read_quarantined else ""
+    _log.info(
+        "%s: %s: %s pages, %s records%s%s in %.1f s",
+        run.stream.name,
+        outcome,
+        f"{run.read_pages:,}",
+        f"{run.read_records:,}",
+        quarantined,
+        slices,
+        run.client.clock.monotonic() - run.started_at,
+    )
+
+
+async def _repeat_progress(run: StreamRun) -> None:
+    while True:
+        await run.client.clock.sleep(_PROGRESS_INTERVAL_S)
+        _log.info("%s", run.explain())
+
+
+def _describe_start(run: StreamRun) -> list[str]:
+    stream, state = run.stream, run.state
+    limit = f"at most {run.remaining_records:,} records" if run.remaining_records is not None else ""
+    parents = f"for each record of {' and '.join(parent.name for parent in stream.parents)}" if stream.parents else ""
+    cursor = ""
+    if run.incremental is not None:
+        since = state.frontier if isinstance(state, StreamState) else None
+        cursor = f"cursor {'.'.join(run.incremental.path)}" + ("" if since is None else f" from {since}")
+    return [limit, parents, cursor, _describe_declared_limits(stream.rate_limit), run.client.describe_limits()]
+
+
+def _describe_declared_limits(declared: RateLimit | Sequence[RateLimit] | None) -> str:
+    limits = [declared] if isinstance(declared, RateLimit) else declared or ()
+    return "declared limits " + ", ".join(f"{limit.limit:g} in {limit.per:g} s" for limit in limits) if limits else ""

@@ -1,0 +1,283 @@
+"""Signs in a response that its resource has more pages, for streams that do not declare pagination."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
+
+from .._json import as_array, as_object
+from ..messages import HeaderLayout, Response
+from .link_header import parse_link_header
+from .selectors import as_count, select_path
+
+_Kind: TypeAlias = Literal["next", "more", "last", "total", "pages", "position", "container", "links"]
+_MAX_DEPTH = 2
+_MAX_KEYS = 500
+_EDGE_BYTES = 1024
+_EDGE_FIELD = re.compile(rb'"([@.\w-]{2,40})"\s*:\s*(\{\}?|\[\]?|[^\s,\[\]{}]{1,20})', re.ASCII)
+_FALSY_VALUES = (b"null", b"false", b'""', b"[", b"{}", b"0")
+_SIGN_HEADERS = (b"link", b"x-next-page", b"x-total-count", b"x-total")
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Names are without case and separators, so that "has_more", "hasMore" and "has-more" are one.
+_NEXT_PARTS = re.compile(
+    r"next(?:page|cursor|token|url|uri|link|href|offset|start|marker|key|id|continuation|records?|number)*"
+)
+_OTHER_NEXT_NAMES = _names("continue lastevaluatedkey")
+_KINDS: dict[_Kind, frozenset[str]] = {
+    "more": _names(
+        "more hasmore hasnext next hasnextpage hasmorepages hasmorepage hasmoreitems hasmoreresults hasmoredata "
+        "morepages moreresults moreitems moredata moreavailable istruncated truncated"
+    ),
+    "last": _names("last islast lastpage islastpage"),
+    "total": _names(
+        "count total totalcount totalresults totalresult totalitems totalrecords totalelements totalrows totalentries "
+        "totalhits totalsize totalnumber totalobjects totalnum numfound nbhits recordstotal itemstotal resultstotal "
+        "recordcount itemcount rowcount fullcount odatacount"
+    ),
+    "pages": _names("pages totalpages pagestotal pagecount pagescount lastpage nbpages numpages maxpage"),
+    "position": _names(
+        "page pagenumber pageno pagenum pageindex currentpage perpage pagesize itemsperpage limit offset skip startat "
+        "startindex"
+    ),
+    # Objects about pages; only they are searched further down.
+    "container": _names("pageinfo paging pagination paginginfo pagemeta meta metadata links cursor cursors"),
+    "links": _names("link links"),
+}
+_TOKEN_PARAMS = {"token": "page_token", "page": "page", "offset": "offset", "start": "start", "marker": "marker"}
+
+
+class PaginationSign(NamedTuple):
+    """A sign that there are more pages.
+
+    where: what the response contains, as text for a message.
+    paginator: the paginator that would read it, as Python source.
+    is_certain: whether it names further pages; otherwise it is a total alone.
+    """
+
+    where: str
+    paginator: str
+    is_certain: bool = True
+
+
+def find_next_page(response: Response, records_path: str | None = None) -> PaginationSign | None:
+    """A link, token or flag that names a next page: in a header, or in the decoded body under a usual name.
+
+    The value at `records_path` is not searched.
+    """
+    return _next_page_in_headers(response) or _search(response.decoded_json, records_path).next_page
+
+
+def find_sign(response: Response, count: int, records_path: str | None = None) -> PaginationSign | None:
+    """A sign as of `find_next_page`, or a total larger than the page: more than `count` rows, or than one page.
+
+    A total is certain beside a page number, page size or offset, unless the response says that it is the last page.
+    """
+    body = response.decoded_json
+    if not isinstance(body, dict) and not _has_sign_header(response.layout):
+        return None
+    if (sign := _next_page_in_headers(response)) is not None:
+        return sign
+    found = _search(body, records_path)
+    if found.next_page is not None:
+        return found.next_page
+    total, number = next((entry for entry in found.totals if entry[1] > count), ("", 0))
+    pages = next((path for path, number in found.pages if number > 1), None)
+    is_certain = not found.says_last and bool(found.positions or (found.totals and found.pages))
+    if pages is not None:
+        where = f"a total of {number:,} ({total!r})" if total else f"more than one page ({pages!r})"
+        return PaginationSign(where, f"PageNumber(total_pages={pages!r})", is_certain)
+    if total:
+        by_offset = any(path.rpartition(".")[2].lower() in ("offset", "skip") for path in found.positions)
+        paginator = f"Offset(total={total!r})" if by_offset else f"PageNumber(size=..., total_items={total!r})"
+        return PaginationSign(f"a total of {number:,} ({total!r})", paginator, is_certain and not found.pages)
+    return _total_in_headers(response, count)
+
+
+def may_have_sign(content: bytes, count: int) -> bool:
+    """Whether a body that is not decoded may have a sign before or after its `count` rows, as an array of objects."""
+    start = content.find(b"[{", 0, _EDGE_BYTES)
+    end = content.rfind(b"}]", -_EDGE_BYTES)
+    head = content[: _EDGE_BYTES if start < 0 else start]
+    tail = content[-_EDGE_BYTES if end < 0 else end + 2 :]
+    fields = _EDGE_FIELD.findall(head) if len(head) > 2 else []
+    if len(tail) > 2:
+        fields += _EDGE_FIELD.findall(tail)
+    return any(_may_be_sign(key.decode(), value, count) for key, value in fields)
+
+
+def _may_be_sign(key: str, value: bytes, count: int) -> bool:
+    for kind in _kinds_of(key):
+        match kind:
+            case "next":
+                is_sign = not value.startswith(_FALSY_VALUES)
+            case "more":
+                is_sign = value == b"true"
+            case "last":
+                is_sign = value == b"false"
+            case "total" | "pages":
+                number = as_count(value.decode("ascii", "replace")) or 0
+                is_sign = value.startswith(b"{") or number > (count if kind == "total" else 1)
+            case "links":
+                is_sign = value == b"["
+            case _:
+                is_sign = False
+        if is_sign:
+            return True
+    return False
+
+
+@lru_cache(maxsize=256)
+def _has_sign_header(layout: HeaderLayout) -> bool:
+    return any(name in layout.indexes for name in _SIGN_HEADERS)
+
+
+def _next_page_in_headers(response: Response) -> PaginationSign | None:
+    if not _has_sign_header(response.layout):
+        return None
+    if (link := response.raw_header(b"link")) is not None and parse_link_header(link.decode("latin-1")).get("next"):
+        return PaginationSign("the header Link", "LinkHeader()")
+    if (number := response.raw_header(b"x-next-page")) is not None and number.strip():
+        return PaginationSign("the header X-Next-Page", 'Cursor(Header("X-Next-Page"), param="page")')
+    return None
+
+
+def _total_in_headers(response: Response, count: int) -> PaginationSign | None:
+    if not _has_sign_header(response.layout):
+        return None
+    for name in ("X-Total-Count", "X-Total"):
+        header = response.raw_header(name.lower().encode())
+        number = None if header is None else as_count(header.decode("latin-1"))
+        if number is not None and number > count:
+            return PaginationSign(
+                f"a total of {number:,} (the header {name})", f'Offset(total=Header("{name}"))', False
+            )
+    return None
+
+
+class _Findings:
+    """What a search of a body has found; totals and pages with their paths."""
+
+    __slots__ = ("keys_left", "next_page", "pages", "positions", "rows", "says_last", "totals")
+
+    def __init__(self, rows: object) -> None:
+        self.next_page: PaginationSign | None = None
+        self.says_last = False
+        self.totals: list[tuple[str, int]] = []
+        self.pages: list[tuple[str, int]] = []
+        self.positions: list[str] = []
+        self.rows = rows
+        """The mapping of rows, which is not searched."""
+        self.keys_left = _MAX_KEYS
+
+
+def _search(body: Any, records_path: str | None) -> _Findings:
+    fields = as_object(body)
+    rows = None if records_path is None or fields is None else select_path(records_path, fields)
+    found = _Findings(rows)
+    if fields is not None and fields is not rows:
+        _search_object(fields, "", found, 0)
+    return found
+
+
+def _search_object(fields: dict[str, Any], at: str, found: _Findings, depth: int) -> None:
+    inner: list[tuple[str, dict[str, Any], int]] | None = None
+    for key, value in fields.items():
+        if value is found.rows:
+            continue
+        found.keys_left -= 1
+        if found.keys_left < 0:
+            return
+        kinds = _kinds_of(key)
+        if kinds:
+            _note_field(kinds, key, f"{at}.{key}" if at else key, value, found)
+        if isinstance(value, dict) and "next" not in kinds:
+            level = depth if "container" in kinds else depth + 1
+            if level <= _MAX_DEPTH:
+                inner = [] if inner is None else inner
+                inner.append((f"{at}.{key}" if at else key, cast("dict[str, Any]", value), level))
+    for where, nested, level in inner or ():
+        _search_object(nested, where, found, level)
+
+
+def _note_field(kinds: tuple[_Kind, ...], key: str, where: str, value: Any, found: _Findings) -> None:
+    sign: PaginationSign | None = None
+    for kind in kinds:
+        match kind:
+            case "total" | "pages":
+                inner = as_object(value)
+                number = as_count(value if inner is None else inner.get("value"))
+                if number is not None and not isinstance(value, str):
+                    fields = found.totals if kind == "total" else found.pages
+                    fields.append((where if inner is None else f"{where}.value", number))
+            case "position":
+                if as_count(value) is not None:
+                    found.positions.append(where)
+            case "more":
+                found.says_last = found.says_last or value is False
+                if value is True:
+                    sign = sign or PaginationSign(repr(where), f"PageNumber(more={where!r})")
+            case "last":
+                found.says_last = found.says_last or value is True
+                if value is False:  # no selector reads a flag that is false where pages follow
+                    more = f"lambda response: not response.json(){_getter(where)}"
+                    sign = sign or PaginationSign(f"{where!r} = false", f"PageNumber(more={more})")
+            case "next":
+                is_token = isinstance(value, dict if key == "continue" else str | int | float | dict)
+                found.says_last = found.says_last or not value
+                if value and value is not True and is_token:
+                    sign = sign or PaginationSign(repr(where), _paginator_for(key, where, value))
+            case "links":
+                sign = sign or _sign_in_links(where, value)
+            case "container":
+                pass
+    if found.next_page is None:
+        found.next_page = sign
+
+
+def _sign_in_links(where: str, value: Any) -> PaginationSign | None:
+    """The next link in an array of objects with a relation, as in FHIR."""
+    for link in as_array(value) or ():
+        fields = as_object(link) or {}
+        name = next((name for name in ("rel", "relation") if fields.get(name) == "next"), None)
+        target = next((name for name in ("href", "url", "uri") if isinstance(fields.get(name), str)), None)
+        if name is not None and target is not None:
+            links = f"response.json(){_getter(where)}"
+            url = f'next((link["{target}"] for link in {links} if link["{name}"] == "next"), None)'
+            return PaginationSign(f"the link 'next' in {where!r}", f"NextUrl(lambda response: {url})")
+    return None
+
+
+def _getter(where: str) -> str:
+    return "".join(f"[{step!r}]" for step in where.split("."))
+
+
+def _paginator_for(key: str, where: str, value: Any) -> str:
+    if (fields := as_object(value)) is not None:
+        target = next((name for name in ("href", "url", "uri") if name in fields), None)
+        return f"Continuation({where!r})" if target is None else f"NextUrl({f'{where}.{target}'!r})"
+    plain = _plain(key)
+    if isinstance(value, str) and (value.startswith(("http://", "https://", "/", "?")) or "url" in plain):
+        return f"NextUrl({where!r})"
+    param = next((param for part, param in _TOKEN_PARAMS.items() if plain.endswith(part)), "cursor")
+    return f"Cursor({where!r}, param={param!r})"
+
+
+def _plain(key: str) -> str:
+    """A key without case, separators and the prefix of OData."""
+    return key.lower().replace("_", "").replace("-", "").replace("@odata.", "odata")
+
+
+@lru_cache(maxsize=4096)
+def _kinds_of(key: str) -> tuple[_Kind, ...]:
+    if len(key) > 40:
+        return ()
+    plain = _plain(key)
+    is_next = _NEXT_PARTS.fullmatch(plain.removeprefix("odata")) or plain in _OTHER_NEXT_NAMES
+    kinds: tuple[_Kind, ...] = ("next",) if is_next else ()
+    return (*kinds, *(kind for kind, names in _KINDS.items() if plain in names))
