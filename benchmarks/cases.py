@@ -21,6 +21,7 @@ from simulated_servers import (
 from asyncstreams import RateLimit
 
 WORKERS = 64
+MAX_CONCURRENCY = 32  # the default of a stream
 _RATE, _BURST = 200.0, 50.0
 _LEARNING_S = 5.0
 
@@ -61,6 +62,32 @@ def refusing(seed: int, scale: float, retry_after: float | None = 1.0) -> list[F
 
 def refusing_silently(seed: int, scale: float) -> list[Figure]:
     return refusing(seed, scale, None)
+
+
+def refusing_short(seed: int, scale: float, retry_after: float | None = None) -> list[Figure]:
+    """A job of some seconds; the ideal is the burst and the rate of the bucket."""
+    count = int(3_000 * scale)
+    run = SimulatedRun(
+        seed, lambda random: TokenBucketServer(random, _RATE, _BURST, retry_after), count, MAX_CONCURRENCY
+    ).run()
+    # Each second that the server orders costs what the bucket cannot hold of it, and two are needed to learn the rate.
+    most_seconds, most_refused = (1.08, 0.01) if retry_after is None else (1.18, 0.01)
+    if scale < 1:
+        most_seconds, most_refused = 1.6, 0.06
+    return [
+        Figure("seconds to the ideal", run.seconds / ((count - _BURST) / _RATE), maximum=most_seconds),
+        Figure("refused", run.refused_share(), maximum=most_refused),
+    ]
+
+
+def refusing_short_ordered(seed: int, scale: float) -> list[Figure]:
+    return refusing_short(seed, scale, 1.0)
+
+
+def refusing_few(seed: int, scale: float) -> list[Figure]:
+    """A job of 24 requests, whatever the scale."""
+    run = SimulatedRun(seed, lambda random: TokenBucketServer(random, 4, 8, None), 24, 24).run()
+    return [Figure("requests refused", len(run.sent) - len(run.accepted), maximum=8)]
 
 
 def refusing_lifted(seed: int, scale: float) -> list[Figure]:
@@ -222,7 +249,10 @@ def shares(seed: int, scale: float) -> list[Figure]:
 CASES: dict[str, tuple[Case, str]] = {
     "refusing": (refusing, "refuses above 200/s with a burst of 50, `Retry-After: 1`"),
     "refusing-silently": (refusing_silently, "the same, without Retry-After"),
-    "refusing-lifted": (refusing_lifted, "the same as the first, 50/s for 40 s"),
+    "refusing-short": (refusing_short, "the same without Retry-After, 3,000 requests, 32 at once"),
+    "refusing-short-ordered": (refusing_short_ordered, "the same with `Retry-After: 1`"),
+    "refusing-few": (refusing_few, "refuses above 4/s with a burst of 8, 24 requests"),
+    "refusing-lifted": (refusing_lifted, "the first, 50/s for 40 s"),
     "queueing": (queueing, "queues, 200/s"),
     "queueing-cut": (queueing_cut, "queues, 50/s for 40 s"),
     "declared": (declared, "200/s, declared"),

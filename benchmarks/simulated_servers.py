@@ -26,6 +26,9 @@ _REQUEST = httpx.Request("GET", "https://api.test/")
 LATENCY = 0.05  # seconds
 WALL = 1.8e9  # seconds since 1970 at the start
 _PROBE_INTERVAL_S, _WAKE_EARLY_S = 1.0, 0.5
+_SERVER_WAITS = (WaitReason.PAUSED, WaitReason.QUOTA)
+_MAX_SERVER_WAITS = 4  # sum of the waits of a page, as a multiple of the longest
+_TIMER_TOLERANCE_S = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +196,8 @@ class SimulatedRun:
     until: float = math.inf
     streams: tuple[tuple[str, float, int], ...] = ()
     """Names, weights and workers of several streams, instead of `workers` of one."""
+    max_server_wait: float = math.inf
+    """Seconds; a page that would have to wait longer for the server fails."""
     sent: list[SentRequest] = field(default_factory=list)
     failed_pages: int = 0
 
@@ -224,17 +229,29 @@ class SimulatedRun:
         self._started_at = self._clock.monotonic()
         self._random = random
         self.server = self.make_server(random)
-        self.governor = CheckedGovernor(self._clock, random, LoopLag(), HostState(random))
         self._remaining = self.requests
-        streams = self.streams or (("stream", 1.0, self.workers),)
+        clients = self.open_clients(random)
         async with asyncio.TaskGroup() as tasks:
-            for name, weight, workers in streams:
-                client = self.governor.add_client(
-                    name, weight, self.limits, adaptive=self.adaptive, accept_long_waits=False
-                )
+            for governor, client, workers in clients:
                 for _ in range(workers):
-                    tasks.create_task(self._worker(client))
-        assert self.governor.in_flight == self.governor.host.in_flight == 0, "a permit was not released"
+                    tasks.create_task(self._worker(governor, client))
+        for governor, _, _ in clients:
+            assert governor.in_flight == governor.host.in_flight == 0, "a permit was not released"
+
+    def open_clients(self, random: Random) -> list[tuple[CheckedGovernor, QuotaClient, int]]:
+        """The streams, each with its governor and its number of workers."""
+        governor = self.new_governor(HostState(random))
+        return [
+            (
+                governor,
+                governor.add_client(name, weight, self.limits, adaptive=self.adaptive, accept_long_waits=False),
+                workers,
+            )
+            for name, weight, workers in self.streams or (("stream", 1.0, self.workers),)
+        ]
+
+    def new_governor(self, host: HostState) -> CheckedGovernor:
+        return CheckedGovernor(self._clock, self._random, LoopLag(), host)
 
     def stop(self) -> None:
         """Start no further page."""
@@ -243,16 +260,18 @@ class SimulatedRun:
     def now(self) -> float:
         return self._clock.monotonic() - self._started_at
 
-    async def _worker(self, client: QuotaClient) -> None:
+    async def _worker(self, governor: CheckedGovernor, client: QuotaClient) -> None:
         while self._remaining > 0 and self.now() < self.until:
             self._remaining -= 1
-            await self._fetch_page(client)
+            await self._fetch_page(governor, client)
 
-    async def _fetch_page(self, client: QuotaClient) -> None:
-        attempt, failures, cost = 0, 0, 0.0
-        governor = self.governor
+    async def _fetch_page(self, governor: CheckedGovernor, client: QuotaClient) -> None:
+        attempt, failures, refusals, cost, ordered = 0, 0, 0, 0.0, 0.0
         while True:
-            permit = await self._wait_for_permit(client)
+            permit = await self._wait_for_permit(governor, client)
+            if permit is None:
+                self.failed_pages += 1
+                return
             attempt += 1
             sent_at = self.now()
             reply = self.server.respond(sent_at)
@@ -270,10 +289,18 @@ class SimulatedRun:
             if reply.status == 429 or reply.retry_after is not None:
                 governor.record_refusal(permit, has_retry_after=reply.retry_after is not None)
                 wait = reply.retry_after
-                governor.pause_for(max(0.5, self._random.uniform(0.0, 1.0)) if wait is None else wait)
+                refusals += 1
+                pause = self._own_pause(refusals) if wait is None else wait
+                governor.pause_for(pause, permit if wait is None and refusals == 1 else None)
+                governor.check_invariants()
+                ordered += pause
+                if ordered > _MAX_SERVER_WAITS * self.max_server_wait:
+                    self.failed_pages += 1
+                    return
                 continue
             cost += RETRY_COST
             if failures < 4 and governor.record_failure(permit, is_overload=reply.status == 503):
+                governor.check_invariants()
                 continue
             failures += 1
             if failures >= 5:
@@ -281,11 +308,17 @@ class SimulatedRun:
                 return
             await asyncio.sleep(self._random.uniform(0.0, min(30.0, 0.25 * 2 ** (failures - 1))))
 
-    async def _wait_for_permit(self, client: QuotaClient) -> Permit:
-        """Wait for a permit as RequestSender does."""
-        governor = self.governor
+    def _own_pause(self, refusals: int) -> float:
+        """Seconds of the pause after a refusal without Retry-After, as in RetryState."""
+        minimum = self._random.uniform(0.5, 0.6)
+        return max(minimum, self._random.uniform(0.0, min(60.0, 0.5 * 2.0 ** (refusals - 1))))
+
+    async def _wait_for_permit(self, governor: CheckedGovernor, client: QuotaClient) -> Permit | None:
+        """Wait for a permit as RequestSender does; None if the wait would be longer than `max_server_wait`."""
         while (permit := governor.acquire_nowait(client)) is None:
             wait = governor.current_wait(client)
+            if wait is not None and wait.reason in _SERVER_WAITS and self.max_server_wait < wait.seconds < math.inf:
+                return None
             if wait is None or (
                 wait.reason is not WaitReason.HOST_DOWN and (wait.seconds < LONG_WAIT_S or wait.seconds == math.inf)
             ):
@@ -309,17 +342,30 @@ class CheckedGovernor(Governor):
     """A Governor that checks its invariants whenever it issues a permit, and after each event."""
 
     def check_invariants(self) -> None:
-        """Check that every wait ends: a response will come, or a timer is set."""
-        assert not self._queue or self.host.in_flight or self._timer is not None, "a wait that nothing ends"
+        """Check that every wait ends: a response will come, or a timer is set for the next admission."""
+        if self._queue and not self.host.in_flight:
+            now = self._clock.monotonic()
+            admissions = [self._admission_at(client, now) for client in self._queue]
+            assert max(admissions) < math.inf, "a wait that nothing ends"
+            assert self._timer is not None, "a wait without a timer"
+            remaining = self._timer.when() - asyncio.get_running_loop().time()
+            assert now + remaining <= min(admissions) + _TIMER_TOLERANCE_S, "a timer of another wait"
         assert 0 <= self.in_flight <= self.host.in_flight
         assert 0 <= self.host.circuit_breaker.budget <= 500
+
+    def _admission_at(self, client: QuotaClient, now: float) -> float:
+        """When all gates admit a request, the pause and those behind it."""
+        resumes_at, self._resumes_at = self._resumes_at, 0.0
+        at, _ = self._earliest_admission(client, now)
+        self._resumes_at = resumes_at
+        return max(at, resumes_at)
 
     def _issue_permit(self, client: QuotaClient, now: float) -> Permit:
         assert not self.paused_for, "sent during a pause"
         limit = math.inf if self.host.circuit_breaker.is_down or not client.is_adaptive else self.host.concurrency.limit
         assert self.host.in_flight < max(1.0, limit), "beyond the concurrency limit"
         assert not self.host.circuit_breaker.is_down or self.host.circuit_breaker.probe_at <= now, "a second probe"
-        assert self.quota_windows.available_at(self.in_flight, now) <= now, "beyond a reported quota"
+        assert self._quota_available_at(client, now) <= now, "beyond a reported quota"
         assert all(log.available_at(client.cost, now) <= now for log in client.window_logs), "beyond a declared limit"
         return super()._issue_permit(client, now)
 

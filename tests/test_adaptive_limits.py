@@ -334,7 +334,7 @@ async def test_single_initial_refusal_does_not_slow_down_for_long(
         pytest.param(
             lambda clock: TokenBucketApi(clock, Quota(5, burst=20), "1"),
             "the rate learned from refusals",
-            20,
+            40,
             id="pace",
         ),
     ],

@@ -15,7 +15,13 @@ from hypothesis import strategies as st
 from simulation import examples
 
 from asyncstreams import Response
-from asyncstreams.rate_limits.quota_headers import ReportedQuota, asks_to_wait, reported_quotas
+from asyncstreams.rate_limits.quota_headers import (
+    QuotaScope,
+    ReportedQuota,
+    asks_to_wait,
+    exhausted_for,
+    reported_quotas,
+)
 from asyncstreams.rate_limits.retry_after import backoff_seconds, retry_after, should_retry
 
 often = examples(full=300, short=60)
@@ -206,6 +212,30 @@ def test_quota_name_contains_header_and_resource(what: str) -> None:
     (quota,) = parse_quotas(f"{header}-remaining: 5", f"{what}: search")
 
     assert re.fullmatch(f"{header}.+search", quota.name)
+
+
+@pytest.mark.parametrize(
+    ("lines", "scope"),
+    [
+        (["X-RateLimit-Remaining: 5"], QuotaScope.CREDENTIAL),
+        (["X-RateLimit-Remaining: 5", "X-RateLimit-Resource: search"], QuotaScope.RESOURCE),
+        (["X-RateLimit-Remaining: 5", "X-RateLimit-Bucket: abcd"], QuotaScope.RESOURCE),
+        (['RateLimit: "search";r=5;t=9'], QuotaScope.POLICY),
+        (["RateLimit: limit=9, remaining=5, reset=9"], QuotaScope.CREDENTIAL),
+    ],
+)
+def test_quota_has_the_scope_that_the_headers_name(lines: list[str], scope: QuotaScope) -> None:
+    (quota,) = parse_quotas(*lines)
+
+    assert quota.scope is scope
+
+
+@pytest.mark.parametrize(("value", "rate"), [("0.5", 0.5), ("15", 15), ("0.0000001", None), ("0", None), ("x", None)])
+def test_amazon_limit_is_a_rate_and_no_number_of_units(value: str, rate: float | None) -> None:
+    quotas = parse_quotas(f"x-amzn-RateLimit-Limit: {value}")
+
+    assert [quota.rate for quota in quotas] == ([] if rate is None else [rate])
+    assert exhausted_for(make_response(f"x-amzn-RateLimit-Limit: {value}"), WALL) is None
 
 
 def test_quota_name_is_the_policy_and_differs_by_partition() -> None:

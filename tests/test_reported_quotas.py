@@ -263,6 +263,116 @@ async def test_rate_limit_refusal_pauses_all_requests(
     assert seconds - 0.001 <= first_after < seconds * 1.02 + 2.5
 
 
+@pytest.mark.parametrize("status", [404, 409, 413, 420, 423, 429, 477, 500, 503])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Retry-After": "20"},
+        {"Retry-After": "2026-01-01T00:00:20Z"},
+        {"Retry-After-Ms": "20000"},
+        {"X-RateLimit-Retry-After": "20"},
+    ],
+    ids=" ".join,
+)
+async def test_ordered_wait_is_kept_with_any_error(
+    virtual_clock: VirtualClock, status: int, headers: dict[str, str]
+) -> None:
+    api = api_with_refusals(httpx.Response(status, headers=headers))
+
+    await Records(transport=api, clock=virtual_clock).read()
+
+    first, second = api.request_times
+    assert 19 <= second - first < 25
+
+
+@pytest.mark.parametrize("status", [401, 407])
+async def test_error_of_a_credential_does_not_wait(virtual_clock: VirtualClock, status: int) -> None:
+    api = api_with_refusals(*[httpx.Response(status, headers={"Retry-After": "20"})] * 9)
+
+    await collect_pages(Records(transport=api, clock=virtual_clock).pages(), any_error=True)
+
+    assert virtual_clock.monotonic() < 20
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "waits"),
+    [
+        (429, {"retry_after": 20}, True),
+        (503, {"retry_after_ms": 20_000}, True),
+        (403, {"message": "rate limit exceeded", "error": {"retryAfter": 20}}, True),
+        (500, {"retry_after": 20}, False),
+    ],
+)
+async def test_wait_in_the_body_of_a_refusal_is_kept(
+    virtual_clock: VirtualClock, status: int, body: dict[str, Any], waits: bool
+) -> None:
+    api = api_with_refusals(refused(status, body))
+
+    await Records(transport=api, clock=virtual_clock).read()
+
+    first, second = api.request_times
+    assert (19 <= second - first < 25) is waits
+
+
+async def test_wait_in_a_body_beyond_max_server_wait_ends_the_stream(virtual_clock: VirtualClock) -> None:
+    api = api_with_refusals(refused(429, {"retry_after": 20_000}))
+
+    with pytest.raises(RateLimitWaitTooLong, match="20,000 s"):
+        await Records(transport=api, clock=virtual_clock).read()
+
+
+class ResourceApi(Api):
+    """Reports a quota for each resource, the first segment of the path; that of `search` is 3 in a minute."""
+
+    def __init__(self, clock: VirtualClock, header: str) -> None:
+        meters = {"search": Quota(3, per=60).new_meter(), "core": Quota(5000, per=3600).new_meter()}
+        self.refused = 0
+
+        def answer(request: httpx.Request) -> httpx.Response:
+            resource = request.url.path.split("/")[1]
+            decision = meters[resource].admit(clock.monotonic())
+            reset = str(math.ceil(decision.reset))
+            headers = {"X-RateLimit-Remaining": str(decision.remaining), "X-RateLimit-Reset": reset, header: resource}
+            if header == "policy":
+                headers = {"RateLimit": f'"{resource}";r={decision.remaining};t={reset}'}
+            self.refused += not decision.allowed
+            return httpx.Response(200 if decision.allowed else 429, json=[{"id": 1}], headers=headers)
+
+        super().__init__(answer, 0.05)
+
+
+@pytest.mark.parametrize("header", ["X-RateLimit-Resource", "X-RateLimit-Bucket", "policy"])
+async def test_quota_of_a_resource_delays_its_own_streams_only(virtual_clock: VirtualClock, header: str) -> None:
+    api = ResourceApi(virtual_clock, header)
+    source = Source([subclass(Records, name=name)() for name in ("search", "core")], transport=api, clock=virtual_clock)
+
+    await source.read(slices={"search": slices(range(8)), "core": slices(range(40))})
+
+    times = dict(zip(api.requested, api.request_times, strict=True))
+    began = min(times.values())
+    assert max(time for page, time in times.items() if page.startswith("core")) - began < 5
+    assert 120 < max(times.values()) - began < 130
+
+
+async def test_rate_that_the_server_reports_is_kept_after_a_refusal(virtual_clock: VirtualClock) -> None:
+    meter = Quota(1, per=2, burst=4).new_meter()
+    refusals = 0
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        nonlocal refusals
+        is_admitted = meter.admit(virtual_clock.monotonic()).allowed
+        refusals += not is_admitted
+        headers = {"x-amzn-RateLimit-Limit": "0.5"}
+        return httpx.Response(200 if is_admitted else 429, json=[{"id": 1}], headers=headers)
+
+    api = Api(answer, 0.05)
+
+    await Records(transport=api, clock=virtual_clock).read(slices=slices(range(40)))
+
+    assert refusals <= 12
+    assert virtual_clock.monotonic() < 90
+
+
 async def test_initial_plain_403_is_stream_unavailable(virtual_clock: VirtualClock) -> None:
     api = api_with_refusals(*[refused(403, {"message": "Resource not accessible"})] * 3)
 

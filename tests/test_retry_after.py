@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from simulation import examples
 
 from asyncstreams import Response
-from asyncstreams.rate_limits.retry_after import retry_after
+from asyncstreams.rate_limits.retry_after import body_retry_after, retry_after
 
 often = examples(full=200, short=40)
 WALL = 1_767_225_600.0  # 2026-01-01T00:00:00Z
@@ -149,6 +149,87 @@ def test_longest_of_several_valid_values_counts(values: tuple[str, ...], seconds
 
 def test_longest_of_date_and_seconds_counts() -> None:
     assert parse("Thu, 01 Jan 2026 00:02:00 GMT, 500") == 500
+
+
+def wait_of(*headers: tuple[str, str], body: bytes = b"") -> float | None:
+    request = httpx.Request("GET", "https://api.example.com/")
+    raw = [(name.encode(), value.encode()) for name, value in headers]
+    response = Response(429, headers=raw, stream=httpx.ByteStream(b""), request=request)
+    response.set_body(body)
+    return body_retry_after(response, WALL) if body else retry_after(response, WALL)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "2026-01-01T00:02:00Z",
+        "2026-01-01T00:02:00.000+00:00",
+        "2026-01-01T01:02:00+01:00",
+        "2026-01-01T00:02:00",
+        "2026-01-01 00:02:00",
+        "PT2M",
+        "PT120S",
+        "5, 2026-01-01T00:02:00Z",
+        "1767225720",
+    ],
+)
+def test_iso_date_duration_or_epoch_is_a_wait(value: str) -> None:
+    assert parse(value) == 120
+
+
+@pytest.mark.parametrize("value", ["2025-12-31T23:59:59Z", "2026-13-01T00:00:00Z", "2026-01-02", "PT", "P", "P1Y"])
+def test_past_or_malformed_iso_value_orders_no_wait(value: str) -> None:
+    assert parse(value) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "seconds"),
+    [
+        ("Retry-After-Ms", "1500", 1.5),
+        ("X-Ms-Retry-After-Ms", "250", 0.25),
+        ("X-RateLimit-Retry-After", "7", 7),
+        ("x-ratelimit-retry-after", "2026-01-01T00:00:07Z", 7),
+        ("X-Retry-After", "7.5", 7.5),
+        ("X-Retry-After", "Thu, 01 Jan 2026 00:00:07 GMT", 7),
+        ("X-Rate-Limit-Retry-After", "1767225607", 7),
+        ("Retry-After-Ms", "soon", None),
+        ("Retry-After-Ms", "0", None),
+        ("X-Retry-After", "-1", None),
+    ],
+)
+def test_variants_of_the_header_order_a_wait(name: str, value: str, seconds: float | None) -> None:
+    assert wait_of((name, value)) == seconds
+
+
+def test_longest_of_several_headers_counts() -> None:
+    assert wait_of(("Retry-After", "2"), ("Retry-After-Ms", "1500"), ("X-Retry-After", "nonsense")) == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "seconds"),
+    [
+        (b'{"message": "You are being rate limited.", "retry_after": 64.57, "global": false}', 64.57),
+        (b'{"ok": false, "error_code": 429, "parameters": {"retry_after": 35}}', 35),
+        (b'{"retry_after_ms": 1500}', 1.5),
+        (b'{"error": {"retryAfter": "30"}}', 30),
+        (b'{"retryAfter": "2026-01-01T00:00:30Z"}', 30),
+        (b'{"retry_after": 1767225630}', 30),
+        (b'{"error": {"details": [{"@type": "RetryInfo", "retryDelay": "34.07s"}]}}', 34.07),
+        (b'[{"retry_after": 3}, {"retry_after": 5}]', 5),
+        (b'{"retry_after": 0}', None),
+        (b'{"retry_after": -5}', None),
+        (b'{"retry_after": true}', None),
+        (b'{"retry_after": null}', None),
+        (b'{"retry_after": 1e300}', None),
+        (b'{"retry_after": ' + b"9" * 5000 + b"}", None),
+        (b'{"retry_after": "later"}', None),
+        (b'{"message": "retry_after 5"}', None),
+        (b"retry_after: 5", None),
+        (b'"retry_after"', None),
+    ],
+)
+def test_body_of_an_error_orders_a_wait(body: bytes, seconds: float | None) -> None:
+    assert wait_of(body=body) == seconds
 
 
 def test_no_header_orders_no_wait() -> None:

@@ -68,6 +68,53 @@ def lines(log: pytest.LogCaptureFixture, level: int = logging.INFO) -> list[str]
     return [record.getMessage() for record in log.records if record.levelno == level]
 
 
+async def test_silence_is_a_warning_with_its_reason(log, virtual_clock):
+    refusals = iter([httpx.Response(429, headers={"Retry-After": "100"})])
+    api = httpx.MockTransport(lambda request: next(refusals, httpx.Response(200, json=[])))
+
+    await Items(transport=api, clock=virtual_clock).read()
+
+    silences = [line for line in lines(log, logging.WARNING) if "nothing has moved" in line]
+    assert len(silences) == 3
+    assert "nothing has moved for 30 s: items: 1 request waits for the API's pause to end, " in silences[0]
+    assert "nothing has moved for 90 s" in silences[2]
+
+
+async def test_silent_server_is_named_in_the_warning(log, virtual_clock):
+    async def api(request):
+        await asyncio.sleep(50)
+        return httpx.Response(200, json=[])
+
+    await Items(transport=httpx.MockTransport(api), clock=virtual_clock).read()
+
+    (silence,) = [line for line in lines(log, logging.WARNING) if "nothing has moved" in line]
+    assert silence.endswith("items: 1 request has no complete response yet")
+
+
+async def test_body_that_arrives_slowly_is_no_silence(log, virtual_clock):
+    class Body(httpx.AsyncByteStream):
+        async def __aiter__(self):
+            for piece in [b"[", *[b" " * 20_000] * 10, b"]"]:
+                await asyncio.sleep(5)
+                yield piece
+
+    api = httpx.MockTransport(lambda request: httpx.Response(200, stream=Body()))
+
+    await Items(transport=api, clock=virtual_clock).read()
+
+    assert lines(log, logging.WARNING) == []
+
+
+async def test_slow_consumer_is_no_warning(log, virtual_clock):
+    slices = [{"repo": str(number)} for number in range(200)]
+    async with Items(transport=API, clock=virtual_clock).pages(slices=slices) as pages:
+        await anext(pages)
+        await virtual_clock.sleep(40)
+
+    assert lines(log, logging.WARNING) == []
+    assert any(line.startswith("nothing has moved for 30 s: the consumer works on its page") for line in lines(log))
+
+
 async def test_begin_and_end_of_a_stream_are_logged(log, virtual_clock):
     stream = Items(transport=API, clock=virtual_clock, rate_limit=RateLimit(10))
 
@@ -129,7 +176,7 @@ async def test_each_request_has_a_line_at_debug(caplog, virtual_clock):
 
     requests = lines(caplog, logging.DEBUG)
     assert len(requests) == 3
-    assert requests[1] == "items: page 1 of slice {'repo': 'a'}: GET https://api.test/items/a: 200, 12 bytes, 250 ms"
+    assert "items: page 1 of slice {'repo': 'a'}: GET https://api.test/items/a: 200, 12 bytes, 250 ms" in requests
 
 
 async def test_failed_request_has_a_line_at_debug(caplog):

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from cases import CASES
+from random_servers import RandomRun
 from request_log import request_log
 from simulation import FULL, sample
 
@@ -27,6 +28,9 @@ SEEDS = range(sample(full=100, short=1))
 SCALES = {
     "refusing": 0.15,
     "refusing-silently": 0.15,
+    "refusing-short": 0.4,
+    "refusing-short-ordered": 0.4,
+    "refusing-few": 1.0,
     "refusing-lifted": 0.3,
     "queueing": 0.25,
     "queueing-cut": 0.35,
@@ -63,10 +67,29 @@ def test_targets_at_small_scale_are_reached_with_every_seed(name: str, processes
 
 
 @pytest.mark.simulation
-@pytest.mark.parametrize("name", CASES if FULL else ["shares", "quota", "failing"])
+@pytest.mark.parametrize("name", CASES if FULL else ["shares", "quota", "failing", "refusing-short", "refusing-few"])
 def test_targets_at_full_scale_are_reached(name: str) -> None:
     scale = 0.2 if name == "pauses" else 1.0  # 10,000 pauses are left to `make bench-sim`
     assert [figure for figure in CASES[name][0](1000, scale) if not figure.is_reached] == []
+
+
+def liveness_faults(seed: int) -> list[str]:
+    """The broken invariants of a run on a random server."""
+    run, faults = RandomRun(seed), list[str]()
+    try:
+        run.run()
+    except* AssertionError as group:
+        faults.append(f"seed {seed}: {group.exceptions[0]} ({run.server!r})")
+    return faults
+
+
+@pytest.mark.simulation
+def test_every_wait_ends_on_random_servers(processes: Executor) -> None:
+    seeds = range(sample(full=1000, short=20))
+
+    faults = processes.map(liveness_faults, seeds, chunksize=10)
+
+    assert [fault for found in faults for fault in found] == []
 
 
 def test_same_seed_gives_the_same_requests() -> None:

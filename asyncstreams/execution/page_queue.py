@@ -127,6 +127,11 @@ class PageQueue:
         return page
 
     @property
+    def is_waited_for(self) -> bool:
+        """Whether the consumer waits for a page."""
+        return self._consumer is not None
+
+    @property
     def is_full(self) -> bool:
         return bool(self._pages) and (len(self._pages) >= self._max_pages or self._bytes >= self._max_bytes)
 

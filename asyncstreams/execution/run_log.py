@@ -1,4 +1,4 @@
-"""Log lines of a run: how each stream begins, proceeds and ends."""
+"""Log lines of a run: how each stream begins, proceeds and ends, and why nothing moves."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from contextlib import asynccontextmanager
 
 import anyio
 
+from ..clock import Clock
 from ..models import RateLimit
 from ..state.stream_state import StreamState
+from .page_queue import PageQueue
 from .stream_run import StreamRun
 
 _PROGRESS_INTERVAL_S = 30.0
+_SILENCE_S, _SILENCE_CHECK_S = 30.0, 5.0
 _log = logging.getLogger("asyncstreams")
 
 
@@ -56,6 +59,44 @@ def log_end(run: StreamRun, outcome: str) -> None:
         slices,
         run.client.clock.monotonic() - run.started_at,
     )
+
+
+@asynccontextmanager
+async def log_silences(clock: Clock, runs: Sequence[StreamRun], page_queue: PageQueue) -> AsyncGenerator[None]:
+    """Inside the block, log once in 30 s that nothing moves in a run, and why.
+
+    This is a warning if the consumer waits for a page, and INFO if it works on one.
+    """
+    if not _log.isEnabledFor(logging.WARNING):
+        yield
+        return
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_watch_silences, clock, runs, page_queue)
+        try:
+            yield
+        finally:
+            tasks.cancel_scope.cancel()
+
+
+async def _watch_silences(clock: Clock, runs: Sequence[StreamRun], page_queue: PageQueue) -> None:
+    before, silent_since, logged_at = -1, clock.monotonic(), 0.0
+    while True:
+        await clock.sleep(_SILENCE_CHECK_S)
+        now = clock.monotonic()
+        moves = sum(run.client.activity + run.pages + run.slices_started for run in runs)
+        if moves != before:
+            before, silent_since, logged_at = moves, now, now
+        elif now - logged_at >= _SILENCE_S:
+            logged_at = now
+            level = logging.WARNING if page_queue.is_waited_for else logging.INFO
+            _log.log(level, "nothing has moved for %.0f s: %s", now - silent_since, _describe_silence(runs, page_queue))
+
+
+def _describe_silence(runs: Sequence[StreamRun], page_queue: PageQueue) -> str:
+    waits = [f"{run.stream.name}: {text}" for run in runs if (text := run.client.describe_waits())]
+    if not page_queue.is_waited_for:
+        waits.insert(0, "the consumer works on its page")
+    return "; ".join(waits) or "no request waits or is in flight, so a hook of a stream is awaited"
 
 
 async def _repeat_progress(run: StreamRun) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import anyio
 
+from ..clock import SystemClock
 from ..errors import (
     ConfigError,
     HostUnavailable,
@@ -38,7 +39,7 @@ from .failure_policy import as_unavailable, combine_failures, shows_wrong_declar
 from .page_queue import PageQueue
 from .parent_coordinator import ParentCoordinator, ParentFeed
 from .report import RunReport
-from .run_log import log_end, log_progress, log_start
+from .run_log import log_end, log_progress, log_silences, log_start
 from .slice_reader import SliceReader
 from .slice_source import pending_slices
 from .slots import SlotPool, cap_to_fd_limit
@@ -145,7 +146,9 @@ class Scheduler:
     async def _run(self) -> None:
         try:
             with self._scope:
-                await self._run_streams()
+                clock = self.selections[0].stream.clock if self.selections else SystemClock()
+                async with log_silences(clock, self._runs, self._page_queue):
+                    await self._run_streams()
         finally:
             # Cancelled tasks end in arbitrary order: their events are emitted here, in a reproducible order.
             for selection in self._coordinator.selections:

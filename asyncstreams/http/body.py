@@ -136,14 +136,17 @@ async def _read_prefix(
     return b"".join(pieces)[:max_bytes]
 
 
-def stream_body(response: Response, limits: BodyLimits, timeouts: Timeouts) -> AsyncGenerator[bytes]:
+def stream_body(
+    response: Response, limits: BodyLimits, timeouts: Timeouts, on_piece: Callable[[int], None] | None = None
+) -> AsyncGenerator[bytes]:
     """The decoded body while it arrives, in pieces of at most 256 KiB; an uncoded body in pieces of one read.
 
-    Only time spent waiting for the server counts against `timeouts`, not the consumer's.
+    Only time spent waiting for the server counts against `timeouts`, not the consumer's. `on_piece` is called with
+    the size of each piece as it arrives.
     Raises the same errors as `read_body`, and StallTimeout. Close the generator to release the connection.
     """
     framing = _Framing(response)
-    return _decode(response, framing, limits, TimedStream(_raw_pieces(response), timeouts), _ignore)
+    return _decode(response, framing, limits, TimedStream(_raw_pieces(response), timeouts), on_piece or _ignore)
 
 
 async def _decode(

@@ -80,6 +80,17 @@ class HttpClient:
         services = self._session, self._backoff, self.events, self.wait_tracker
         return RetryState(self._stream, context, *services, slot, page)
 
+    @property
+    def activity(self) -> int:
+        """A number that grows whenever a request is sent, a response begins or a piece of a body arrives."""
+        return self._sender.activity.count
+
+    def describe_waits(self) -> str:
+        """What the requests of the stream wait for, as text; empty if there are none."""
+        in_flight = self._sender.in_flight
+        answers = f"{in_flight:,} {'request has' if in_flight == 1 else 'requests have'} no complete response yet"
+        return ", ".join(filter(None, (str(self.wait_tracker), answers if in_flight else "")))
+
     def describe_limits(self) -> str:
         """The limits known for the stream, as text."""
         return self._sender.describe_limits()

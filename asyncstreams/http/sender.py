@@ -51,7 +51,7 @@ from .retry import wait_too_long
 from .send_options import ClientOptions, SendOptions
 from .session import Session, as_transport, check_extensions
 from .signing import complete_request, final_request, needs_final_request, signs_in_place
-from .timeouts import AttemptTimeout
+from .timeouts import Activity, AttemptTimeout
 from .wait_tracker import WaitTracker
 
 T = TypeVar("T")
@@ -102,6 +102,7 @@ class RequestSender:
         self._base_governor: Governor | None = None
         self._base_transport: tuple[ClientOptions, httpx.AsyncBaseTransport] | None = None
         self._quota_clients: dict[Governor, QuotaClient] = {}
+        self.activity = Activity()
         if self.authenticator is not None:
             self._require_encryption(allowed)
 
@@ -174,6 +175,11 @@ class RequestSender:
         if position is None:
             return False
         return any(is_usable and other != position for is_usable, other in self._rank_tokens(self._origin_for(request)))
+
+    @property
+    def in_flight(self) -> int:
+        """Requests of the stream that have been sent, and whose responses have not been read yet."""
+        return sum(client.in_flight for client in self._quota_clients.values())
 
     def describe_limits(self) -> str:
         """The limits known for the origins that received requests, as text."""
@@ -437,7 +443,7 @@ class RequestSender:
         raise failure.locate(url=safe_url(str(request.url)), method=request.method)
 
     async def _send_token_request(self, request: httpx.Request, options: SendOptions) -> Response:
-        with AttemptTimeout(options.timeouts, self._session.deadlines) as timeout:
+        with AttemptTimeout(options.timeouts, self._session.deadlines, activity=self.activity) as timeout:
             transport = self._transport_for(origin_of(str(request.url)), options)
             request.headers.setdefault("User-Agent", USER_AGENT)
             response = to_response(await transport.handle_async_request(request), request)
@@ -452,7 +458,9 @@ class RequestSender:
             options = replace(options, extensions={}, client=replace(options.client, cert=None))
         transport = self._transport_for(self._origin_for(request), options)
         streamed = attempt.streamed and not getattr(self.authenticator, "requires_response_body", False)
-        with AttemptTimeout(options.timeouts, self._session.deadlines, limit_total=not streamed) as timeout:
+        with AttemptTimeout(
+            options.timeouts, self._session.deadlines, limit_total=not streamed, activity=self.activity
+        ) as timeout:
             request.extensions["connected"] = timeout.start_request
             _add_client_headers(request, transport)
             response = to_response(await transport.handle_async_request(request), request)
@@ -466,7 +474,8 @@ class RequestSender:
             limits = self._stream.body_limits
             succeeded = 200 <= response.status_code < 300
             if streamed and succeeded and response.status_code != 204:
-                response.set_chunks(stream_body(response, limits, options.timeouts))
+                body = stream_body(response, limits, options.timeouts, self.activity.count_piece)
+                response.set_chunks(body)
             else:
                 max_bytes = None if succeeded else MAX_ERROR_BODY_BYTES
                 response.set_body(await read_body(response, limits, timeout, max_bytes=max_bytes))

@@ -54,6 +54,19 @@ class Deadlines:
             self._schedule(at)
 
 
+class Activity:
+    """Counts what moves: attempts that start, responses that begin, and pieces of bodies."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def count_piece(self, size: int) -> None:
+        """Count a piece of a body, of any size."""
+        self.count += 1
+
+
 class AttemptTimeout:
     """An `asyncio.timeout` whose deadline moves by plain assignment.
 
@@ -61,6 +74,7 @@ class AttemptTimeout:
     """
 
     __slots__ = (
+        "_activity",
         "_bytes",
         "_cancelling",
         "_deadline",
@@ -75,8 +89,12 @@ class AttemptTimeout:
         "_window_start",
     )
 
-    def __init__(self, limits: Timeouts, deadlines: Deadlines, *, limit_total: bool = True) -> None:
+    def __init__(
+        self, limits: Timeouts, deadlines: Deadlines, *, limit_total: bool = True, activity: Activity | None = None
+    ) -> None:
         self._limits = limits
+        self._activity = Activity() if activity is None else activity
+        self._activity.count += 1
         self._deadlines, self._loop = deadlines, deadlines.loop
         self._started_at = now = deadlines.loop.time()
         self._total_deadline = now + limits.total if limit_total else math.inf
@@ -113,6 +131,7 @@ class AttemptTimeout:
         """Start the limits on the body, after the headers have arrived."""
         self._window_start = self._loop.time()
         self._phase = "read"
+        self._activity.count += 1
         self._deadline = self._window_start + self._limits.read
 
     def add_bytes(self, count: int) -> None:
@@ -120,6 +139,7 @@ class AttemptTimeout:
         now = self._loop.time()
         self._deadline = now + self._limits.read
         self._bytes += count
+        self._activity.count += 1
         if now - self._window_start >= _RATE_WINDOW_S:
             if self._bytes < self._limits.min_rate * (now - self._window_start):
                 raise _rate_stall(self._limits)

@@ -8,11 +8,16 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-_SAFETY_FACTOR = 0.97  # of the rate that was measured
+_MIN_SAFETY_FACTOR, _MAX_SAFETY_FACTOR = 0.97, 0.99  # of the rate that was measured
+_SAFETY_PER_S = 0.1  # by which the factor grows with the seconds in which the bucket fills
 _MAX_SEGMENTS = 3
 _MIN_LENGTH_SPREAD = 0.15  # by which the lengths of segments must differ for a slope to be meaningful
 _MIN_EVIDENCE_REQUESTS = 8  # by which the admitted requests must differ
-_FIT_ROUNDS = 40
+_MIN_EVIDENCE_S = 30.0  # in which the refill of a bucket is observed
+_FIT_ROUNDS, _FIT_STEPS = 40, 200
+_SPENT_BURST = 0.8  # of what the bucket holds after the pause, sent at once when the rate is known
+_MAX_REFILL = 0.8  # of a bucket during a pause, beyond which it may have overflowed
+_MAX_OVERFLOW = 1.1  # demand of a segment relative to its requests, beyond which the bucket overflowed in it
 _RAISE_INTERVAL_S = 10.0  # without a refusal, before the rate is raised
 _FIRST_STEP, _MAX_STEP = 0.01, 0.25
 _GUESS_RAISE_INTERVAL_S, _GUESS_STEP = 1.0, 0.5  # the same for a rate that is a guess
@@ -40,6 +45,8 @@ class _Segment(NamedTuple):
     """Seconds until the next segment begins, including the pause."""
     rate: float
     """The rate at which the refusal came."""
+    pause: float
+    """Seconds since the refusal before it; infinity for the first segment."""
 
     @property
     def seconds(self) -> float:
@@ -61,19 +68,26 @@ class AdaptiveRate:
     demand exceeds r. So r is the slope of the line through two segments of different length. With
     one segment, r lies between its admitted requests divided by its length with and without the
     pause that follows. The first guess is the geometric mean of the two; it is raised by half each
-    second until the next refusal. A measured rate is raised in steps that double, since the limit may
-    have been lifted. A rate that fell is tried again after 5 s, 10 s, 20 s ..., since the fall may be
-    temporary.
+    second until the next refusal. A bucket that is not full again when a pause ends shows its rate from
+    one refusal to the next. What a full one holds is sent at once when the rate is known. A measured
+    rate is raised in steps that double, since the limit may have been lifted. A rate that fell is tried
+    again after 5 s, 10 s, 20 s ..., since the fall may be temporary.
     """
 
     def __init__(self) -> None:
         self.rate: float | None = None
+        self.reported: float | None = None
+        """The rate that the server reports; it holds from the first refusal on, since a burst may be allowed before."""
         self._is_measured = False
         self._next_at = -math.inf
         self._segments: deque[_Segment] = deque(maxlen=_MAX_SEGMENTS)
         self._sent = 0
         # Start time and first request number of each step of this segment.
         self._marks: list[tuple[float, int]] = []
+        self._next_mark = 0
+        self._is_bursting = False
+        self._credit = 0.0  # requests of the burst that are sent without a delay
+        self._refused_at = -math.inf
         self._refused: tuple[float, int] | None = None
         self._raised_at = -math.inf
         self._step = _FIRST_STEP
@@ -91,14 +105,22 @@ class AdaptiveRate:
             self._learn(self._refused, now)
         if not self._marks:
             self._marks.append((now, self._sent))
-        if self.rate is not None:
+            self._next_mark = self._sent + 1
+        elif self.rate is None and self._sent >= self._next_mark:
+            # Until concurrency has grown, the bucket overflows: the steps show how much.
+            self._marks.append((now, self._sent))
+            self._next_mark = 2 * self._sent - self._marks[0][1]
+        self._is_bursting = self._credit >= 1
+        if self._is_bursting:
+            self._credit -= 1
+        elif self.rate is not None:
             self._next_at = max(self._next_at, now - _MAX_CATCH_UP_S) + 1 / self.rate
         self._sent += 1
         return self._sent - 1
 
     def record_success(self, now: float, *, is_limiting: bool) -> None:
         """Record a response that is no refusal; `is_limiting`: other requests wait for this rate."""
-        if self.rate is None or self._refused is not None:
+        if self.rate is None or self._refused is not None or self.rate == self.reported:
             return
         if self._rate_before_return is not None:
             if now - self._raised_at >= _PROBATION_S:
@@ -124,20 +146,27 @@ class AdaptiveRate:
             self._refused = sent_at, request_number
 
     def _change_rate(self, rate: float, now: float) -> None:
+        if self.reported is not None:
+            rate = min(rate, self.reported)
         if rate != self.rate:
             self._marks.append((now, self._sent))
         self.rate, self._raised_at = rate, now
 
     def _learn(self, refused: tuple[float, int], now: float) -> None:
         """Begin a new segment, and estimate the rate from the one that ended."""
+        self._credit = 0.0
         marks = [mark for mark in self._marks if mark[1] <= refused[1] and mark[0] <= refused[0]] + [refused]
         steps = [_Step(end - begin, beyond - first) for (begin, first), (end, beyond) in pairwise(marks)]
         started_at = marks[0][0]
         before, was_measured = self.rate, self._is_measured
-        last = _Segment(steps, max(_MIN_SEGMENT_S, now - started_at), math.inf if before is None else before)
-        self._marks, self._refused = [], None
+        max_rate = math.inf if before is None or self._is_bursting else before
+        last = _Segment(steps, max(_MIN_SEGMENT_S, now - started_at), max_rate, started_at - self._refused_at)
+        self._marks, self._refused, self._refused_at = [], None, refused[0]
         self._raised_at, self._step = now, _FIRST_STEP
-        if self._rate_before_return is not None:
+        if self.reported is not None and (before is None or before > self.reported):
+            self.rate, self._is_measured, self._rate_before_return = self.reported, True, None
+            self._segments.clear()
+        elif self._rate_before_return is not None:
             # The former rate is not valid again yet.
             self.rate, self._rate_before_return = self._rate_before_return, None
             self._return_after = min(_MAX_RETURN_S, 2 * self._return_after)
@@ -155,11 +184,52 @@ class AdaptiveRate:
         self._return_at = now + self._return_after
 
     def _estimate(self, last: _Segment) -> float:
+        if (refill := _refill(self._segments)) is not None:
+            self._is_measured = refill.is_exact
+            return max(_MIN_RATE if refill.is_exact else _MIN_GUESS, min(refill.rate, last.rate))
         slope = _slope(self._segments)
         self._is_measured = slope is not None
         lowest, highest = last.admitted / last.cycle, min(last.admitted / last.seconds, last.rate)
-        rate = math.sqrt(lowest * highest) if slope is None else _SAFETY_FACTOR * min(slope, last.rate)
-        return max(_MIN_GUESS if slope is None else _MIN_RATE, lowest, rate)
+        if slope is None:
+            return max(_MIN_GUESS, lowest, math.sqrt(lowest * highest))
+        first, safety = self._segments[0], _MIN_SAFETY_FACTOR
+        if first.pause == math.inf and slope > 0:
+            # The first segment shows how much the bucket holds, which absorbs an error of the estimate.
+            fill_s = max(0.0, first.demand(slope) / slope - first.seconds)
+            safety = min(_MAX_SAFETY_FACTOR, safety + _SAFETY_PER_S * fill_s)
+            self._credit = _SPENT_BURST * slope * min(fill_s, self._raised_at - self._refused_at)
+        return max(_MIN_RATE, lowest, safety * min(slope, last.rate))
+
+
+class _Refill(NamedTuple):
+    """The rate at which a bucket refilled, and whether enough requests or seconds show it."""
+
+    rate: float
+    is_exact: bool
+
+
+def _refill(segments: Sequence[_Segment]) -> _Refill | None:
+    """The requests admitted from one refusal to the next, by the seconds between them.
+
+    This is exact for a bucket that was never full in between. None if it may have been: what overflowed is unknown.
+    """
+    admitted, seconds = 0, 0.0
+    # A bucket that runs empty at some pace refills more slowly, and holds what it admitted beyond its refill.
+    max_rate = min(segment.rate for segment in segments)
+    min_size = max(segment.admitted - max_rate * segment.seconds for segment in segments)
+    for segment in reversed(segments):
+        if segment.pause == math.inf:
+            break
+        cycle = segment.pause + segment.seconds
+        rate = segment.admitted / cycle
+        was_full = rate * segment.pause > _MAX_REFILL * min_size
+        if was_full or segment.demand(rate) > _MAX_OVERFLOW * segment.admitted:
+            break
+        admitted += segment.admitted
+        seconds += cycle
+    if not admitted:
+        return None
+    return _Refill(admitted / seconds, admitted >= _MIN_EVIDENCE_REQUESTS or seconds >= _MIN_EVIDENCE_S)
 
 
 def _slope(segments: Sequence[_Segment]) -> float | None:
@@ -181,4 +251,13 @@ def _slope(segments: Sequence[_Segment]) -> float | None:
         mean_demand = sum(demands) / count
         pairs = zip(lengths, demands, strict=True)
         rate = sum((length - mean_length) * (demand - mean_demand) for length, demand in pairs) / squares
-    return rate
+
+    def error(rate: float) -> float:
+        """By how much the sizes differ that the segments show of the bucket at this rate."""
+        sizes = [segment.demand(rate) - rate * segment.seconds for segment in segments]
+        return max(sizes) - min(sizes)
+
+    # The iteration ends too low if a step was just below the rate, which is lower than the pace that was refused.
+    highest = segments[-1].rate
+    steps = range(_FIT_STEPS // 2, _FIT_STEPS + 1) if highest < math.inf else ()
+    return min([rate, *(highest * step / _FIT_STEPS for step in steps)], key=error)

@@ -273,6 +273,7 @@ class Governor:
         if quotas:
             permit.has_quota_report = True
             self.quota_windows.update(quotas, permit.sent_at, now, permit.client)
+            self.adaptive_rate.reported = self.quota_windows.rate
         for log in permit.client.window_logs:
             log.record_response(now)
         lag = self._lag.sample()

@@ -139,14 +139,18 @@ class HttpStream(StreamSettings):
     def classify(self, response: Response, context: RequestContext) -> ResponseAction:
         """The action for a response. Override it for APIs that report errors in a 200 response.
 
-        Default: SUCCESS for 2xx. If `should_retry` returns true: THROTTLED for 429 and for 503 with Retry-After,
-        RETRY for other statuses. THROTTLED for a 403 that reports an exhausted limit. FAIL for errors of GraphQL,
+        Default: SUCCESS for 2xx. If `should_retry` returns true: THROTTLED for 429, and for 420 and 503 that order a
+        wait, RETRY for other statuses. THROTTLED for a 403 that reports an exhausted limit. FAIL for errors of GraphQL,
         or THROTTLED if they say so. IGNORE for 304. FAIL for the rest.
         """
         return default_action(self, response)
 
     def should_retry(self, response: Response) -> bool:
-        """Whether to send the request again. Default: for 408, 425, 429 and 5xx, unless Stripe-Should-Retry decides."""
+        """Whether to send the request again.
+
+        Default: for 408, 425, 429 and 5xx, and for any 4xx except 401 and 407 with a Retry-After, unless
+        Stripe-Should-Retry decides.
+        """
         return should_be_retried(response)
 
     def backoff_time(self, response: Response) -> float | None:
