@@ -316,6 +316,17 @@ def test_refill_of_a_bucket_that_overflows_is_not_used() -> None:
     assert rate_of(bucket.adaptive_rate) == pytest.approx(200, rel=0.1)
 
 
+def test_long_ordered_pauses_are_not_taken_for_a_slow_rate() -> None:
+    adaptive_rate, now = AdaptiveRate(), 0.0
+
+    for _ in range(12):
+        add_segment(adaptive_rate, now, 0.1, 3)
+        now += 900.0
+    adaptive_rate.record_request(now)
+
+    assert rate_of(adaptive_rate) >= 2
+
+
 def test_overflow_while_concurrency_grows_is_accounted_for() -> None:
     bucket = Bucket(200, 50, pause=0.6)
     for in_flight in (1, 2, 4, 8, 16):

@@ -13,7 +13,6 @@ _SAFETY_PER_S = 0.1  # by which the factor grows with the seconds in which the b
 _MAX_SEGMENTS = 3
 _MIN_LENGTH_SPREAD = 0.15  # by which the lengths of segments must differ for a slope to be meaningful
 _MIN_EVIDENCE_REQUESTS = 8  # by which the admitted requests must differ
-_MIN_EVIDENCE_S = 30.0  # in which the refill of a bucket is observed
 _FIT_ROUNDS, _FIT_STEPS = 40, 200
 _SPENT_BURST = 0.8  # of what the bucket holds after the pause, sent at once when the rate is known
 _MAX_REFILL = 0.8  # of a bucket during a pause, beyond which it may have overflowed
@@ -186,7 +185,7 @@ class AdaptiveRate:
     def _estimate(self, last: _Segment) -> float:
         if (refill := _refill(self._segments)) is not None:
             self._is_measured = refill.is_exact
-            return max(_MIN_RATE if refill.is_exact else _MIN_GUESS, min(refill.rate, last.rate))
+            return min(refill.rate, last.rate)
         slope = _slope(self._segments)
         self._is_measured = slope is not None
         lowest, highest = last.admitted / last.cycle, min(last.admitted / last.seconds, last.rate)
@@ -202,7 +201,7 @@ class AdaptiveRate:
 
 
 class _Refill(NamedTuple):
-    """The rate at which a bucket refilled, and whether enough requests or seconds show it."""
+    """The rate at which a bucket refilled, and whether enough requests show it."""
 
     rate: float
     is_exact: bool
@@ -211,7 +210,8 @@ class _Refill(NamedTuple):
 def _refill(segments: Sequence[_Segment]) -> _Refill | None:
     """The requests admitted from one refusal to the next, by the seconds between them.
 
-    This is exact for a bucket that was never full in between. None if it may have been: what overflowed is unknown.
+    This is exact for a bucket that was never full in between. None if it may have been, since what overflowed is
+    unknown, and for rates that are left to the pauses.
     """
     admitted, seconds = 0, 0.0
     # A bucket that runs empty at some pace refills more slowly, and holds what it admitted beyond its refill.
@@ -227,9 +227,9 @@ def _refill(segments: Sequence[_Segment]) -> _Refill | None:
             break
         admitted += segment.admitted
         seconds += cycle
-    if not admitted:
+    if not admitted or admitted < _MIN_GUESS * seconds:
         return None
-    return _Refill(admitted / seconds, admitted >= _MIN_EVIDENCE_REQUESTS or seconds >= _MIN_EVIDENCE_S)
+    return _Refill(admitted / seconds, admitted >= _MIN_EVIDENCE_REQUESTS)
 
 
 def _slope(segments: Sequence[_Segment]) -> float | None:
