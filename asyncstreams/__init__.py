@@ -14,18 +14,22 @@ from .auth.authenticators import (
     TokenAuthenticator,
 )
 from .clock import Clock, SystemClock
+from .cursors.cursor_format import CursorFormat
 from .cursors.windows import NumberRanges, TimeWindows
 from .declaration.availability import Availability, AvailabilityStrategy, HttpAvailabilityStrategy
 from .declaration.catalog import CheckReport, StreamCheck, StreamDescription
+from .destinations.output_state import LastRun, OutputState, PartitionState, StreamOutput
 from .destinations.sink import Sink
 from .errors import (
     AsyncStreamsError,
     AuthError,
     ConfigError,
     CrossOriginLink,
+    CursorMismatch,
     DecodeError,
     HostUnavailable,
     HttpStatusError,
+    InvalidSlice,
     LocalError,
     MalformedJSON,
     MalformedResponse,
@@ -83,8 +87,9 @@ from .pagination.paginators import Continuation, Cursor, Header, LinkHeader, Nex
 from .pagination.selectors import Selector
 from .protocols import Middleware, MockRouter, Paginator, ParsedRecords, Send, SliceInput, Windows
 from .source import Source
+from .state.airbyte_state import StateInput, to_airbyte_state
 from .state.state_file import State
-from .state.stream_state import StreamState, to_airbyte_state
+from .state.stream_state import StreamState
 from .streams.http_stream import HttpStream
 from .streams.options import StreamOptions
 
@@ -118,6 +123,8 @@ __all__ = [
     "Continuation",
     "CrossOriginLink",
     "Cursor",
+    "CursorFormat",
+    "CursorMismatch",
     "DecodeError",
     "DuckDB",
     "Event",
@@ -128,7 +135,9 @@ __all__ = [
     "HttpStatusError",
     "HttpStream",
     "HttpSubStream",
+    "InvalidSlice",
     "JsonLines",
+    "LastRun",
     "LinkHeader",
     "Listener",
     "LocalError",
@@ -144,6 +153,7 @@ __all__ = [
     "Offset",
     "OutputLocked",
     "OutputMissing",
+    "OutputState",
     "OutputWriteError",
     "Page",
     "PageNumber",
@@ -157,6 +167,7 @@ __all__ = [
     "Parquet",
     "ParsedRecords",
     "PartialFailure",
+    "PartitionState",
     "QuarantinedRecord",
     "RateLimit",
     "RateLimitWaitTooLong",
@@ -187,10 +198,12 @@ __all__ = [
     "State",
     "StateCorrupt",
     "StateIncompatible",
+    "StateInput",
     "StreamCheck",
     "StreamDescription",
     "StreamFinished",
     "StreamOptions",
+    "StreamOutput",
     "StreamReport",
     "StreamSkipped",
     "StreamStarted",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeGuard, cast
 
@@ -12,6 +13,14 @@ import orjson
 from .errors import MalformedJSON
 
 _BOM = b"\xef\xbb\xbf"
+# A pair of escapes, half a pair in the group, or any other escape.
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+SURROGATES_HINT = (
+    'pass surrogates="replace" to the destination to write U+FFFD for lone surrogates, or repair them in parse_response'
+)
 
 JSON_TYPE_NAMES = {
     "dict": "object",
@@ -46,6 +55,18 @@ def decode(body: bytes) -> Any:
     raise failure
 
 
+def decode_repaired(
+    text: bytes, repair: Callable[[bytes], bytes | None], decode: Callable[[bytes], Any] = decode
+) -> Any:
+    """Decode a text, and if that fails the text that `repair` makes of it. Raises MalformedJSON."""
+    try:
+        return decode(text)
+    except MalformedJSON:
+        if (repaired := repair(text)) is None:
+            raise
+    return decode(repaired)
+
+
 def decode_lines(block: bytes) -> list[Any]:
     """Decode newline-delimited JSON, one value per line; blank lines are skipped. Raises MalformedJSON."""
     return [decode(line) for line in block.split(b"\n") if line.strip()]
@@ -56,12 +77,46 @@ def decode_literals(body: bytes) -> Any:
     return _literal_decoder.decode(body)
 
 
+class LoneSurrogate(TypeError):
+    """A text contains half of a surrogate pair, such as half an emoji, and so has no form in UTF-8."""
+
+    def __init__(self) -> None:
+        super().__init__("a text contains a lone surrogate, such as half an emoji")
+
+
+def has_lone_surrogate(value: Any) -> bool:
+    """Whether a value cannot be encoded because of a lone surrogate."""
+    try:
+        encode(value)
+    except LoneSurrogate:
+        return True
+    except TypeError:
+        return bool(replace_surrogates(value) != value)
+    return False
+
+
+def replace_surrogates(value: Any) -> Any:
+    """A copy of a value whose texts have U+FFFD in place of each lone surrogate."""
+    if isinstance(value, str):
+        return _LONE_SURROGATE.sub("\ufffd", value)
+    if (fields := as_object(value)) is not None:
+        return {replace_surrogates(name): replace_surrogates(inner) for name, inner in fields.items()}
+    if isinstance(value, list | tuple):
+        return [*map(replace_surrogates, cast(Sequence[Any], value))]
+    return value
+
+
+def replace_escaped_surrogates(text: bytes) -> bytes:
+    """A JSON text with `\\ufffd` in place of each escape of a lone surrogate."""
+    return _ESCAPE.sub(lambda match: match[0] if match[1] is None else rb"\ufffd", text)
+
+
 def encode(value: Any) -> bytes:
     """Encode as compact JSON. Integers of any size stay exact; dates, decimals and bytes become strings.
 
-    Raises TypeError for NaN, for the infinities, and for objects without a JSON form.
+    Raises TypeError for NaN, for the infinities, and for objects without a JSON form; LoneSurrogate for such a text.
     """
-    return _check_finite(_encoder.encode(value), value)
+    return _check_finite(_encode(_encoder.encode, value), value)
 
 
 def encode_with(value: Any, to_builtin: Callable[[Any], Any]) -> bytes:
@@ -71,7 +126,7 @@ def encode_with(value: Any, to_builtin: Callable[[Any], Any]) -> bytes:
 
 def encode_lines(records: Sequence[Mapping[str, Any]]) -> bytes:
     """Encode objects as newline-delimited JSON; the last line ends with a newline, too. Raises TypeError."""
-    text = _encoder.encode_lines(records)
+    text = _encode(_encoder.encode_lines, records)
     # msgspec encodes NaN and the infinities as null: as many nulls as Nones means that there were none.
     if b"null" in text and text.count(b"null") != _count_nones(records):
         _reject_non_finite(records)
@@ -90,7 +145,7 @@ def _count_nones(records: Sequence[Mapping[str, Any]]) -> int:
 
 def encode_canonical(value: Any) -> bytes:
     """Encode with sorted names, so that equal values have equal JSON. Raises TypeError."""
-    return _check_finite(_canonical_encoder.encode(value), value)
+    return _check_finite(_encode(_canonical_encoder.encode, value), value)
 
 
 def as_object(value: Any) -> dict[str, Any] | None:
@@ -112,6 +167,14 @@ def json_type_name(value: Any) -> str:
 
 def _is_array(value: Any) -> TypeGuard[list[Any]]:
     return isinstance(value, list)
+
+
+def _encode(encoder: Callable[[Any], bytes], value: Any) -> bytes:
+    try:
+        return encoder(value)
+    except UnicodeEncodeError:
+        pass
+    raise LoneSurrogate  # outside the handler: a UnicodeEncodeError holds the whole text
 
 
 def _check_finite(text: bytes, value: Any) -> bytes:
@@ -140,6 +203,7 @@ def _reject_non_finite(values: Iterable[Any]) -> None:
 def _parse_failure(body: bytes, text: bytes, error: Exception) -> MalformedJSON:
     """The error with reason and byte offset in `body`; `text` is the body without its byte order mark."""
     offset: int | None = None
+    hint: str | None = None
     reason = str(error)
     try:
         text.decode()
@@ -150,7 +214,10 @@ def _parse_failure(body: bytes, text: bytes, error: Exception) -> MalformedJSON:
         # orjson counts characters.
         offset = len(json_error.doc[: json_error.pos].encode("utf-8", "surrogatepass"))
         reason = json_error.msg
+        if "surrogate" in reason and replace_escaped_surrogates(text) != text:
+            reason, hint = "lone surrogate, such as half an emoji", SURROGATES_HINT
     if offset is None:
         return MalformedJSON(f"sent JSON that is malformed: {reason}")
     offset += len(body) - len(text)
-    return MalformedJSON(f"sent JSON that is malformed at byte {offset} of {len(body)}: {reason}", offset=offset)
+    where = f"at byte {offset} of {len(body)}"
+    return MalformedJSON(f"sent JSON that is malformed {where}: {reason}", offset=offset, hint=hint)

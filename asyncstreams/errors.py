@@ -4,6 +4,7 @@ AsyncStreamsError                 every error raised on purpose
   ConfigError                     a wrong declaration, option or configuration; never retried
     AuthError                     a credential that the API or its token endpoint rejects
     PaginationUndeclared          a first page that names further pages, in a stream without a paginator
+    CursorMismatch                a first page whose values do not fit the stream's cursor_field or cursor_format
   RemoteError                     a failure on the API's side
     StreamUnavailable             a stream that this credential cannot read
     HttpStatusError               a final status, or a retryable one after the last try
@@ -18,6 +19,7 @@ AsyncStreamsError                 every error raised on purpose
     CrossOriginLink               a link to an origin that is not allowed
     PaginationLoop                pagination that does not terminate
     StallTimeout                  a response that exceeds one of the `timeouts`
+    InvalidSlice                  a slice with a value of which no request can be made
     RateLimitWaitTooLong          a server-ordered wait beyond `max_server_wait`
     HostUnavailable               a host that cannot be reached or sends no response
   LocalError                      a failure of the local machine: disk, lock or stored state
@@ -31,6 +33,7 @@ AsyncStreamsError                 every error raised on purpose
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from typing import Any, Self, cast
 
@@ -117,10 +120,17 @@ class AsyncStreamsError(Exception):
         return "\n".join(lines)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # An error that leaves a process shows its slice without the Secrets, which cannot be pickled.
-        kind, args, state, *rest = cast(tuple[Any, ...], super().__reduce__())
-        stream_slice = replace_secrets(self.stream_slice, lambda secret: MASK)
-        return kind, args, {**state, "stream_slice": stream_slice}, *rest
+        """The error with its notes and causes, for pickle and copy.
+
+        Secrets in the slice are masked, since they cannot be pickled, and so is whatever another process could not
+        restore.
+        """
+        state = {name: _portable(value) for name, value in vars(self).items()}
+        state["stream_slice"] = _portable_slice(self.stream_slice)
+        state["__context__"] = _portable(self.__context__)
+        state["__cause__"] = _portable(self.__cause__)
+        state["__suppress_context__"] = self.__suppress_context__  # setting the cause sets it, too
+        return _restore, (type(self), tuple(map(_portable, self.args))), state
 
     def _location(self) -> str:
         parts: list[str] = []
@@ -133,6 +143,36 @@ class AsyncStreamsError(Exception):
         if self.tries:
             parts.append(f"{self.tries} {'tries' if self.tries > 1 else 'try'}")
         return ", ".join(parts)
+
+
+def _restore(kind: type[AsyncStreamsError], args: tuple[Any, ...]) -> AsyncStreamsError:
+    """An error without its attributes. `__init__` is not called: its parameters differ from class to class."""
+    error = kind.__new__(kind, *args)
+    error.args = args
+    return error
+
+
+def _portable(value: Any) -> Any:
+    """The value itself if pickle restores it, otherwise something that says what it was."""
+    if value is None or isinstance(value, str | int | float | AsyncStreamsError):
+        return value
+    if type(value) is tuple:
+        return tuple(map(_portable, cast("tuple[object, ...]", value)))
+    try:
+        pickle.loads(pickle.dumps(value))
+    except Exception:
+        name = f"{type(value).__module__}.{type(value).__qualname__}"
+        return RuntimeError(f"{name}: {value}") if isinstance(value, BaseException) else f"<{name}>"
+    return value
+
+
+def _portable_slice(stream_slice: Mapping[str, Any] | None) -> Any:
+    masked = replace_secrets(stream_slice, lambda secret: MASK)
+    if masked is stream_slice and _portable(masked) is masked:
+        return masked
+    # A plain mapping has no labels for messages, so they replace the records.
+    shown: Mapping[str, Any] = {**masked, **getattr(stream_slice, "labels", {})}
+    return {name: _portable(value) for name, value in shown.items()}
 
 
 def _describe_slice(stream_slice: Mapping[str, Any]) -> str:
@@ -150,6 +190,14 @@ class ConfigError(AsyncStreamsError):
     Raised before the first request wherever possible.
     """
 
+    depends_on_data = False
+    """Whether a value of the API may be the cause; then only its slice fails, once the declaration is known to fit."""
+
+    def of_data(self) -> Self:
+        """Set `depends_on_data`, and return the error."""
+        self.depends_on_data = True
+        return self
+
 
 class AuthError(ConfigError):
     """The API or its token endpoint rejects the credential.
@@ -164,6 +212,15 @@ class PaginationUndeclared(ConfigError):
 
     Ends the stream before a record of the slice is delivered; the hint shows the paginator to declare. Reads with
     `limit=`, checks and previews log a warning instead. Declare `single_page = True` if one page is meant.
+    """
+
+
+class CursorMismatch(ConfigError):
+    """The values of the first page do not fit `cursor_field` or `cursor_format`; the hint names what to declare.
+
+    No record of the first page has the field, or none of its values is in the format. With `cursor_format = "auto"`
+    also: the values are numbers that are no times, or bounds were sent as ISO 8601 and the values are epochs. Ends the
+    stream before a record of the slice is delivered.
     """
 
 
@@ -275,6 +332,13 @@ class StallTimeout(RemoteError):
     """A response exceeded one of the limits in `timeouts`. It is retried; raise the limit for a slow API."""
 
     retryable = True
+
+
+class InvalidSlice(RemoteError):
+    """No request can be made for a slice: its parent's record lacks a key, or a value in it cannot be sent.
+
+    Only the slice fails. Filter such parents in `stream_slices`, or handle them in the hook.
+    """
 
 
 class RateLimitWaitTooLong(RemoteError):

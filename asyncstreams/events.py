@@ -30,7 +30,9 @@ class SliceStarted:
 
 @dataclass(frozen=True, slots=True)
 class SliceFinished:
-    """A slice is finished: read completely if `error` is None, otherwise failed or cancelled with `error`."""
+    """A slice is finished: failed or cancelled with `error`, or if that is None read completely, or left out because
+    its child is missing (see `missing_child`).
+    """
 
     stream: str
     stream_slice: Slice

@@ -6,7 +6,7 @@ Eagerly built httpx objects cost more than fetching a page.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, cast
 
@@ -14,9 +14,10 @@ import anyio
 import httpx
 
 from . import _json
-from .content.charsets import declared_charset, find_charset
+from .content.charsets import MARK_BYTES, declared_charset, find_charset, text_charset
+from .content.file_formats import file_format, is_archive, is_compressed
 from .content.text_extractor import extract_text
-from .errors import ConfigError, RemoteError
+from .errors import ConfigError, RemoteError, UnexpectedContent
 from .models import BodyLimits, Record, RequestContext, Secret
 from .redaction import RevealedSecrets, safe_url
 
@@ -216,7 +217,7 @@ class Response(httpx.Response):
     _num_bytes_downloaded: int = 0
     _headers: Headers | None = None
     _json: Any = _NOT_DECODED
-    _partial_json: tuple[Any, Collection[str]] = (None, ())
+    _partial_json: tuple[Any, Container[str]] = (None, ())
     _chunks: AsyncGenerator[bytes] | None = None
 
     def __init__(
@@ -350,6 +351,28 @@ class Response(httpx.Response):
         return BodyLimits() if attempt is None else attempt.stream.body_limits
 
     @property
+    def text(self) -> str:
+        """The body as text, from its charset, and out of the compressed or ZIP file that it may be.
+
+        A byte order mark is left out, and bytes that are invalid in the charset become U+FFFD. `content` is the file
+        as it is. Raises TruncatedBody, DecodeError, ResponseTooLarge and UnexpectedContent for files.
+        """
+        if not hasattr(self, "_text"):
+            content = self.content
+            kind = file_format(content)
+            if is_archive(kind) or (kind is not None and is_compressed(kind)):
+                try:
+                    size = self.wire_bytes or len(content)
+                    text = extract_text(content, self.charset, self.body_limits, size, UnexpectedContent)
+                except RemoteError as error:
+                    raise error.locate(method=self.request.method, url=shown_url(self.request)) from None
+                self._text = text.decode("utf-8", "replace")
+            else:
+                charset, mark_bytes = text_charset(content[:MARK_BYTES], self.charset)
+                self._text = content[mark_bytes:].decode(charset, "replace")
+        return self._text
+
+    @property
     def json_text(self) -> bytes:
         """The body as JSON text in UTF-8, from its charset, and out of the compressed or ZIP file that it may be.
 
@@ -360,12 +383,28 @@ class Response(httpx.Response):
             return body
         return extract_text(body, charset, self.body_limits, self.wire_bytes or len(body))
 
+    def repair_json(self, text: bytes) -> bytes | None:
+        """A JSON text of this response with U+FFFD for each lone surrogate.
+
+        None: it has none, or they are not to be replaced.
+        """
+        on_surrogates = getattr(self.request.extensions.get("asyncstreams"), "on_surrogates", None)
+        if on_surrogates is None or (repaired := _json.replace_escaped_surrogates(text)) == text:
+            return None
+        on_surrogates()
+        return repaired
+
     @property
     def decoded_json(self) -> Any:
         """The result of `json()`, or None if it has not been called."""
         return None if self._json is _NOT_DECODED else self._json
 
-    def set_partial_json(self, value: Any, paths: Collection[str]) -> None:
+    @property
+    def known_json(self) -> Any:
+        """The result of `json()`, or the partial value if it has not been called; None without both."""
+        return self._partial_json[0] if self._json is _NOT_DECODED else self._json
+
+    def set_partial_json(self, value: Any, paths: Container[str]) -> None:
         """Attach a partial JSON value of the body that is complete at `paths`."""
         self._partial_json = value, paths
 
@@ -416,7 +455,7 @@ class Response(httpx.Response):
             return json.loads(self.json_text, **kwargs)
         if self._json is _NOT_DECODED:
             try:
-                self._json = _json.decode(self.json_text)
+                self._json = _json.decode_repaired(self.json_text, self.repair_json)
             except RemoteError as error:
                 raise error.locate(method=self.request.method, url=shown_url(self.request)) from None
         return self._json

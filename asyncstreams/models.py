@@ -34,8 +34,9 @@ class Slice(Mapping[str, Any]):
     partition: the mapping, for example `{"account": 7}`; empty for a stream without partitions.
     interval: half-open range `(start, end)` of cursor values, in the type of the cursor. A bound of None is open.
         Without an interval, it is None.
-    bounds: the values to request from the API so that it returns the whole interval. They equal `interval`,
-        unless the API's filter treats a bound as inclusive or exclusive in another way.
+    bounds: the values `(since, until)` to request from the API so that it returns the whole interval. They equal
+        `interval`, unless the API's filter treats a bound as inclusive or exclusive in another way, or has another
+        precision. Without an interval, both are None.
     labels: what messages show in place of partition values, by name; all other values are shown themselves. The slices
         of an HttpSubStream show the primary key of a parent instead of its record.
 
@@ -44,7 +45,7 @@ class Slice(Mapping[str, Any]):
     partition and interval are; a Slice without interval also equals a plain mapping. Slices are not hashable.
     """
 
-    __slots__ = ("_partition", "bounds", "interval", "labels")
+    __slots__ = ("_bounds", "_interval", "_partition", "labels")
 
     def __init__(
         self,
@@ -55,14 +56,38 @@ class Slice(Mapping[str, Any]):
         labels: Mapping[str, Any] = _NO_LABELS,
     ) -> None:
         self._partition: dict[str, Any] = dict(partition or {})
-        self.interval = interval
-        self.bounds = interval if bounds is None else bounds
+        self._interval = interval
+        self._bounds = interval if bounds is None else bounds
         self.labels = labels
 
     @property
     def partition(self) -> dict[str, Any]:
         """The partition as a new dict, without the interval."""
         return dict(self._partition)
+
+    @property
+    def interval(self) -> tuple[Any, Any] | None:
+        """The half-open range of cursor values, or None."""
+        return self._interval
+
+    @property
+    def bounds(self) -> tuple[Any, Any]:
+        """The values to request from the API."""
+        return (None, None) if self._bounds is None else self._bounds
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether the slice is a range of cursor values."""
+        return self._interval is not None
+
+    @property
+    def has_own_bounds(self) -> bool:
+        """Whether `bounds` were given in addition to an interval."""
+        return self._bounds is not self._interval
+
+    def shown_interval(self) -> tuple[Any, Any] | None:
+        """The interval for messages and comparisons, which a format that is not yet decided does not depend on."""
+        return self._interval
 
     def __getitem__(self, key: str) -> Any:
         return self._partition[key]
@@ -74,7 +99,7 @@ class Slice(Mapping[str, Any]):
         return len(self._partition)
 
     def __or__(self, other: Mapping[str, Any]) -> Slice:
-        source = other if isinstance(other, Slice) and other.interval else self
+        source = other if isinstance(other, Slice) and other.has_interval else self
         labels = {name: label for name, label in self.labels.items() if name not in other}
         labels |= other.labels if isinstance(other, Slice) else {}
         return Slice({**self._partition, **other}, source.interval, bounds=source.bounds, labels=labels)
@@ -84,13 +109,13 @@ class Slice(Mapping[str, Any]):
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Slice):
-            return self._partition == other._partition and self.interval == other.interval
-        return self._partition == other if isinstance(other, Mapping) and self.interval is None else NotImplemented
+            return self._partition == other._partition and self.shown_interval() == other.shown_interval()
+        return self._partition == other if isinstance(other, Mapping) and not self.has_interval else NotImplemented
 
     __hash__ = None  # type: ignore[assignment]  # a mapping of any values, like dict
 
     def __repr__(self) -> str:
-        interval = f", interval={self.interval!r}" if self.interval else ""
+        interval = f", interval={self.shown_interval()!r}" if self.has_interval else ""
         return f"Slice({self}{interval})"
 
     def __str__(self) -> str:
@@ -114,6 +139,15 @@ class RequestContext:
     stream_state: Mapping[str, Any] = field(default_factory=dict[str, Any])
     attempt: int = 1
     page_records: Sequence[Record] = field(default=(), repr=False)
+
+    @property
+    def bounds(self) -> tuple[Any, Any]:
+        """The range `(since, until)` of the cursor to request, as `stream_slice.bounds`; None is no bound.
+
+        With `cursor_format = "auto"` they are written like the values that have been seen, in one form in the whole
+        run: before the first value in ISO 8601, to the second. Raises CursorMismatch if the schema declares numbers.
+        """
+        return self.stream_slice.bounds
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
 from os import PathLike
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -100,6 +101,8 @@ SliceInput: TypeAlias = (
 
 ValidationMode: TypeAlias = Literal["report", "quarantine", "fail", "off"]
 PartialDataMode: TypeAlias = Literal["fail", "warn"]
+MissingRecords: TypeAlias = Literal["error", "empty"]
+MissingChild: TypeAlias = Literal["skip", "fail"]
 
 
 class Transformer(Protocol):
@@ -126,7 +129,10 @@ class Windows(Protocol):
         ...
 
     def end_at(self, cursor: CursorFormat, now: float) -> Point:
-        """The exclusive end of the range at the time `now`; nothing from there on counts as read."""
+        """The exclusive end of the range at the time `now`; nothing from there on counts as read.
+
+        Infinity: the cursor grows without end, and what was seen counts as read.
+        """
         ...
 
     def lookback_of(self, cursor: CursorFormat) -> Point:
@@ -157,6 +163,7 @@ class Stream(Protocol):
     paginator: Paginator | None
     single_page: bool
     records_path: str | None
+    missing_records: MissingRecords
     primary_key: PrimaryKey
     validation: ValidationMode
     graphql_partial: PartialDataMode
@@ -193,12 +200,15 @@ class Stream(Protocol):
     cache_ttl: float
     cache_filename: str
     cache_dir: str | PathLike[str] | None
+    missing_child: MissingChild
     parent_fields: Sequence[str] | None
+    parent_lookback: timedelta | str | None
     incremental_dependency: bool
     cursor_field: CursorField
-    cursor_format: str
+    cursor_format: str | CursorFormat
     cursor_timezone: str | None
     windows: Windows | None
+    keep_outside: bool
     state_checkpoint_interval: int | None
 
     @property
@@ -245,6 +255,7 @@ class Stream(Protocol):
     def next_page_token(self, response: Response, context: RequestContext) -> Any: ...
     def stream_slices(self, state: Mapping[str, Any]) -> SliceInput: ...
     def partitions_of(self, stream_slice: Slice) -> Sequence[Mapping[str, Any]]: ...
+    def children_of(self, stream_slice: Slice) -> Sequence[Mapping[str, Any]]: ...
     def split_slice(self, stream_slice: Slice, error: HttpStatusError) -> Sequence[Slice]: ...
     def parse_response(self, response: Response, context: RequestContext) -> ParsedRecords: ...
     def should_retry(self, response: Response) -> bool: ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from copy import deepcopy
 from functools import partial
@@ -26,12 +26,15 @@ from .execution.read_handle import ReadHandle
 from .execution.report import RunReport
 from .execution.scheduler import OnError, Scheduler
 from .extraction.extraction import Extraction
-from .extraction.sink_loop import check_destination, exit_on_sigterm, extract_to_sink
+from .extraction.run_scope import RangeBound, RunScope
+from .extraction.signals import exit_on_signals
+from .extraction.sink_loop import check_destination, extract_to_sink
 from .http.send_options import check_transport_options
 from .http.session import Session, SessionPool
 from .models import Page, Record, key_paths
 from .records.record_validation import load_schema
 from .schemas.config_spec import check_config
+from .state.airbyte_state import StateInput, select_states
 from .state.state_file import State, select_stream
 from .streams.http_stream import HttpStream, client_for
 from .streams.options import ListenerList, SessionOwner, StreamOptions
@@ -104,14 +107,15 @@ class Source:
         *names: str,
         limit: int | None = None,
         slices: PerStream = None,
-        state: PerStream = None,
+        state: StateInput = None,
         on_error: OnError = "continue",
         ack: Ack = "auto",
     ) -> ReadHandle[Page]:
         """The pages of all streams, or of the named ones, read concurrently.
 
         `limit` bounds the number of records of each stream. `slices` and `state` map stream names to the arguments of
-        `HttpStream.pages`; `state` may also be a State. `on_error` and `ack` are those of `HttpStream.pages`.
+        `HttpStream.pages`; `state` may also be a State, or state messages of Airbyte. `on_error` and `ack` are those of
+        `HttpStream.pages`.
 
         A stream that is unavailable is skipped with a warning and listed in `unavailable` of the returned handle.
         Raises StreamUnavailable if no stream is available, and the errors of `HttpStream.pages`.
@@ -121,8 +125,9 @@ class Source:
         check_read_arguments(type(self).__name__, limit, on_error, max_concurrency)
         self._check_per_stream("slices", slices)
         if not isinstance(state, State):
+            state = cast(PerStream, select_states(self._streams, state))
             self._check_per_stream("state", state)
-        slices_of, state_of = slices or {}, state or {}
+        slices_of, state_of = slices or {}, cast(Mapping[str, Any], state or {})
         selections = [
             select_stream(
                 stream,
@@ -140,7 +145,7 @@ class Source:
         *names: str,
         limit: int | None = None,
         slices: PerStream = None,
-        state: PerStream = None,
+        state: StateInput = None,
         on_error: OnError = "continue",
     ) -> dict[str, list[Record]]:
         """The records of each stream as a list, by name, for small streams. Omits unavailable streams. See `pages`."""
@@ -156,7 +161,16 @@ class Source:
         return {name: rows for name, rows in records.items() if name not in handle.unavailable}
 
     async def extract(
-        self, *names: str, to: Destination | Sink, state: State | None = None, on_error: OnError = "continue"
+        self,
+        *names: str,
+        to: Destination | Sink,
+        limit: int | None = None,
+        slices: PerStream = None,
+        since: RangeBound = None,
+        until: RangeBound = None,
+        refresh: Collection[str] = (),
+        state: State | None = None,
+        on_error: OnError = "continue",
     ) -> RunReport:
         """Write all streams, or the named ones, to a destination, such as `to=JsonLines("out/")`, or to a Sink.
 
@@ -164,19 +178,32 @@ class Source:
         committed together, and the next `extract` to the same destination resumes after the last commit. A Sink
         receives each page at least once, and `state` advances after the sink has accepted the page.
 
+        `limit` and `slices` are those of `pages`. A run that they narrow moves no state and finishes no replacement, so
+        the next run reads the same records again. It writes what it reads if that can be repeated: into a stream that
+        has no other rows, which the next run removes, or as upserts. With `since` (inclusive) and
+        `until` (exclusive) streams with a cursor are read between these values only, as far as they have not been read,
+        and only that is marked as read. The streams in `refresh` are read from the beginning; their earlier rows stay
+        visible until they are complete.
+
         SIGTERM ends the run in an orderly way, with exit code 143, unless the program handles that signal. Raises the
         errors of `pages`, OutputLocked, OutputMissing, OutputWriteError, StateCorrupt and StateIncompatible.
         """
-        check_destination(type(self).__name__, to, state)
+        class_name = type(self).__name__
+        self._check_per_stream("slices", slices)
+        given = {name: value for name, value in (slices or {}).items() if value is not None}
+        scope = RunScope(limit, given, since, until, refresh)
+        check_destination(class_name, to, state, scope)
         if not isinstance(to, Destination):
-            return await extract_to_sink(to, self.pages(*names, state=state, on_error=on_error, ack="manual"))
+            pages = self.pages(*names, limit=limit, slices=slices, state=state, on_error=on_error, ack="manual")
+            return await extract_to_sink(to, pages)
         streams = self._select_streams(names)
+        scope.check(class_name, streams)
         max_concurrency = self._options.get("max_concurrency", HttpStream.max_concurrency)
-        check_read_arguments(type(self).__name__, None, on_error, max_concurrency)
+        check_read_arguments(class_name, limit, on_error, max_concurrency)
         async with self._lease():
-            extraction = Extraction(to, streams, self._options.get("clock") or SystemClock())
+            extraction = Extraction(to, streams, self._options.get("clock") or SystemClock(), scope)
             run = partial(extraction.run, client_for, max_concurrency, stop_on_error=on_error == "stop")
-            return await exit_on_sigterm(run)
+            return await exit_on_signals(run)
 
     def clear_cache(self, *names: str) -> None:
         """Delete the cached records of all streams with `use_cache`, or of the named ones, and of their parents."""
@@ -316,7 +343,7 @@ class Source:
 
     @asynccontextmanager
     async def _open_pages(
-        self, scheduler: Scheduler, *, state: PerStream, ack: Ack
+        self, scheduler: Scheduler, *, state: StateInput, ack: Ack
     ) -> AsyncGenerator[AsyncIterator[Page]]:
         clock = self._options.get("clock") or SystemClock()
         async with self._lease(), open_pages(scheduler, state, ack, clock) as pages:

@@ -40,7 +40,7 @@ def join(
         raise ConfigError(
             f"{class_name}.path() returned {type(path).__name__}: must be a str or a tuple of segments",
             hint="add the missing `return`" if path is None else None,
-        )
+        ).of_data()
     else:
         path = _check_path(class_name, path)
     return f"{base.rstrip('/')}/{path.lstrip('/')}" if path else base
@@ -146,7 +146,7 @@ def _encode_query(query: str) -> str:
     try:
         return quote(_STRAY_PERCENT.sub("%25", query), safe="%!$&'()*+,;=:@/?~")
     except UnicodeEncodeError:
-        raise ConfigError("a parameter is not valid Unicode: it contains a lone surrogate") from None
+        raise ConfigError("a parameter is not valid Unicode: it contains a lone surrogate").of_data() from None
 
 
 def _quote(text: str) -> str:
@@ -155,7 +155,7 @@ def _quote(text: str) -> str:
     try:
         return quote(text, safe="")
     except UnicodeEncodeError:
-        raise ConfigError("a parameter is not valid Unicode: it contains a lone surrogate") from None
+        raise ConfigError("a parameter is not valid Unicode: it contains a lone surrogate").of_data() from None
 
 
 def _quote_value(class_name: str, name: str, value: str) -> str:
@@ -171,7 +171,7 @@ def formatted_secret(class_name: str, what: str) -> ConfigError:
     return ConfigError(
         f"{class_name}: {what} contains {MASK!r}, the text that is shown in place of a Secret",
         hint='use the Secret itself, or "text" + secret, which is a Secret again; str() and f-strings hide it',
-    )
+    ).of_data()
 
 
 def _encode_segment(class_name: str, segment: Any, reveal: Callable[[Secret], str]) -> str:
@@ -186,7 +186,7 @@ def _encode_segment(class_name: str, segment: Any, reveal: Callable[[Secret], st
             f"{class_name}.path() has a segment that is {'empty' if segment == '' else type(segment).__name__}: "
             "must be a str or an int",
             hint="check that every record contains the field used in the path",
-        )
+        ).of_data()
     text = str(segment)
     if _UNRESERVED.fullmatch(text):
         return text.replace(".", "%2E") if text in (".", "..") else text
@@ -195,7 +195,7 @@ def _encode_segment(class_name: str, segment: Any, reveal: Callable[[Secret], st
     except UnicodeEncodeError:
         raise ConfigError(
             f"{class_name}.path() has a segment that is not valid Unicode: it contains a lone surrogate"
-        ) from None
+        ).of_data() from None
 
 
 @functools.lru_cache(maxsize=1024)
@@ -207,7 +207,7 @@ def _check_path(class_name: str, path: str, *, is_secret: bool = False) -> str:
         raise ConfigError(
             f"{class_name}.path() contains '.' or '..'" + ("" if is_secret else f": {path!r}"),
             hint="return a tuple of segments; each one is then percent-encoded",
-        )
+        ).of_data()
     if not _PLAIN_PATH.fullmatch(path):
         path = quote(_STRAY_PERCENT.sub("%25", path), safe="%!$&'()*+,;=:@/~")
     return f"{path}{mark}{_encode_query(query)}"
@@ -223,5 +223,5 @@ def _encode_param(class_name: str, name: str, value: Any, reveal: Callable[[Secr
         return str(value)
     if isinstance(value, dict | bytes):
         kind = "dict" if isinstance(value, dict) else "bytes"
-        raise ConfigError(f"{class_name}: the parameter {name!r} is a {kind}: must be a str or a number")
+        raise ConfigError(f"{class_name}: the parameter {name!r} is a {kind}: must be a str or a number").of_data()
     return _quote_value(class_name, name, str(value))

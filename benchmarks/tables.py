@@ -72,7 +72,7 @@ def write_with_destination(to: Destination, lines: Path) -> None:
     writer = to.new_writer()
     writer.open(0)
     writer.begin_run({"op": "begin", "names": ["rows"], "streams": {"rows": {"identity": {}, "mode": "replace"}}})
-    writer.describe_stream("rows", StreamSchema(["id"]))
+    writer.describe_stream("rows", StreamSchema([["id"]]))
     batch_id, size = object(), 0
     for chunks in batches(lines):
         size += sum(len(chunk.lines) for chunk in chunks)
@@ -82,8 +82,8 @@ def write_with_destination(to: Destination, lines: Path) -> None:
             writer.ledger.apply(writer.commit({"rows": CommitPayload({}, {batch_id: chunks})}))
             batch_id, size = object(), 0
     writer.ledger.apply(writer.commit({"rows": CommitPayload({}, {batch_id: []})}))
-    writer.finish_stream("rows", {})
-    writer.end_run()
+    writer.finish_stream({"op": "finish", "stream": "rows"})
+    writer.end_run({"op": "end"})
     writer.maintain(is_end=True)
     writer.close()
 

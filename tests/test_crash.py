@@ -197,11 +197,14 @@ def test_records_survive_kill_at_any_moment(kind: str, tmp_path: Path):
         while kills < KILLS:
             runs += 1
             out = tmp_path / f"{runs}{kind}"
+            is_incremental = chance.random() < 0.5
             for kills_left in (5, 4, 3, 2, 1, 0) if FULL else (1, 0):
                 options = {"fsync": chance.choice(("full", "commit", "none"))}
                 if not kind.startswith("."):
                     options["compression"] = chance.choice((None, "gzip", "zstd"))
-                process = processes.Process(target=crash_process.extract, args=(api.url, str(out), kind, options))
+                process = processes.Process(
+                    target=crash_process.extract, args=(api.url, str(out), kind, options, is_incremental)
+                )
                 process.start()
                 process.join(chance.uniform(0.05, 0.9) if kills_left else None)
                 if process.exitcode is not None:
@@ -211,7 +214,7 @@ def test_records_survive_kill_at_any_moment(kind: str, tmp_path: Path):
                 process.join()
                 kills += 1
             harness_class = TableHarness if kind.startswith(".") else CrashHarness
-            harness = harness_class(out, names=("customers", "events", "orders"))
+            harness = harness_class(out, names=crash_process.NAMES)
             harness.check_invariants()
             for name in harness.names:
                 assert Counter(harness.visible_ids(name)) == Counter(api.ids(name))

@@ -106,3 +106,36 @@ async def test_jobs_cancelled_by_closing_loop_do_not_end_thread():
         await disk.close(lambda: started.append(2))
 
     assert started == [2]
+
+
+async def test_grace_period_outlasts_repeated_cancellation():
+    disk = DiskExecutor(pytest.fail)
+    release, done = threading.Event(), threading.Event()
+
+    async def leave() -> None:
+        with disk.grace_period(asyncio.get_running_loop().time() + 30):
+            await disk.run(release.wait)
+            await disk.close(done.set)
+        disk.raise_postponed()
+
+    leaving = asyncio.create_task(leave())
+    for _ in range(3):
+        await asyncio.sleep(0)
+        leaving.cancel()
+    release.set()
+
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    assert done.is_set()
+
+
+async def test_grace_period_ends_at_its_deadline():
+    disk = DiskExecutor(pytest.fail)
+    release = threading.Event()
+
+    with disk.grace_period(asyncio.get_running_loop().time() + 0.01):
+        await disk.run(release.wait)
+
+    assert not release.is_set()
+    release.set()
+    await disk.close(lambda: None)

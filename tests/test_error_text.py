@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 from time import process_time
@@ -42,6 +43,8 @@ def answer(body: bytes | str | Any, content_type: str | None = "application/json
         ({"since": [SAID]}, f"since: {SAID}"),
         ({"__type": "ValidationException", "Message": SAID}, SAID),
         ({"status": "OVER_QUERY_LIMIT"}, "OVER_QUERY_LIMIT"),
+        ({"status": {"error_code": 400, "error_message": SAID}}, SAID),
+        ({"Message": "Bad", "Elements": [{"ValidationErrors": [{"Message": SAID}]}]}, f"Bad, {SAID}"),
         (SAID, SAID),
         (json.dumps(SAID), SAID),
         ([], None),
@@ -58,6 +61,8 @@ def test_json_message_is_found(body: Any, expected: str | None):
         (f"<Error><Code>Bad</Code><Message>{SAID}</Message></Error>", "application/xml", f"Bad: {SAID}"),
         (f"<a:Fault><faultstring>{SAID}</faultstring></a:Fault>", "text/xml", SAID),
         (f"<error><![CDATA[{SAID}]]></error>", None, SAID),
+        (f'<response status="error" message="{SAID}"/>', "application/xml", SAID),
+        (f"error=bad&error_description={SAID}".replace(" ", "+"), "application/x-www-form-urlencoded", f"bad: {SAID}"),
         (f"<r><code>5</code><error>a &lt; b: {SAID}</error></r>", "text/xml", f"5: a < b: {SAID}"),
         (f"<html><head><title>Oops</title></head><body><h1>{SAID}</h1></body>", "text/html", f"Oops: {SAID}"),
         (f"<html><style>x</style><script>y</script><title>{SAID}</title></html>", None, SAID),
@@ -103,6 +108,13 @@ def test_message_is_read_in_its_charset(body: bytes, content_type: str):
 )
 def test_body_without_words_shows_nothing(body: bytes, content_type: str):
     assert error_text(answer(body, content_type)) is None
+
+
+def test_gzipped_message_without_content_encoding_is_found():
+    body = gzip.compress(json.dumps({"message": SAID}).encode())
+
+    assert error_text(answer(body)) == SAID
+    assert error_text(answer(gzip.compress(bytes(10**7)))) is None
 
 
 def test_control_characters_are_shown_as_escapes():

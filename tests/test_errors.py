@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 
@@ -9,6 +10,7 @@ import httpx
 import pytest
 from httpx import Response
 
+import asyncstreams
 from asyncstreams import (
     AsyncStreamsError,
     AuthError,
@@ -33,6 +35,7 @@ from asyncstreams import (
     UnexpectedContent,
 )
 from asyncstreams.errors import PartialFailure
+from asyncstreams.execution.report import RunReport, StreamReport, WriteReport
 
 URL = "https://api.example.com/v1/users"
 
@@ -410,3 +413,89 @@ async def test_text_of_an_unavailable_host(respx_mock, virtual_clock):
         "  at: page 0, 5 tries\n"
         "  hint: nothing listens there: check that the server is running, and the host and port of url_base"
     )
+
+
+CUSTOM_ARGUMENTS = {
+    "MalformedJSON": {"offset": 12},
+    "SchemaError": {"key": {"id": 7}, "pointer": "/id", "keyword": "type"},
+    "OutputLocked": {"holder": "process 7", "since": None},
+    "StateIncompatible": {"field": "url_base"},
+    "PartialFailure": {"errors": (ConfigError("of a slice"), KeyError("id")), "report": None},
+}
+ERROR_CLASSES = [
+    public
+    for public in (getattr(asyncstreams, name) for name in asyncstreams.__all__)
+    if isinstance(public, type) and issubclass(public, AsyncStreamsError)
+]
+
+
+class QuotaExceeded(HttpStatusError):
+    """An error of an author, whose arguments are keyword-only."""
+
+    def __init__(self, *, account: int) -> None:
+        super().__init__(f"account {account} has no requests left", status=429)
+        self.account = account
+
+
+class NeedsArgument(Exception):
+    """An exception that pickle cannot restore."""
+
+    def __init__(self, text: str, *, code: int) -> None:
+        super().__init__(text)
+
+
+def pickled(error: AsyncStreamsError) -> AsyncStreamsError:
+    return pickle.loads(pickle.dumps(error))
+
+
+def example_of(error_class: type[AsyncStreamsError]) -> AsyncStreamsError:
+    """An error of this class as the package raises it: located, with a note and a cause."""
+    error = error_class("the problem", **CUSTOM_ARGUMENTS.get(error_class.__name__, {}))
+    error.locate(stream="orders", stream_slice=Slice({"shop": 1}, ("a", "b")), page=3, url=URL, method="GET")
+    error.add_note("in a hook")
+    error.__cause__ = ConfigError("the cause")
+    return error
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickled], ids=["copy", "deepcopy", "pickle"])
+@pytest.mark.parametrize("error_class", ERROR_CLASSES, ids=lambda error_class: error_class.__name__)
+def test_error_survives_copy_and_pickle(error_class, copied):
+    error = example_of(error_class)
+
+    twin = copied(error)
+
+    assert type(twin) is error_class
+    assert str(twin) == str(error)
+    assert twin.__notes__ == ["in a hook"]
+    assert str(twin.__cause__) == "the cause"
+    assert {name: repr(value) for name, value in vars(twin).items()} == {
+        name: repr(value) for name, value in vars(error).items()
+    }
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickled], ids=["copy", "deepcopy", "pickle"])
+def test_error_of_author_with_keyword_arguments_is_restored(copied):
+    error = copied(QuotaExceeded(account=7).locate(page=2))
+
+    assert (error.account, error.status, error.page) == (7, 429, 2)
+    assert error.message == "account 7 has no requests left"
+
+
+def test_what_pickle_cannot_restore_is_described():
+    error = ConfigError("the problem", stream_slice={"shop": 1, "make": lambda: 1})
+    error.__cause__ = NeedsArgument("no rows", code=3)
+
+    restored = pickled(PartialFailure("1 of 2 failed", (error, NeedsArgument("no rows", code=3)), report=lambda: 1))
+
+    first, second = restored.errors
+    assert first.stream_slice == {"shop": 1, "make": "<builtins.function>"}
+    assert str(first.__cause__) == str(second) == "test_errors.NeedsArgument: no rows"
+
+
+def test_partial_failure_keeps_its_report(tmp_path):
+    written = WriteReport(tmp_path, rows=3)
+    report = RunReport((StreamReport("orders", 1, 3, 0, 1, 1, written=written),), {"refunds": "no scope"})
+
+    restored = pickled(PartialFailure("1 of 2 failed", (ConfigError("of a slice"),), report))
+
+    assert restored.report == report

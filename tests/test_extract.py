@@ -10,7 +10,7 @@ import stat
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,15 @@ from asyncstreams import (
     OutputMissing,
     OutputWriteError,
     PageNumber,
+    Parquet,
     PartialFailure,
     Source,
     StateCorrupt,
     StateIncompatible,
     TokenAuthenticator,
 )
-from asyncstreams.destinations.output_folder import folder_name
 from asyncstreams.storage.file_lock import OutputLock
+from asyncstreams.storage.file_names import file_name
 from asyncstreams.storage.filesystem import FileSystem
 
 
@@ -84,6 +85,10 @@ def files(out: Path, pattern: str) -> list[Path]:
     return sorted(out.glob(pattern))
 
 
+def description_of(out: Path, stream: str = "regions") -> Path:
+    return out / ".asyncstreams" / "streams" / stream
+
+
 def mode_of(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
@@ -127,24 +132,105 @@ async def test_each_stream_gets_folder_with_parts_and_manifest(out: Path):
     assert f"24 rows in {parts} {'part' if parts == 1 else 'parts'}, " in str(report)
 
 
-async def test_stream_names_that_differ_only_in_case_are_refused(out: Path):
+def named(name: str, regions: int = 1) -> Regions:
+    stream = Regions(FakeApi(), regions)
+    stream.name = name
+    return stream
+
+
+def folder_names(out: Path) -> dict[str, str]:
+    return json.loads((out / ".asyncstreams" / "streams.json").read_bytes())
+
+
+@pytest.mark.parametrize("first", ["orders", "Orders"])
+async def test_names_that_differ_only_in_case_get_two_folders(out: Path, first: str):
+    second = first.swapcase()
+    await named(first).extract(to=JsonLines(out))
+
+    for _ in range(2):
+        await Source([named(second), named(first, 2)]).extract(to=JsonLines(out))
+
+    folders = folder_names(out)
+    assert folders[first] == first
+    assert folders[second].startswith(f"{second}~")
+    assert ids(out, first) == all_of(0, 1)
+    assert ids(out, folders[second]) == all_of(0)
+    assert json.loads((description_of(out, folders[second]) / "manifest.json").read_bytes())["stream"] == second
+
+
+LONG_NAMES = ["q" * 5_000, "q" * 4_999, "売上明細と顧客からの問い合わせの一覧表" * 3, "a/" * 100, "%" * 100]
+
+
+@pytest.mark.parametrize("name", LONG_NAMES)
+async def test_long_stream_name_gets_short_folder(out: Path, name: str):
+    for _ in range(2):
+        report = await named(name).extract(to=JsonLines(out))
+
+    folder = folder_names(out)[name]
+    assert len(folder) <= 140
+    assert report.streams[0].written.path == out / folder
+    assert ids(out, folder) == all_of(0)
+
+
+@given(st.lists(st.text("aAäÄ.%/ ~e\u0301é=[con", max_size=6), min_size=2, max_size=6, unique=True))
+def test_property_folders_of_distinct_names_are_distinct(names: list[str]):
+    used: list[str] = []
+    for name in names:
+        used.append(file_name(name, used).lower())
+
+    assert len(set(used)) == len(names)
+    assert all(re.fullmatch(r"[^./\\:*?\"<>|\[\]{}=][^/\\:*?\"<>|\[\]{}=]*", folder, re.ASCII) for folder in used)
+    assert not [folder for folder in used if folder.endswith((".", " ")) or folder == "con"]
+
+
+@pytest.mark.parametrize(("first", "second"), [(JsonLines, Parquet), (Parquet, JsonLines)])
+async def test_folder_with_files_of_another_kind_is_refused(out: Path, first: Any, second: Any):
+    await named("orders").extract(to=first(out))
+    before = {path: path.read_bytes() for path in files(out, "**/*") if path.is_file()}
+
+    for stream in ("orders", "items"):
+        with pytest.raises(StateIncompatible, match=r"out holds .* files of earlier runs, and cannot take") as error:
+            await named(stream).extract(to=second(out, mode="replace"))
+
+    assert error.value.field == "destination"
+    assert {path: path.read_bytes() for path in files(out, "**/*") if path.is_file()} == before
+
+
+async def test_stream_without_rows_has_one_empty_part(out: Path):
     api = FakeApi()
-    await Regions(api).extract(to=JsonLines(out))
+    api.records = {0: []}
 
-    other = Regions(api)
-    other.name = "Regions"
-    with pytest.raises(ConfigError, match="streams 'regions' and 'Regions' would share a folder") as caught:
-        await other.extract(to=JsonLines(out))
+    for _ in range(2):
+        await Regions(api, 1).extract(to=JsonLines(out, mode="append"))
+    empty = files(out, "regions/*")
+    api.records = {}
+    await Regions(api, 1).extract(to=JsonLines(out, mode="append"))
 
-    assert "another `name`" in str(caught.value)
-    assert ids(out) == all_of(0, 1, 2, 3)
+    assert [path.name for path in empty] == ["part-000001-000001.jsonl"]
+    assert [path.name for path in files(out, "regions/*")] == ["part-000001-000002.jsonl"]
+    assert ids(out) == all_of(0)
+
+
+async def test_stream_name_with_lone_surrogate_is_refused(out: Path):
+    with pytest.raises(ConfigError, match="contains a lone surrogate"):
+        await named("posts \ud83d").extract(to=JsonLines(out))
+
+
+@pytest.fixture
+def umask() -> Iterator[int]:
+    earlier = os.umask(0o027)
+    yield 0o027
+    os.umask(earlier)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file modes exist on POSIX only")
-async def test_files_are_readable_by_their_owner_only(out: Path):
+async def test_data_follows_umask_and_state_is_private(out: Path, umask: int):
     await CrashHarness(out).extract()
 
-    assert {mode_of(path) for path in files(out, "**/*") if path.is_file()} == {0o600}
+    data = [path for path in files(out, "*/*") if path.parent.name != ".asyncstreams"]
+    assert {mode_of(path) for path in data} == {0o666 & ~umask}
+    assert {mode_of(path.parent) for path in data} == {0o777 & ~umask}
+    assert {mode_of(path) for path in files(out, ".asyncstreams/**/*") if path.is_file()} == {0o600}
     assert mode_of(out / ".asyncstreams") == 0o700
 
 
@@ -162,7 +248,7 @@ async def test_full_refresh_replaces_old_parts_once_complete(out: Path):
 
     assert while_incomplete == all_of(0, 1, 2, 3)
     assert ids(out) == [f"new-{region}" for region in range(4)]
-    manifest = json.loads((out / "regions" / "manifest.json").read_bytes())
+    manifest = json.loads((description_of(out) / "manifest.json").read_bytes())
     assert (manifest["generation"], manifest["complete"], manifest["rows"]) == (2, True, 4)
 
 
@@ -171,7 +257,7 @@ async def test_first_extraction_publishes_parts_despite_failures(out: Path):
         await Regions(FakeApi(1)).extract(to=JsonLines(out))
 
     assert ids(out) == all_of(0, 2, 3)
-    assert json.loads((out / "regions" / "manifest.json").read_bytes())["complete"] is False
+    assert json.loads((description_of(out) / "manifest.json").read_bytes())["complete"] is False
     (stream,) = failure.value.report.streams
     assert (stream.failed, stream.written.rows) == (1, 6)
 
@@ -454,13 +540,13 @@ async def test_invalid_records_are_written_to_quarantine_files(out: Path):
     report = await ValidatedRegions(api).extract(to=JsonLines(out))
 
     assert ids(out) == sorted([*all_of(0, 1, 3), "2-0"])
-    (path,) = files(out, "regions/quarantined-*")
+    (path,) = files(description_of(out), "quarantined-*")
     (line,) = lines_of(path)
     assert line == {
         "record": {"id": 7},
         "problems": [{"pointer": "/id", "keyword": "type", "detail": line["problems"][0]["detail"]}],
     }
-    manifest = json.loads((out / "regions" / "manifest.json").read_bytes())
+    manifest = json.loads((description_of(out) / "manifest.json").read_bytes())
     assert [part["rows"] for part in manifest["quarantined"]] == [1]
     assert report.streams[0].written.quarantined == 1
 
@@ -646,7 +732,7 @@ async def test_truncated_journal_is_detected_by_unknown_parts(out: Path):
 
 async def test_output_of_newer_format_is_refused(out: Path, monkeypatch: pytest.MonkeyPatch):
     with monkeypatch.context() as patched:
-        patched.setattr("asyncstreams.destinations.journal._FORMAT", 3)
+        patched.setattr("asyncstreams.destinations.journal._FORMAT", 4)
         await Regions(FakeApi()).extract(to=JsonLines(out))
 
     with pytest.raises(StateIncompatible, match="format") as error:
@@ -665,15 +751,23 @@ async def test_foreign_files_are_left_in_place(out: Path):
 
 @pytest.mark.parametrize(
     ("name", "folder"),
-    [("a/b", "a%2Fb"), ("..", "%2E."), (".asyncstreams", "%2Easyncstreams"), ("Ünï", "%C3%9Cn%C3%AF"), ("a b", "a b")],
+    [
+        ("a/b", "a%2Fb"),
+        ("..", "%2E%2E"),
+        (".asyncstreams", "%2Easyncstreams"),
+        ("Ünï", "%C3%9Cn%C3%AF"),
+        ("a b", "a b"),
+        ("a=[1].", "a%3D%5B1%5D%2E"),
+        ("con", "%63on"),
+    ],
 )
-async def test_stream_name_is_escaped_in_folder_name(out: Path, name: str, folder: str):
+async def test_stream_name_is_escaped_in_file_name(out: Path, name: str, folder: str):
     stream = Regions(FakeApi())
     stream.name = name
 
     await stream.extract(to=JsonLines(out))
 
-    assert folder_name(name) == folder
+    assert file_name(name) == folder
     assert ids(out, folder) == all_of(0, 1, 2, 3)
 
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
 import pytest
 from crash_harness import lines_of
 
-from asyncstreams.extraction.signals import cancel_on_sigterm
+from asyncstreams.extraction.signals import cancel_on_signals, exit_on_signals
 from asyncstreams.testing import MockApi, Resource
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are sent on POSIX only")
@@ -151,13 +154,145 @@ def test_stuck_disk_does_not_keep_process_alive(api: MockApi, tmp_path: Path):
     assert error == ""
 
 
-async def test_existing_sigterm_handler_is_kept():
+class Work:
+    """An extraction without I/O: it runs until it is cancelled, and then takes a while to clean up."""
+
+    def __init__(self, duration: float = 60) -> None:
+        self.duration = duration
+        self.started, self.cleaned_up = threading.Event(), threading.Event()
+
+    async def __call__(self) -> str:
+        self.started.set()
+        try:
+            await asyncio.sleep(self.duration)
+        except asyncio.CancelledError:
+            with anyio.CancelScope(shield=True):
+                await asyncio.sleep(0.02)
+            self.cleaned_up.set()
+            raise
+        return "done"
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """Every test leaves the handlers as they were."""
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    yield
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_sigterm_after_first_extraction_has_ended_is_orderly():
+    short, long = Work(0), Work()
+
+    async def main() -> None:
+        extractions = asyncio.gather(exit_on_signals(short), exit_on_signals(long))
+        await asyncio.sleep(0.01)
+        signal.raise_signal(signal.SIGTERM)
+        await extractions
+
+    with pytest.raises(SystemExit) as caught:
+        asyncio.run(main())
+
+    assert caught.value.code == 143
+    assert long.cleaned_up.is_set()
+
+
+def test_sigterm_ends_process_when_all_extractions_cleaned_up():
+    works = [Work() for _ in range(3)]
+
+    async def main() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for work in works:
+                tasks.create_task(exit_on_signals(work))
+                await asyncio.sleep(0.01)
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(SystemExit):
+        asyncio.run(main())
+
+    assert all(work.cleaned_up.is_set() for work in works)
+
+
+def test_sigterm_after_failed_extraction_is_orderly():
+    work = Work()
+
+    async def fail() -> None:
+        raise ValueError("no disk")
+
+    async def main() -> None:
+        with suppress(ValueError):
+            await exit_on_signals(fail)
+        asyncio.get_running_loop().call_later(0.01, signal.raise_signal, signal.SIGTERM)
+        await exit_on_signals(work)
+
+    with pytest.raises(SystemExit):
+        asyncio.run(main())
+
+    assert work.cleaned_up.is_set()
+
+
+def test_sigterm_ends_extraction_in_thread_in_order():
+    in_thread = Work()
+
+    async def wait_for_thread() -> None:
+        await asyncio.to_thread(in_thread.started.wait)
+
+    async def main() -> None:
+        main_extraction = asyncio.create_task(exit_on_signals(wait_for_thread))
+        await asyncio.sleep(0)
+        thread = asyncio.create_task(asyncio.to_thread(asyncio.run, exit_on_signals(in_thread)))
+        await main_extraction
+        signal.raise_signal(signal.SIGTERM)
+        await thread
+
+    with pytest.raises(SystemExit):
+        asyncio.run(main())
+
+    assert in_thread.cleaned_up.is_set()
+
+
+def test_signal_of_failing_extraction_ends_program():
+    async def fail() -> None:
+        signal.raise_signal(signal.SIGTERM)
+        raise ValueError("no disk")
+
+    with pytest.raises(SystemExit):
+        asyncio.run(exit_on_signals(fail))
+
+
+def test_ctrl_c_outside_asyncio_run_is_orderly():
+    work = Work()
+    loop = asyncio.new_event_loop()
+    loop.call_later(0.01, signal.raise_signal, signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_until_complete(exit_on_signals(work))
+    loop.close()
+
+    assert work.cleaned_up.is_set()
+
+
+def test_ctrl_c_ends_all_extractions_in_order():
+    works = [Work(), Work()]
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_later(0.01, signal.raise_signal, signal.SIGINT)
+        await asyncio.gather(*map(exit_on_signals, works))
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(main())
+
+    assert all(work.cleaned_up.is_set() for work in works)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_handler_of_program_is_kept(number: signal.Signals):
     def handler(*_: object) -> None: ...
 
-    before = signal.signal(signal.SIGTERM, handler)
+    before = signal.signal(number, handler)
     try:
-        with cancel_on_sigterm(anyio.CancelScope()):
-            assert signal.getsignal(signal.SIGTERM) is handler
-        assert signal.getsignal(signal.SIGTERM) is handler
+        with cancel_on_signals(anyio.CancelScope()):
+            assert signal.getsignal(number) is handler
+        assert signal.getsignal(number) is handler
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(number, before)

@@ -72,6 +72,21 @@ class Body(Lines):
     parse_response = HttpStream.parse_response
 
 
+class Text(Lines):
+    """The records of a JSON text."""
+
+    def parse_response(self, response, context):
+        return json.loads(response.text)
+
+
+class Orders(Lines):
+    """The rows of those files of a ZIP file that a pattern chooses."""
+
+    async def parse_response(self, response, context):
+        async for record in csv_rows(response, members="orders-*.csv"):
+            yield record
+
+
 class Unchanged(Lines):
     """One record with the body as it was sent."""
 
@@ -106,6 +121,7 @@ BODIES = [
     pytest.param(Table, b"id\n1\n2\n", [{"id": "1"}, {"id": "2"}], id="CSV"),
     pytest.param(Items, ARRAY, ROWS, id="items"),
     pytest.param(Body, ARRAY, ROWS, id="complete body"),
+    pytest.param(Text, ARRAY, ROWS, id="text"),
 ]
 
 
@@ -200,7 +216,7 @@ async def test_compressed_bomb_is_refused(kind, stream, limits, setting):
     assert f"BodyLimits({setting}=" in str(error)
 
 
-@pytest.mark.parametrize("stream", [Lines, Body])
+@pytest.mark.parametrize("stream", [Lines, Body, Text])
 async def test_zip_bomb_is_refused(stream):
     await error_of(stream, zipped(b"\n" * 8 * MIB), ResponseTooLarge)
 
@@ -253,6 +269,36 @@ async def test_members_of_a_zip_are_read_one_after_the_other():
     assert await rows(Table, body) == [{"id": "1", "name": "Ann"}, {"id": "2", "age": "30"}]
 
 
+@pytest.mark.parametrize(("stream", "text", "records"), BODIES)
+async def test_files_of_operating_systems_in_a_zip_are_left_out(stream, text, records):
+    junk = b"\x00\x05\x16\x07"
+    names = ["export/", "export/a", "__MACOSX/export/._a", "export/.DS_Store", "._b", "Thumbs.db"]
+
+    assert await rows(stream, zipped(b"", text, junk, junk, junk, junk, names=names)) == records
+
+
+async def test_members_of_a_zip_are_chosen_by_name():
+    names = ["readme.txt", "data/orders-1.csv", "orders-2.csv", "lines.csv"]
+    body = zipped(b"Hello", b"id\n1\n", b"id\n2\n", b"x,y\n3,4\n", names=names)
+
+    assert await rows(Orders, body) == [{"id": "1"}, {"id": "2"}]
+
+
+async def test_zip_without_a_chosen_member_names_its_files():
+    names = ["read\x1bme.txt", *[f"lines-{number}.csv" for number in range(6)]]
+
+    error = await error_of(Orders, zipped(*[b"id\n1\n"] * 7, names=names), UnexpectedContent)
+
+    assert "no name matches members='orders-*.csv'" in str(error)
+    assert r"read\x1bme.txt, lines-0.csv, lines-1.csv, lines-2.csv, lines-3.csv and 2 more" in str(error)
+
+
+async def test_choice_of_members_without_a_zip_is_refused():
+    error = await error_of(Orders, b"id\n1\n", UnexpectedContent)
+
+    assert "sent no ZIP file" in str(error)
+
+
 async def test_compressed_members_of_a_zip_are_read():
     body = zipped(gzip.compress(LINES), zstd.compress(LINES), bz2.compress(LINES))
 
@@ -287,6 +333,8 @@ def _encrypted(body: bytes) -> bytes:
         pytest.param(zipped(LINES, method=zipfile.ZIP_LZMA), "method 14", id="LZMA in ZIP"),
         pytest.param(zipped(b"<xml>", names=["[Content_Types].xml"]), "Office document", id="xlsx"),
         pytest.param(lzma.compress(LINES), "an xz file", id="xz"),
+        pytest.param(b"PAR1\x15\x04\x15\x10", "a Parquet file", id="Parquet"),
+        pytest.param(b"%PDF-1.7\n", "a PDF file", id="PDF"),
     ],
 )
 @pytest.mark.parametrize("stream", [Lines, Body])

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from asyncstreams import ConfigError, HttpStatusError, HttpStream, JsonLines, RateLimitWaitTooLong
+from asyncstreams import ConfigError, HttpStatusError, HttpStream, JsonLines, RateLimitWaitTooLong, json_items
 
 WRONG_FIELD = {"message": "Field 'totl' doesn't exist"}
 NODES = {"orders": {"nodes": [{"id": 1}]}}
@@ -36,6 +36,28 @@ class Form(Orders):
         return {"query": "{ orders { nodes { id } } }"}
 
 
+class Persisted(Orders):
+    def request_json(self, context):
+        return {"extensions": {"persistedQuery": {"version": 1, "sha256Hash": "0a1b"}}}
+
+
+class QueryText(Orders):
+    def request_json(self, context):
+        return None
+
+    def request_data(self, context):
+        return "{ orders { nodes { id } } }"
+
+    def request_headers(self, context):
+        return {"Content-Type": "application/graphql"}
+
+
+class Streamed(Orders):
+    async def parse_response(self, response, context):
+        async for record in json_items(response, "data.orders.nodes"):
+            yield record
+
+
 class Search(Orders):
     """The body of a search: its query is no string."""
 
@@ -52,7 +74,7 @@ def api(*bodies: Any) -> httpx.MockTransport:
     return httpx.MockTransport(lambda request: httpx.Response(200, json=left.pop(0) if len(left) > 1 else left[0]))
 
 
-@pytest.mark.parametrize("kind", [Orders, Form])
+@pytest.mark.parametrize("kind", [Orders, Form, Persisted, QueryText, Streamed])
 @pytest.mark.parametrize(
     "body",
     [
@@ -94,6 +116,14 @@ async def test_partial_data_is_read_with_one_warning(caplog):
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 1
     assert "Field 'totl' doesn't exist" in warnings[0]
+
+
+async def test_partial_data_of_a_streamed_body_is_read_with_a_warning(caplog):
+    stream = Streamed(transport=api({"data": NODES, "errors": [WRONG_FIELD]}))
+    stream.graphql_partial = "warn"
+
+    assert await stream.read() == [{"id": 1}]
+    assert "a part of the data is missing" in caplog.text
 
 
 @pytest.mark.parametrize("body", [{"errors": [WRONG_FIELD]}, {"data": {"orders": None}, "errors": [WRONG_FIELD]}])

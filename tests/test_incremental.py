@@ -164,7 +164,7 @@ async def test_row_with_future_date_is_delivered_once():
 async def test_unfiltered_windows_deliver_each_row_once(state: State | None):
     api = Api(*((n, n * 100) for n in range(10)), (10, 3_000_000_000))
     api.filters = False
-    stream = events(api, WallClock(1060), windows=TimeWindows(start=BEGIN, step=250))
+    stream = events(api, WallClock(1060), windows=TimeWindows(start=BEGIN, step=timedelta(seconds=250)))
 
     assert await ids(stream, state) == list(range(11))
     assert len(api.requests) > 3
@@ -210,7 +210,7 @@ async def test_clock_ahead_of_server_loses_no_rows():
 
 async def test_only_failed_window_is_read_again():
     api, clock, state = Api(*((n, n * 100) for n in range(10))), WallClock(1060), State()
-    stream = events(api, clock, windows=TimeWindows(start=BEGIN, step=250))
+    stream = events(api, clock, windows=TimeWindows(start=BEGIN, step=timedelta(seconds=250)))
     api.fails = lambda params: params["since"] == timestamp(250)
 
     found, error = await read_until_error(stream, state)
@@ -225,7 +225,7 @@ async def test_only_failed_window_is_read_again():
 
 async def test_failed_read_leaves_state_unchanged():
     api, clock, state = Api(*((n, n * 100) for n in range(10))), WallClock(1060), State()
-    stream = events(api, clock, windows=TimeWindows(start=BEGIN, step=250))
+    stream = events(api, clock, windows=TimeWindows(start=BEGIN, step=timedelta(seconds=250)))
     api.fails = lambda params: params["since"] == timestamp(250)
 
     with pytest.raises(PartialFailure):
@@ -438,7 +438,7 @@ async def test_children_of_completed_parents_are_not_requested_again():
         if request.url.path == "/customers":
             names = [{"id": n, "seen": len(requested)} for n in range(3)]
             return httpx.Response(200, json=names)
-        return httpx.Response(404 if request.url.path == broken else 200, json=[{"of": request.url.path}])
+        return httpx.Response(400 if request.url.path == broken else 200, json=[{"of": request.url.path}])
 
     class Customers(HttpStream):
         url_base = "https://api.test/"
@@ -486,7 +486,7 @@ async def test_completed_run_restarts_parents_and_children():
     def api(request: httpx.Request) -> httpx.Response:
         requested.append(request.url.path)
         if request.url.path == broken:
-            return httpx.Response(404)
+            return httpx.Response(400)
         return httpx.Response(200, json=[{"id": 1}, {"id": 2}] if request.url.path == "/customers" else [{"id": 3}])
 
     source, state = shop(api), State()
@@ -575,7 +575,8 @@ async def test_changed_parent_keeps_its_own_frontier():
 
 
 async def test_parent_batches_with_cursor_and_state_are_refused():
-    transport = httpx.MockTransport(lambda request: httpx.Response(200, json=[{"id": 1}, {"id": 2}]))
+    rows = [{"id": number, "updated_at": timestamp(0)} for number in (1, 2)]
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, json=rows))
     customers = events(Api(), WallClock(100), cursor_field=None, request_params=lambda self, context: None)
     customers.transport = transport
     visits = Visits(customers, transport=transport, clock=WallClock(100))
@@ -736,8 +737,9 @@ async def test_state_file_is_readable_by_owner_only(tmp_path: Path):
     found = await ids(events(api, clock), State.load(path))
 
     assert found == [2]
-    assert os.stat(path).st_mode & 0o777 == 0o600
-    assert sorted(file.name for file in path.parent.iterdir()) == ["state.json", "state.json.previous"]
+    files = list(path.parent.iterdir())
+    assert sorted(file.name for file in files) == ["state.json", "state.json.lock", "state.json.previous"]
+    assert {os.stat(file).st_mode & 0o777 for file in files} == {0o600}
 
 
 async def test_corrupt_state_is_kept_and_previous_one_named(tmp_path: Path):
@@ -792,34 +794,33 @@ async def test_state_of_other_credential_needs_permission(tmp_path: Path):
 
 async def test_state_of_newer_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "state.json"
-    monkeypatch.setattr("asyncstreams.state.state_file._FORMAT", 3)
+    monkeypatch.setattr("asyncstreams.state.state_file._FORMAT", 4)
     await events(Api((1, 10)), WallClock(100)).read(state=State.load(path))
     monkeypatch.undo()
 
     with pytest.raises(StateIncompatible) as caught:
-        State.load(path)
+        State.load(path.rename(tmp_path / "copy.json"))
 
     assert caught.value.field == "format"
 
 
 async def test_unwritable_state_error_names_what_is_unchanged(tmp_path: Path):
-    (tmp_path / "file").write_text("")
-    state = State()
-    state._path = tmp_path / "file" / "state.json"
+    state = State.load(tmp_path / "state.json")
+    api = Api((1, 10))
+    api.fails = lambda params: bool((tmp_path / "state.json" / "folder").mkdir(parents=True))  # nothing replaces it
 
     with pytest.raises(OutputWriteError, match="the previous file is unchanged"):
-        await events(Api((1, 10)), WallClock(100)).read(state=state)
+        await events(api, WallClock(100)).read(state=state)
 
 
 async def test_body_error_wins_over_unwritable_state(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    (tmp_path / "file").write_text("")
-    state = State()
-    state._path = tmp_path / "file" / "state.json"
+    state = State.load(tmp_path / "state.json")
     stream = events(Api((1, 10)), WallClock(100))
 
     async def consume() -> None:
         async with stream.pages(state=state, ack="manual") as pages:
             async for page in pages:
+                (tmp_path / "state.json" / "folder").mkdir(parents=True)  # a file cannot replace it
                 page.ack()
                 raise KeyError("the body's own")
 
@@ -857,7 +858,7 @@ def test_property_interrupted_runs_repeat_only_uncommitted_rows(
     api.filters = data.draw(st.booleans())
     attributes: dict[str, Any] = {"paginator": PageNumber(size=3), "parallel_pages": False}
     if data.draw(st.booleans()):
-        attributes["windows"] = TimeWindows(start=BEGIN, step=data.draw(st.integers(20, 200)))
+        attributes["windows"] = TimeWindows(start=BEGIN, step=timedelta(seconds=data.draw(st.integers(20, 200))))
     if data.draw(st.booleans()):
         attributes["state_checkpoint_interval"] = data.draw(st.integers(1, 6))
     stream = events(api, clock, **attributes)

@@ -173,7 +173,7 @@ async def test_parent_state_advances_when_all_children_complete():
     state = State()
     await source.read(state=state)
     clock.seconds, api.customers[1], api.customers[2] = 2000, 1500, 1600
-    api.status = lambda path: 404 if path == "customers/2/orders" else 200
+    api.status = lambda path: 400 if path == "customers/2/orders" else 200
     api.pop_requests()
 
     with pytest.raises(PartialFailure):
@@ -295,7 +295,7 @@ async def test_interrupted_run_is_resumed(tmp_path: Path):
 async def test_parent_changed_before_resume_is_read_again():
     api, clock, source = make_source(Orders)
     state = State()
-    api.status = lambda path: 404 if path == "customers/2/orders" else 200
+    api.status = lambda path: 400 if path == "customers/2/orders" else 200
     with pytest.raises(PartialFailure):
         await read_pages(source, state)
     api.status = lambda path: 200

@@ -69,6 +69,9 @@ def test_github_header_is_parsed() -> None:
     [
         "<a>; rel=next",
         '<a>; rel="next"',
+        "<a>; rel='next'",
+        "<a>; rel='first next'; title='x'",
+        "<b>; title='it; rel=last', <a>; rel=next",
         "<a>;rel=next",
         '<a>  ;  rel  =  "next"',
         '\t<a>;\trel="next"',

@@ -1,4 +1,4 @@
-"""Tests with files of format 1, which an earlier version wrote: they are refused or fetched again."""
+"""Tests with files of formats 1 and 2, which earlier versions wrote: they are refused or fetched again."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
-from asyncstreams import HttpStream, HttpSubStream, JsonLines, SQLite, State, StateIncompatible
+from asyncstreams import HttpStream, HttpSubStream, JsonLines, Parquet, SQLite, State, StateIncompatible
 
-FILES = Path(__file__).parent / "data" / "format_1"
+DATA = Path(__file__).parent / "data"
+FILES = DATA / "format_1"
 ROWS = [{"id": 1, "updated": "2026-01-01T00:00:00Z"}, {"id": 2, "updated": "2026-01-02T00:00:00Z"}]
 
 
@@ -52,20 +53,40 @@ def old(tmp_path: Path) -> Path:
 
 
 def test_state_file_of_format_1_is_refused(old: Path) -> None:
-    with pytest.raises(StateIncompatible, match=r"format 1; this version reads format 2"):
+    with pytest.raises(StateIncompatible, match=r"format 1; this version reads formats 2 and 3"):
         State.load(old / "state.json")
 
 
-@pytest.mark.parametrize(("output", "name"), [(JsonLines, "lines"), (SQLite, "shop.sqlite")])
-async def test_output_of_format_1_is_refused_and_unchanged(old: Path, output: Any, name: str) -> None:
-    before = {path: path.read_bytes() for path in FILES.rglob("*") if path.is_file() and name in path.parts}
+def tree_of(folder: Path) -> dict[Path, bytes | None]:
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
-    with pytest.raises(StateIncompatible, match=r"format 1; this version reads format 2"):
-        await Orders(transport=httpx.MockTransport(unreachable)).extract(to=output(old / name))
 
+@pytest.mark.parametrize(
+    ("output", "name", "found"),
+    [(JsonLines, "format_1/lines", 1), (JsonLines, "format_2/lines", 2), (Parquet, "format_2/parquet", 2)],
+)
+async def test_folder_of_old_format_is_refused_and_unchanged(
+    tmp_path: Path, output: Any, name: str, found: int
+) -> None:
+    out = shutil.copytree(DATA / name, tmp_path / "out")
+    before = tree_of(out)
+
+    with pytest.raises(StateIncompatible, match=f"out has format {found}; this version reads format 3") as error:
+        await Orders(transport=httpx.MockTransport(unreachable)).extract(to=output(out))
+
+    assert "extract to another folder" in str(error.value)
     assert before
-    for path, content in before.items():
-        assert (old / path.relative_to(FILES)).read_bytes() == content
+    assert tree_of(out) == before
+
+
+async def test_database_of_format_1_is_refused_and_unchanged(old: Path) -> None:
+    path = old / "shop.sqlite"
+    before = path.read_bytes()
+
+    with pytest.raises(StateIncompatible, match=r"format 1; this version reads format"):
+        await Orders(transport=httpx.MockTransport(unreachable)).extract(to=SQLite(path))
+
+    assert path.read_bytes() == before
 
 
 async def test_parent_cache_of_format_1_is_fetched_again(old: Path, caplog: pytest.LogCaptureFixture) -> None:

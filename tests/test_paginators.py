@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import httpx
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -62,6 +63,47 @@ def test_paginator_is_frozen(paginator: Any) -> None:
 
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(paginator, field, "other")
+
+
+@pytest.mark.parametrize(
+    "sort",
+    [
+        '[9223372036854775807,"a"]',
+        "[-9223372036854775808,1.10]",
+        '{"at":[1E+2,1e5],"id":123456789012345678901.50}',
+        "-2.5e-07",
+    ],
+)
+def test_numbers_within_a_token_are_sent_as_they_are_written(sort: str) -> None:
+    paginator = Cursor("hits[-1].sort", param="search_after", into="json")
+    response = make_response()
+    response.set_body(f'{{"hits": [{{"sort": {sort}}}]}}'.encode())
+
+    token = paginator.next(None, response, 1)
+
+    assert msgspec.json.encode(paginator.apply(token).json) == f'{{"search_after":{sort}}}'.encode()
+
+
+@pytest.mark.parametrize(
+    "header", ['<https://api.example.com/b; rel="next"', '/b; title="x"; rel=next', "</b> rel=next"]
+)
+def test_next_link_that_cannot_be_read_is_an_error(header: str) -> None:
+    with pytest.raises(UnexpectedContent, match="Link header whose link with rel='next' cannot be read"):
+        LinkHeader().next(None, make_response([], {"Link": header}), 1)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        '</a?rel=next>; rel="prev"',
+        '</a>; rel="next-month"',
+        '</a>; rel="next"; anchor="/x"',
+        '</a>; title="the rel"',
+        "<>; rel=next",
+    ],
+)
+def test_header_without_a_next_link_is_the_end(header: str) -> None:
+    assert LinkHeader().next(None, make_response([], {"Link": header}), 1) is None
 
 
 @pytest.mark.parametrize("paginator", ALL_PAGINATORS, ids=lambda paginator: type(paginator).__name__)

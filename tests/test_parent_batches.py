@@ -147,7 +147,7 @@ async def test_refused_single_parent_fails_alone(virtual_clock: VirtualClock) ->
     assert [(error.status, error.stream_slice["parents"]) for error in failure.errors] == [(413, [{"id": 5}])]
 
 
-@pytest.mark.parametrize("status", [400, 404, 422])
+@pytest.mark.parametrize("status", [400, 409, 422])
 async def test_other_client_errors_do_not_split_the_batch(virtual_clock: VirtualClock, status: int) -> None:
     bank = Bank(0, httpx.Response(status, json={"error": "no such filter"}), pages=1, size=4)
 

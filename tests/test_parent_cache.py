@@ -81,6 +81,17 @@ async def test_parent_read_by_one_child_serves_another(harness: CacheHarness) ->
     assert (sorted_ids(found), harness.pop_request_count()) == (ALL_IDS, 0)
 
 
+@pytest.mark.parametrize("name", ["a/b", "注文" * 60, "q" * 300])
+async def test_parent_of_any_name_is_cached(harness: CacheHarness, name: str) -> None:
+    kind = subclass(CachedCustomers, name=name)
+    first = await harness.orders(kind).read()
+    harness.api.requested.clear()
+    second = await harness.orders(kind).read()
+
+    assert sorted_ids(second) == sorted_ids(first)
+    assert [path for path in harness.api.requested if "orders" not in str(path)] == []
+
+
 async def test_nothing_is_cached_without_use_cache(harness: CacheHarness) -> None:
     plain = subclass(Customers)(harness.api, harness.clock, cache_dir=harness.folder)
 

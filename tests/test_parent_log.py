@@ -15,11 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from simulation import examples
 
-from asyncstreams import ConfigError
 from asyncstreams.parents import log as log_module
 from asyncstreams.parents.log import ParentLog, merge_pages
 from asyncstreams.parents.log_file import LogFile, open_complete
-from asyncstreams.parents.projection import decoder_for
+from asyncstreams.parents.projection import IncompleteRecord, decoder_for
 from asyncstreams.storage.framing import CorruptData, LogFooter
 
 
@@ -55,7 +54,7 @@ def file_opener(free_bytes: int | None) -> Callable[[], LogFile]:
 async def read(log: ParentLog, delays: list[int], max_pages: int | None = None) -> list[int]:
     """The ids that one reader gets; after each page it pauses for one of `delays`, in passes of the event loop."""
     updated = asyncio.Event()
-    reader = log.add_reader(decoder_for("child", "parent", None), updated)
+    reader = log.add_reader(decoder_for("parent", None), updated)
 
     async def collect() -> list[int]:
         found: list[int] = []
@@ -129,7 +128,7 @@ async def test_writer_waits_for_slowest_open_reader(
 ) -> None:
     monkeypatch.setattr(log_module, "_MAX_LEAD_ON_DISK_BYTES", 1000)
     log = ParentLog(file_opener(None), pytest.fail)
-    slow = log.add_reader(decoder_for("child", "parent", None), asyncio.Event())
+    slow = log.add_reader(decoder_for("parent", None), asyncio.Event())
     written = 0
 
     async def write() -> None:
@@ -166,7 +165,7 @@ async def test_small_log_opens_no_file() -> None:
 async def test_demand_when_all_is_read_or_no_reader_is_open() -> None:
     log = ParentLog(file_opener(None), pytest.fail)
     updated = asyncio.Event()
-    reader = log.add_reader(decoder_for("child", "parent", None), updated)
+    reader = log.add_reader(decoder_for("parent", None), updated)
     pages = merge_pages([reader], updated)
     await log.append(page(1), 1)
     demand = asyncio.create_task(log.wait_for_demand())
@@ -256,12 +255,24 @@ RECORD = {"id": 2**70, "name": "a", "owner": {"login": "x", "site": {"url": "u",
     ],
 )
 def test_child_gets_the_fields_in_parent_fields(fields: tuple[str, ...] | None, expected: dict[str, Any]) -> None:
-    assert decoder_for("child", "parent", fields)(json.dumps([RECORD] * 2).encode()) == [expected] * 2
+    assert decoder_for("parent", fields)(json.dumps([RECORD] * 2).encode()) == [expected] * 2
 
 
 @pytest.mark.parametrize("field", ["idd", "owner.log", "name.first", "no.such"])
-def test_missing_field_error_lists_the_fields_of_the_record(field: str) -> None:
-    decode = decoder_for("child", "parent", ("id", field))
+def test_record_without_a_field_is_complete_and_says_why(field: str) -> None:
+    decode = decoder_for("parent", ("id", field))
 
-    with pytest.raises(ConfigError, match=rf"{field}.*record of parent, which has id, name, owner"):
-        decode(json.dumps([RECORD]).encode())
+    [record] = decode(json.dumps([RECORD]).encode())
+
+    assert isinstance(record, IncompleteRecord)
+    assert record == RECORD
+    assert record.problem == f"parent_fields: {field!r} is not in a record of parent, which has id, name, owner"
+
+
+def test_incomplete_record_leaves_others_of_its_page_projected() -> None:
+    decode = decoder_for("parent", ("id", "name"))
+
+    records = decode(json.dumps([RECORD, {"id": 2}]).encode())
+
+    assert records == [{"id": 2**70, "name": "a"}, {"id": 2}]
+    assert [type(record) for record in records] == [dict, IncompleteRecord]

@@ -21,6 +21,7 @@ from table_harness import KEYS, VALUES, ChangingStream, RowsStream, expected_val
 
 from asyncstreams import ConfigError, JsonLines, OutputWriteError, Parquet
 from asyncstreams.destinations.arrow_columns import Columns
+from asyncstreams.destinations.column_names import column_names
 from asyncstreams.destinations.column_types import declared_types, join_types, type_of
 
 
@@ -147,7 +148,7 @@ async def test_widened_column_is_the_same_in_all_parts(
     assert len(schemas(tmp_path)) == 2
     assert {str(schema.field("v").type) for schema in schemas(tmp_path)} == {kind}
     assert [row["v"] for row in sorted(read(tmp_path), key=lambda row: row["id"])] == values
-    manifest = json.loads((tmp_path / "rows" / "_manifest.json").read_bytes())
+    manifest = json.loads((tmp_path / ".asyncstreams" / "streams" / "rows" / "manifest.json").read_bytes())
     assert [part["rows"] for part in manifest["parts"]] == [1, 1]
     assert sorted(part["file"] for part in manifest["parts"]) == sorted(
         path.name for path in (tmp_path / "rows").glob("*.parquet")
@@ -180,6 +181,26 @@ def test_duckdb_polars_and_arrow_read_the_same_rows(tmp_path: Path):
     }
 
 
+async def test_manifest_names_the_fields_of_renamed_columns(tmp_path: Path):
+    await extract([{"id": 1, "ID": 2, "q" * 300: 3}], tmp_path)
+
+    manifest = json.loads((tmp_path / ".asyncstreams" / "streams" / "rows" / "manifest.json").read_bytes())
+    plain, second, shortened = columns_of(tmp_path)
+    assert (plain, second) == ("id", "ID_2")
+    assert manifest["columns"] == {"ID_2": "ID", shortened: "q" * 300}
+
+
+async def test_renamed_columns_survive_a_rewrite(tmp_path: Path):
+    clock = WallClock(1000)
+    stream = ChangingStream([{"id": 1, "updated_at": timestamp(10), "ID": 1}], clock=clock)
+    await stream.extract(to=Parquet(tmp_path))
+    clock.seconds = 2000
+    stream.rows = [{"id": 2, "updated_at": timestamp(1500), "ID": "x", "Id": 3}]
+    await stream.extract(to=Parquet(tmp_path))
+
+    assert sorted((row["id"], row["ID_2"], row["Id_3"]) for row in read(tmp_path)) == [(1, "1", None), (2, '"x"', 3)]
+
+
 async def test_nested_json_stores_objects_and_lists_as_text(tmp_path: Path):
     await extract([{"o": {"a": [1.50]}, "l": [1], "s": "x"}], tmp_path, nested="json")
 
@@ -193,6 +214,16 @@ def test_compression_option_sets_codec(tmp_path: Path, compression: Any):
     [path] = (tmp_path / "rows").glob("*.parquet")
     codec = pyarrow.parquet.read_metadata(path).row_group(0).column(0).compression
     assert codec == {"zstd": "ZSTD", "snappy": "SNAPPY", "gzip": "GZIP", None: "UNCOMPRESSED"}[compression]
+
+
+def test_whole_number_of_declared_integer_is_an_integer():
+    fields = {"a": {"type": ["null", "integer"]}, "b": {"type": "array", "items": {"type": "integer"}}}
+    columns = Columns.from_schema({"properties": fields}, nested=True)
+
+    table = columns.table(b'{"a":2.0,"b":[1.0]}\n{"a":3,"b":[2]}\n')
+
+    assert columns.types == {"a": "integer", "b": ["integer"]}
+    assert table.to_pylist() == [{"a": 2, "b": [1]}, {"a": 3, "b": [2]}]
 
 
 async def test_too_many_columns_are_refused_with_hint(tmp_path: Path):
@@ -249,10 +280,11 @@ def test_property_parquet_files_equal_json_lines(tmp_path_factory: pytest.TempPa
     lines = [row for path in sorted((folder / "lines" / "rows").glob("part-*")) for row in lines_of(path)]
     parts = sorted((folder / "parquet" / "rows").glob("part-*"))
     found = [row for path in parts for row in pyarrow.parquet.read_table(path).to_pylist()]
-    kinds = json.loads(pyarrow.parquet.read_schema(parts[0]).metadata[b"asyncstreams"]) if parts else {}
+    kinds = json.loads(pyarrow.parquet.read_schema(parts[0]).metadata[b"asyncstreams"])
+    names = column_names(kinds)
     for line, stored in zip(lines, found, strict=True):
         for name, kind in kinds.items():
-            assert stored_value(stored[name], kind) == expected_value(line.get(name), kind)
+            assert stored_value(stored[names[name]], kind) == expected_value(line.get(name), kind)
 
 
 @examples(full=200, short=40)

@@ -21,6 +21,7 @@ from asyncstreams.rate_limits.quota_headers import (
     asks_to_wait,
     exhausted_for,
     reported_quotas,
+    reset_without_state,
 )
 from asyncstreams.rate_limits.retry_after import backoff_seconds, retry_after, should_retry
 
@@ -46,6 +47,25 @@ def quota_numbers(*lines: str, wall: float = WALL) -> list[QuotaNumbers]:
     """Remaining units, seconds to the reset, limit and window of each quota, sorted."""
     found = [(quota.remaining, quota.resets_in, quota.limit, quota.window) for quota in parse_quotas(*lines, wall=wall)]
     return sorted(found, key=str)
+
+
+@pytest.mark.parametrize(
+    ("lines", "seconds"),
+    [
+        (["X-RateLimit-Reset: 1767225630"], 30),
+        (["X-RateLimit-Reset: 30", "X-RateLimit-Limit: 100"], 30),
+        (["RateLimit-Reset: 30"], 30),
+        (["X-RateLimit-Reset-After: 1.5", "X-RateLimit-Reset: 2"], 2),
+        (["X-Acme-RateLimit-Reset: 2026-01-01T00:00:30Z"], 30),
+        (["X-Rate-Limit-Time-Reset-Ms: 1500"], 1.5),
+        (["X-RateLimit-Reset: 30", "X-RateLimit-Remaining: 5"], None),
+        (["X-RateLimit-Reset: 0"], None),
+        (["X-RateLimit-Reset: soon"], None),
+        (["X-RateLimit-Limit: 30"], None),
+    ],
+)
+def test_reset_counts_where_no_remaining_units_are_reported(lines: list[str], seconds: float | None) -> None:
+    assert reset_without_state(make_response(*lines), WALL) == seconds
 
 
 # Remaining units, seconds to the reset, limit and window of each quota; then headers from the API's documentation.
@@ -85,6 +105,8 @@ BigCommerce = 6 3 25 5 | X-Rate-Limit-Requests-Left: 6 | X-Rate-Limit-Requests-Q
     X-Rate-Limit-Time-Reset-Ms: 3000 | X-Rate-Limit-Time-Window-Ms: 5000
 Xero = 59 - - 60, 4999 - - 86400, 9999 - - 60
     X-MinLimit-Remaining: 59 | X-DayLimit-Remaining: 4999 | X-AppMinLimit-Remaining: 9999
+Sentry = 38 30 40 - | X-Sentry-Rate-Limit-Limit: 40 | X-Sentry-Rate-Limit-Remaining: 38
+    X-Sentry-Rate-Limit-Reset: 1767225630
 Etsy = 9 - 10 1, 9999 - 10000 86400
     x-limit-per-second: 10 | x-remaining-this-second: 9 | x-limit-per-day: 10000 | x-remaining-today: 9999
 Contentful = 35883 - 36000 3600, 9 - 10 1 | X-Contentful-RateLimit-Hour-Limit: 36000

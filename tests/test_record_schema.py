@@ -173,6 +173,25 @@ def test_draft_uri_is_recognized_with_and_without_fragment(schema: dict[str, Any
     assert RecordSchema(schema).is_valid({"id": 1})
 
 
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://json-schema.org/schema#",
+        "http://json-schema.org/schema",
+        "https://json-schema.org/schema#",
+        "https://json-schema.org/draft-07/schema#",
+        "https://json-schema.org/draft-07/schema",
+    ],
+)
+def test_schema_without_draft_in_its_uri_is_draft_7(uri: str) -> None:
+    draft_7_only = {"properties": {"id": {"if": {"minimum": 5}, "then": {"multipleOf": 5}}}}
+
+    schema = RecordSchema({"$schema": uri, **draft_7_only})
+
+    assert schema.is_valid({"id": 10})
+    assert not schema.is_valid({"id": 6})
+
+
 def test_schema_may_be_any_mapping() -> None:
     assert not RecordSchema(MappingProxyType(GOOD)).is_valid({"id": "x"})
 

@@ -74,6 +74,11 @@ def page(html: str, status: int = 403, **headers: str) -> httpx.Response:
         {"message": "You have reached the maximum number of API requests for today."},
         {"__type": "com.amazonaws.v1#ThrottlingException", "message": "no"},
         {"error": "Too many requests"},
+        {"error": {"code": 17, "type": "OAuthException", "message": "(#17) Slow."}},
+        {"fault": {"detail": {"errorcode": "policies.ratelimit.QuotaViolation"}}},
+        {"status": "error", "errorType": "RATE_LIMIT", "message": "no"},
+        {"Errors": [{"Code": 117, "ErrorCode": "CallRateExceeded", "Message": "no"}]},
+        {"message": "You have crossed your limit for items. Please try again after some time"},
     ],
 )
 async def test_throttling_reason_of_a_vendor_is_waited_for(virtual_clock, body):
@@ -83,6 +88,42 @@ async def test_throttling_reason_of_a_vendor_is_waited_for(virtual_clock, body):
 
     assert records == [{"id": 1}]
     assert virtual_clock.monotonic() >= 60
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (400, {"error": {"code": 4, "type": "OAuthException", "fbtrace_id": "a", "message": "(#4) Limit reached"}}),
+        (400, {"error": {"code": 80_000, "fbtrace_id": "a", "message": "(#80000) Too many calls."}}),
+        (400, {"__type": "com.amazonaws.v1#ThrottlingException", "message": "Rate exceeded"}),
+        (422, {"code": "rate_limit_exceeded"}),
+    ],
+)
+async def test_throttling_code_beside_another_4xx_is_waited_for(virtual_clock, status, body):
+    stream = Rows(transport=api(httpx.Response(status, json=body), ROWS), clock=virtual_clock)
+
+    records = await stream.read()
+
+    assert records == [{"id": 1}]
+    assert virtual_clock.monotonic() > 0
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"message": "the request limit is exceeded: limit must be at most 100"},
+        {"error": {"code": 100, "type": "OAuthException", "message": "(#100) Unknown field"}},
+        {"code": ["too_many_requests"], "message": "no"},
+        {"code": "quotaExceeded", "message": "The storage is full"},
+    ],
+)
+async def test_400_without_a_throttling_code_is_not_retried(virtual_clock, body):
+    stream = Rows(transport=api(httpx.Response(400, json=body)), clock=virtual_clock)
+
+    with pytest.raises(HttpStatusError):
+        await stream.read()
+
+    assert virtual_clock.monotonic() == 0
 
 
 @pytest.mark.parametrize(

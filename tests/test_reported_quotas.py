@@ -373,6 +373,14 @@ async def test_rate_that_the_server_reports_is_kept_after_a_refusal(virtual_cloc
     assert virtual_clock.monotonic() < 90
 
 
+async def test_429_with_a_reset_alone_waits_for_it(virtual_clock: VirtualClock) -> None:
+    api = api_with_refusals(refused(429, X_RateLimit_Reset="45"))
+
+    await Records(transport=api, clock=virtual_clock).read(slices=slices("a"))
+
+    assert 45 <= virtual_clock.monotonic() < 50
+
+
 async def test_initial_plain_403_is_stream_unavailable(virtual_clock: VirtualClock) -> None:
     api = api_with_refusals(*[refused(403, {"message": "Resource not accessible"})] * 3)
 

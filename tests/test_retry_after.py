@@ -117,7 +117,7 @@ def test_asctime_date_is_gmt_on_any_machine(zone: str, monkeypatch: pytest.Monke
         "1_0",
         "0x10",
     ]
-    + ["10s", "soon", "1.", ".5", "1;2", "Thu, 01 Jan 1970 00:00:00 GMT", "Thu, 01 Jan 2026 00:00:00 GMT", ",", ",,;"],
+    + ["10 x", "soon", "1.", ".5", "1;2", "Thu, 01 Jan 1970 00:00:00 GMT", "Thu, 01 Jan 2026 00:00:00 GMT", ",", ",,;"],
 )
 def test_zero_past_or_malformed_value_orders_no_wait(value: str) -> None:
     assert parse(value) is None
@@ -171,10 +171,22 @@ def wait_of(*headers: tuple[str, str], body: bytes = b"") -> float | None:
         "PT120S",
         "5, 2026-01-01T00:02:00Z",
         "1767225720",
+        "1767225720000",
+        "2m",
+        "120s",
+        "1m60s",
+        "120000ms",
+        "120 seconds",
+        '"120"',
     ],
 )
 def test_iso_date_duration_or_epoch_is_a_wait(value: str) -> None:
     assert parse(value) == 120
+
+
+@pytest.mark.parametrize("value", ["1767225599", "1767225599000"])
+def test_time_that_has_just_passed_orders_no_wait(value: str) -> None:
+    assert parse(value) is None
 
 
 @pytest.mark.parametrize("value", ["2025-12-31T23:59:59Z", "2026-13-01T00:00:00Z", "2026-01-02", "PT", "P", "P1Y"])
@@ -216,6 +228,8 @@ def test_longest_of_several_headers_counts() -> None:
         (b'{"retry_after": 1767225630}', 30),
         (b'{"error": {"details": [{"@type": "RetryInfo", "retryDelay": "34.07s"}]}}', 34.07),
         (b'[{"retry_after": 3}, {"retry_after": 5}]', 5),
+        (b'{"RetryAfter": 3, "retry-after": "2 seconds", "retryAfterMilliseconds": 1500}', 3),
+        (b'{"error": {"retry_after_seconds": 7}}', 7),
         (b'{"retry_after": 0}', None),
         (b'{"retry_after": -5}', None),
         (b'{"retry_after": true}', None),

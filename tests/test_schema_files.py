@@ -91,6 +91,13 @@ def test_file_is_found_next_to_package_module(make_stream: StreamFactory) -> Non
     assert schema == {"type": "object", "properties": {"field": {"type": "null"}}}
 
 
+def test_name_too_long_for_file_means_no_schema(make_stream: StreamFactory) -> None:
+    stream = make_stream(**{"schemas/orders.json": {}})
+    stream.name = "q" * 300
+
+    assert stream.get_json_schema() is None
+
+
 def test_missing_file_means_no_schema(make_stream: StreamFactory) -> None:
     stream = make_stream(files={"customers.json": {}})
 

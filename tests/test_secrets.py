@@ -858,7 +858,7 @@ async def read_keyed_streams(secret: Secret, folder: Path, status: int) -> str:
         shown.append(text_of(error) + "".join(map(text_of, getattr(error, "errors", ()))))
         shown.append(f"{getattr(error, 'report', '')!r} {getattr(error, 'report', '')!s}")
     else:
-        raise AssertionError("the second child fails")
+        assert status in (403, 404, 410), "the second child fails, unless it is left out"
     return "".join(shown)
 
 

@@ -325,6 +325,18 @@ def part_stream(url: str, idempotent: bool = True) -> type[HttpStream]:
     return Parts
 
 
+@pytest.mark.respx(assert_all_called=False)
+async def test_flow_that_ends_without_the_request_is_refused(respx_mock):
+    class Other(httpx.Auth):
+        def auth_flow(self, request):
+            yield httpx.Request("POST", request.url)
+
+    respx_mock.post(URL).respond(json=[{"id": 1}])
+
+    with pytest.raises(ConfigError, match="auth_flow ended without the request of the stream"):
+        await Users(authenticator=Other()).read()
+
+
 @pytest.mark.parametrize("idempotent", [True, False])
 async def test_connection_handshake_works_under_concurrency(idempotent):
     handshakes = HandshakeServer()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 from contextlib import closing
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import pytest
@@ -69,6 +69,10 @@ class Shop(Source):
         return [Orders(authenticator=TokenAuthenticator(config["token"]))]
 
 
+def create_orders(source: Source, config: Any) -> Any:
+    return [Orders()]
+
+
 @pytest.fixture
 def api(respx_mock):
     """Orders and users are available, payouts are refused."""
@@ -113,6 +117,41 @@ def test_config_error_names_pointer_and_rule_without_value(config, pointer, rule
     text = "".join(traceback.format_exception(error)) + repr(error) + str(error.hint)
     assert f"{pointer}: {rule}" in str(error)
     assert not any(value in text for value in ("s3cret-value", "tok-secret-1", "51423"))
+
+
+@pytest.mark.parametrize(
+    ("value", "is_valid"),
+    [
+        ("2024-02-29T12:00:00Z", True),
+        ("2024-02-29T12:00:00.123+02:00", True),
+        ("2023-02-29T12:00:00Z", False),
+        ("2024-02-29", False),
+        ("yesterday", False),
+    ],
+)
+def test_date_time_in_configuration_is_checked(value, is_valid):
+    class Dated(Source):
+        streams = create_orders
+        spec: ClassVar = {"properties": {"since": {"format": "date-time"}, "mail": {"format": "email"}}}
+
+    config = {"since": value, "mail": "not an address: other formats are annotations"}
+
+    if is_valid:
+        Dated(config)
+    else:
+        assert "/since: format: not a date-time such as 2026-01-31T12:00:00Z" in str(config_error(Dated, config))
+
+
+@pytest.mark.parametrize(("value", "is_valid"), [("2024-02-29", True), ("2024-02-30", False), ("29.02.2024", False)])
+def test_date_in_connection_specification_is_checked(value, is_valid):
+    class Dated(Source):
+        streams = create_orders
+        spec: ClassVar = {"connectionSpecification": {"properties": {"day": {"type": "string", "format": "date"}}}}
+
+    if is_valid:
+        Dated({"day": value})
+    else:
+        assert "/day: format: not a date such as 2026-01-31" in str(config_error(Dated, {"day": value}))
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from asyncstreams import (
     AsyncStreamsError,
     ConfigError,
+    Cursor,
     HttpStream,
     MalformedJSON,
     RequestContext,
@@ -26,6 +27,7 @@ from asyncstreams import (
     json_items,
     ndjson,
 )
+from asyncstreams.http.json_items import PathsOutside
 
 often = settings(max_examples=60, deadline=None)
 names = st.characters(exclude_characters=".", exclude_categories=["Cs"])
@@ -202,9 +204,25 @@ async def test_csv_dialect_and_encoding_are_respected(body: bytes, options: dict
 
 
 @any_chunking
+@pytest.mark.parametrize("body", [b"id,name\r1,a\r2,b\r", b"id,name\r1,a\r2,b", b"sep=,\r\nid,name\r\n1,a\r\n2,b\r\n"])
+async def test_csv_of_old_macs_and_of_excel_is_read(body: bytes, pieces: Chunking) -> None:
+    found, error = await collect_until_error(csv_rows(streamed_response(pieces(body))))
+
+    assert (found, error) == ([{"id": "1", "name": "a"}, {"id": "2", "name": "b"}], None)
+
+
+@any_chunking
+async def test_line_break_within_a_quoted_field_is_kept(pieces: Chunking) -> None:
+    body = b'id,name\r\n1,"a\rb\nc\r\n"\r\n'
+
+    assert [row async for row in csv_rows(streamed_response(pieces(body)))] == [{"id": "1", "name": "a\rb\nc\r\n"}]
+
+
+@any_chunking
 @pytest.mark.parametrize(
     ("body", "message"),
     [
+        (b"sep=;\nid;name\n1;a\n", "declares the delimiter ';'"),
         (b"a,b\n1,2\n3\n", "row 3 has 1"),
         (b"a,b\n1,2,3\n", "row 2 has 3"),
         (b'a,b\n"x\ny",2\n1,2,3\n', "row 3 has 3"),
@@ -412,6 +430,46 @@ async def test_json_truncated_at_any_byte_is_malformed_json(pieces: Chunking) ->
     assert [cut for cut, error in enumerate(ends) if not isinstance(error, MalformedJSON)] == []
 
 
+async def test_token_beside_streamed_items_leads_to_the_next_page() -> None:
+    class Items(HttpStream):
+        url_base = "https://api.example.com/"
+        paginator = Cursor("meta.next", param="page")
+
+        def path(self, context):
+            return "items"
+
+        async def parse_response(self, response, context):
+            async for item in json_items(response, "data.items"):
+                yield item
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        page = int(float(request.url.params.get("page", 1)))
+        body = {"data": {"items": [{"id": page}]}, "meta": {"next": page + 1.0 if page < 3 else None}}
+        return httpx.Response(200, json=body)
+
+    assert await Items(transport=httpx.MockTransport(answer)).read() == [{"id": 1}, {"id": 2}, {"id": 3}]
+
+
+@any_chunking
+async def test_null_beside_an_error_is_no_empty_array(pieces: Chunking) -> None:
+    body = b'{"data": null, "error": "the report is too large"}'
+
+    found, error = await collect_until_error(json_items(streamed_response(pieces(body)), "data"))
+
+    assert found == []
+    assert "sent null where 'data' should be an array, and 'error'" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [("meta.next", True), ("items", True), ("data.next", True), ("data.items2", True)]
+    + [("data", False), ("data.items", False), ("data.items[0].id", False)],
+)
+def test_partial_json_is_complete_outside_of_the_items(path: str, expected: bool) -> None:
+    assert (path in PathsOutside("data.items")) is expected
+    assert path not in PathsOutside("")
+
+
 @any_chunking
 @pytest.mark.parametrize(
     ("path", "body"),
@@ -419,7 +477,7 @@ async def test_json_truncated_at_any_byte_is_malformed_json(pieces: Chunking) ->
         ("data", b'{"items":[1],"total":2}'),
         ("data", b'{"items":{"data":[1]},"total":2}'),
         ("items.data", b'{"items":[{"data":[1]}],"total":2}'),
-        ("items", b'{"items":null,"total":2}'),
+        ("items.data", b'{"items":{},"total":2}'),
         ("items", b'{"items":{},"total":2}'),
         ("", b'{"items":[1],"total":2}'),
     ],

@@ -12,7 +12,7 @@ import pytest
 from fake_api import Api, Responder, collect_pages, page_key, real_timeout, subclass
 from tree_api import Customers, Invoices, Lines, Orders, Shops, requested_pages, sorted_ids, tree_responder
 
-from asyncstreams import AuthError, ConfigError, HttpStatusError, Slice, Source, StreamUnavailable
+from asyncstreams import AuthError, HttpStatusError, InvalidSlice, Slice, Source, StreamUnavailable
 from asyncstreams.errors import PartialFailure
 from asyncstreams.testing import VirtualClock
 
@@ -73,7 +73,7 @@ async def test_child_of_two_parents_reads_all_of_the_healthy_one(virtual_clock: 
 
 
 async def test_failing_middle_level_leaves_others_complete(virtual_clock: VirtualClock) -> None:
-    api = Api(with_failures({"customers/2/orders/0": 410}, tree_responder(pages=3)))
+    api = Api(with_failures({"customers/2/orders/0": 400}, tree_responder(pages=3)))
     customers = Customers(api, virtual_clock)
     orders = Orders(api, virtual_clock, customers)
     source = Source([Lines(api, virtual_clock, orders), Invoices(api, virtual_clock, customers), customers])
@@ -87,7 +87,7 @@ async def test_failing_middle_level_leaves_others_complete(virtual_clock: Virtua
 
 
 async def test_failing_child_does_not_stop_siblings_or_parent(virtual_clock: VirtualClock) -> None:
-    failing = {f"customers/{n}/orders/0": 410 for n in range(0, 20, 2)}
+    failing = {f"customers/{n}/orders/0": 400 for n in range(0, 20, 2)}
     api = Api(with_failures(failing, tree_responder(pages=10)))
     customers = Customers(api, virtual_clock)
     kind: Any = subclass(Orders, max_failed_slices=3)  # type: ignore[arg-type]
@@ -149,20 +149,27 @@ def third_without_name(request: httpx.Request) -> httpx.Response:
     return response
 
 
-async def test_parent_without_named_field_ends_run_and_lists_fields(
-    virtual_clock: VirtualClock,
+@pytest.mark.parametrize("batch_size", [None, 10])
+async def test_parent_without_named_field_fails_its_own_slice(
+    virtual_clock: VirtualClock, batch_size: int | None
 ) -> None:
     api = Api(third_without_name)
-    kind: Any = subclass(Orders, parent_fields=("id", "name"))  # type: ignore[arg-type]
+    kind: Any = subclass(Orders, parent_fields=("id", "name"), path=path_of_batch, parent_batch_size=batch_size)  # type: ignore[arg-type]
     source = Source([kind(api, virtual_clock, customers := Customers(api, virtual_clock)), customers])
 
-    pages, error = await collect_pages(source.pages(), ConfigError)
+    pages, failure = await collect_pages(source.pages(), PartialFailure)
 
-    assert "name" in str(error)
-    assert "orders" in str(error)
-    assert "record of customers" in str(error)
-    assert "which has id, nom" in str(error)
-    assert all(page.stream_slice["parent"]["id"] < 2 for page in pages if page.stream == "orders")
+    [error] = failure.errors
+    assert isinstance(error, InvalidSlice)
+    assert error.message == "parent_fields: 'name' is not in a record of customers, which has id, nom"
+    assert "{'id': 2}" in str(error)
+    assert "Ann" not in str(failure)
+    assert record_counts(pages) == {"customers": 3, "orders": 2 if batch_size is None else 1}
+
+
+def path_of_batch(self: Any, context: Any) -> Any:
+    parents = context.stream_slice.get("parents") or [context.stream_slice["parent"]]
+    return ("customers", ",".join(str(parent["id"]) for parent in parents), "orders")
 
 
 def slices_with_error(self: Any, state: Any) -> AsyncIterator[Slice]:

@@ -128,7 +128,7 @@ def scenarios_with_failure(draw: st.DrawFn) -> dict[str, Any]:
     """A scenario in which one page always fails."""
     scenario = draw(scenarios())
     pages = pages_in({name: node for name, node in scenario["tree"].items() if name in streams_read(scenario)})
-    return scenario | {"permanent_failure": (draw(st.sampled_from(pages)), draw(st.sampled_from([410, 500])))}
+    return scenario | {"permanent_failure": (draw(st.sampled_from(pages)), draw(st.sampled_from([400, 500])))}
 
 
 def ids_below(node: Node, parent_id: str) -> list[str]:

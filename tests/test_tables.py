@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import sqlite3
 import stat
@@ -149,17 +150,18 @@ async def test_upsert_uses_changed_primary_key(out: Path):
     assert rows == [(1, "c"), (2, "b"), (3, "a")]
 
 
-async def test_duplicates_of_changed_key_raise_error(sqlite: Path):
+async def test_changed_key_that_rows_share_is_refused(out: Path):
     stream = RowsStream([{"id": 1, "code": "a"}, {"id": 2, "code": "a"}])
     stream.primary_key = "id"
-    await stream.extract(to=to(sqlite, mode="upsert"))
-    stream = RowsStream([])
+    await stream.extract(to=to(out, mode="upsert"))
     stream.primary_key = "code"
+    stream.answer = lambda request: pytest.fail("a request was sent")
 
-    with pytest.raises(OutputWriteError, match="UNIQUE constraint failed") as caught:
-        await stream.extract(to=to(sqlite, mode="upsert"))
+    with pytest.raises(ConfigError, match=r"cannot be kept: .* 1 value of the primary key code") as caught:
+        await stream.extract(to=to(out, mode="upsert"))
 
     assert "remove the duplicates" in str(caught.value)
+    assert len(read_table(out)) == 2
 
 
 async def test_upsert_without_primary_key_is_refused(out: Path):
@@ -293,9 +295,10 @@ def test_property_sqlite_rows_equal_json_lines(tmp_path_factory: pytest.TempPath
     out = tmp_path_factory.mktemp("both") / "out.sqlite"
     lines, columns = asyncio.run(extract_to_both(rows, out))
 
-    assert len({column.casefold() for column in columns.values()}) == len(columns)
-    for line, row in zip(lines, read_table(out) if columns else [], strict=True):
-        for key, column in columns.items():
+    names = columns["names"]
+    assert len({column.casefold() for column in names.values()}) == len(names)
+    for line, row in zip(lines, read_table(out) if names else [], strict=True):
+        for key, column in names.items():
             value = row[column]
             if isinstance(line.get(key), dict | list):
                 value = json.loads(value)
@@ -308,9 +311,9 @@ def test_property_sqlite_rows_equal_json_lines(tmp_path_factory: pytest.TempPath
 def test_property_duckdb_rows_equal_json_lines(tmp_path_factory: pytest.TempPathFactory, rows: list[Any]):
     out = tmp_path_factory.mktemp("both") / "out.duckdb"
     lines, columns = asyncio.run(extract_to_both(rows, out))
-    names, types = (columns["names"], columns["types"]) if columns else ({}, {})
+    names, types = columns["names"], columns["types"]
 
-    for line, row in zip(lines, read_table(out) if columns else [], strict=True):
+    for line, row in zip(lines, read_table(out) if names else [], strict=True):
         for key, column in names.items():
             assert stored_value(row[column], types[key]) == expected_value(line.get(key), types[key])
 
@@ -321,7 +324,7 @@ async def extract_to_both(rows: list[Any], out: Path) -> tuple[list[Any], Any]:
     await RowsStream(rows).extract(to=to(out))
     lines = [row for path in sorted((out.parent / "lines" / "rows").glob("part-*")) for row in lines_of(path)]
     columns = query(out, "SELECT value FROM _asyncstreams WHERE name = 'columns rows'")
-    return lines, json.loads(columns[0][0]) if columns else {}
+    return lines, json.loads(columns[0][0]) if columns else {"names": {}, "types": {}}
 
 
 async def test_numbers_beyond_a_double_are_stored(out: Path):
@@ -374,15 +377,20 @@ async def test_removed_table_raises_output_missing(out: Path):
     assert [row["id"] for row in read_table(out)] == [1]
 
 
-@pytest.mark.parametrize("name", ["_asyncstreams_x", "sqlite_x", "a\0b"])
+@pytest.mark.parametrize("name", ["_asyncstreams_x", "sqlite_x", "a\0b", "a\ud800"])
 async def test_invalid_table_name_is_refused(out: Path, name: str):
     with pytest.raises(ConfigError, match="the name cannot be used for a table"):
         await RowsStream([], name).extract(to=to(out))
 
 
-async def test_stream_names_that_differ_only_in_case_are_refused(out: Path):
-    with pytest.raises(ConfigError, match="streams 'Rows' and 'rows' would share a table"):
-        await Source([RowsStream([]), RowsStream([], "Rows")]).extract(to=to(out))
+async def test_streams_that_differ_only_in_case_have_two_tables(out: Path):
+    for number in (1, 2):
+        streams = [RowsStream([{"id": number}]), RowsStream([{"id": number + 10}], "Rows")]
+        report = await Source(streams).extract(to=to(out))
+
+    first, second = sorted(stream.written.table for stream in report.streams)
+    assert first.casefold() != second.casefold()
+    assert sorted([read_table(out, first)[0]["id"], read_table(out, second)[0]["id"]]) == [2, 12]
 
 
 async def test_stream_name_is_quoted_in_sql(out: Path):
@@ -449,10 +457,14 @@ async def test_damaged_state_raises_state_corrupt(out: Path):
         await RowsStream([{"id": 1}]).extract(to=to(out))
 
 
-def test_database_is_one_file_readable_by_owner_only(out: Path):
-    asyncio.run(RowsStream([{"id": 1}]).extract(to=to(out)))
+def test_database_is_one_file_that_follows_the_umask(out: Path):
+    earlier = os.umask(0o027)
+    try:
+        asyncio.run(RowsStream([{"id": 1}]).extract(to=to(out)))
+    finally:
+        os.umask(earlier)
 
-    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    assert stat.S_IMODE(out.stat().st_mode) == 0o640
     assert sorted(path.name for path in out.parent.iterdir()) == [f".{out.name}.lock", out.name]
 
 

@@ -8,7 +8,16 @@ from typing import Any
 import httpx
 import pytest
 
-from asyncstreams import ConfigError, HttpStream, HttpSubStream, JsonLines, PageNumber, PaginationUndeclared, Source
+from asyncstreams import (
+    ConfigError,
+    HttpStream,
+    HttpSubStream,
+    JsonLines,
+    PageNumber,
+    PaginationUndeclared,
+    Source,
+    json_items,
+)
 from asyncstreams.pagination.undeclared import may_have_sign
 
 ROWS = [{"id": 1}, {"id": 2}]
@@ -54,6 +63,20 @@ CERTAIN = [
     ({"total": 9, "limit": 2, "offset": 0}, {}, "Offset(total='total')"),
     ({"total": 9, "pages": 5}, {}, "PageNumber(total_pages='pages')"),
     ({"totalPages": 5, "number": 0, "size": 2, "totalElements": 9}, {}, "PageNumber(total_pages='totalPages')"),
+    ({"totalPages": "5", "page": "1"}, {}, "PageNumber(total_pages='totalPages')"),
+    ({"info": {"more_records": True}}, {}, "PageNumber(more='info.more_records')"),
+    ({"more_items_in_collection": True}, {}, "PageNumber(more='more_items_in_collection')"),
+    ({"nextCursorMark": "abc"}, {}, "Cursor('nextCursorMark', param='cursor')"),
+    ({"_links": {"next": [{"href": "/b"}]}}, {}, "NextUrl('_links.next[0].href')"),
+    ({"result_total": 9, "resultsPerPage": 2}, {}, "PageNumber(size=..., total_items='result_total')"),
+    ({}, {"X-Pagination-Next-Page": "2"}, 'Cursor(Header("X-Pagination-Next-Page"), param="page")'),
+    ({}, {"x-ms-continuation": "abc"}, 'Cursor(Header("X-Ms-Continuation"), param="cursor")'),
+    ({}, {"X-Next-Link": "/items?page=2"}, 'NextUrl(Header("X-Next-Link"))'),
+    ({}, {"X-Has-More": "true"}, 'PageNumber(more=Header("X-Has-More"))'),
+    ({}, {"X-WP-Total": "9", "X-WP-TotalPages": "5"}, 'PageNumber(total_pages=Header("X-Wp-Totalpages"))'),
+    ({}, {"X-Total": "9", "X-Page": "1"}, 'Offset(total=Header("X-Total"))'),
+    ({}, {"Content-Range": "items 0-1/9"}, "Offset(total=lambda response: ...)"),
+    ({}, {"X-Pagination": '{"TotalPages": 5, "HasNext": true}'}, "PageNumber(more=lambda response: ...)"),
 ]
 
 
@@ -80,7 +103,11 @@ async def test_named_next_page_is_an_error_before_any_record(more, headers, pagi
         ({"total": 9, "page": 1, "has_more": False}, {}),
         ({"total": 9, "page": 1, "pages": 1}, {}),
         ({"total_pages": 5}, {}),
+        ({"meta": {"total": "9"}}, {}),
+        ({"cursor": "abc"}, {}),
+        ({"offset": "itr/rec"}, {}),
         ({}, {"X-Total-Count": "9"}),
+        ({}, {"X-Total-Pages": "5"}),
     ],
     ids=str,
 )
@@ -97,7 +124,8 @@ async def test_larger_total_alone_is_one_warning(caplog, more, headers):
     [
         {"data": ROWS, "next": None, "has_more": False, "total": 2, "page": 1, "pages": 1},
         {"data": ROWS, "next": "", "nextPageToken": 0, "links": {"next": {}}, "isLast": True},
-        {"data": ROWS, "total": "9", "count": True, "total_pages": -1},
+        {"data": ROWS, "total": "many", "count": True, "total_pages": -1, "offset": "0"},
+        {"data": ROWS, "cursor": "of the changes", "has_more": False},
         {"data": [{"id": 1, "next": "a field of the record", "total": 100, "page": 3}]},
         {"data": ROWS, "a": {"b": {"c": {"next": "too far down"}}}},
         {"data": ROWS, "continue": True, "nextdoor": "x"},
@@ -106,6 +134,24 @@ async def test_larger_total_alone_is_one_warning(caplog, more, headers):
 )
 async def test_single_page_is_read_without_a_word(caplog, body):
     assert await declare(body).read() == body["data"]
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Next-Page": "", "X-Total": "2", "X-Total-Pages": "1", "X-Page": "1"},
+        {"X-Next-Page": "0", "X-Has-More": "false"},
+        {"Content-Range": "items 0-1/2"},
+        {"Content-Range": "bytes 0-1/900"},
+        {"X-Pagination": '{"TotalPages": 1, "HasNext": false}'},
+        {"X-Pagination": "none"},
+        {"X-Nextjs-Cache": "HIT", "X-Count": "9"},
+    ],
+    ids=str,
+)
+async def test_headers_of_a_single_page_are_no_sign(caplog, headers):
+    assert await declare({"data": ROWS}, headers).read() == ROWS
     assert caplog.records == []
 
 
@@ -195,6 +241,34 @@ async def test_link_of_a_streamed_body_is_an_error_before_any_record():
     assert received == []
 
 
+@pytest.mark.parametrize("more", [{"has_more": True}, {"total": 9, "page": 1}, {"meta": {"next": "abc"}}], ids=str)
+async def test_sign_beside_streamed_items_is_an_error(more):
+    async def parse_response(self, response, context):
+        async for item in json_items(response, "data"):
+            yield item
+
+    received = []
+
+    with pytest.raises(PaginationUndeclared):  # noqa: PT012  # the block collects the records before the error
+        async with declare({"data": ROWS, **more}, parse_response=parse_response).pages() as pages:
+            async for page in pages:
+                received += page.records
+
+    assert received == []
+
+
+async def test_total_is_compared_with_the_rows_of_a_streamed_body(caplog):
+    async def parse_response(self, response, context):
+        async for item in json_items(response, "data"):
+            if item["id"] == 1:
+                yield item
+
+    stream = declare({"data": ROWS, "total": 2, "page": 1}, parse_response=parse_response)
+
+    assert await stream.read() == ROWS[:1]
+    assert caplog.records == []
+
+
 async def test_own_next_page_token_is_not_checked(caplog):
     stream = declare({"data": ROWS, "has_more": True}, next_page_token=lambda self, response, context: None)
 
@@ -223,4 +297,6 @@ def test_search_of_an_undecoded_body_is_limited_to_its_edges():
     assert may_have_sign(body % (rows, b', "has_more": true'), 100)
     assert may_have_sign(body % (rows, b', "meta": {"next": "b"}'), 100)
     assert may_have_sign(body % (rows, b', "total": 101'), 100)
+    assert may_have_sign(body % (rows, b', "total": "101"'), 100)
+    assert may_have_sign(body % (rows, b', "cursor": "b"'), 100)
     assert not may_have_sign(b"[%s]" % rows, 100)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, assert_type
 
@@ -29,6 +29,8 @@ from asyncstreams import (
     Continuation,
     CrossOriginLink,
     Cursor,
+    CursorFormat,
+    CursorMismatch,
     DecodeError,
     DuckDB,
     Event,
@@ -39,7 +41,9 @@ from asyncstreams import (
     HttpStatusError,
     HttpStream,
     HttpSubStream,
+    InvalidSlice,
     JsonLines,
+    LastRun,
     LinkHeader,
     Listener,
     LocalError,
@@ -55,6 +59,7 @@ from asyncstreams import (
     Offset,
     OutputLocked,
     OutputMissing,
+    OutputState,
     OutputWriteError,
     Page,
     PageNumber,
@@ -68,6 +73,7 @@ from asyncstreams import (
     Parquet,
     ParsedRecords,
     PartialFailure,
+    PartitionState,
     QuarantinedRecord,
     RateLimit,
     RateLimitWaitTooLong,
@@ -98,10 +104,12 @@ from asyncstreams import (
     State,
     StateCorrupt,
     StateIncompatible,
+    StateInput,
     StreamCheck,
     StreamDescription,
     StreamFinished,
     StreamOptions,
+    StreamOutput,
     StreamReport,
     StreamSkipped,
     StreamStarted,
@@ -134,7 +142,9 @@ class Orders(HttpStream):
     cursor_field = "updated_at"
     records_path = "data"
     paginator: Paginator | None = PageNumber(size=100, total_items=Header("X-Total"))
-    windows: Windows | None = TimeWindows(start="2026-01-01", step=timedelta(days=1))
+    cursor_format = CursorFormat(records=("iso", "%s"), request="%Y-%m-%d")
+    windows: Windows | None = TimeWindows(start="2026-01-01", step="P1M", lookback=timedelta(days=7), end="2027-01-01")
+    keep_outside = True
     rate_limit = RateLimit(100, per=60, smooth=True)
     backoff = Backoff(base=0.5, cap=60.0)
     timeouts = Timeouts(connect=5.0)
@@ -146,7 +156,8 @@ class Orders(HttpStream):
         return ("orders", context.attempt, "v" + Secret("1"))
 
     def request_params(self, context: RequestContext) -> ParamsInput | None:
-        return {"since": context.stream_slice.get("since")}
+        since, until = context.bounds
+        return {"since": since, "until": until, "project": context.stream_slice.get("project")}
 
     def request_headers(self, context: RequestContext) -> Mapping[str, str | Secret] | None:
         return {"X-Account": str(context.stream_slice["account"]), "X-Key": Secret("s3cret")}
@@ -372,10 +383,32 @@ async def handle_report(source: Source) -> RunReport:
         assert_type(stream, StreamReport)
         assert_type(stream.raw_passthrough, bool)
         assert_type(stream.ignored, int)
+        assert_type(stream.missing, int)
+        assert_type(stream.missing_children, Mapping[str, int])
         assert_type(stream.written, WriteReport | None)
-    for destination in (JsonLines("out"), SQLite("a.sqlite"), DuckDB("a.duckdb")):
+    for destination in (JsonLines("out", surrogates="replace"), SQLite("a.sqlite"), DuckDB("a.duckdb")):
         report = await source.extract(to=destination)
+        report = await source.extract("orders", to=destination, refresh=("orders",))
+        report = await source.extract("orders", to=destination, limit=10, since="2026-01-01", until=datetime.now(UTC))
+        report = await source.extract("orders", to=destination, slices={"orders": [{"shop": 7}]})
+        handle_output(await destination.state())
+        await destination.reset("orders", drop=True)
     return report
+
+
+def handle_output(output: OutputState) -> None:
+    assert_type(output.last_run, LastRun | None)
+    assert_type(output["orders"], StreamOutput)
+    assert_type(output["orders"].rows, int)
+    assert_type(output["orders"].partitions, tuple[PartitionState, ...])
+    assert_type(output.streams, Mapping[str, StreamOutput])
+
+
+async def converted(orders: Orders, source: Source, given: StateInput) -> None:
+    assert_type(State.from_airbyte(given, Path("state.json")), State)
+    assert_type(await orders.read(state=given), list[Record])
+    assert_type(await orders.read(state={"updated_at": 1}), list[Record])
+    assert_type(await source.read(state='[{"type": "STREAM"}]'), dict[str, list[Record]])
 
 
 def state(saved: State) -> Mapping[str, Any]:
@@ -418,12 +451,16 @@ def handled(error: AsyncStreamsError) -> str:
             assert_type(error.holder, str)
         case StateIncompatible():
             assert_type(error.field, str)
+        case CursorMismatch():
+            return "declare the cursor of the hint"
         case PaginationUndeclared():
             return "declare the paginator of the hint"
         case AuthError() | ConfigError():
             return "fix the declaration or the credential"
         case RateLimitWaitTooLong() | HostUnavailable() | StallTimeout() | TruncatedBody() | DecodeError():
             return "try later"
+        case InvalidSlice():
+            return "handle such parents"
         case MalformedResponse() | ResponseTooLarge() | UnexpectedContent() | CrossOriginLink() | PaginationLoop():
             return "look at the API"
         case RemoteError():
@@ -439,4 +476,4 @@ LISTENER: Listener = on_event
 CLOCK: Clock = FrozenClock()
 SYSTEM_CLOCK: Clock = SystemClock()
 SINK: Sink = Kafka()
-RANGES: Windows = NumberRanges(step=100, end=1000)
+RANGES: list[Windows] = [NumberRanges(step=100, end=1000), NumberRanges(step=100), NumberRanges()]

@@ -12,6 +12,10 @@ from ..errors import DecodeError, TruncatedBody, UnexpectedContent
 
 _MAX_PIECE_BYTES = 256 * 1024
 _GZIP_MAGIC = b"\x1f\x8b"
+_PLAIN_BODY_HINT = (
+    "the body is a plain text, although Content-Encoding says that it is compressed: return "
+    '{"Accept-Encoding": "identity"} from request_headers'
+)
 
 
 class Decompressor(Protocol):
@@ -49,8 +53,10 @@ class _Zlib:
             try:
                 piece = self._member.decompress(data, _MAX_PIECE_BYTES)
             except zlib.error as error:
+                is_plain = data.lstrip()[:1] in (b"{", b"[", b"<")
                 raise DecodeError(
-                    f"sent a body that is not valid {self._coding}: {error}; it begins with {data[:8].hex(' ')}"
+                    f"sent a body that is not valid {self._coding}: {error}; it begins with {data[:8].hex(' ')}",
+                    hint=_PLAIN_BODY_HINT if is_plain else None,
                 ) from None
             if piece:
                 yield piece

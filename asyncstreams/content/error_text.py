@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from html import unescape
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import parse_qs
 
 import httpx
 
@@ -55,6 +57,7 @@ _MESSAGE_KEYS = (
     "title",
     "msg",
     "statusmessage",
+    "validationerrors",
     "statustext",
     "description",
     "summary",
@@ -67,7 +70,7 @@ _MESSAGE_KEYS = (
     "result",
     "value",
 )
-_DETAIL_KEYS = ("errors", "invalidparams", "violations", "fielderrors")
+_DETAIL_KEYS = ("errors", "invalidparams", "violations", "fielderrors", "elements", "validationerrors")
 _FIELD_KEYS = ("field", "parameter", "param", "pointer", "property", "name")
 _CODE_KEYS = ("code", "errorcode", "status", "type")
 _XML_MESSAGES = (
@@ -85,11 +88,15 @@ _XML_MESSAGES = (
 )
 _XML_CODES = ("code", "errorcode", "faultcode")
 _HTML_MESSAGES = ("title", "h1", "h2", "p", "pre")
+_GZIP_MAGIC = b"\x1f\x8b\x08"
 _MAX_NESTING = 32
 _MAX_SHOWN_KEYS = 20
 _VOID_ELEMENTS = frozenset(("br", "meta", "link", "img", "hr", "input", "base"))
 _HIDDEN_ELEMENTS = frozenset(("script", "style", "svg", "template", "noscript"))
 # `re` compiles these on first use: most programs need none of them.
+_MESSAGE_ATTRIBUTE = (
+    r"""(?i)\s(message|errormessage|description|reason|error)\s*=\s*(?:"([^"]{3,2000})"|'([^']{3,2000})')"""
+)
 _HTML_START = r"<(?:!doctype html|html|head|body|h1|center|p|div)\b"
 _META_CHARSET = r"""(?i)<(?:meta|\?xml)\b[^>]{0,200}?(?:charset|encoding)\s*=\s*["']?\s*([\w.:-]+)"""
 _QUOTED_MESSAGE = (
@@ -106,7 +113,7 @@ def error_text(response: httpx.Response, secrets: Iterable[str] = ()) -> str | N
     or in the title and the first heading of an HTML page. Control characters are shown as escapes.
     """
     try:
-        body = response.content
+        body = _unpacked(response.content)
     except httpx.ResponseNotRead:
         return None
     content_type = response.headers.get("content-type", "").lower()
@@ -114,6 +121,16 @@ def error_text(response: httpx.Response, secrets: Iterable[str] = ()) -> str | N
     if _repeats_status(text, response.status_code):
         return None
     return shown_text(text, secrets) or None
+
+
+def _unpacked(body: bytes) -> bytes:
+    """The beginning of a body that is a gzip file: some servers leave out its Content-Encoding."""
+    if not body.startswith(_GZIP_MAGIC):
+        return body
+    try:
+        return zlib.decompressobj(31).decompress(body, _MAX_MARKUP_CHARS)
+    except zlib.error:
+        return body
 
 
 def shown_text(text: str, secrets: Iterable[str] = (), max_chars: int = MAX_ERROR_TEXT_CHARS) -> str:
@@ -168,6 +185,10 @@ def find_texts(body: bytes, content_type: str) -> Iterator[str]:
     if not body.strip() or content_type.startswith(("image/", "audio/", "video/", "font/", "application/pdf")):
         return
     text = decode_text(body, content_type).strip()
+    if "x-www-form-urlencoded" in content_type and "=" in text:
+        fields = parse_qs(text[:_MAX_TEXT_CHARS])
+        yield from json_texts({name: values[0] for name, values in fields.items()})
+        return
     start = text[:1].lstrip("\ufeff")
     if start == "<":
         is_html = "html" in content_type or re.search(_HTML_START, text[:2048].lower()) is not None
@@ -230,6 +251,11 @@ def _object_texts(by_key: dict[str, Any], fields: dict[str, Any], depth: int) ->
     if named:
         yield from named[:_MAX_ITEMS]
         return
+    # A message within another object, such as {"status": {"error_message": "..."}}.
+    for value in fields.values() if not depth else ():
+        if isinstance(value, dict) and (texts := list(_nonempty(json_texts(value, depth + 1)))):
+            yield from texts
+            return
     yield from (by_key[key] for key in _CODE_KEYS if isinstance(by_key.get(key), str))
 
 
@@ -289,13 +315,22 @@ def _elements(text: str) -> Iterator[tuple[str, str]]:
                 yield ended, content
                 if ended == name:
                     break
-        elif not token.endswith("/") and name not in _VOID_ELEMENTS and len(stack) < _MAX_NESTING:
-            stack.append((name, []))
+        else:
+            yield from _message_attributes(token)
+            if not token.endswith("/") and name not in _VOID_ELEMENTS and len(stack) < _MAX_NESTING:
+                stack.append((name, []))
     while len(stack) > 1:
         ended, parts = stack.pop()
         content = _collapse(" ".join(parts))
         stack[-1][1].append(content)
         yield ended, content
+
+
+def _message_attributes(tag: str) -> Iterator[tuple[str, str]]:
+    """The attributes of a start tag that may be a message: some XML APIs write it there."""
+    if "=" in tag:
+        for name, quoted, single in re.findall(_MESSAGE_ATTRIBUTE, tag):
+            yield name.lower(), _collapse(unescape(quoted or single))
 
 
 def _markup_tokens(text: str) -> Iterator[tuple[str, str]]:

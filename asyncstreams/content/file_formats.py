@@ -16,6 +16,9 @@ _UNSUPPORTED = {
     "LZ4": (b"\x04\x22\x4d\x18",),
     "compress (.Z)": (b"\x1f\x9d",),
     "Avro": (b"Obj\x01",),
+    "Parquet": (b"PAR1\x15",),
+    "PDF": (b"%PDF-",),
+    "old Office": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",),
 }
 _KINDS = {magic: kind for table in (_COMPRESSED, _ARCHIVES, _UNSUPPORTED) for kind in table for magic in table[kind]}
 _MAGICS = tuple(_KINDS)

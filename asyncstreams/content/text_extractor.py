@@ -88,7 +88,7 @@ class TextExtractor:
 
 def unreadable_file(kind: str, within: str | None) -> UnexpectedContent:
     """The error for a file of a format that is not read, or not within another file."""
-    article = "an" if kind in ("xz", "RAR", "LZ4", "Avro") else "a"
+    article = "an" if kind in ("xz", "RAR", "LZ4", "Avro", "old Office") else "a"
     if within is not None:
         problem = f"sent {article} {kind} file within {within}: files within files are not read"
     else:
@@ -118,8 +118,8 @@ def extract_text(
     if len(members) != 1:
         raise UnexpectedContent(
             f"sent a ZIP file with {len(members)} files where one text is expected",
-            hint="read its files one after the other: in an async parse_response, iterate over ndjson(response), "
-            "csv_rows(response) or json_items(response, path)",
+            hint="in an async parse_response, iterate over ndjson(response), csv_rows(response) or "
+            "json_items(response, path), which read its files one after the other; members=... chooses some by name",
         )
     extractor = TextExtractor(declared, meter, stage=1, error=error, within="a ZIP file")
     members.open_next()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import fnmatch
 import importlib
+import logging
 import struct
 import zlib
 from collections.abc import Generator
@@ -13,7 +15,11 @@ from typing import IO, Any
 from ..errors import DecodeError, ResponseTooLarge, TruncatedBody, UnexpectedContent
 from ..models import BodyLimits
 from .body_meter import BodyMeter, decoded_exceeded
+from .error_text import escape_controls
 
+_log = logging.getLogger("asyncstreams")
+_SYSTEM_FILES = (".DS_Store", "Thumbs.db", "desktop.ini")
+_MAX_SHOWN_NAMES, _MAX_SHOWN_CHARS = 5, 80
 _MAX_MEMBERS = 1000
 _MAX_DIRECTORY_BYTES = 2**20
 _PIECE_BYTES = 256 * 1024
@@ -23,13 +29,15 @@ _DAMAGE = (EOFError, zlib.error, struct.error, ValueError, OverflowError, Runtim
 
 
 class ZipMembers:
-    """The members of a ZIP file, in the order of its directory. Names of members are not used.
+    """The members of a ZIP file, in the order of its directory; with `pattern`, those whose name it matches.
+
+    Files that macOS and Windows add to folders are left out. Names are compared, and never used as paths.
 
     Blocks while it reads and decompresses. The meter counts what all members together decompress to, as the output
     of its first stage. Raises ResponseTooLarge, TruncatedBody, DecodeError, UnexpectedContent.
     """
 
-    def __init__(self, file: IO[bytes], limits: BodyLimits, meter: BodyMeter) -> None:
+    def __init__(self, file: IO[bytes], limits: BodyLimits, meter: BodyMeter, pattern: str | None = None) -> None:
         self._meter = meter
         self._zipfile: Any = importlib.import_module("zipfile")  # on first use: few bodies are ZIP files
         with self._damage_as_error():
@@ -37,7 +45,7 @@ class ZipMembers:
         entries: list[Any] = self._archive.infolist()
         if len(entries) > _MAX_MEMBERS:
             raise _too_many(f"{len(entries):,} files")
-        self._members = [entry for entry in entries if entry.file_size or not entry.is_dir()]
+        self._members = _data_files(entries, pattern)
         self._check_entries(limits)
         self._next = 0
         self._open: IO[bytes] | None = None
@@ -91,6 +99,34 @@ class ZipMembers:
                 raise TruncatedBody(problem) from None
             where = "" if number is None else f", in file {number}"
             raise DecodeError(f"sent a ZIP file that is damaged{where} ({type(error).__name__})") from None
+
+
+def _data_files(entries: list[Any], pattern: str | None) -> list[Any]:
+    """The files whose name matches the pattern, without those of operating systems. Raises UnexpectedContent."""
+    files = [entry for entry in entries if entry.file_size or not entry.is_dir()]
+    data = [entry for entry in files if not _is_of_system(entry.filename)]
+    if len(data) < len(files):
+        _log.info("%d files of macOS or Windows in a ZIP file are left out", len(files) - len(data))
+    if pattern is None:
+        return data
+    if matching := [entry for entry in data if _matches(entry.filename, pattern)]:
+        return matching
+    names = escape_controls(", ".join([entry.filename[:_MAX_SHOWN_CHARS] for entry in data[:_MAX_SHOWN_NAMES]]))
+    more = f" and {len(data) - _MAX_SHOWN_NAMES:,} more" if len(data) > _MAX_SHOWN_NAMES else ""
+    raise UnexpectedContent(
+        f"sent a ZIP file in which no name matches members={pattern!r}; it contains {names or 'no files'}{more}",
+        hint="* stands for any characters; a pattern is compared with the whole name and with its last part",
+    )
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name.rpartition("/")[2], pattern)
+
+
+def _is_of_system(name: str) -> bool:
+    """Whether a file is one that an operating system adds to folders, such as the attributes of a file on macOS."""
+    folder, last = name.partition("/")[0], name.rpartition("/")[2]
+    return folder == "__MACOSX" or last.startswith("._") or last in _SYSTEM_FILES
 
 
 class _DirectoryBound:

@@ -7,6 +7,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TypeAlias
 
+_MAX_IN_TUPLE = 8
+
 Point: TypeAlias = int | float
 """A cursor value as a number; `-math.inf` is before all values, `math.inf` after all."""
 
@@ -27,8 +29,9 @@ class Intervals:
     __slots__ = ("_ends", "_starts")
 
     def __init__(self, intervals: Iterable[tuple[Point, Point]] = ()) -> None:
-        self._starts: list[Point] = []
-        self._ends: list[Point] = []
+        # A state has one set for each partition. The garbage collector leaves tuples of numbers out, but not lists.
+        self._starts: tuple[Point, ...] | list[Point] = ()
+        self._ends: tuple[Point, ...] | list[Point] = ()
         for start, end in intervals:
             self.add(start, end)
 
@@ -41,8 +44,20 @@ class Intervals:
         if first < last:
             start = min(start, self._starts[first])
             end = max(end, self._ends[last - 1])
+        if len(self._starts) < _MAX_IN_TUPLE:
+            self._starts = (*self._starts[:first], start, *self._starts[last:])
+            self._ends = (*self._ends[:first], end, *self._ends[last:])
+            return
+        if isinstance(self._starts, tuple) or isinstance(self._ends, tuple):
+            self._starts, self._ends = list(self._starts), list(self._ends)
         self._starts[first:last] = [start]
         self._ends[first:last] = [end]
+
+    def copy(self) -> Intervals:
+        """An independent copy."""
+        copied = Intervals()
+        copied._starts, copied._ends = self._starts[:], self._ends[:]
+        return copied
 
     def gaps(self, start: Point = -math.inf, end: Point = math.inf) -> list[Interval]:
         """The parts of [start, end) that are not in the set, in ascending order."""
@@ -81,7 +96,7 @@ class Intervals:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Intervals):
             return NotImplemented
-        return self._starts == other._starts and self._ends == other._ends
+        return [*self] == [*other]
 
     __hash__ = None  # type: ignore[assignment]  # mutable
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import httpx
 
+from ..cursors.cursor_format import CursorFormat
 from ..errors import ConfigError
 from ..models import Backoff, BodyLimits, RateLimit, Timeouts
 
@@ -96,6 +97,7 @@ def check_class(cls: type, base: type) -> None:
             _check_hook(cls, name, value)
         elif not name.startswith("_") and not hasattr(base, name):
             _check_spelling(cls, name, base)
+    check_cursor_format(cls.__name__, cls)
     if getattr(cls, "path", None) is getattr(base, "path", None):
         raise ConfigError(f"{cls.__name__}.path is missing", hint='add `def path(self, context): return "users"`')
 
@@ -179,10 +181,24 @@ def check_values(stream: object) -> None:
             hint="for example PageNumber(), Offset(), Cursor(...), LinkHeader(), NextUrl(...) or Continuation()",
         )
     _check_types(class_name, stream)
+    _check_missing(class_name, stream)
     _check_single_page(class_name, stream)
     check_cache(class_name, stream)
     check_cursor(class_name, stream)
     _check_schema_settings(class_name, stream)
+
+
+def _check_missing(class_name: str, stream: object) -> None:
+    """Check what stands for missing records and children."""
+    for name, values in {"missing_records": ("error", "empty"), "missing_child": ("skip", "fail")}.items():
+        if (value := getattr(stream, name, None)) not in values:
+            raise ConfigError(f"{class_name}.{name} = {value!r}: expected {' or '.join(map(repr, values))}")
+    path: Any = getattr(stream, "records_path", None)
+    if path is not None and "$" in path.split(".")[:-1]:
+        raise ConfigError(
+            f"{class_name}.records_path = {path!r}: $ is only possible as the last step, for an object as the record",
+            hint=f"write {path.removeprefix('$.')!r}" if path.startswith("$.") else None,
+        )
 
 
 def _check_single_page(class_name: str, stream: object) -> None:
@@ -245,9 +261,10 @@ def _check_types(class_name: str, stream: object) -> None:
         "quota_group": ((str, type(None)), "a str or None"),
         "http_method": (str, 'a str such as "GET"'),
         "single_page": (bool, "True or False"),
+        "keep_outside": (bool, "True or False"),
         "detect_loops": (bool, "True or False"),
         "parallel_pages": (bool, "True or False"),
-        "records_path": ((str, type(None)), "a dotted path or None"),
+        "records_path": ((str, type(None)), 'a dotted path such as "data.items", or None'),
         "allowed_origins": ((tuple, list, set, frozenset), 'a tuple, such as ("https://files.example.com",)'),
         "uncredentialed_origins": ((tuple, list, set, frozenset), 'a tuple, such as ("https://*.s3.amazonaws.com",)'),
         "cookies": (bool, "True or False"),
@@ -302,7 +319,8 @@ def check_cache(class_name: str, stream: object) -> None:
 
 
 def check_cursor(class_name: str, stream: object) -> None:
-    """Raises ConfigError for an invalid cursor_field, windows or state_checkpoint_interval."""
+    """Raises ConfigError for an invalid cursor_field, cursor_format, windows or state_checkpoint_interval."""
+    check_cursor_format(class_name, stream)
     path: Any = getattr(stream, "cursor_field", None)
     names: list[Any] = [path] if isinstance(path, str) else [*path] if isinstance(path, list | tuple) else [None]
     if path is not None and not (names and all(isinstance(name, str) and name for name in names)):
@@ -325,6 +343,25 @@ def check_cursor(class_name: str, stream: object) -> None:
         raise ConfigError(
             f"{class_name}.state_checkpoint_interval = {interval!r}: expected None or a number of records, at least 1"
         )
+
+
+def check_cursor_format(class_name: str, declared: object) -> None:
+    """Raises ConfigError for an invalid cursor_format or cursor_timezone of a stream or class."""
+    cursor: Any = getattr(declared, "cursor_format", "auto")
+    zone: Any = getattr(declared, "cursor_timezone", None)
+    if isinstance(declared, type) and (hasattr(cursor, "__get__") or hasattr(zone, "__get__")):
+        return  # a property
+    if not isinstance(cursor, str | CursorFormat):
+        raise ConfigError(
+            f'{class_name}.cursor_format is {_kind_of(cursor)}: expected a format such as "iso", or a CursorFormat',
+            hint='for several formats: CursorFormat(records=("iso", "%s"), request="%Y-%m-%d")',
+        )
+    if zone is not None and not isinstance(zone, str):
+        raise ConfigError(f"{class_name}.cursor_timezone is {_kind_of(zone)}: expected a name such as 'Europe/Berlin'")
+    try:
+        CursorFormat(cursor if isinstance(cursor, str) else cursor.records, zone)
+    except ConfigError as error:
+        raise ConfigError(f"{class_name}.{error.message}", hint=error.hint) from None
 
 
 def check_rate_limit(class_name: str, limit: object) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, date, datetime
 from functools import partial
 from importlib import import_module
@@ -30,12 +30,16 @@ from .column_types import (
     ColumnType,
     declared_types,
     finalize_type,
+    holds_integer,
     holds_json,
     is_list,
     is_object,
     join_types,
+    key_text,
+    key_value,
     too_many_columns,
     type_of,
+    with_integers,
 )
 from .line_records import decode_records
 
@@ -59,21 +63,34 @@ class Columns:
     """The columns of one stream, in the order in which they first appeared.
 
     With `nested`, objects and lists have types of their own; without, they are JSON. With `is_folded`, field names of
-    an object are case-insensitive.
+    an object are case-insensitive. `declared` are the types of the schema: where it says integer, 1.0 is an integer.
+    `keys` are the fields of a primary key. Their columns have a simple type or text, so that equal keys stay equal when
+    a column becomes wider.
     """
 
-    def __init__(self, types: Mapping[str, ColumnType], *, nested: bool, is_folded: bool = False) -> None:
+    def __init__(
+        self,
+        types: Mapping[str, ColumnType],
+        *,
+        nested: bool,
+        is_folded: bool = False,
+        declared: Mapping[str, ColumnType] | None = None,
+        keys: Collection[str] = (),
+    ) -> None:
+        self._declared, self._keys = dict(declared or {}), frozenset(keys)
+        self._integers = {name: kind for name, kind in self._declared.items() if holds_integer(kind)}
         self._pa = import_module("pyarrow")
         self._json = import_module("pyarrow.json")
         self._compute = import_module("pyarrow.compute")
         self._finalize = partial(finalize_type, nested=nested, is_folded=is_folded)
-        self.types = {name: self._finalize(kind) for name, kind in types.items()}
+        self.types = {name: self._final_type(name, kind) for name, kind in types.items()}
         self._parse_options: Any = None
 
     @classmethod
     def from_schema(cls, schema: Mapping[str, Any] | None, *, nested: bool, is_folded: bool = False) -> Columns:
         """The columns that a JSON schema describes."""
-        return cls(declared_types(schema), nested=nested, is_folded=is_folded)
+        declared = declared_types(schema)
+        return cls(declared, nested=nested, is_folded=is_folded, declared=declared)
 
     def widen(self, types: Mapping[str, ColumnType]) -> None:
         """Add the columns of `types`, and widen existing ones so that they hold those types too."""
@@ -98,15 +115,20 @@ class Columns:
             self._pa.nulls(table.num_rows, self._arrow_type(kind))
             if name not in types
             else table.column(name)
-            if types[name] == kind or (self._arrow_type(types[name]) == self._arrow_type(kind) and not holds_json(kind))
-            else self._array([_to_json_value(value, types[name]) for value in table.column(name).to_pylist()], kind)
+            if types[name] == kind or self._is_stored_alike(types[name], kind)
+            else self._column(name, [_to_json_value(value, types[name]) for value in table.column(name).to_pylist()])
             for name, kind in self.types.items()
         ]
         return self._pa.table(arrays, schema=self.arrow_schema)
 
+    def _is_stored_alike(self, left: ColumnType, right: ColumnType) -> bool:
+        """Whether Arrow stores values of both types in the same way."""
+        is_same = self._arrow_type(left) == self._arrow_type(right)
+        return bool(is_same and not holds_json(left) and not holds_json(right))
+
     def _parse(self, lines: bytes) -> Any:
         """The table as Arrow parses it; None: the records do not match the columns."""
-        if not self.types or any(map(holds_json, self.types.values())):
+        if not self.types or any(map(holds_json, self.types.values())) or any(map(self._is_time_text, self._keys)):
             return None
         if self._parse_options is None:
             fields = [(name, self._arrow_type(kind, as_parsed=True)) for name, kind in self.types.items()]
@@ -145,8 +167,7 @@ class Columns:
 
     def _build_table(self, records: Sequence[Mapping[str, Any]]) -> Any:
         values = self._widen_for(records)
-        arrays = [self._array(values[name], kind) for name, kind in self.types.items()]
-        return self._pa.table(arrays, schema=self.arrow_schema)
+        return self._pa.table([self._column(name, values[name]) for name in self.types], schema=self.arrow_schema)
 
     def _widen_for(self, records: Sequence[Mapping[str, Any]]) -> Mapping[str, Sequence[Any]]:
         """Widen the columns so that they hold these records; return the values by column."""
@@ -154,14 +175,39 @@ class Columns:
         names = names or ["_"]  # a table must have a column
         if len(names) > _MAX_COLUMNS:
             raise too_many_columns(len(names), _MAX_COLUMNS)
-        values = {name: [record.get(name) for record in records] for name in names}
+        values = {name: self._values(name, records) for name in names}
         self._set_types({name: _widened_type(self.types.get(name, NULL), values[name]) for name in names})
         return values
 
     def _set_types(self, types: Mapping[str, ColumnType]) -> None:
-        types = {name: self._finalize(kind) for name, kind in types.items()}
+        types = {name: self._final_type(name, kind) for name, kind in types.items()}
         if types != self.types:
             self.types, self._parse_options = types, None
+
+    def _final_type(self, name: str, kind: ColumnType) -> ColumnType:
+        final = self._finalize(kind)
+        return TEXT if name in self._keys and (final == JSON or not isinstance(final, str)) else final
+
+    def _values(self, name: str, records: Sequence[Mapping[str, Any]]) -> Sequence[Any]:
+        """The values of one column, with 1.0 as 1 if its type is declared as integer."""
+        values = [record.get(name) for record in records]
+        if name in self._keys:
+            return list(map(key_value, values))
+        kind: ColumnType = self._integers.get(name)
+        return values if kind is None else [with_integers(value, kind) for value in values]
+
+    def _column(self, name: str, values: Sequence[Any]) -> Any:
+        """The column of these JSON values, whose types fit."""
+        kind = self.types[name]
+        if name in self._keys and kind == TEXT:
+            values = list(map(key_text, values))
+            if self._is_time_text(name):  # rows of the time when all values were times have that form
+                values = [_time_text(value) if value and _is_timestamp(value) else value for value in values]
+        return self._array(values, kind)
+
+    def _is_time_text(self, key: str) -> bool:
+        """Whether a key is declared as a time, but is not a time in all rows."""
+        return self._declared.get(key) == TIME and self.types.get(key) == TEXT
 
     def _array(self, values: Sequence[Any], kind: ColumnType) -> Any:
         parsed_type = self._arrow_type(kind, as_parsed=True)
@@ -182,7 +228,7 @@ class Columns:
 
 
 def _to_json_value(value: Any, kind: ColumnType) -> Any:
-    """The JSON value of an Arrow value of this type."""
+    """The JSON value of an Arrow value of this type. A null field may have been missing, and is left out."""
     if value is None:
         return None
     if kind == JSON:
@@ -190,10 +236,18 @@ def _to_json_value(value: Any, kind: ColumnType) -> Any:
     if is_list(kind):
         return [_to_json_value(item, kind[0]) for item in value]
     if is_object(kind):
-        return {name: _to_json_value(value[name], field) for name, field in kind.items()}
+        return {name: _to_json_value(value[name], field) for name, field in kind.items() if value[name] is not None}
     if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+        return _utc_text(value)
     return value.isoformat() if isinstance(value, date) else value
+
+
+def _time_text(text: str) -> str:
+    return _utc_text(datetime.fromisoformat(text))
+
+
+def _utc_text(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def _with_json_text(value: Any, kind: ColumnType) -> Any:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeAlias
 
+import anyio
+import anyio.to_thread
+
+from ..clock import SystemClock
 from ..errors import ConfigError
+from .output_state import OutputState, output_state
 from .writer_protocol import DestinationWriter
 
 OutputMode: TypeAlias = Literal["append", "replace", "fail"] | None
 TableMode: TypeAlias = Literal["append", "replace", "upsert", "fail"] | None
 Durability: TypeAlias = Literal["full", "commit", "none"]
+SurrogateMode: TypeAlias = Literal["refuse", "replace"]
 _MIN_PART_BYTES = 2**20
 
 
@@ -28,6 +35,7 @@ class Destination(ABC):
     fsync: Durability = field(default="commit", kw_only=True)
     allow_credential_change: bool = field(default=False, kw_only=True)
     resume: bool = field(default=True, kw_only=True)
+    surrogates: SurrogateMode = field(default="refuse", kw_only=True)
 
     modes: ClassVar[tuple[TableMode, ...]] = ("append", "replace", "fail", None)
     needs_schema: ClassVar[bool] = False
@@ -36,11 +44,50 @@ class Destination(ABC):
     """Bytes of lines that trigger a commit, however little time has passed since the last one."""
 
     def __post_init__(self) -> None:
-        self._check_choices(mode=self.modes, fsync=("full", "commit", "none"))
+        self._check_choices(mode=self.modes, fsync=("full", "commit", "none"), surrogates=("refuse", "replace"))
+
+    async def state(self) -> OutputState:
+        """What the output holds: streams, rows, cursors, partitions and the last run. It may be read during a run.
+
+        An output that does not exist is empty. Raises StateCorrupt and StateIncompatible, and OutputLocked for a DuckDB
+        file that another process has open.
+        """
+        contents = await anyio.to_thread.run_sync(self.new_writer().inspect)
+        return output_state(self.path, contents)
+
+    async def reset(self, *names: str, drop: bool = False) -> None:
+        """Forget what has been read of these streams, so that the next run reads them from the beginning.
+
+        Their rows stay visible until the next run has replaced them. With `drop` they are removed at once. Raises
+        ConfigError for a stream that the output does not have, OutputLocked during a run, OutputMissing,
+        OutputWriteError, StateCorrupt and StateIncompatible.
+        """
+        await anyio.to_thread.run_sync(self._reset, names, drop)
 
     @abstractmethod
     def new_writer(self) -> DestinationWriter:
         """A writer for this destination, not opened yet."""
+
+    def way_out(self, stream: str) -> str:
+        """How to go on with a stream whose stored state does not fit any more, for the hint of StateIncompatible."""
+        shown = f"{type(self).__name__}({os.fspath(self.path)!r})"
+        return (
+            f'to read {stream} from the beginning and replace its rows, call extract(refresh=("{stream}",)) once, or '
+            f'await {shown}.reset("{stream}", drop=True); to keep them, extract to another path'
+        )
+
+    def _reset(self, names: Sequence[str], drop: bool) -> None:
+        writer = self.new_writer()
+        held = sorted(writer.inspect().ledger.streams)
+        unknown = [name for name in names if name not in held]
+        if unknown or not names:
+            problem = f"{self.path} has no stream {unknown[0]!r}" if unknown else "no stream is named"
+            raise ConfigError(f"reset: {problem}", hint=f"its streams: {', '.join(held)}" if held else None)
+        try:
+            writer.open(SystemClock().wall())
+            writer.reset({"op": "reset", "streams": names, "drop": drop})
+        finally:
+            writer.close()
 
     def _check_choices(self, **allowed: tuple[Any, ...]) -> None:
         for name, values in allowed.items():

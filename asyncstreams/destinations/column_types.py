@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias, TypeGuard
 
-from .._json import as_array, as_object
+from .._json import as_array, as_object, encode, encode_canonical
 from ..errors import OutputWriteError
 
 ColumnType: TypeAlias = Any
@@ -165,6 +165,38 @@ def _type_of_objects(objects: Sequence[Mapping[str, Any]]) -> ColumnType:
 
 def _is_integer(value: Any) -> bool:
     return type(value) is int
+
+
+def holds_integer(kind: ColumnType) -> bool:
+    """Whether the type is an integer, or contains one at any depth."""
+    if isinstance(kind, str):
+        return kind in (INTEGER, BIGINT)
+    return any(map(holds_integer, kind.values() if is_object(kind) else kind))
+
+
+def with_integers(value: Any, kind: ColumnType) -> Any:
+    """The value, with 1.0 as 1 wherever the type is an integer: JSON schema makes no difference between the two."""
+    if type(value) is float:
+        is_whole = kind in (INTEGER, BIGINT) and value.is_integer() and abs(value) <= MAX_EXACT_DOUBLE
+        return int(value) if is_whole else value
+    if is_list(kind) and (items := as_array(value)) is not None:
+        return [with_integers(item, kind[0]) for item in items]
+    if is_object(kind) and (fields := as_object(value)) is not None:
+        return {name: with_integers(field, kind.get(name)) for name, field in fields.items()}
+    return value
+
+
+def key_value(value: Any) -> Any:
+    """A value of a primary key, in the one form that equal values have: 1 for 1.0, JSON text for objects and arrays."""
+    if type(value) is float and value.is_integer() and _MIN_BIGINT <= value <= _MAX_BIGINT:
+        return int(value)
+    return encode_canonical(value).decode() if isinstance(value, dict | list) else value
+
+
+def key_text(value: Any) -> str | None:
+    """The text by which values of a primary key are compared: the same for 1, 1.0 and "1"."""
+    value = key_value(value)
+    return value if value is None or isinstance(value, str) else encode(value).decode()
 
 
 def holds_json(kind: ColumnType) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from .ledger import JournalRecord, Ledger
-from .output_folder import OutputFolder, SealedParts, folder_name
+from .output_folder import OutputFolder, SealedParts
 from .part_files import PartInfo, PartInProgress
 from .writer_protocol import Chunk, CommitPayload
 
@@ -23,6 +23,7 @@ class FolderWriter:
         self._sealed: dict[Hashable, list[tuple[str, PartInfo]]] = {}
         self.open, self.begin_run, self.describe_stream = folder.open, folder.begin_run, folder.describe_stream
         self.finish_stream, self.end_run, self.maintain = folder.finish_stream, folder.end_run, folder.maintain
+        self.record_failures, self.inspect, self.reset = folder.record_failures, folder.inspect, folder.reset
 
     @property
     def ledger(self) -> Ledger:
@@ -68,7 +69,7 @@ class FolderWriter:
             self._folder.close()
 
     def location_of(self, stream: str) -> tuple[Path, str]:
-        return self._folder.path / folder_name(stream), ""
+        return self._folder.path_of(stream), ""
 
     def _append(self, stream: str, batch_id: Hashable, kind: str, chunks: Sequence[Chunk]) -> None:
         files = self._files.setdefault(batch_id, {})

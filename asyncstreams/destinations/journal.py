@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from .._json import as_object, decode, encode
-from ..errors import StateCorrupt, StateIncompatible
+from ..errors import MalformedJSON, StateCorrupt, StateIncompatible
 from ..storage.filesystem import FileSystem, write_all, write_errors, write_file
 from ..storage.framing import CorruptData, frame, has_frame_after, iter_frames
 from .ledger import JournalRecord, Ledger
 
-_FORMAT = 2
+_FORMAT = 3
 _HEADER, _RECORD, _SNAPSHOT = b"H", b"J", b"S"
 _SNAPSHOT_AFTER_RECORDS, _LARGE_SNAPSHOT_BYTES = 1000, 2**20
 _KEPT_SNAPSHOTS = 2
+_MAX_HEADER_BYTES = 4096
 
 
 class SnapshotTrigger:
@@ -46,18 +47,35 @@ class SnapshotTrigger:
 class Journal:
     """The journal of one output and its snapshots; `snapshot-n` is the ledger at the moment when `journal-n` began.
 
-    The last two snapshots and their journals are kept. Blocking; one caller at a time. After an error the journal must
-    not be used again: only reading it from the disk shows what it contains.
+    The last two snapshots and their journals are kept. `files` is the kind of the files whose commits it records.
+
+    Blocking; one caller at a time. After an error the journal must not be used again: only reading it from the disk
+    shows what it contains.
     """
 
-    def __init__(self, fs: FileSystem, folder: Path, *, synced: bool) -> None:
-        self._fs, self._folder, self._synced = fs, folder, synced
+    def __init__(self, fs: FileSystem, folder: Path, *, synced: bool, files: str = "") -> None:
+        self._fs, self._folder, self._synced, self._files = fs, folder, synced, files
         self.number, self._trigger = 0, SnapshotTrigger()
         self._file: int | None = None
 
+    def check_header(self) -> None:
+        """Raises StateIncompatible for an output of another format or with other files; changes nothing.
+
+        Does nothing if there is no journal, or one that cannot be read, which `recover` reports.
+        """
+        path = self._path("journal", self._last_number())
+        with suppress(CorruptData, OSError, MalformedJSON), path.open("rb") as file:
+            for kind, payload, _ in iter_frames(file.read(_MAX_HEADER_BYTES)):
+                if kind == _HEADER:
+                    self._check_format(as_object(decode(payload)) or {})
+                return
+
+    def _last_number(self) -> int:
+        return max((_number(path) for path in self._folder.glob("snapshot-*")), default=0)
+
     def recover(self) -> Ledger:
         """Everything that has been committed. Raises StateCorrupt, StateIncompatible and OutputWriteError."""
-        self.number = max((_number(path) for path in self._folder.glob("snapshot-*")), default=0)
+        self.number = self._last_number()
         if not self.number:
             return Ledger()  # a journal without a snapshot was never used
         try:
@@ -79,7 +97,8 @@ class Journal:
         """Write the whole ledger, and begin a new journal."""
         number = self.number + 1
         journal, path = self._path("journal", number), self._path("snapshot", number)
-        text = frame(_SNAPSHOT, encode({"format": _FORMAT, "number": number, "ledger": ledger.to_json()}))
+        header = {"format": _FORMAT, "files": self._files, "number": number}
+        text = frame(_SNAPSHOT, encode({**header, "ledger": ledger.to_json()}))
         with write_errors(path, len(text)):
             # The journal exists before its snapshot: a missing journal was removed, and is an error.
             partial = path.with_suffix(".partial")
@@ -88,7 +107,7 @@ class Journal:
                     self._fs.unlink(leftover)
             file = self._fs.create(journal)
             try:
-                write_all(self._fs, file, frame(_HEADER, encode({"format": _FORMAT, "number": number})))
+                write_all(self._fs, file, frame(_HEADER, encode(header)))
                 if self._synced:
                     self._fs.sync(file)
                     self._fs.sync_folder(self._folder)
@@ -151,11 +170,20 @@ class Journal:
             raise CorruptData("a damaged record is followed by intact ones")
 
     def _check_format(self, fields: Mapping[str, Any]) -> None:
-        if fields.get("format") != _FORMAT:
+        found, files = fields.get("format"), fields.get("files")
+        if found != _FORMAT:
+            version = "an earlier version" if isinstance(found, int) and found < _FORMAT else "another version"
             raise StateIncompatible(
-                f"{self._folder.parent} has format {fields.get('format')!r}; this version reads format {_FORMAT}",
+                f"{self._folder.parent} has format {found!r}; this version reads format {_FORMAT}",
                 field="format",
-                hint="if a newer version of asyncstreams wrote it, use that version; or extract to another path",
+                hint=f"{version} of asyncstreams wrote it, and nothing was changed: extract to another folder, which "
+                "reads everything again, or keep using that version for this one",
+            )
+        if self._files and files and files != self._files:
+            raise StateIncompatible(
+                f"{self._folder.parent} holds {files} of earlier runs, and cannot take {self._files} too",
+                field="destination",
+                hint="extract to another folder; nothing was changed in this one",
             )
 
     def _corrupt(self, path: Path, error: Exception) -> StateCorrupt:

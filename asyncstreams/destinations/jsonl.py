@@ -30,6 +30,8 @@ class JsonLines(Destination):
     - ignore_missing_parts (False): True continues without files that were removed after their commit; False raises
       OutputMissing for them.
     - resume (True): False starts unfinished replacements over instead of resuming them.
+    - surrogates ("refuse"): a lone surrogate, such as half an emoji, has no form in UTF-8. "refuse" fails the slice
+      with UnexpectedContent; "replace" writes U+FFFD instead.
     - fs: the file system operations, to be replaced in tests.
 
     Raises ConfigError for other values, and for "zstd" if it is not installed. `extract` raises OutputLocked,

@@ -37,6 +37,14 @@ class Part(NamedTuple):
         return list(self)
 
 
+class RunTimes(NamedTuple):
+    """When a run began and ended, in seconds since 1970, and its streams; `ended_at` is None if it was interrupted."""
+
+    began_at: float
+    ended_at: float | None
+    streams: Sequence[str]
+
+
 @dataclass(slots=True)
 class StreamLedger:
     """The committed parts and the state of one stream.
@@ -44,7 +52,13 @@ class StreamLedger:
     `parts` are visible. `hidden` are the parts of a replacement, which stay invisible until it is complete; None: there
     is no replacement in progress. `retired` are parts to be deleted. `is_open`: the stream is being read, or its read
     was interrupted. `is_complete`: it has been read completely at least once. `is_read`: the current run has finished
-    it.
+    it. `folder` is the name of its folder; "" in a database.
+
+    `is_reset`: its state was forgotten, and the next run replaces the rows. `is_provisional`: none of its rows count,
+    since they were dropped or are a sample; the next run removes them and begins as if the stream were new.
+    `is_refresh`: the current read was begun by `refresh`. `last_run` is when the last run that read it began, and
+    `last_complete` when it was last read completely, in seconds since 1970; `missing_children` are slices that this
+    read left out, as texts, with their statuses.
     """
 
     identity: Mapping[str, Any]
@@ -57,6 +71,13 @@ class StreamLedger:
     is_open: bool = True
     is_complete: bool = False
     is_read: bool = False
+    folder: str = ""
+    is_reset: bool = False
+    is_provisional: bool = False
+    is_refresh: bool = False
+    last_run: float | None = None
+    last_complete: float | None = None
+    missing_children: Mapping[str, int] = field(default_factory=dict[str, int])
     state: StreamState = field(init=False)
 
     def __post_init__(self) -> None:
@@ -73,14 +94,36 @@ class StreamLedger:
 
     @property
     def visible_generation(self) -> int:
-        if self.hidden is None:
-            return self.generation
-        return self.parts[0].generation if self.parts else self.generation - 1
+        if self.parts:
+            return self.parts[0].generation
+        return self.generation if self.hidden is None else self.generation - 1
 
     @property
     def visible_complete(self) -> bool:
         """Whether the visible parts hold all records that existed when they were read."""
         return self.is_complete and (self.hidden is not None or not self.is_open)
+
+    def start_replacement(self) -> None:
+        """Begin a generation that stays hidden until it is complete, from the first record on."""
+        # An unfinished replacement has never been visible, so it is deleted at once.
+        self.retired += self.hidden or ()
+        self.generation, self.next_part = self.generation + 1, 1
+        self.hidden, self.is_reset = [], False
+        children = self.state.children.last
+        self.reset_state()
+        self.state.children.last = children  # those that this read should find again
+
+    def reset(self, *, drop: bool) -> None:
+        """Forget the state. The rows stay until the next run has replaced them; with `drop` they are removed."""
+        self.is_complete = self.visible_complete and not drop
+        self.retired += self.hidden or ()
+        self.hidden = None
+        if drop:
+            self.retired += self.parts
+            self.parts = []
+        self.is_reset, self.is_provisional = not drop, drop or self.is_provisional
+        self.is_open = self.is_read = self.is_refresh = False
+        self.reset_state()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -93,6 +136,13 @@ class StreamLedger:
             "is_open": self.is_open,
             "complete": self.is_complete,
             "is_read": self.is_read,
+            "folder": self.folder,
+            "is_reset": self.is_reset,
+            "is_provisional": self.is_provisional,
+            "is_refresh": self.is_refresh,
+            "last_run": self.last_run,
+            "last_complete": self.last_complete,
+            "missing_children": dict(self.missing_children),
             "state": self.state.to_json(),
         }
 
@@ -109,6 +159,13 @@ class StreamLedger:
             is_open=fields["is_open"],
             is_complete=fields["complete"],
             is_read=fields["is_read"],
+            folder=fields.get("folder", ""),
+            is_reset=fields.get("is_reset", False),
+            is_provisional=fields.get("is_provisional", False),
+            is_refresh=fields.get("is_refresh", False),
+            last_run=fields.get("last_run"),
+            last_complete=fields.get("last_complete"),
+            missing_children=fields.get("missing_children", {}),
         )
         stream.state.merge_json(fields["state"])
         return stream
@@ -123,6 +180,7 @@ class Ledger:
         self.streams: dict[str, StreamLedger] = {}
         self.names: Sequence[str] = ()
         """The streams of the unfinished run; empty if there is none."""
+        self.last_run: RunTimes | None = None
 
     def apply(self, record: JournalRecord) -> None:
         """Apply one journal record. Raises KeyError, TypeError or ValueError for a record that is not valid."""
@@ -134,11 +192,12 @@ class Ledger:
             case "rewrite":
                 self._rewrite(self.streams[record["stream"]], record["parts"], set(record["replaces"]))
             case "finish":
-                self._finish(self.streams[record["stream"]], record.get("parents", {}))
+                self._finish(self.streams[record["stream"]], record)
             case "end":
-                self.names = ()
-                for stream in self.streams.values():
-                    stream.is_read = False
+                self._end(record)
+            case "reset":
+                for name in record["streams"]:
+                    self.streams[name].reset(drop=record["drop"])
             case other:
                 raise ValueError(f"unknown journal operation {other!r}")
 
@@ -152,34 +211,56 @@ class Ledger:
 
     def to_json(self) -> dict[str, Any]:
         streams = {name: stream.to_json() for name, stream in self.streams.items()}
-        return {"salt": self.salt, "names": list(self.names), "streams": streams}
+        last_run = None if self.last_run is None else list(self.last_run)
+        return {"salt": self.salt, "names": list(self.names), "last_run": last_run, "streams": streams}
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Ledger:
         """The inverse of `to_json`. Raises KeyError, TypeError, ValueError and StateCorrupt for anything else."""
         ledger = cls()
         ledger.salt, ledger.names = fields["salt"], fields["names"]
+        if (last_run := fields.get("last_run")) is not None:
+            ledger.last_run = RunTimes(*last_run)
         ledger.streams = {name: StreamLedger.from_json(stream) for name, stream in fields["streams"].items()}
         return ledger
 
     def _begin(self, record: JournalRecord) -> None:
-        if self.names != record["names"]:
-            for stream in self.streams.values():
-                stream.is_read = False
-        self.names = record["names"]
+        is_partial = record.get("partial", False)
+        if not is_partial:
+            if self.names != record["names"]:
+                self._forget_read()
+            self.names = record["names"]
         for name, entry in record["streams"].items():
             identity, mode = entry["identity"], entry["mode"]
             known = self.streams.get(name)
-            if known is None:
-                self.streams[name] = StreamLedger(identity, mode)
+            if known is None or known.is_provisional:
+                self.streams[name] = _new_stream(entry, known)
                 continue
-            known.identity, known.mode, known.is_open = identity, mode, True
-            if mode == "replace":
-                # An unfinished replacement has never been visible, so it is deleted at once.
-                known.retired += known.hidden or ()
-                known.generation, known.next_part = known.generation + 1, 1
-                known.hidden = []
-                known.reset_state()
+            known.identity, known.mode = identity, mode
+            if is_replacement(entry):
+                known.start_replacement()
+                known.is_open, known.is_refresh = True, entry.get("refresh", False)
+            elif not is_partial:
+                known.is_open, known.is_refresh = True, known.is_refresh and known.hidden is not None
+        if "at" in record:
+            self.last_run = RunTimes(record["at"], None, record["names"])
+            for name in record["names"]:
+                if name in self.streams:
+                    self.streams[name].last_run = record["at"]
+
+    def _end(self, record: JournalRecord) -> None:
+        if self.last_run is not None:
+            self.last_run = self.last_run._replace(ended_at=record.get("at"))
+        if record.get("partial", False):
+            return
+        self.names = ()
+        self._forget_read()
+
+    def _forget_read(self) -> None:
+        """Another run begins: no stream counts as read by the current one."""
+        for stream in self.streams.values():
+            stream.is_read = False
+            stream.is_refresh = stream.is_refresh and stream.is_open
 
     def _commit(self, record: JournalRecord) -> None:
         for name, entry in record["streams"].items():
@@ -189,7 +270,8 @@ class Ledger:
             parts = _parts_from_json(entry.get("parts", ()))
             stream.current_parts.extend(parts)
             stream.next_part += len(parts)
-            stream.state.lookback = entry.get("lookback", 0)
+            if "cursor" in entry:
+                stream.state.use_cursor(stream.state.cursor.with_written_json(entry["cursor"]))
             for delta in entry.get("deltas", ()):
                 stream.state.apply(stream.state.delta_from_json(delta))
 
@@ -199,11 +281,13 @@ class Ledger:
         stream.current_parts[:] = [part for part in stream.current_parts if part.name not in replaced] + parts
         stream.next_part += len(parts)
 
-    def _finish(self, stream: StreamLedger, parent_states: Mapping[str, Any]) -> None:
+    def _finish(self, stream: StreamLedger, record: JournalRecord) -> None:
         if stream.hidden is not None:
             stream.retired += stream.parts
             stream.parts, stream.hidden = stream.hidden, None
         stream.is_open, stream.is_complete, stream.is_read = False, True, True
+        stream.last_complete, stream.missing_children = record.get("at"), record.get("missing", {})
+        parent_states: Mapping[str, Any] = record.get("parents", {})
         parents = empty_state(stream.identity).parents if parent_states else {}
         for name, parent in parents.items():
             parent.merge_json(parent_states.get(name, ()))
@@ -212,3 +296,19 @@ class Ledger:
 
 def _parts_from_json(parts: Sequence[Sequence[Any]]) -> list[Part]:
     return [Part(*fields) for fields in parts]
+
+
+def is_replacement(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry of a begin record replaces the rows of a stream that the output has already."""
+    return entry["mode"] == "replace" or bool(entry.get("replaces"))
+
+
+def _new_stream(entry: Mapping[str, Any], previous: StreamLedger | None) -> StreamLedger:
+    """A stream without rows; `previous` is one of the same name, none of whose rows count."""
+    stream = StreamLedger(entry["identity"], entry["mode"], is_provisional=entry.get("provisional", False))
+    if previous is None:
+        stream.folder = entry.get("folder", "")
+    else:
+        stream.folder, stream.generation = previous.folder, previous.generation + 1
+        stream.retired = [*previous.retired, *previous.parts, *(previous.hidden or ())]
+    return stream

@@ -3,6 +3,9 @@
 A part is written to a private folder and synced. One journal record then commits it, together with the state. Only
 after that is the part renamed into the folder of its stream. Recovery repeats the renames that follow the last record,
 and removes the files that no record names.
+
+The folder of a stream holds parts only, so that a reader can open it as a whole. Everything else lies in
+`.asyncstreams`: manifests and quarantined records below `streams`, the folder of each stream in `streams.json`.
 """
 
 from __future__ import annotations
@@ -14,15 +17,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
 from .._json import encode
 from ..errors import ConfigError, OutputMissing, StateCorrupt
 from ..storage.file_lock import OutputLock
+from ..storage.file_names import file_name
 from ..storage.filesystem import FileSystem, write_errors, write_file
 from .journal import Journal
-from .ledger import JournalRecord, Ledger, Part
+from .ledger import JournalRecord, Ledger, Part, StreamLedger
 from .part_files import PartFormat, PartInfo, PartInProgress
+from .writer_protocol import MAX_FAILURES_KEPT, FailedSlice, OutputContents
 
 _PRIVATE_FOLDER = ".asyncstreams"
 _PART_NAME = re.compile(r"(?:part|quarantined)-(\d{6})-(\d{6})\.")
@@ -49,8 +53,8 @@ class OutputFolder:
         self._format, self._ignore_missing_parts = format_, ignore_missing_parts
         self.describe_stream = format_.describe_stream
         self._private = path / _PRIVATE_FOLDER
-        self._in_progress = self._private / "in-progress"
-        self._journal = Journal(fs, self._private, synced=synced)
+        self._in_progress, self._descriptions = self._private / "in-progress", self._private / "streams"
+        self._journal = Journal(fs, self._private, synced=synced, files=format_.files)
         self._lock: OutputLock | None = None
         self._file_count = 0
         self._folders: set[Path] = set()
@@ -63,8 +67,10 @@ class OutputFolder:
         Raises OutputLocked, OutputMissing, StateCorrupt and StateIncompatible too.
         """
         with write_errors(self.path):
-            new = [folder for folder in (self._in_progress, *self._in_progress.parents) if not folder.exists()]
-            for folder in (self._private, self._in_progress):
+            self._journal.check_header()
+            folders = self._in_progress, self._descriptions
+            new = [folder for folder in (*folders, *self._in_progress.parents) if not folder.exists()]
+            for folder in (self._private, *folders):
                 self._fs.make_folder(folder, 0o700)
             if self._synced:
                 for folder in new:
@@ -81,19 +87,24 @@ class OutputFolder:
             raise
 
     def begin_run(self, record: JournalRecord) -> None:
-        """Record the start of a run.
+        """Record the start of a run, and choose the folders of its new streams.
 
-        Raises StateCorrupt if there are parts of a stream that the journal does not know, and ConfigError if two
-        streams would share a folder.
+        Raises StateCorrupt if there are parts of a stream that the journal does not know, and ConfigError for a stream
+        name with a lone surrogate.
         """
-        self._check_folder_names([*self.ledger.streams, *record["names"]])
-        for name in record["streams"]:
-            if name not in self.ledger.streams:
-                self._check_known_parts(name, self.path / folder_name(name), (0, 0))
-        self._append(record)
+        new = self._choose_folders(name for name in record["streams"] if name not in self.ledger.streams)
+        for name, folder in new.items():
+            self._check_known_parts(name, self.path / folder, (0, 0))
+        streams = {
+            name: {**entry, "folder": new[name]} if name in new else entry for name, entry in record["streams"].items()
+        }
+        self._append({**record, "streams": streams})
         with write_errors(self.path):
+            self._write_folder_names()
+            self._ensure_folders(map(self.path_of, record["streams"]))
             for name in record["streams"]:
-                self._ensure_folder(name)
+                if self.ledger.streams[name].retired:
+                    self._write_manifest(name)
                 self._remove_retired(name)
 
     def new_part(self, stream: str, kind: str) -> PartInProgress:
@@ -119,23 +130,48 @@ class OutputFolder:
                     self._publish(name, new_parts)
         return record
 
-    def finish_stream(self, stream: str, parents: Mapping[str, Any]) -> None:
-        """Mark a stream as completely read; its hidden parts replace the visible ones.
-
-        `parents` holds the states of incremental parents as JSON values.
-        """
-        self._rewrite_outdated(stream)
+    def finish_stream(self, record: JournalRecord) -> None:
+        """Mark a stream as completely read; its hidden parts replace the visible ones."""
+        stream = record["stream"]
+        self._rewrite_parts(stream)
         was_hidden = self.ledger.streams[stream].hidden is not None
-        self._append({"op": "finish", "stream": stream, **({"parents": parents} if parents else {})})
+        self._append(record)
         with write_errors(self.path):
             if was_hidden:
                 self._publish(stream, self.ledger.streams[stream].parts)
             self._write_manifest(stream)
             self._remove_retired(stream)
 
-    def end_run(self) -> None:
+    def end_run(self, record: JournalRecord) -> None:
         """Record the end of the run, so that the next run does not resume it."""
-        self._append({"op": "end"})
+        self._append(record)
+
+    def record_failures(self, failures: Sequence[FailedSlice]) -> None:
+        """Append failed slices to `errors.jsonl`, which keeps the last 10,000."""
+        path = self._private / "errors.jsonl"
+        lines = [encode(failure._asdict()) + b"\n" for failure in failures]
+        with write_errors(path):
+            with suppress(FileNotFoundError):
+                lines = [*path.read_bytes().splitlines(keepends=True), *lines]
+            self._replace_file(path, b"".join(lines[-MAX_FAILURES_KEPT:]))
+
+    def inspect(self) -> OutputContents:
+        """What the journal records, without opening the folder."""
+        self._journal.check_header()
+        ledger = self._journal.recover()
+        rows = {
+            name: sum(part.rows for part in stream.parts if part.kind == "part")
+            for name, stream in ledger.streams.items()
+        }
+        return OutputContents(ledger, rows)
+
+    def reset(self, record: JournalRecord) -> None:
+        """Forget the state of streams, and remove the parts that do not stay."""
+        self._append(record)
+        with write_errors(self.path):
+            for name in record["streams"]:
+                self._write_manifest(name)
+                self._remove_retired(name)
 
     def maintain(self, *, is_end: bool = False) -> None:
         """Write a snapshot if one is due; at the end of a run write the manifests too."""
@@ -155,6 +191,19 @@ class OutputFolder:
                 lock, self._lock = self._lock, None
                 lock.release()
 
+    def path_of(self, stream: str) -> Path:
+        """The folder of the parts of a stream."""
+        known = self.ledger.streams.get(stream)
+        return self.path / (file_name(stream) if known is None else known.folder)
+
+    def _private_path_of(self, stream: StreamLedger) -> Path:
+        """The folder of what describes a stream: its manifest and its quarantined records."""
+        return self._descriptions / stream.folder
+
+    def _visible_path(self, stream: StreamLedger, part: Part) -> Path:
+        """The path of a part once it is visible."""
+        return (self.path / stream.folder if part.kind == "part" else self._private_path_of(stream)) / part.name
+
     def _append(self, record: JournalRecord) -> None:
         self._journal.append(record)
         self.ledger.apply(record)
@@ -167,30 +216,40 @@ class OutputFolder:
         if name not in self._observed:
             self._observed.add(name)
             parts = [part for part in self.ledger.streams[name].current_parts if part.kind == "part"]
-            self._format.observe_parts(name, (self._path_of(name, part) for part in parts))
+            self._format.observe_parts(name, (self._current_path(name, part) for part in parts))
 
-    def _path_of(self, name: str, part: Part) -> Path:
+    def _current_path(self, name: str, part: Part) -> Path:
         """The path of a part of the generation that is being written."""
-        hidden = self.ledger.streams[name].hidden
-        return self.path / folder_name(name) / part.name if hidden is None else self._in_progress / part.temp
+        stream = self.ledger.streams[name]
+        return self._visible_path(stream, part) if stream.hidden is None else self._in_progress / part.temp
 
-    def _rewrite_outdated(self, name: str) -> None:
-        """Rewrite parts whose columns differ from those of the last one, in a commit of its own."""
+    def _rewrite_parts(self, name: str) -> None:
+        """Replace parts, in a commit of its own, so that all of them have the columns of the last one.
+
+        A stream without records has one empty part.
+        """
         self._observe_parts(name)
         stream = self.ledger.streams[name]
         parts = [part for part in stream.current_parts if part.kind == "part"]
-        outdated = [part for part in parts if self._format.is_outdated(name, self._path_of(name, part))]
-        if not outdated:
+        empty = [part for part in parts if not part.rows] if any(part.rows for part in parts) else []
+        outdated = [
+            part
+            for part in parts
+            if part not in empty and self._format.is_outdated(name, self._current_path(name, part))
+        ]
+        if parts and not outdated and not empty:
             return
         sealed: list[tuple[str, PartInfo]] = []
         for part in outdated:
-            path = self._path_of(name, part)
+            path = self._current_path(name, part)
             sealed.append((part.kind, self._format.rewrite_part(name, path, self._new_path, synced=self._synced)))
+        if not parts:
+            sealed.append(("part", self._format.write_empty_part(name, self._new_path, synced=self._synced)))
         new = self._name_parts(name, sealed)
         if self._synced:
             with write_errors(self._in_progress):
                 self._fs.sync_folder(self._in_progress)
-        changes = {"parts": [part.to_json() for part in new], "replaces": [part.name for part in outdated]}
+        changes = {"parts": [part.to_json() for part in new], "replaces": [part.name for part in (*outdated, *empty)]}
         self._append({"op": "rewrite", "stream": name, **changes})
         with write_errors(self.path):
             if stream.hidden is None:
@@ -206,30 +265,37 @@ class OutputFolder:
             for number, (kind, info) in enumerate(sealed, stream.next_part)
         ]
 
-    def _ensure_folder(self, name: str) -> Path:
-        folder = self.path / folder_name(name)
-        if folder not in self._folders:
+    def _ensure_folders(self, folders: Iterable[Path]) -> None:
+        """Create folders whose parents exist; their names are durable afterwards."""
+        new = [folder for folder in folders if folder not in self._folders]
+        for folder in new:
             self._fs.make_folder(folder)
-            if self._synced:
-                self._fs.sync_folder(self.path)
-            self._folders.add(folder)
-        return folder
+        if self._synced:  # also if they exist: an earlier process may have ended before
+            for parent in dict.fromkeys(folder.parent for folder in new):
+                self._fs.sync_folder(parent)
+        self._folders.update(new)
 
     def _publish(self, name: str, parts: Sequence[Part]) -> None:
-        """Make parts visible: rename them into the folder of their stream."""
-        folder = self._ensure_folder(name)
-        for part in parts:
-            self._fs.rename(self._in_progress / part.temp, folder / part.name)
-        if self._synced and parts:
-            self._fs.sync_folder(folder)
+        """Make parts visible: rename them into the folders of their stream."""
+        stream = self.ledger.streams[name]
+        paths = {part.temp: self._visible_path(stream, part) for part in parts}
+        folders = dict.fromkeys(path.parent for path in paths.values())
+        self._ensure_folders(folders)
+        for temp, path in paths.items():
+            self._fs.rename(self._in_progress / temp, path)
+        if self._synced:
+            for folder in folders:
+                self._fs.sync_folder(folder)
 
     def _restore_files(self) -> None:
         """Repeat the renames that follow the last record of the journal, and remove files that no record names."""
         missing: dict[str, list[Part]] = {}
-        for name, stream in self.ledger.streams.items():
-            folder = self._ensure_folder(name)
-            self._check_known_parts(name, folder, (stream.generation, stream.next_part - 1))
-            unpublished = [part for part in stream.parts if not self._exists(folder / part.name, part)]
+        streams = self.ledger.streams
+        self._ensure_folders([*map(self.path_of, streams), *map(self._private_path_of, streams.values())])
+        for name, stream in streams.items():
+            for folder in (self.path_of(name), self._private_path_of(stream)):
+                self._check_known_parts(name, folder, (stream.generation, stream.next_part - 1))
+            unpublished = [part for part in stream.parts if not self._exists(self._visible_path(stream, part), part)]
             found = [part for part in unpublished if self._exists(self._in_progress / part.temp, part)]
             self._publish(name, found)
             lost = [part for part in unpublished if part not in found]
@@ -242,6 +308,7 @@ class OutputFolder:
         for path in sorted(self._in_progress.iterdir()):
             if path.name not in kept:
                 self._fs.unlink(path)
+        self._write_folder_names()
         for name in self.ledger.streams:
             self._write_manifest(name)
             self._remove_retired(name)
@@ -257,7 +324,8 @@ class OutputFolder:
         """Remove missing parts from the ledger if `ignore_missing_parts` is set; otherwise raise OutputMissing."""
         count = sum(map(len, missing.values()))
         name, parts = next(iter(missing.items()))
-        files = f"{self.path / folder_name(name) / parts[0].name}" + (f" and {count - 1} more" if count > 1 else "")
+        first = self._visible_path(self.ledger.streams[name], parts[0])
+        files = f"{first}" + (f" and {count - 1} more" if count > 1 else "")
         if not self._ignore_missing_parts:
             raise OutputMissing(
                 f"{files}: committed, but missing or of another size now",
@@ -278,27 +346,32 @@ class OutputFolder:
                     hint="restore the folder from a copy; or remove such files: their records are then read again",
                 ).locate(stream=name)
 
-    def _check_folder_names(self, names: Iterable[str]) -> None:
-        """Raises ConfigError for names that differ only in case: many file systems treat them as equal."""
-        by_folder: dict[str, str] = {}
+    def _choose_folders(self, names: Iterable[str]) -> dict[str, str]:
+        """The folders of new streams: different ones also where case makes no difference. Raises ConfigError."""
+        used = {stream.folder.lower() for stream in self.ledger.streams.values()}
+        folders: dict[str, str] = {}
         for name in names:
-            other = by_folder.setdefault(folder_name(name).casefold(), name)
-            if other != name:
+            try:
+                folder = folders[name] = file_name(name, used)
+            except UnicodeEncodeError:
                 raise ConfigError(
-                    f"streams {other!r} and {name!r} would share a folder of {self.path}",
-                    hint="folder names are case-insensitive on many systems: give one of the streams another `name`",
-                )
+                    f"stream {name!r}: the name contains a lone surrogate", hint="give it another `name`"
+                ) from None
+            used.add(folder.lower())
+        return folders
 
     def _remove_retired(self, name: str) -> None:
         stream = self.ledger.streams[name]
         if not stream.retired:
             return
         for part in stream.retired:
-            for path in (self.path / folder_name(name) / part.name, self._in_progress / part.temp):
+            for path in (self._visible_path(stream, part), self._in_progress / part.temp):
                 with suppress(FileNotFoundError):
                     self._fs.unlink(path)
         if self._synced:  # the next snapshot no longer lists them, so the removal must be durable
-            self._fs.sync_folder(self.path / folder_name(name))
+            for folder in {self._visible_path(stream, part).parent for part in stream.retired}:
+                if folder in self._folders:
+                    self._fs.sync_folder(folder)
         stream.retired = []
 
     def _write_manifest(self, name: str) -> None:
@@ -307,31 +380,41 @@ class OutputFolder:
         parts = [part for part in stream.parts if part.kind == "part"]
         manifest = {
             "stream": name,
+            "folder": stream.folder,
             "generation": stream.visible_generation,
             "complete": stream.visible_complete,
+            "missing_children": dict(stream.missing_children),
             "rows": sum(part.rows for part in parts),
             "bytes": sum(part.bytes for part in parts),
             "parts": [_manifest_entry(part) for part in parts],
             "quarantined": [_manifest_entry(part) for part in stream.parts if part.kind != "part"],
+            "columns": self._format.column_names(self._visible_path(stream, parts[-1])) if parts else {},
         }
-        text = encode(manifest) + b"\n"
-        path = self.path / folder_name(name) / self._format.manifest
+        folder = self._private_path_of(stream)
+        self._ensure_folders([folder])
+        self._write_json(folder / "manifest.json", manifest)
+
+    def _write_folder_names(self) -> None:
+        """Write the folder of each stream, unless the file is up to date."""
+        folders = {name: stream.folder for name, stream in self.ledger.streams.items()}
+        self._write_json(self._private / "streams.json", folders)
+
+    def _write_json(self, path: Path, value: Mapping[str, Any]) -> None:
+        """Replace the content of a file, unless it is this value already."""
+        text = encode(value) + b"\n"
         with suppress(FileNotFoundError):
             if path.read_bytes() == text:
                 return
-        partial = self._private / f"manifest-{folder_name(name)}"
+        self._replace_file(path, text)
+
+    def _replace_file(self, path: Path, text: bytes) -> None:
+        partial = path.with_suffix(".partial")
         with suppress(FileNotFoundError):
             self._fs.unlink(partial)
         write_file(self._fs, partial, text, synced=self._synced)
         self._fs.rename(partial, path)
         if self._synced:
             self._fs.sync_folder(path.parent)
-
-
-def folder_name(stream: str) -> str:
-    """The folder of a stream: its name, percent-encoded where a folder name must not contain a character."""
-    quoted = quote(stream, safe=" !#$&'()+,;=@[]^_`{}~-.")
-    return quoted if not quoted.startswith(".") else f"%2E{quoted[1:]}"
 
 
 def _manifest_entry(part: Part) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from typing import Any, ClassVar, Literal, TypeAlias, cast
 
 from .._json import decode, encode
 from ..errors import ConfigError, OutputMissing
-from ..storage.filesystem import FileSystem, write_all, write_errors
+from ..storage.filesystem import DATA_MODE, FileSystem, write_all, write_errors
 from .arrow_columns import Columns, import_pyarrow
 from .base import Destination, OutputMode, check_part_size
+from .column_names import column_names
 from .column_types import ColumnType
 from .folder_writer import FolderWriter
 from .output_folder import OutputFolder
@@ -51,6 +52,8 @@ class Parquet(Destination):
     - ignore_missing_parts (False): True continues without files that were removed after their commit; False raises
       OutputMissing for them.
     - resume (True): False starts unfinished replacements over instead of resuming them.
+    - surrogates ("refuse"): a lone surrogate, such as half an emoji, has no form in UTF-8. "refuse" fails the slice
+      with UnexpectedContent; "replace" writes U+FFFD instead.
     - fs: the file system operations, to be replaced in tests.
 
     Raises ConfigError for other values, and if pyarrow is not installed. `extract` raises OutputLocked, OutputMissing,
@@ -89,7 +92,7 @@ class Parquet(Destination):
 class ParquetFormat:
     """PartFormat of Parquet files. Quarantined records have no types, and are written as JSON lines."""
 
-    manifest = "_manifest.json"
+    files = "Parquet files"
 
     def __init__(self, options: Parquet) -> None:
         self._options, self._lines = options, LinesFormat(options.fs, None)
@@ -114,6 +117,16 @@ class ParquetFormat:
             return self._lines.new_part(stream, kind, new_path)
         return ParquetPart(self._options, self._columns_of(stream), new_path)
 
+    def write_empty_part(self, stream: str, new_path: NewPath, *, synced: bool) -> PartInfo:
+        return ParquetFile(self._options, self._columns_of(stream), new_path()).seal(synced=synced)
+
+    def column_names(self, part: Path) -> Mapping[str, str]:
+        try:
+            names = column_names(self._types_of(part))
+        except OutputMissing:  # reported when the stream is read
+            return {}
+        return {column: field for field, column in names.items() if column != field}
+
     def is_outdated(self, stream: str, part: Path) -> bool:
         types = self._types_of(part)
         return list(types.items()) != list(self._columns_of(stream).types.items())
@@ -124,7 +137,9 @@ class ParquetFormat:
         try:
             with self._parquet.ParquetFile(part) as file:
                 for batch in file.iter_batches(self._options.row_group_size):
-                    new.write(columns.recast(import_module("pyarrow").Table.from_batches([batch]), types))
+                    if batch.num_rows:
+                        table = import_module("pyarrow").Table.from_batches([batch]).rename_columns(list(types))
+                        new.write(columns.recast(table, types))
         except BaseException:
             new.abandon()
             raise
@@ -202,7 +217,11 @@ class ParquetFile:
     def __init__(self, options: Parquet, columns: Columns, path: Path) -> None:
         self._options, self._path, self.types = options, path, columns.types
         self.rows = 0
-        schema = columns.arrow_schema.with_metadata({_TYPES_KEY: encode(self.types)})
+        # A file must have a column.
+        self._names = list(column_names(self.types).values()) or ["_"]
+        types = columns.arrow_schema.types or [import_module("pyarrow").string()]
+        schema = import_module("pyarrow").schema(zip(self._names, types, strict=True))
+        schema = schema.with_metadata({_TYPES_KEY: encode(self.types)})
         with write_errors(path), ExitStack() as cleanup:
             self._file = _OutputFile(options.fs, path)
             cleanup.callback(self._file.close_file)
@@ -218,7 +237,7 @@ class ParquetFile:
     def write(self, table: Any) -> None:
         """Append the rows of a table, as one row group or more."""
         with write_errors(self._path, table.nbytes):
-            self._writer.write_table(table, row_group_size=self._options.row_group_size)
+            self._writer.write_table(table.rename_columns(self._names), row_group_size=self._options.row_group_size)
         self.rows += table.num_rows
 
     def seal(self, *, synced: bool) -> PartInfo:
@@ -247,7 +266,7 @@ class _OutputFile(io.RawIOBase):
     """A new file for pyarrow, whose operations all go through a FileSystem."""
 
     def __init__(self, fs: FileSystem, path: Path) -> None:
-        self._fs, self._descriptor = fs, fs.create(path)
+        self._fs, self._descriptor = fs, fs.create(path, DATA_MODE)
         self.digest = hashlib.sha256()
         self.size = 0
         self.is_abandoned = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, cast
 
 from ..errors import ConfigError
-from ..storage.filesystem import FileSystem, write_all, write_errors
+from ..storage.filesystem import DATA_MODE, PRIVATE_MODE, FileSystem, write_all, write_errors
 from .writer_protocol import StreamSchema
 
 Compression: TypeAlias = Literal["gzip", "zstd"] | None
@@ -66,8 +66,8 @@ NewPath: TypeAlias = Callable[[], Path]
 class PartFormat(Protocol):
     """The file format of the parts in a folder."""
 
-    manifest: str
-    """The name of the manifest file; tools that read a whole folder of such parts must skip it."""
+    files: str
+    """What the parts are called in messages."""
 
     def describe_stream(self, stream: str, schema: StreamSchema) -> None:
         """Accept the schema of a stream; called before its first part."""
@@ -83,6 +83,14 @@ class PartFormat(Protocol):
 
     def new_part(self, stream: str, kind: str, new_path: NewPath) -> PartInProgress: ...
 
+    def write_empty_part(self, stream: str, new_path: NewPath, *, synced: bool) -> PartInfo:
+        """Write a part without records, which has the columns known so far."""
+        ...
+
+    def column_names(self, part: Path) -> Mapping[str, str]:
+        """The fields of the records by the name of their column in this part, where the two differ."""
+        ...
+
     def is_outdated(self, stream: str, part: Path) -> bool:
         """Whether later parts have columns that this one lacks, so that it must be rewritten."""
         ...
@@ -95,7 +103,7 @@ class PartFormat(Protocol):
 class LinesFormat:
     """JSON Lines: chunks are written as they are."""
 
-    manifest = "manifest.json"
+    files = "JSON Lines files"
 
     def __init__(self, fs: FileSystem, compression: Compression) -> None:
         self._fs = fs
@@ -111,7 +119,16 @@ class LinesFormat:
         """Does nothing: lines do not depend on earlier lines."""
 
     def new_part(self, stream: str, kind: str, new_path: NewPath) -> PartInProgress:
-        return PartFile(self._fs, new_path(), self._compression)
+        # Quarantined records lie in a private folder.
+        mode = DATA_MODE if kind == "part" else PRIVATE_MODE
+        return PartFile(self._fs, new_path(), self._compression, mode)
+
+    def write_empty_part(self, stream: str, new_path: NewPath, *, synced: bool) -> PartInfo:
+        (info,) = PartFile(self._fs, new_path(), self._compression).seal(synced=synced)
+        return info
+
+    def column_names(self, part: Path) -> Mapping[str, str]:
+        return {}
 
     def is_outdated(self, stream: str, part: Path) -> bool:
         return False
@@ -126,13 +143,13 @@ class PartFile:
     Blocking; one caller at a time. Raises OutputWriteError.
     """
 
-    def __init__(self, fs: FileSystem, path: Path, compression: Compression) -> None:
+    def __init__(self, fs: FileSystem, path: Path, compression: Compression, mode: int = DATA_MODE) -> None:
         self._fs, self._path = fs, path
         self._compressor = new_compressor(compression)
         self._digest = hashlib.sha256()
         self.rows = self.bytes = self.size = 0
         with write_errors(path):
-            self._file = fs.create(path)
+            self._file = fs.create(path, mode)
 
     def write(self, data: bytes, rows: int) -> None:
         """Append `rows` complete lines."""

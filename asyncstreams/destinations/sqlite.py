@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from .._json import encode
+from .._json import decode, encode
 from ..errors import OutputLocked, OutputWriteError, StateCorrupt
-from ..storage.filesystem import write_errors
+from ..state.stream_state import value_at
+from ..storage.filesystem import DATA_MODE, write_errors
 from .base import Destination, TableMode
-from .column_types import too_many_columns
+from .column_names import ColumnNames, unused_name
+from .column_types import ColumnType, declared_types, holds_integer, key_value, too_many_columns, with_integers
 from .line_records import decode_records
-from .table_writer import RESERVED_PREFIX, TableWriter, quote_name, unused_name
+from .row_order import RowOrder
+from .table_writer import (
+    RESERVED_PREFIX,
+    KeyCheck,
+    TableWriter,
+    duplicate_keys,
+    missing_key,
+    quote_name,
+    quote_text,
+)
 from .writer_protocol import StreamSchema
 
 _BUSY_TIMEOUT_S = 30.0
 _MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**63 - 1
 _KEY_INDEX_PREFIX = f"{RESERVED_PREFIX}_key_"
+_REPLACES = f"{RESERVED_PREFIX}_replaces"
+"""SQL function: whether a new version of a row replaces the stored one."""
 _MAX_COLUMNS = 2_000 - 8
 """A little below the default limit of SQLite, 2,000."""
+_log = logging.getLogger("asyncstreams")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +54,14 @@ class SQLite(Destination):
 
     - mode (None): None upserts streams with a cursor and a primary key, appends to streams with a cursor only, and
       replaces other streams once they have been read completely. "upsert" (replace rows with the same primary key, but
-      never with an older cursor value), "append" or "replace" does that to all streams; "fail" raises ConfigError if a
-      stream exists already.
+      never by an older version according to the cursor), "append" or "replace" does that to all streams; "fail" raises
+      ConfigError if a stream exists already.
     - fsync ("commit"): "commit" syncs once per commit, which may hold many slices; "full" commits and syncs each slice
       by itself; "none" never syncs, which survives a kill of the process but not a loss of power.
     - allow_credential_change (False): True accepts a run with another credential than the earlier ones.
     - resume (True): False starts unfinished replacements over instead of resuming them.
+    - surrogates ("refuse"): a lone surrogate, such as half an emoji, has no form in UTF-8. "refuse" fails the slice
+      with UnexpectedContent; "replace" writes U+FFFD instead.
     - connect (sqlite3.connect): opens the database; to be replaced in tests.
 
     Raises ConfigError for other values. `extract` raises OutputLocked, OutputMissing, OutputWriteError, StateCorrupt
@@ -66,14 +83,16 @@ class SqliteEngine:
     """Engine of SQLite. Other processes can read while it writes."""
 
     block_bytes = 256 * 2**10
+    copies_tables = False
 
     def __init__(self, path: Path, connect: Callable[..., sqlite3.Connection], *, synced: bool) -> None:
         self._path, self._connect, self._synced = path, connect, synced
         self._connection: sqlite3.Connection | None = None
+        self._orders: dict[str, RowOrder] = {}
 
     def open(self) -> None:
         with self._translate_errors():
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, DATA_MODE))
             self._connection = self._connect(
                 self._path,
                 timeout=_BUSY_TIMEOUT_S,
@@ -84,6 +103,9 @@ class SqliteEngine:
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute(f"PRAGMA synchronous = {'FULL' if self._synced else 'OFF'}")
             self._connection.execute("PRAGMA cache_size = -16384")
+            # Otherwise renaming a table checks and changes the views and triggers that others made.
+            self._connection.execute("PRAGMA legacy_alter_table = ON")
+            self._connection.create_function(_REPLACES, 3, self._replaces)
 
     def close(self) -> None:
         if self._connection is not None:
@@ -112,10 +134,55 @@ class SqliteEngine:
             self._opened.executemany(statement, rows)
 
     def table_names(self) -> set[str]:
-        return {name for (name,) in self.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")}
+        return {name for (name,) in self.execute("SELECT name FROM sqlite_master WHERE type <> 'trigger'")}
 
-    def open_table(self, name: str, schema: StreamSchema, known: Any, *, is_keyed: bool) -> SqliteTable:
-        return SqliteTable(self, name, schema, known, is_keyed=is_keyed)
+    def column_names(self, table: str) -> Sequence[str]:
+        tables = "SELECT name FROM sqlite_master WHERE type = 'table'"
+        query = f"SELECT name FROM pragma_table_xinfo(?) WHERE ? IN ({tables})"
+        return [name for (name,) in self.execute(query, table, table)]
+
+    def constraints(self, table: str) -> Sequence[str]:
+        return ()  # SQLite cannot add any to a table that exists
+
+    def has_dependents(self, table: str) -> bool:
+        query = "SELECT 1 FROM sqlite_master WHERE type IN ('view', 'trigger') AND instr(lower(sql), lower(?))"
+        return bool(self._objects_on(table) or self.execute(query, table))
+
+    def replace_table(self, old: str, new: str) -> None:
+        objects = self._objects_on(old)
+        self.execute(f"DROP TABLE IF EXISTS {quote_name(old)}")
+        self.execute(f"ALTER TABLE {quote_name(new)} RENAME TO {quote_name(old)}")
+        for kind, name, statement in objects:
+            try:
+                self.execute(statement)
+            except OutputWriteError as error:
+                raise OutputWriteError(
+                    f"{self._path}: {kind} {name} of table {old} does not fit its new rows: {error.__cause__}",
+                    hint=f"drop the {kind}, and run again: the rows are ready, and replace the table when it fits",
+                ) from error
+        if triggers := [name for kind, name, _ in objects if kind == "trigger"]:
+            _log.warning("%s: its rows were replaced without running its triggers: %s", old, ", ".join(triggers))
+
+    def refresh_views(self) -> None:
+        """Does nothing: a view of SQLite is its text."""
+
+    def open_table(self, name: str, schema: StreamSchema, known: Any, earlier: Any, *, is_keyed: bool) -> SqliteTable:
+        if schema.order is not None:
+            self._orders[name] = schema.order
+        taken = self.column_names(name) if known is not None else ()
+        return SqliteTable(self, name, schema, known, ColumnNames(known, earlier, taken), is_keyed=is_keyed)
+
+    def _objects_on(self, table: str) -> Sequence[Sequence[str]]:
+        """Type, name and SQL of the indexes and triggers of a table that others made."""
+        query = (
+            "SELECT type, name, sql FROM sqlite_master WHERE type IN ('index', 'trigger') "
+            "AND tbl_name = ? COLLATE NOCASE AND sql IS NOT NULL AND substr(name, 1, ?) <> ? ORDER BY rowid"
+        )
+        return self.execute(query, table, len(_KEY_INDEX_PREFIX), _KEY_INDEX_PREFIX)
+
+    def _replaces(self, table: str, new: Any, stored: Any) -> bool:
+        order = self._orders[table]
+        return order.replaces(_at_path(new, order.path), _at_path(stored, order.path))
 
     @property
     def _opened(self) -> sqlite3.Connection:
@@ -134,16 +201,17 @@ class SqliteEngine:
         except sqlite3.IntegrityError as error:
             raise OutputWriteError(
                 f"{self._path}: {error}",
-                hint="rows of earlier runs share a primary key: remove the duplicates, or use mode='append'",
+                hint="an index or a trigger that others made refuses rows of the stream: drop it, and run again",
             ) from error
         except sqlite3.DatabaseError as error:
             text = str(error)
             if "locked" in text:
                 raise OutputLocked(
-                    f"{self._path} is being written to by another program, which held it for {_BUSY_TIMEOUT_S:.0f} s",
+                    f"{self._path} is being written to by another program, or another connection of this one, which "
+                    f"held it for {_BUSY_TIMEOUT_S:.0f} s",
                     holder="another program",
                     since=None,
-                    hint="let that program commit or end, or extract to another file",
+                    hint="commit or close() that connection, or extract to another file",
                 ) from error
             if "not a database" in text or "malformed" in text:
                 raise StateCorrupt(
@@ -156,88 +224,152 @@ class SqliteEngine:
 
 
 class SqliteTable:
-    """EngineTable of SQLite, with untyped columns."""
+    """EngineTable of SQLite, with untyped columns.
 
-    def __init__(self, engine: SqliteEngine, name: str, schema: StreamSchema, known: Any, *, is_keyed: bool) -> None:
+    The key of a keyed table is a unique index of expressions, in which null equals null and 1 equals "1". A nested key
+    has a column of its own.
+    """
+
+    def __init__(
+        self,
+        engine: SqliteEngine,
+        name: str,
+        schema: StreamSchema,
+        known: Mapping[str, Any] | None,
+        names: ColumnNames,
+        *,
+        is_keyed: bool,
+    ) -> None:
         self.name = name
-        self._engine, self._schema, self._is_keyed = engine, schema, is_keyed
-        self._columns: dict[str, str] = dict(known or {})
+        self._engine, self._schema, self._names, self._is_keyed = engine, schema, names, is_keyed
+        self._kept: Sequence[str] = names.kept_fields
+        self._key = known["key"] if known is not None else None
         self._exists = known is not None
-        self._has_index = False
+        self._integers = {name: kind for name, kind in declared_types(schema.schema).items() if holds_integer(kind)}
+        self._key_fields = {path[0] for path in schema.key if len(path) == 1} if is_keyed else set[str]()
+        self._key_check = KeyCheck(name, schema.key, is_new=known is None)
         self._insert_sql = ""
 
-    def to_json(self) -> Mapping[str, str] | None:
-        return dict(self._columns) if self._exists else None
+    @property
+    def column_names(self) -> Collection[str]:
+        return [*self._names.fields.values(), *self._names.nested.values()]
+
+    def to_json(self) -> Mapping[str, Any] | None:
+        return {**self._names.to_json(), "key": self._key} if self._exists else None
+
+    def prepare(self) -> None:
+        wanted = list(map(list, self._schema.key)) if self._is_keyed else None
+        names = [name for (name,) in self._engine.execute("SELECT name FROM pragma_index_list(?)", self.name)]
+        indexes = [name for name in names if name.startswith(_KEY_INDEX_PREFIX)]
+        if wanted == self._key and bool(indexes) == self._is_keyed:
+            return
+        for index in indexes:
+            self._engine.execute(f"DROP INDEX {quote_name(index)}")
+        self._key = None
+        if self._is_keyed:
+            missing = [path for path in self._schema.key if len(path) > 1 and self._names.of_path(path) is None]
+            if missing and self._engine.execute(f"SELECT 1 FROM {quote_name(self.name)} LIMIT 1"):
+                raise missing_key(self.name, missing[0])
+            self._ensure_columns(())
 
     def create(self) -> None:
         properties: Mapping[str, Any] = (self._schema.schema or {}).get("properties") or {}
-        self._ensure_columns([*self._schema.key, *properties] if not self._exists else self._schema.key)
+        self._ensure_columns(() if self._exists else properties)
+
+    def keep_columns(self) -> None:
+        self._ensure_columns(self._kept)
 
     def load(self, lines: bytes) -> int:
         records = decode_records(lines)
         if not self._exists:
             self.create()
-        keys = dict.fromkeys(key for record in records for key in record)
-        self._ensure_columns(keys if keys or self._columns else ["_"])  # a table must have a column
-        columns = [_storable([record.get(key) for record in records]) for key in self._columns]
+        fields = dict.fromkeys(field for record in records for field in record)
+        self._ensure_columns(fields if fields or self.column_names else ["_"])  # a table must have a column
+        columns = [self._column(field, [record.get(field) for record in records]) for field in self._names.fields]
+        for text in self._names.nested:
+            path = decode(text.encode())
+            columns.append(_storable([key_value(value_at(record, path)) for record in records]))
+        if self._is_keyed:
+            values = dict(zip(self.column_names, columns, strict=True))
+            keys = zip(*(values[self._names.of_path(path) or ""] for path in self._schema.key), strict=True)
+            self._key_check.check(list(keys).count((None,) * len(self._schema.key)), lambda: records)
         self._engine.execute_many(self._insert_sql or self._build_insert(), zip(*columns, strict=True))
         return len(records)
 
-    def _ensure_columns(self, keys: Iterable[str]) -> None:
-        """Create the table, or add columns, so that all these fields have one."""
-        new = [key for key in dict.fromkeys(keys) if key not in self._columns]
-        if len(self._columns) + len(new) > _MAX_COLUMNS:
-            raise too_many_columns(len(self._columns) + len(new), _MAX_COLUMNS)
-        used = {column.casefold() for column in self._columns.values()}
-        for key in new:
-            column = unused_name(key, used)
-            used.add(column.casefold())
-            if self._exists:
-                self._engine.execute(f"ALTER TABLE {quote_name(self.name)} ADD COLUMN {quote_name(column)}")
-            self._columns[key] = column
-        if not self._exists and self._columns:
-            columns = ", ".join(map(quote_name, self._columns.values()))
-            self._engine.execute(f"CREATE TABLE {quote_name(self.name)} ({columns})")
-            self._exists = True
-        if new:
-            self._insert_sql = ""
-        if self._is_keyed and self._exists and not self._has_index:
-            self._ensure_index()
+    def _column(self, field: str, values: list[Any]) -> list[Any]:
+        if field in self._key_fields:
+            values = list(map(key_value, values))
+        elif field in self._integers:
+            kind: ColumnType = self._integers[field]
+            values = [with_integers(value, kind) for value in values]
+        return _storable(values)
 
-    def _ensure_index(self) -> None:
-        """Create the unique index of the primary key; replace one of another key, which an earlier run created."""
-        keys = [self._columns[key] for key in self._schema.key]
-        self._has_index = False
-        for (index,) in self._engine.execute("SELECT name FROM pragma_index_list(?)", self.name):
-            if index.startswith(_KEY_INDEX_PREFIX):
-                found = self._engine.execute("SELECT name FROM pragma_index_info(?) ORDER BY seqno", index)
-                self._has_index = [name for (name,) in found] == keys
-                if not self._has_index:
-                    self._engine.execute(f"DROP INDEX {quote_name(index)}")
-        if not self._has_index:
-            index, columns = quote_name(_KEY_INDEX_PREFIX + self.name), ", ".join(map(quote_name, keys))
-            self._engine.execute(f"CREATE UNIQUE INDEX {index} ON {quote_name(self.name)} ({columns})")
-        self._has_index = True
+    def _ensure_columns(self, fields: Iterable[str]) -> None:
+        """Create the table, or add columns, so that the primary key and all these fields have one."""
+        paths = self._schema.key if self._is_keyed else [path for path in self._schema.key if len(path) == 1]
+        fields = [*(path[0] for path in paths if len(path) == 1), *fields]
+        new = [field for field in dict.fromkeys(fields) if field not in self._names.fields]
+        nested = [path for path in paths if self._names.of_path(path) is None and len(path) > 1]
+        count = len(self.column_names) + len(new) + len(nested)
+        if count > _MAX_COLUMNS:
+            raise too_many_columns(count, _MAX_COLUMNS)
+        columns = [*map(self._names.add_field, new), *map(self._names.add_nested, nested)]
+        if self._exists:
+            for column in columns:
+                self._engine.execute(f"ALTER TABLE {quote_name(self.name)} ADD COLUMN {quote_name(column)}")
+        elif columns:
+            self._engine.execute(f"CREATE TABLE {quote_name(self.name)} ({', '.join(map(quote_name, columns))})")
+            self._exists = True
+        if columns:
+            self._insert_sql = ""
+        if self._is_keyed and self._exists and self._key is None:
+            self._create_index()
+
+    def _create_index(self) -> None:
+        """Create the unique index of the primary key. Raises ConfigError if rows share a key."""
+        key, table = ", ".join(self._key_expressions()), quote_name(self.name)
+        query = f"SELECT count(*) FROM (SELECT 1 FROM {table} GROUP BY {key} HAVING count(*) > 1)"
+        [[duplicates]] = self._engine.execute(query)
+        if duplicates:
+            raise duplicate_keys(self.name, self._schema.key, duplicates)
+        # The index of a replacement keeps its name when the table gets that of the stream.
+        index = unused_name(_KEY_INDEX_PREFIX + self.name, {name.casefold() for name in self._engine.table_names()})
+        self._engine.execute(f"CREATE UNIQUE INDEX {quote_name(index)} ON {table} ({key})")
+        self._key = list(map(list, self._schema.key))
+
+    def _key_expressions(self) -> Iterable[str]:
+        for path in self._schema.key:
+            column = quote_name(self._names.of_path(path) or "")
+            # A blob is no JSON value, so nothing else equals null.
+            text = f"WHEN 'integer' THEN CAST({column} AS TEXT) WHEN 'null' THEN x''"
+            yield f"CASE typeof({column}) {text} ELSE {column} END"
 
     def _build_insert(self) -> str:
-        columns = [quote_name(column) for column in self._columns.values()]
+        columns = list(map(quote_name, self.column_names))
         placeholders = ", ".join("?" * len(columns))
         statement = f"INSERT INTO {quote_name(self.name)} ({', '.join(columns)}) VALUES ({placeholders})"
         if self._is_keyed:
-            keys = [quote_name(self._columns[key]) for key in self._schema.key]
-            sets = ", ".join(f"{column} = excluded.{column}" for column in columns if column not in keys)
-            statement += f" ON CONFLICT ({', '.join(keys)}) DO "
-            statement += f"UPDATE SET {sets}{self._unless_newer()}" if sets else "NOTHING"
+            sets = ", ".join(f"{column} = excluded.{column}" for column in columns)
+            statement += f" ON CONFLICT ({', '.join(self._key_expressions())}) DO UPDATE SET {sets}"
+            statement += self._unless_newer()
         self._insert_sql = statement
         return statement
 
     def _unless_newer(self) -> str:
         """The condition that the stored row is not newer: slices are read concurrently, so rows can arrive late."""
-        if self._schema.cursor not in self._columns:
+        order = self._schema.order
+        if order is None or order.path[0] not in self._names.fields:
             return ""
-        cursor = quote_name(self._columns[self._schema.cursor])
-        stored = f"{quote_name(self.name)}.{cursor}"
-        return f" WHERE {stored} IS NULL OR excluded.{cursor} IS NULL OR excluded.{cursor} >= {stored}"
+        table, column = quote_name(self.name), quote_name(self._names.fields[order.path[0]])
+        return f" WHERE {_REPLACES}({quote_text(self.name)}, excluded.{column}, {table}.{column})"
+
+
+def _at_path(value: Any, path: Sequence[str]) -> Any:
+    """The value of a cursor in its stored column, which has JSON text if the cursor is nested."""
+    if len(path) == 1:
+        return value
+    is_json = isinstance(value, str) and value.startswith("{")
+    return value_at(decode(value.encode()), path[1:]) if is_json else None
 
 
 def _storable(values: list[Any]) -> list[Any]:

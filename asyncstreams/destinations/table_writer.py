@@ -6,33 +6,58 @@ it is complete. Two tables of the library hold the state: a snapshot of the ledg
 
 from __future__ import annotations
 
+import logging
 import secrets
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from .._json import as_object, decode, encode
-from ..errors import AsyncStreamsError, ConfigError, MalformedJSON, OutputMissing, StateCorrupt, StateIncompatible
+from ..errors import (
+    AsyncStreamsError,
+    ConfigError,
+    MalformedJSON,
+    OutputMissing,
+    OutputWriteError,
+    StateCorrupt,
+    StateIncompatible,
+)
+from ..state.stream_state import value_at
 from ..storage.file_lock import OutputLock
 from ..storage.filesystem import write_errors
+from .column_names import shortened
 from .journal import SnapshotTrigger
-from .ledger import JournalRecord, Ledger
+from .ledger import JournalRecord, Ledger, is_replacement
 from .line_records import decode_records, iter_blocks
-from .writer_protocol import Chunk, CommitPayload, StreamSchema
+from .writer_protocol import MAX_FAILURES_KEPT, Chunk, CommitPayload, FailedSlice, OutputContents, StreamSchema
 
 RESERVED_PREFIX = "_asyncstreams"
 """Prefix of all tables that do not belong to a stream."""
 _METADATA, _JOURNAL, _QUARANTINED = RESERVED_PREFIX, f"{RESERVED_PREFIX}_journal", f"{RESERVED_PREFIX}_quarantined"
-_FORMAT = 2
+_ERRORS = f"{RESERVED_PREFIX}_errors"
+_FORMAT = 3
+_log = logging.getLogger("asyncstreams")
 
 
 class EngineTable(Protocol):
     """The table of one stream, or of its replacement."""
 
     name: str
+
+    @property
+    def column_names(self) -> Collection[str]:
+        """The names of its columns."""
+        ...
+
+    def prepare(self) -> None:
+        """Make a table that exists ready for its primary key, or for rows that share a key.
+
+        Raises ConfigError if rows share a key in a keyed table.
+        """
+        ...
 
     def load(self, lines: bytes) -> int:
         """Insert records, adding the columns that they need; return their number.
@@ -46,6 +71,10 @@ class EngineTable(Protocol):
         """Create the table without rows, with the columns known so far."""
         ...
 
+    def keep_columns(self) -> None:
+        """Add the columns of the earlier table that this one replaces."""
+        ...
+
     def to_json(self) -> Any:
         """The columns, as a JSON value to be stored; None: the table does not exist."""
         ...
@@ -56,6 +85,8 @@ class Engine(Protocol):
 
     block_bytes: int
     """Approximate size of the blocks of lines that a table loads at once."""
+    copies_tables: bool
+    """Whether a table may be copied in any mode, and so lose what others added to it."""
 
     def open(self) -> None: ...
 
@@ -70,11 +101,34 @@ class Engine(Protocol):
         ...
 
     def table_names(self) -> set[str]:
-        """The names of all tables and views."""
+        """The names of all tables, and of everything that shares their names, such as views."""
         ...
 
-    def open_table(self, name: str, schema: StreamSchema, known: Any, *, is_keyed: bool) -> EngineTable:
-        """A table; `known` is the stored result of `EngineTable.to_json`, or None if the table does not exist yet."""
+    def column_names(self, table: str) -> Sequence[str]:
+        """The names of the columns that a table has; empty if it is not a table."""
+        ...
+
+    def constraints(self, table: str) -> Sequence[str]:
+        """What others added to a table that is lost when the table is replaced, except columns."""
+        ...
+
+    def has_dependents(self, table: str) -> bool:
+        """Whether others made views, indexes or triggers that use a table."""
+        ...
+
+    def replace_table(self, old: str, new: str) -> None:
+        """Drop table `old` and give its name to `new`; indexes and triggers that others made are created again."""
+        ...
+
+    def refresh_views(self) -> None:
+        """Make views valid whose tables have changed; outside of a transaction."""
+        ...
+
+    def open_table(self, name: str, schema: StreamSchema, known: Any, earlier: Any, *, is_keyed: bool) -> EngineTable:
+        """A table; `known` is the stored result of `EngineTable.to_json`, or None if the table does not exist yet.
+
+        `earlier` is that of the table that it will replace, or None. Fields keep the column names of that table.
+        """
         ...
 
 
@@ -105,6 +159,7 @@ class TableWriter:
                 (_METADATA, "name TEXT PRIMARY KEY, value TEXT"),
                 (_JOURNAL, "number INTEGER PRIMARY KEY, record TEXT"),
                 (_QUARANTINED, "stream TEXT, record TEXT, problems TEXT"),
+                (_ERRORS, "stream TEXT, slice TEXT, page INTEGER, status INTEGER, message TEXT, time TEXT"),
             ):
                 self._engine.execute(f"CREATE TABLE IF NOT EXISTS {quote_name(table)} ({columns})")
             self._ledger = self._recover()
@@ -114,31 +169,31 @@ class TableWriter:
     def begin_run(self, record: JournalRecord) -> None:
         """Record the start of a run.
 
-        Raises ConfigError for a table that no extraction created and for two streams that would share a table, and
-        OutputMissing for a table that was removed.
+        Raises ConfigError for a table that no extraction created, for two streams that would share a table, for a key
+        that rows share, and for what others added to a table if it would be lost; OutputMissing for a table or column
+        that was removed. If it raises, nothing has changed.
         """
         known = set(self._ledger.streams)
-        tables = {name.casefold() for name in self._engine.table_names()}
-        used = {name.casefold(): name for name in known}
-        for name in record["names"]:
-            self._check_name(name, used, tables)
-            used[name.casefold()] = name
+        new = self._choose_tables(record["names"])
+        streams = {
+            name: {**entry, "folder": new[name]} if name not in known else entry
+            for name, entry in record["streams"].items()
+        }
+        record = {**record, "streams": streams}
         with self._engine.transaction():
-            for name in record["streams"]:
-                if name in known and record["streams"][name]["mode"] == "replace":
-                    hidden = _hidden_name(name)
-                    self._engine.execute(f"DROP TABLE IF EXISTS {quote_name(hidden)}")
-                    self._engine.execute(f"DELETE FROM {quote_name(_QUARANTINED)} WHERE stream = ?", hidden)
-                    self._delete_columns(hidden)
+            for name in record["names"]:
+                try:
+                    self._prepare(name, record)
+                except AsyncStreamsError as error:
+                    error.locate(stream=name)
+                    raise
+            for name, entry in record["streams"].items():
+                if name in known and self._ledger.streams[name].is_provisional:
+                    self._drop_visible(name)
+                elif name in known and is_replacement(entry):
+                    self._drop_hidden(name)
             self._append(record)
         self._ledger.apply(record)
-        for name in record["names"]:
-            table = self._table_name(name)
-            if self._stored_columns(table) is not None and table.casefold() not in tables:
-                raise OutputMissing(
-                    f"{self._path}: table {table} was committed, but does not exist any more",
-                    hint='restore the file from a copy, or use mode="replace", resume=False to read everything again',
-                ).locate(stream=name)
 
     def describe_stream(self, stream: str, schema: StreamSchema) -> None:
         self._schemas[stream] = schema
@@ -173,22 +228,59 @@ class TableWriter:
                 self.drop(batch_id)
         return record
 
-    def finish_stream(self, stream: str, parents: Mapping[str, Any]) -> None:
+    def finish_stream(self, record: JournalRecord) -> None:
+        stream = record["stream"]
         hidden = self._ledger.streams[stream].hidden is not None
-        record = {"op": "finish", "stream": stream, **({"parents": parents} if parents else {})}
         with self._engine.transaction():
             table = self._table(stream)
             table.create()
             if hidden:
+                if table.to_json() is None or self._engine.has_dependents(self._visible_name(stream)):
+                    table.keep_columns()
                 self._replace_visible(stream, table)
             else:
                 self._store_columns(table)
             self._append(record)
         self._ledger.apply(record)
+        self._engine.refresh_views()
 
-    def end_run(self) -> None:
+    def end_run(self, record: JournalRecord) -> None:
         with self._engine.transaction():
-            self._append(record := {"op": "end"})
+            self._append(record)
+        self._ledger.apply(record)
+
+    def record_failures(self, failures: Sequence[FailedSlice]) -> None:
+        table = quote_name(_ERRORS)
+        with self._engine.transaction():
+            for failure in failures:
+                values = failure._replace(slice=encode(failure.slice).decode())  # type: ignore[arg-type]  # as text
+                self._engine.execute(f"INSERT INTO {table} VALUES (?, ?, ?, ?, ?, ?)", *values)
+            excess = self._engine.execute(f"SELECT count(*) FROM {table}")[0][0] - MAX_FAILURES_KEPT
+            if excess > 0:
+                oldest = f"SELECT time FROM {table} ORDER BY time LIMIT 1 OFFSET {excess}"
+                self._engine.execute(f"DELETE FROM {table} WHERE time < ({oldest})")
+
+    def inspect(self) -> OutputContents:
+        if not self._path.exists():
+            return OutputContents(Ledger(), {})
+        self._engine.open()
+        try:
+            tables = self._engine.table_names()
+            with self._engine.transaction():
+                ledger = self._recover() if _METADATA in tables else Ledger()
+            names = {name: known.folder or name for name, known in ledger.streams.items()}
+            rows = {name: self._count_rows(table) for name, table in names.items() if table in tables}
+            return OutputContents(ledger, rows)
+        finally:
+            self._engine.close()
+
+    def reset(self, record: JournalRecord) -> None:
+        with self._engine.transaction():
+            for name in record["streams"]:
+                self._drop_hidden(name)
+                if record["drop"]:
+                    self._drop_visible(name)
+            self._append(record)
         self._ledger.apply(record)
 
     def maintain(self, *, is_end: bool = False) -> None:
@@ -207,7 +299,47 @@ class TableWriter:
                 lock.release()
 
     def location_of(self, stream: str) -> tuple[Path, str]:
-        return self._path, stream
+        return self._path, self._visible_name(stream)
+
+    def _prepare(self, name: str, record: JournalRecord) -> None:
+        """Check the tables of a stream, and make the one that its rows go to ready for the mode of the run."""
+        started, known = record["streams"].get(name), self._ledger.streams.get(name)
+        if known is None:
+            return
+        is_replaced = started is not None and (known.is_provisional or is_replacement(started))
+        visible, hidden = self._visible_name(name), self._hidden_name(name)
+        target = hidden if is_replaced or known.hidden is not None else visible
+        mode = known.mode if started is None else started["mode"]
+        key = record.get("keys", {}).get(name, ())
+        for table_name in {visible, target}:
+            if self._stored_columns(table_name) is None or (is_replaced and table_name == target):
+                continue
+            table = self._open_table(table_name, StreamSchema(key), is_keyed=bool(key))
+            self._check_columns(table, is_replaced=table_name != target)
+            if table_name == target and (key or mode == "append"):
+                table.prepare()
+                self._store_columns(table)
+
+    def _check_columns(self, table: EngineTable, *, is_replaced: bool) -> None:
+        """Raises OutputMissing and ConfigError if others changed a table in a way that cannot be kept."""
+        found = {column.casefold(): column for column in self._engine.column_names(table.name)}
+        known = {column.casefold() for column in table.column_names}
+        is_other = not found and table.name in self._engine.table_names()
+        if is_other or not (is_replaced or known <= found.keys()):
+            missing = f"column {min(known - found.keys())} of " if found else ""
+            raise OutputMissing(
+                f"{self._path}: {missing}table {table.name} was committed, but does not exist any more",
+                hint='restore the file from a copy, or use mode="replace", resume=False to read everything again',
+            )
+        if found and (is_replaced or self._engine.copies_tables):
+            added = [f"column {column}" for folded, column in found.items() if folded not in known]
+            added += self._engine.constraints(table.name)
+            if added:
+                raise ConfigError(
+                    f"{self._path}: table {table.name} was changed by another program, and this run would remove "
+                    f"{', '.join(added)}",
+                    hint="move what was added to a view or a table of its own, or extract to another file",
+                )
 
     def _load(self, name: str, blocks: Iterable[tuple[str, bytes]]) -> Mapping[str, int]:
         """Insert blocks of lines; return the number of rows by kind."""
@@ -221,7 +353,7 @@ class TableWriter:
             except AsyncStreamsError as error:
                 error.locate(stream=name)
                 raise
-        if counts["part"]:
+        if "part" in counts:
             self._store_columns(self._table(name))
         return counts
 
@@ -230,7 +362,7 @@ class TableWriter:
         for entry in entries:
             values = [encode(entry[field]).decode() for field in ("record", "problems")]
             statement = f"INSERT INTO {quote_name(_QUARANTINED)} VALUES (?, ?, ?)"
-            self._engine.execute(statement, self._table_name(name), *values)
+            self._engine.execute(statement, self._quarantine_label(name), *values)
         return len(entries)
 
     def _table(self, name: str) -> EngineTable:
@@ -238,42 +370,86 @@ class TableWriter:
         table_name = self._table_name(name)
         table = self._tables.get(name)
         if table is None or table.name != table_name:
+            visible = self._visible_name(name)
+            earlier = self._stored_columns(visible) if table_name != visible else None
             is_keyed = self._ledger.streams[name].mode == "upsert"
-            schema, columns = self._schemas.get(name, StreamSchema()), self._stored_columns(table_name)
-            table = self._tables[name] = self._engine.open_table(table_name, schema, columns, is_keyed=is_keyed)
+            schema = self._schemas.get(name, StreamSchema())
+            table = self._tables[name] = self._open_table(table_name, schema, earlier, is_keyed=is_keyed)
         return table
 
+    def _open_table(
+        self, name: str, schema: StreamSchema, earlier: Any = None, *, is_keyed: bool = False
+    ) -> EngineTable:
+        return self._engine.open_table(name, schema, self._stored_columns(name), earlier, is_keyed=is_keyed)
+
     def _table_name(self, name: str) -> str:
+        """The table that the rows of a stream currently go to."""
         stream = self._ledger.streams.get(name)
-        return name if stream is None or stream.hidden is None else _hidden_name(name)
+        return self._visible_name(name) if stream is None or stream.hidden is None else self._hidden_name(name)
+
+    def _visible_name(self, name: str) -> str:
+        """The table of a stream."""
+        stream = self._ledger.streams.get(name)
+        return name if stream is None or not stream.folder else stream.folder
+
+    def _hidden_name(self, name: str) -> str:
+        """The table that replaces that of a stream when it is complete."""
+        return f"{RESERVED_PREFIX}_new_{self._visible_name(name)}"
+
+    def _quarantine_label(self, name: str) -> str:
+        """What the quarantined rows of a stream have as its name; they are hidden as long as its rows are."""
+        stream = self._ledger.streams.get(name)
+        return name if stream is None or stream.hidden is None else self._hidden_name(name)
+
+    def _drop_visible(self, name: str) -> None:
+        self._drop_table(self._visible_name(name), name)
+
+    def _drop_hidden(self, name: str) -> None:
+        self._drop_table(self._hidden_name(name), self._hidden_name(name))
+
+    def _drop_table(self, table: str, label: str) -> None:
+        """Remove a table of rows, with its quarantined rows and its columns; one that does not exist is ignored."""
+        self._engine.execute(f"DROP TABLE IF EXISTS {quote_name(table)}")
+        self._engine.execute(f"DELETE FROM {quote_name(_QUARANTINED)} WHERE stream = ?", label)
+        self._delete_columns(table)
+
+    def _count_rows(self, table: str) -> int:
+        return int(self._engine.execute(f"SELECT count(*) FROM {quote_name(table)}")[0][0])
 
     def _replace_visible(self, stream: str, table: EngineTable) -> None:
         """Replace the visible table of a stream by the hidden one, which is complete."""
         del self._tables[stream]
-        names = self._engine.table_names()
-        self._engine.execute(f"DROP TABLE IF EXISTS {quote_name(stream)}")
         self._engine.execute(f"DELETE FROM {quote_name(_QUARANTINED)} WHERE stream = ?", stream)
         self._engine.execute(f"UPDATE {quote_name(_QUARANTINED)} SET stream = ? WHERE stream = ?", stream, table.name)
-        self._delete_columns(stream)
-        if table.name in names:
-            self._engine.execute(f"ALTER TABLE {quote_name(table.name)} RENAME TO {quote_name(stream)}")
-            self._write_metadata(f"columns {stream}", table.to_json())
+        visible = self._visible_name(stream)
+        self._delete_columns(visible)
+        if table.to_json() is not None:
+            self._engine.replace_table(visible, table.name)
+            self._write_metadata(f"columns {visible}", table.to_json())
         self._delete_columns(table.name)
 
-    def _check_name(self, name: str, used: Mapping[str, str], tables: Collection[str]) -> None:
-        other = used.get(name.casefold(), name)
-        if other != name:
-            raise ConfigError(
-                f"streams {other!r} and {name!r} would share a table of {self._path}",
-                hint="table names are case-insensitive: give one of the streams another `name`, or use another file",
-            )
-        if name.casefold().startswith((RESERVED_PREFIX, "sqlite_")) or "\0" in name:
-            raise ConfigError(f"stream {name!r}: the name cannot be used for a table", hint="give it another `name`")
-        if name not in self._ledger.streams and name.casefold() in tables:
-            raise ConfigError(
-                f"{self._path} has a table {name} that was not created by an extraction",
-                hint="extract to another file, or rename that table",
-            ).locate(stream=name)
+    def _choose_tables(self, names: Iterable[str]) -> Mapping[str, str]:
+        """The tables of streams; new ones get names that differ from others also where case makes no difference.
+
+        Raises ConfigError for a name that no table can have, and for a table that no extraction has created.
+        """
+        tables = {name.casefold() for name in self._engine.table_names()}
+        chosen = {name: self._visible_name(name) for name in names if name in self._ledger.streams}
+        used = {self._visible_name(name).casefold() for name in self._ledger.streams}
+        for name in names:
+            if name.casefold().startswith((RESERVED_PREFIX, "sqlite_")) or "\0" in name or not _is_unicode(name):
+                raise ConfigError(
+                    f"stream {name!r}: the name cannot be used for a table", hint="give it another `name`"
+                )
+            if name not in chosen:
+                chosen[name] = shortened(name, is_used=name.casefold() in used)
+                used.add(chosen[name].casefold())
+            if self._stored_columns(chosen[name]) is None and chosen[name].casefold() in tables:
+                raise ConfigError(
+                    f"{self._path} has a table {chosen[name]} that was not created by an extraction",
+                    hint="extract to another file, or rename that table",
+                ).locate(stream=name)
+        return chosen
 
     def _store_columns(self, table: EngineTable) -> None:
         """Store the columns of a table if they have changed."""
@@ -366,16 +542,69 @@ def quote_name(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def unused_name(key: str, used: set[str]) -> str:
-    """The column name of a field: its own, with a number if that is used already; case makes no difference."""
-    name = key.replace("\0", "") or "_"
-    number = 1
-    column = name
-    while column.casefold() in used:
-        number += 1
-        column = f"{name}_{number}"
-    return column
+def duplicate_keys(table: str, key: Sequence[Sequence[str]], count: int) -> ConfigError:
+    """The error for a table that cannot be upserted, because `count` of its keys are in several rows each."""
+    fields = ", ".join(".".join(path) for path in key)
+    return ConfigError(
+        f'mode="upsert" cannot be kept: table {table} has several rows for {count:,} value{"s" * (count > 1)} of the '
+        f"primary key {fields}",
+        hint='remove the duplicates, or use mode="append", or mode="replace" to read everything again',
+    )
 
 
-def _hidden_name(stream: str) -> str:
-    return f"{RESERVED_PREFIX}_new_{stream}"
+def quote_text(text: str) -> str:
+    """The text as an SQL string."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+class KeyCheck:
+    """Reports records of a keyed table without a primary key, which are one row, since null equals null."""
+
+    def __init__(self, table: str, key: Sequence[Sequence[str]], *, is_new: bool) -> None:
+        self._table, self._key, self._is_new = table, key, is_new
+        self._is_warned = False
+
+    def check(self, without_key: int, records: Callable[[], Sequence[Mapping[str, Any]]]) -> None:
+        """Check a block with this number of records whose key is null, or missing.
+
+        Raises OutputWriteError if the key is missing in all of the first records: primary_key is a mistake then.
+        """
+        is_first, self._is_new = self._is_new, False
+        if without_key < 2:
+            return
+        fields = ", ".join(".".join(path) for path in self._key)
+        if is_first and not any(_has_path(record, path) for record in records() for path in self._key):
+            raise OutputWriteError(
+                f"table {self._table}: none of the first records has the primary key {fields}",
+                hint="correct primary_key: records without a key would all be the same row",
+            )
+        if not self._is_warned:
+            self._is_warned = True
+            _log.warning(
+                "%s: %d records have no value of the primary key %s, and are one row: null equals null",
+                self._table,
+                without_key,
+                fields,
+            )
+
+
+def _has_path(record: Mapping[str, Any], path: Sequence[str]) -> bool:
+    parent = as_object(value_at(record, path[:-1]))
+    return parent is not None and path[-1] in parent
+
+
+def missing_key(table: str, path: Sequence[str]) -> ConfigError:
+    """The error for a table that cannot be upserted, because its rows were written without this nested key."""
+    return ConfigError(
+        f'mode="upsert" cannot be kept: earlier runs wrote the rows of table {table} without the key {".".join(path)}',
+        hint='use mode="replace" once to read everything again',
+    )
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text has no lone surrogate."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from .ledger import JournalRecord, Ledger
+from .row_order import RowOrder
 
 
 class Chunk(NamedTuple):
@@ -31,13 +32,38 @@ class CommitPayload(NamedTuple):
 class StreamSchema(NamedTuple):
     """What is known about a stream before its first record.
 
-    `key` are the fields of the primary key, and `schema` is the JSON schema. `cursor` is the cursor field, given only
-    if its written values sort in the order of time.
+    `key` are the paths of the primary key, and `schema` is the JSON schema. `order` ranks the versions of a row, if the
+    stream has a cursor.
     """
 
-    key: Sequence[str] = ()
-    cursor: str | None = None
+    key: Sequence[Sequence[str]] = ()
+    order: RowOrder | None = None
     schema: Mapping[str, Any] | None = None
+
+
+class FailedSlice(NamedTuple):
+    """A slice that failed: its partition keys and interval, and the number of the page.
+
+    `status` is that of the response, and `time` is in ISO 8601. It contains neither records nor secrets.
+    """
+
+    stream: str
+    slice: Mapping[str, Any]
+    page: int | None
+    status: int | None
+    message: str
+    time: str
+
+
+MAX_FAILURES_KEPT = 10_000
+"""An output keeps its last 10,000 failed slices."""
+
+
+class OutputContents(NamedTuple):
+    """What an output holds: its ledger, and the number of visible rows of each stream."""
+
+    ledger: Ledger
+    rows: Mapping[str, int]
 
 
 class DestinationWriter(Protocol):
@@ -59,7 +85,10 @@ class DestinationWriter(Protocol):
         ...
 
     def begin_run(self, record: JournalRecord) -> None:
-        """Record the start of a run. Raises ConfigError if its streams cannot be written to this output."""
+        """Record the start of a run. Raises ConfigError if its streams cannot be written to this output.
+
+        `keys` of the record has the paths of the primary key of each stream that is upserted.
+        """
         ...
 
     def describe_stream(self, stream: str, schema: StreamSchema) -> None:
@@ -78,15 +107,27 @@ class DestinationWriter(Protocol):
         """Commit lines and state together; return the record, which the caller has yet to apply to the ledger."""
         ...
 
-    def finish_stream(self, stream: str, parents: Mapping[str, Any]) -> None:
-        """Mark a stream as completely read; its hidden records replace the visible ones.
+    def finish_stream(self, record: JournalRecord) -> None:
+        """Mark the stream of `record` as completely read; its hidden records replace the visible ones."""
+        ...
 
-        `parents` holds the states of incremental parents as JSON values.
+    def end_run(self, record: JournalRecord) -> None:
+        """Record the end of the run, so that the next run does not resume it."""
+        ...
+
+    def record_failures(self, failures: Sequence[FailedSlice]) -> None:
+        """Append failed slices to those that the output keeps."""
+        ...
+
+    def inspect(self) -> OutputContents:
+        """Read what the output holds, without opening or changing it.
+
+        Raises OutputLocked, StateCorrupt and StateIncompatible too.
         """
         ...
 
-    def end_run(self) -> None:
-        """Record the end of the run, so that the next run does not resume it."""
+    def reset(self, record: JournalRecord) -> None:
+        """Forget the state of streams as `record` says, and remove the rows that do not stay. The output is open."""
         ...
 
     def maintain(self, *, is_end: bool = False) -> None:

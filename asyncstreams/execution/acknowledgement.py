@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import anyio
 
 from ..clock import Clock
 from ..errors import OutputWriteError
 from ..models import Page
+from ..state.airbyte_state import StateInput
 from ..state.state_file import State
 from .scheduler import Scheduler
 
@@ -44,11 +45,11 @@ class PageAcknowledger:
                 except OutputWriteError as error:
                     _log.warning("%s", error)
             raise
-        if self._is_exhausted and self._scheduler.is_fully_acknowledged:
-            for selection in self._scheduler.selections:
-                if selection.state_store is self._state and selection.slices is None and selection.limit is None:
-                    self._state.restart(selection.stream.name)
         with anyio.CancelScope(shield=True):
+            if self._is_exhausted and self._scheduler.is_fully_acknowledged:
+                for selection in self._scheduler.selections:
+                    if selection.state_store is self._state and selection.slices is None and selection.limit is None:
+                        await self._state.restart(selection.stream.name)
             await self._state.save_if_changed()
 
     async def _iterate(self, pages: AsyncIterator[Page]) -> AsyncGenerator[Page]:
@@ -62,12 +63,19 @@ class PageAcknowledger:
 
 @asynccontextmanager
 async def open_pages(
-    scheduler: Scheduler, state: Mapping[str, Any] | None, ack: Ack, clock: Clock
+    scheduler: Scheduler, state: StateInput, ack: Ack, clock: Clock
 ) -> AsyncGenerator[AsyncIterator[Page]]:
-    """Yield the pages of a run. If `state` is a State, acknowledged pages advance it, and it is saved on exit."""
-    async with scheduler.pages() as pages:
-        if not isinstance(state, State):
+    """Yield the pages of a run. If `state` is a State, acknowledged pages advance it, and it is saved on exit.
+
+    Its file is locked from before the first request until it has been saved.
+    """
+    if not isinstance(state, State):
+        async with scheduler.pages() as pages:
             yield pages
-            return
-        async with PageAcknowledger(scheduler, state, ack, clock).acknowledge(pages) as acknowledged:
+        return
+    with state.locked():
+        async with (
+            scheduler.pages() as pages,
+            PageAcknowledger(scheduler, state, ack, clock).acknowledge(pages) as acknowledged,
+        ):
             yield acknowledged

@@ -16,17 +16,19 @@ from ..errors import (
 from ..models import Slice, shorten
 from ..protocols import Stream
 from .report import RunReport
+from .slice_source import SliceLabels
 from .stream_run import StreamRun
 
 _MAX_SLICES_SHOWN = 3
 # 405: http_method; 415: the type of the body.
 _DECLARATION_STATUSES = (405, 415)
+_MIN_FAILED_CHILDREN = 3
 
 
 def split_rejected_slice(stream: Stream, stream_slice: Slice, error: Exception) -> Sequence[Slice]:
     """The parts to read in place of a slice that the API rejected as too large; empty for any other failure."""
     if isinstance(error, HttpStatusError) and error.page == 0 and error.from_page_request:
-        return stream.split_slice(stream_slice, error)
+        return [SliceLabels(stream).add_to(part) for part in stream.split_slice(stream_slice, error)]
     return ()
 
 
@@ -50,11 +52,14 @@ def combine_failures(runs: Sequence[StreamRun], report: RunReport) -> Exception:
     )
 
 
-def shows_wrong_declaration(error: Exception) -> bool:
-    """Whether a failure, as long as no response could be parsed, would be that of every other slice, too.
+def shows_wrong_declaration(run: StreamRun, error: Exception) -> bool:
+    """Whether a failure would be that of every other slice, too, because no response could be parsed yet.
 
-    A body of the wrong kind, a link to an origin that is not allowed, a wrong method, or an exception in a hook.
+    A body of the wrong kind, a link to an origin that is not allowed, a wrong method, or an exception in a hook. Since
+    one parent may be unlike the others, three children must have failed.
     """
+    if run.has_parsed_response or (run.stream.parents and len(run.failed) < _MIN_FAILED_CHILDREN):
+        return False
     if isinstance(error, HttpStatusError):
         return error.from_page_request and error.status in _DECLARATION_STATUSES
     return isinstance(error, UnexpectedContent | CrossOriginLink) or not isinstance(error, AsyncStreamsError)
@@ -69,6 +74,11 @@ def as_unavailable(stream: Stream, error: Exception) -> StreamUnavailable | None
         return None
     if (reason := stream.why_unavailable(error)) is None:
         return None
+    return unavailable_because(stream, reason, error)
+
+
+def unavailable_because(stream: Stream, reason: str, error: HttpStatusError) -> StreamUnavailable:
+    """The StreamUnavailable for a reason that an error shows."""
     unavailable = StreamUnavailable(reason, status=error.status)
     unavailable.__cause__ = error
     location = {"url": error.url, "method": error.method, "tries": error.tries, "stream_slice": error.stream_slice}

@@ -12,6 +12,7 @@ from ..messages import Response
 from ..models import Record
 from ..pagination.extent import UNKNOWN_EXTENT, Extent, ExtentTracker
 from ..pagination.paginators import LinkHeader, NextUrl, Offset, ends_without_token
+from ..pagination.record_path import select_rows
 from ..pagination.row_count import array_lengths, candidate_paths, find_rows, json_body
 from ..pagination.selectors import ABSENT, as_count, describe_selector, explain_miss, select_path, select_value
 from ..pagination.undeclared import PaginationSign, find_next_page, find_sign, may_have_sign
@@ -177,7 +178,8 @@ class NextToken:
         path, paginator = self._stream.records_path, type(self._traits.paginator).__name__
         body = json_body(response)
         if self._run.has_counted_rows:
-            kind = json_type_name(None if path is None else select_path(path, body))
+            rows = body if path is None else select_rows(path, body)
+            kind = json_type_name(None if rows is ABSENT else rows)
             place = "as the body" if path is None else f"at records_path = {path!r}"
             return UnexpectedContent(f"sent a page whose rows cannot be counted: a JSON {kind} {place}")
         candidates = candidate_paths(body)
@@ -231,7 +233,7 @@ class NextToken:
             return len(rows)
         body = response.decoded_json
         lengths = [len(select_path(path, body)) for path in candidate_paths(body)]
-        return max([count, *lengths])
+        return max([count, response.rows_read or 0, *lengths])
 
     def _warn_of_ignored_page(self, response: Response) -> None:
         """Warn, once per stream, if the only page of a slice names a next page that the paginator does not read."""

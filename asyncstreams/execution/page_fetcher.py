@@ -7,12 +7,14 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, 
 from contextlib import aclosing
 from typing import NamedTuple, cast
 
-from ..errors import AsyncStreamsError, ConfigError, MalformedJSON
+from .._json import as_object, has_lone_surrogate, replace_surrogates
+from ..content.error_text import shown_keys
+from ..errors import AsyncStreamsError, ConfigError, InvalidSlice, MalformedJSON
 from ..http.client import HttpClient
 from ..http.response_errors import unexpected_body_error
 from ..http.retry import RetryState
 from ..messages import Request, Response, shown_url
-from ..models import Record, RequestContext, ResponseAction
+from ..models import Record, RequestContext, ResponseAction, shorten
 from ..protocols import ParsedRecords, RequestSlot, Stream
 from ..records.raw_records import RawReader
 
@@ -61,8 +63,10 @@ class PageFetcher:
         client: HttpClient,
         wait_for_capacity: Callable[[], Awaitable[None]],
         raw: RawReader | None = None,
+        on_surrogates: Callable[[], None] | None = None,
     ) -> None:
         self._stream, self._client, self._wait_for_capacity, self._raw = stream, client, wait_for_capacity, raw
+        self._on_surrogates = on_surrogates
 
     async def receive(
         self, context: RequestContext, previous_url: str | None, slot: RequestSlot | None, page: int
@@ -103,10 +107,19 @@ class PageFetcher:
                 received = await self._send(previous_url, retry)
 
     async def _send(self, previous_url: str | None, retry: RetryState) -> ReceivedPage:
-        builder = self._client.builder
-        return ReceivedPage(
-            *await self._client.fetch(lambda attempt: builder.build_page_request(attempt, previous_url), retry), retry
-        )
+        def build(context: RequestContext) -> Request:
+            try:
+                request = self._client.builder.build_page_request(context, previous_url)
+            except (ConfigError, LookupError, TypeError, AttributeError, ValueError) as error:
+                if (invalid := _as_invalid_slice(self._stream, context, error)) is None:
+                    raise
+                raise invalid from error
+            if self._on_surrogates is not None:
+                attempt = request.extensions["asyncstreams"]
+                request.extensions["asyncstreams"] = attempt._replace(on_surrogates=self._on_surrogates)
+            return request
+
+        return ReceivedPage(*await self._client.fetch(build, retry), retry)
 
     async def _open_stream(self, response: Response, action: ResponseAction, retry: RetryState) -> ParsedPage:
         """Parse the first batch of a body that is still arriving. Before that, the request can be repeated."""
@@ -132,9 +145,7 @@ class PageFetcher:
             if not _concerns_response(error, response):
                 raise  # about the response of a detail call, whose own retries are used up
             raise unexpected_body_error(self._stream, response, error) from None
-        if not self._stream.uses_default_parser:
-            self._check_records(records)
-        return records
+        return records if self._stream.uses_default_parser else self._checked(records)
 
     async def _to_list(self, parsed: ParsedRecords) -> list[Record]:
         """The result of a hand-written parse_response, as a list."""
@@ -155,12 +166,10 @@ class PageFetcher:
                 async for record in parsed:
                     # A full batch is held back until the next record, so that `is_last` is known.
                     if batch and (len(batch) >= _MAX_BATCH_RECORDS or response.bytes_read - offset >= _MAX_BATCH_BYTES):
-                        self._check_records(batch)
-                        yield RecordBatch(batch, response.bytes_read - offset, False)
+                        yield RecordBatch(self._checked(batch), response.bytes_read - offset, False)
                         batch, offset = [], response.bytes_read
                     batch.append(record)
-            self._check_records(batch)
-            yield RecordBatch(batch, response.bytes_read - offset, True)
+            yield RecordBatch(self._checked(batch), response.bytes_read - offset, True)
         except AsyncStreamsError as error:
             locate_error(error, response, retry)
             raise
@@ -183,7 +192,15 @@ class PageFetcher:
             f"{type(self._stream).__name__}.parse_response returned {_type_name(cast(object, parsed))}: "
             "an iterable of dicts is required",
             hint="return [record] for a single record" if single else "check for a missing `return`",
-        )
+        ).of_data()
+
+    def _checked(self, records: list[Record]) -> list[Record]:
+        """The result of a hand-written parse_response, with lone surrogates replaced if that is asked for."""
+        self._check_records(records)
+        if self._on_surrogates is not None and has_lone_surrogate(records):
+            self._on_surrogates()
+            records = replace_surrogates(records)
+        return records
 
     def _check_records(self, records: list[Record]) -> None:
         if set(map(type, records)) <= {dict}:
@@ -194,7 +211,27 @@ class PageFetcher:
                     f"{type(self._stream).__name__}.parse_response returned {_type_name(record)} as record {number}: "
                     "a dict is required",
                     hint="use `yield from` for a list of records" if isinstance(record, list) else None,
-                )
+                ).of_data()
+
+
+def _as_invalid_slice(stream: Stream, context: RequestContext, error: Exception) -> InvalidSlice | None:
+    """The error of a slice, or of a page token, whose values make no request; None if the declaration may be wrong."""
+    stream_slice = context.stream_slice
+    if isinstance(error, ConfigError):
+        has_values = bool(stream_slice) or context.next_page_token is not None
+        return InvalidSlice(error.message, hint=error.hint) if error.depends_on_data and has_values else None
+    parent = stream_slice.get("parent") or next(iter(stream_slice.get("parents") or ()), None)
+    if not stream.parents or (record := as_object(parent)) is None:
+        return None
+    kind = type(error).__name__
+    if isinstance(error, KeyError):
+        problem = f"a hook found no key {shorten(repr(error.args[0] if error.args else ''))}"
+    else:  # the text of a ValueError may be a value
+        problem = f"a hook raised {kind}" + ("" if isinstance(error, ValueError) else f": {shorten(str(error))}")
+    return InvalidSlice(
+        f"{problem}; the record of its parent has the keys {shown_keys(record)}",
+        hint="filter such parents in stream_slices, or handle them in the hook",
+    )
 
 
 def requested_url(response: Response) -> str:

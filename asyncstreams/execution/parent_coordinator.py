@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +17,7 @@ import anyio
 
 from .._json import encode
 from ..auth.identity import NotFingerprintable
+from ..cursors.durations import parse_duration
 from ..errors import ConfigError, LocalError
 from ..models import Page, Record
 from ..parents.cache_dir import CacheDir, resolve_cache_dir
@@ -23,7 +26,7 @@ from ..parents.log import ParentLog, merge_pages
 from ..parents.log_file import LogFile
 from ..parents.projection import decoder_for
 from ..protocols import Stream
-from ..records.json_lines import EncodedLines
+from ..records.json_lines import EncodedLines, encoding_error
 from ..state.compatibility import identity_of
 from ..state.stream_selection import StreamSelection, state_of
 from ..state.stream_state import StreamState, empty_state
@@ -48,8 +51,7 @@ class ParentFeed:
         self._logs = [log for _, log in parents]
         self._updated = asyncio.Event()
         self._readers = [
-            log.add_reader(decoder_for(stream.name, parent.name, stream.parent_fields), self._updated)
-            for parent, log in parents
+            log.add_reader(decoder_for(parent.name, stream.parent_fields), self._updated) for parent, log in parents
         ]
         self._name = stream.name
         self._parents = parents
@@ -128,7 +130,11 @@ class ParentPageSender:
         if page.records:
             # As JSON: the consumer may change its records, but children get them unchanged.
             records: object = page.records
-            text = records.to_json_array() if isinstance(records, EncodedLines) else encode(records)
+            try:
+                text = records.to_json_array() if isinstance(records, EncodedLines) else encode(records)
+            except TypeError as error:
+                failure = encoding_error(error, page.records).locate(stream=page.stream, page=page.number)
+                raise failure from None
             await self.log.append(text, len(page.records))
 
     async def put(self, page: Page, size: int, on_delivered: Callable[[Page], None]) -> None:
@@ -183,8 +189,12 @@ class ParentCoordinator:
     async def resolve_parents(self) -> AsyncGenerator[None]:
         """Find all parents on entry, close their logs on exit. Raises ConfigError."""
         try:
-            for selection in self.selections:  # grows during the loop
-                await self._connect_parents(selection)
+            # Those that need only new parents first: in a first run, others can share their read.
+            pending = deque(sorted(self.selections, key=lambda selection: not selection.stream.incremental_dependency))
+            while pending:
+                before = len(self.selections)
+                await self._connect_parents(pending.popleft())
+                pending += self.selections[before:]
             yield
         finally:
             for log in (*(writer.log for writer in self._writers.values()), *self._cached_logs.values()):
@@ -261,12 +271,25 @@ class ParentCoordinator:
                 return (await self._writer_for(selection, child, required)).log
         if required is not None:
             hidden = StreamSelection(
-                parent, None, required.copy(), None, is_emitted=False, feeds_children=child.has_state_store
+                parent,
+                None,
+                required.copy(),
+                None,
+                is_emitted=False,
+                replaces_surrogates=child.replaces_surrogates,
+                feeds_children=child.has_state_store,
             )
         else:
             if id(parent) in self._cached_logs:
                 return self._cached_logs[id(parent)]
-            hidden = StreamSelection(parent, None, state_of(parent, None), None, is_emitted=False)
+            hidden = StreamSelection(
+                parent,
+                None,
+                state_of(parent, None),
+                None,
+                is_emitted=False,
+                replaces_surrogates=child.replaces_surrogates,
+            )
             if parent.use_cache and (cached := await self._find_cached(parent)) is not None:
                 self._cached_logs[id(parent)] = cached
                 return cached
@@ -343,14 +366,34 @@ def _required_state(child: StreamSelection, parent: Stream) -> StreamState | Non
     if not child.stream.incremental_dependency or not isinstance(child.state, StreamState):
         return None
     required = child.state.parents.get(parent.name) or empty_state(identity_of(parent))
+    if required and child.stream.parent_lookback is not None:
+        if not required.cursor.is_time:
+            raise ConfigError(
+                f"{type(child.stream).__name__}.parent_lookback: the cursor of parent {parent.name!r} is a number",
+                hint="remove parent_lookback, which is a duration",
+            ).locate(stream=child.stream.name)
+        required = required.copy()
+        required.rewind(required.cursor.distance(parent_lookback_of(child.stream)))
     return required if child.has_state_store or required else None
+
+
+def parent_lookback_of(stream: Stream) -> timedelta:
+    """`parent_lookback` as a timedelta; 0 if it is None. Raises ValueError, TypeError and OverflowError."""
+    lookback = stream.parent_lookback
+    if lookback is None or isinstance(lookback, timedelta):
+        return lookback or timedelta(0)
+    duration = parse_duration(lookback)
+    if duration.months:
+        raise ValueError("months have no fixed length")
+    return duration.mean_length
 
 
 def _satisfies(parent: StreamSelection, required: StreamState | None, *, has_state_store: bool) -> bool:
     """Whether reading this selection of a parent yields the records that a child needs."""
     only_new = parent.has_state_store and bool(parent.stream.cursor_field)
     if required is None:
-        return not only_new and (parent.is_emitted or not parent.state)
+        # Before the first read, what is new is everything.
+        return not parent.state or (not only_new and parent.is_emitted)
     if only_new != has_state_store or (parent.is_emitted and not has_state_store):
         return False
     return isinstance(parent.state, StreamState) and parent.state.is_equivalent(required)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from ..destinations.ledger import JournalRecord, Part
 
@@ -16,7 +17,7 @@ class WriteReport:
 
     `quarantined` counts the rows that were written to quarantine, outside `rows`. With `was_read`, the stream was
     already read completely before the run was interrupted, so the resumed run did not read it again. For tables,
-    `parts` and `bytes` are 0.
+    `parts` and `bytes` are 0. `not_written_because` says why a run that was narrowed wrote nothing; "" if it did.
     """
 
     path: Path
@@ -26,6 +27,7 @@ class WriteReport:
     bytes: int = 0
     quarantined: int = 0
     was_read: bool = False
+    not_written_because: str = ""
 
     def with_commit(self, commit: JournalRecord) -> WriteReport:
         """A copy that includes a commit of the stream, in the form that the journal holds."""
@@ -45,6 +47,8 @@ class WriteReport:
         location = f"{self.path}, table {self.table}" if self.table else str(self.path)
         if self.was_read:
             return f"already complete before the interruption  {location}"
+        if self.not_written_because:
+            return f"not written, since {self.not_written_because}  {location}"
         if self.table:
             return f"{self.rows:,} rows  {location}"
         parts = f"{self.parts:,} part" + ("" if self.parts == 1 else "s")
@@ -56,8 +60,13 @@ class StreamReport:
     """What was delivered of one stream; `slices` counts the completed slices, `failed` the failed ones.
 
     `ignored` counts the slices that ended because `classify` returned IGNORE for a response, such as a 304; `slices`
-    does not include them. `repeated_pages` counts the pages beyond the end that repeated the last page; their records
-    are left out.
+    does not include them. `missing` counts the slices of a substream that were left out, because the API refused their
+    child or does not have it; `missing_children` names the first 100 of them, with the status. `repeated_pages` counts
+    the pages beyond the end that repeated the last page; their records are left out. `outside_window` counts the
+    records whose cursor lay outside of the window that they were requested for; they are left out, unless the stream
+    sets `keep_outside`. `left_for_next_run` counts the records of the time that `settle` leaves for the next run; that
+    time begins with the cursor value `left_from`, None if nothing is left. An API that filters by the bounds of windows
+    does not send such records, so that the count is 0.
 
     `written` describes the output, if the stream was extracted into files or tables. Then `raw_passthrough` says
     whether the records were copied as bytes; if they had to be decoded, `not_raw_because` has the reason.
@@ -73,12 +82,21 @@ class StreamReport:
     raw_passthrough: bool = False
     not_raw_because: str = ""
     repeated_pages: int = 0
+    missing: int = 0
+    missing_children: Mapping[str, int] = field(default_factory=dict[str, int])
+    outside_window: int = 0
+    left_for_next_run: int = 0
+    left_from: Any = None
     written: WriteReport | None = None
 
     def __str__(self) -> str:
         failed = f", {self.ignored:,} ignored" if self.ignored else ""
+        failed += f", {self.missing:,} missing" if self.missing else ""
         failed += f", {self.failed:,} failed" if self.failed else ""
         failed += f", {self.repeated_pages:,} repeated left out" if self.repeated_pages else ""
+        failed += f", {self.outside_window:,} outside their window" if self.outside_window else ""
+        left = f"{self.left_for_next_run:,} " if self.left_for_next_run else ""
+        failed += f", {left}from {self.left_from} on left for the next run" if self.left_from is not None else ""
         plural = "" if self.slices == 1 else "s"
         quarantined = f", {self.quarantined:,} quarantined" if self.quarantined else ""
         counts = (

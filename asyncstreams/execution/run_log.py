@@ -44,7 +44,7 @@ def log_end(run: StreamRun, outcome: str) -> None:
     """Log that a stream ends, with the pages and records that were read."""
     if not _log.isEnabledFor(logging.INFO):
         return
-    counts = {"ignored": run.slices_ignored, "failed": len(run.failed)}
+    counts = {"ignored": run.slices_ignored, "missing": run.slices_missing, "failed": len(run.failed)}
     slices = "".join(
         f", {count:,} {'slice' if count == 1 else 'slices'} {name}" for name, count in counts.items() if count
     )

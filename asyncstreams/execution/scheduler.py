@@ -13,7 +13,9 @@ import anyio
 from ..clock import SystemClock
 from ..errors import (
     ConfigError,
+    CursorMismatch,
     HostUnavailable,
+    HttpStatusError,
     LocalError,
     PaginationUndeclared,
     RateLimitWaitTooLong,
@@ -35,14 +37,21 @@ from ..models import Slice, shorten
 from ..protocols import Stream
 from ..records.record_validation import create_validator
 from ..state.stream_selection import StreamSelection
-from .failure_policy import as_unavailable, combine_failures, shows_wrong_declaration, split_rejected_slice
+from .failure_policy import (
+    as_unavailable,
+    combine_failures,
+    shows_wrong_declaration,
+    split_rejected_slice,
+    unavailable_because,
+)
+from .missing_children import MissingChildren
 from .page_queue import PageQueue
 from .parent_coordinator import ParentCoordinator, ParentFeed
 from .report import RunReport
 from .run_log import log_end, log_progress, log_silences, log_start
 from .slice_reader import SliceReader
 from .slice_source import pending_slices
-from .slots import SlotPool, cap_to_fd_limit
+from .slots import Slot, SlotPool, cap_to_fd_limit
 from .stream_run import ActiveSlice, StreamRun
 from .worker_pool import WorkerPool
 
@@ -61,10 +70,10 @@ class Scheduler:
     """Reads a set of streams in one run.
 
     A failed slice does not affect its siblings, with these exceptions. ConfigError (and so AuthError), HostUnavailable,
-    LocalError and AssertionError end the run. SchemaError and PaginationUndeclared end the stream, and so do more than
-    `max_failed_slices` failures, and what shows a wrong declaration before any response of the stream could be parsed.
-    After RateLimitWaitTooLong no further slice of the stream is started. With `stop_on_error`, the first failure ends
-    the run.
+    LocalError and AssertionError end the run. SchemaError, PaginationUndeclared and CursorMismatch end the stream, and
+    so do more than `max_failed_slices` failures, and what shows a wrong declaration before any response of the stream
+    could be parsed. After RateLimitWaitTooLong no further slice of the stream is started. With `stop_on_error`, the
+    first failure ends the run.
 
     Tasks raise nothing but cancellation. The page queue raises the error of the run after its last page.
     """
@@ -79,6 +88,8 @@ class Scheduler:
     ) -> None:
         self.selections, self._open_client = tuple(selections), open_client
         self._coordinator = ParentCoordinator(selections)
+        stores = (selection.state_store for selection in selections if selection.state_store is not None)
+        self._failure_store = next(stores, None)  # also for parents, which have none of their own
         self._stop_on_error = stop_on_error
         self._slot_pool = SlotPool(cap_to_fd_limit(max_concurrency))
         self._page_queue = PageQueue(_MAX_QUEUED_PAGES, _MAX_QUEUED_BYTES)
@@ -218,6 +229,7 @@ class Scheduler:
         try:
             async with log_progress(run), anyio.create_task_group() as tasks:
                 await self._schedule_slices(run, selection, tasks)
+            self._check_children(run)
         except BaseException:
             log_end(run, "stopped")
             self._deferred_events[id(selection)] = _cancelled_slice_events(run)
@@ -250,14 +262,15 @@ class Scheduler:
     async def _start_slices(
         self, run: StreamRun, selection: StreamSelection, tasks: TaskGroup, workers: WorkerPool[ActiveSlice]
     ) -> None:
-        # The first page of the first slice is read alone: it shows whether the stream is available.
+        # The first page of the first slice is read alone: it shows whether the stream is available. Of a substream, so
+        # are those of the second and third child, as long as each is refused.
         first: anyio.Event | None = anyio.Event()
         if run.remaining_records is not None and not await run.wait_for_demand(run.slots.new_slot()):
             # No record is needed, so no slice is either. Asking for slices might send requests to parents.
             return
         replays = run.sender.replays_delivered
         async with aclosing(pending_slices(selection, run.incremental, include_delivered=replays)) as pending:
-            async for stream_slice, already_delivered in pending:
+            async for stream_slice, already_delivered, problem in pending:
                 self._emit_parents_discovered(run)
                 slot = run.slots.new_slot()
                 await slot.acquire(new=True)
@@ -267,7 +280,9 @@ class Scheduler:
                     return
                 run.slices_started += 1
                 run.slots.count_open(1)
-                active = ActiveSlice(run.slices_started, stream_slice, slot, first, already_delivered)
+                if run.children is not None:
+                    run.children.start(stream_slice)
+                active = ActiveSlice(run.slices_started, stream_slice, slot, first, already_delivered, problem)
                 if run.remaining_records is not None:
                     await self._read_slice(run, tasks, active)
                     if run.remaining_records <= 0 or not await run.wait_for_demand(slot):
@@ -276,7 +291,8 @@ class Scheduler:
                 workers.start(active)
                 if first is not None:
                     await first.wait()
-                    first = None
+                    is_undecided = run.children is not None and run.children.is_undecided
+                    first = anyio.Event() if is_undecided else None
         self._emit_parents_discovered(run)
         if run.feed is not None:
             self._check_missing_parents(run, run.feed)
@@ -291,14 +307,14 @@ class Scheduler:
         """Mark the stream as stopped early, or as unavailable, if a parent was not read completely."""
         missing = [parent.name for parent in feed.incomplete_parents]
         for name in missing:
-            if not run.slices_started and (unavailable := self.unavailable.get(name)) is not None:
+            if (unavailable := self.unavailable.get(name)) is not None:
                 reason = f"its parent {name} is unavailable: {unavailable.reason}"
                 self.unavailable[run.stream.name] = StreamUnavailable(reason).locate(stream=run.stream.name)
                 return
         run.stopped_early = run.stopped_early or bool(missing)
 
     async def _read_slice(self, run: StreamRun, tasks: TaskGroup, active: ActiveSlice) -> None:
-        """Read one slice, or the parts that it is split into."""
+        """Read one slice, or the parts that it is split into, and the ranges that follow it."""
         try:
             parts = [active]
             while parts:
@@ -313,22 +329,29 @@ class Scheduler:
                 active.first_page_read.set()
 
     async def _read_part(self, run: StreamRun, active: ActiveSlice, tasks: TaskGroup) -> Sequence[Slice]:
-        """Read a slice or a part of one. If the API rejects it as too large, return the parts to read in its place."""
+        """Read a slice or a part of one. Returns what to read next: its parts if it is too large, or the next range."""
         events, stream_slice = run.client.events, active.stream_slice
         if events:
             self._emit(run, SliceStarted(run.stream.name, stream_slice))
         failure: Exception | None = None
         replacements: Sequence[Slice] = ()
         try:
-            if await self._deliver_pages(run, active, tasks):
-                run.slices_done += 1
-            else:
+            reader = await self._deliver_pages(run, active, tasks)
+            if reader.is_ignored:
                 run.slices_ignored += 1
+            else:
+                run.slices_done += 1
+                replacements = await self._next_range(run, reader, active.slot)
         except Exception as error:
-            failure = error
             replacements = split_rejected_slice(run.stream, stream_slice, error)
-            if not replacements:
-                self._handle_failure(run, stream_slice, error, tasks)
+            if run.incremental is not None:
+                replacements = [*run.incremental.replacements(stream_slice, replacements)]
+            if not replacements and run.children is not None and run.children.concerns(error):
+                self._leave_out_child(run, stream_slice, error, tasks)
+            else:
+                failure = error
+                if not replacements:
+                    self._handle_failure(run, stream_slice, error, tasks)
         except BaseException as error:
             run.record_cancelled(active, error)
             raise
@@ -336,9 +359,21 @@ class Scheduler:
             self._emit(run, SliceFinished(run.stream.name, stream_slice, failure))
         return replacements
 
-    async def _deliver_pages(self, run: StreamRun, active: ActiveSlice, tasks: TaskGroup) -> bool:
-        """Deliver the pages of a slice; false if an ignored response ended it."""
-        _, stream_slice, slot, first_page_read, already_delivered = active
+    async def _next_range(self, run: StreamRun, reader: SliceReader, slot: Slot) -> Sequence[Slice]:
+        """The range to read after a slice of a cursor that grows without end, if more records are needed."""
+        following = reader.next_range()
+        if following is None or (run.remaining_records is not None and run.remaining_records <= 0):
+            return ()
+        if not await run.wait_for_demand(slot):
+            return ()
+        run.slices_started += 1
+        return [following]
+
+    async def _deliver_pages(self, run: StreamRun, active: ActiveSlice, tasks: TaskGroup) -> SliceReader:
+        """Deliver the pages of a slice."""
+        _, stream_slice, slot, first_page_read, already_delivered, problem = active
+        if problem is not None:
+            raise problem.locate(stream=run.stream.name, stream_slice=stream_slice)
         reader = SliceReader(run, slot, stream_slice, tasks, already_delivered=already_delivered)
         async with aclosing(reader.pages()) as pages:
             async for page, size in pages:
@@ -362,13 +397,47 @@ class Scheduler:
                     if not await run.wait_for_demand(slot):
                         break
                     await slot.yield_to_others()
-        return not reader.is_ignored
+        return reader
+
+    def _leave_out_child(self, run: StreamRun, stream_slice: Slice, error: HttpStatusError, tasks: TaskGroup) -> None:
+        """Leave out a slice whose child is refused or missing; end its stream if it is unavailable because of that."""
+        assert run.children is not None
+        try:
+            reason = run.children.add(stream_slice, error)
+        except Exception as hook_error:  # raised by the availability strategy
+            self._abort(hook_error)
+            return
+        problem = str(error).partition("\n")[0]
+        run.warn_once(
+            "missing",
+            f"{run.stream.name}: {shorten(str(stream_slice))} is left out: {problem}; the report names such children",
+        )
+        if reason is not None:
+            self._mark_unavailable(run, reason, error)
+            tasks.cancel_scope.cancel()
+
+    def _check_children(self, run: StreamRun) -> None:
+        """At the end of a substream, mark it as unavailable if all of its children are refused."""
+        if run.children is None or run.children.error is None or run.children.count < run.slices_started:
+            return
+        if (reason := run.children.reason_at_end()) is not None:
+            self._mark_unavailable(run, reason, run.children.error)
+        else:
+            run.warn_once(
+                "all missing",
+                f"{run.stream.name}: no child was found ({run.slices_started:,} requested): if this is wrong, check "
+                "url_base and path()",
+            )
+
+    def _mark_unavailable(self, run: StreamRun, reason: str, error: HttpStatusError) -> None:
+        self.unavailable.setdefault(run.stream.name, unavailable_because(run.stream, reason, error))
 
     def _handle_failure(self, run: StreamRun, stream_slice: Slice, error: Exception, tasks: TaskGroup) -> None:
         """Record a failed slice; end its stream or the run if the failure requires it."""
         stream = run.stream
         try:
-            unavailable = None if run.has_read_page or run.failed else as_unavailable(stream, error)
+            is_first = not (run.has_read_page or run.failed or (stream.parents and MissingChildren.concerns(error)))
+            unavailable = as_unavailable(stream, error) if is_first else None
         except Exception as hook_error:  # raised by the availability strategy
             self._abort(hook_error)
             return
@@ -377,16 +446,18 @@ class Scheduler:
             tasks.cancel_scope.cancel()
             return
         run.failed.append((stream_slice, error))
+        if self._failure_store is not None:
+            self._failure_store.record_failure(stream, stream_slice, error)
         is_of_run = isinstance(error, ConfigError | HostUnavailable | LocalError | AssertionError)
-        if self._stop_on_error or (is_of_run and not isinstance(error, PaginationUndeclared)):
+        if self._stop_on_error or (is_of_run and not isinstance(error, PaginationUndeclared | CursorMismatch)):
             self._abort(error)
         elif isinstance(error, RateLimitWaitTooLong):
             # Requests in flight complete; all later ones would meet the same wait.
             run.stopped_early = True
         elif (
-            isinstance(error, SchemaError | PaginationUndeclared)
+            isinstance(error, SchemaError | PaginationUndeclared | CursorMismatch)
             or len(run.failed) > stream.max_failed_slices
-            or (not run.has_parsed_response and shows_wrong_declaration(error))
+            or shows_wrong_declaration(run, error)
         ):
             run.stopped_early = True
             tasks.cancel_scope.cancel()

@@ -8,9 +8,10 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from ..errors import AsyncStreamsError, PaginationLoop
+from ..errors import AsyncStreamsError, ConfigError, CursorMismatch, InvalidSlice, PaginationLoop, UnexpectedContent
 from ..messages import Response, shown_url
 from ..models import Page, Record, RequestContext, ResponseAction, Slice, shorten
+from ..parents.projection import IncompleteRecord
 from ..records.raw_records import are_raw
 from ..state.slice_checkpoint import SliceCheckpoint
 from ..state.stream_state import ResumePoint, StreamState
@@ -42,7 +43,9 @@ class SliceReader:
     ) -> None:
         self._run, self._stream, self._slice, self._slot = run, run.stream, stream_slice, slot
         self._tasks = tasks
-        self._fetcher = PageFetcher(run.stream, run.client, run.sender.wait_for_capacity, run.raw_reader)
+        self._fetcher = PageFetcher(
+            run.stream, run.client, run.sender.wait_for_capacity, run.raw_reader, run.on_surrogates
+        )
         self._resets = 0
         self._is_finished = False
         self.is_ignored = False
@@ -68,9 +71,14 @@ class SliceReader:
         self._guard: LoopGuard | None = None
         self._next = NextToken(self._run, is_resumed=resume is not None)
 
+    def next_range(self) -> Slice | None:
+        """The range to read after this slice, once it has been read, if the cursor grows without end."""
+        return self._checkpoint.next_range() if self._checkpoint is not None and self._is_finished else None
+
     async def pages(self) -> AsyncGenerator[tuple[Page, int]]:
         """Yield every page with its size in bytes, in order. Errors name stream, slice and page."""
         try:
+            self._check_parents()
             while not self._is_finished:
                 if self._guard is not None and self._token is not None:
                     self._guard.check_token(self._number, self._token)
@@ -91,6 +99,11 @@ class SliceReader:
                         self._number += 1
         except AsyncStreamsError as error:
             error.redact(self._run.client.secrets)
+            declaration_fits = self._run.has_parsed_response or bool(self._stream.parents)
+            if isinstance(error, ConfigError) and error.depends_on_data and declaration_fits:
+                text = UnexpectedContent(error.message, hint=error.hint)
+                text.locate(stream=self._stream.name, stream_slice=self._slice, page=self._number)
+                raise text.locate(url=error.url, method=error.method, status=error.status, tries=error.tries) from error
             error.locate(stream=self._stream.name, stream_slice=self._slice, page=self._number)
             raise
         except Exception as error:
@@ -101,6 +114,15 @@ class SliceReader:
                 self._ahead.discard()
             if self._checkpoint is not None and not self._is_finished:
                 self._checkpoint.is_abandoned = True
+
+    def _check_parents(self) -> None:
+        """Raises InvalidSlice if a record of a parent lacks a field of `parent_fields`."""
+        if self._stream.parent_fields is None:
+            return
+        for record in (self._slice.get("parent"), *(self._slice.get("parents") or ())):
+            if isinstance(record, IncompleteRecord):
+                hint = "correct the name, or omit parent_fields to get the complete record in the slice"
+                raise InvalidSlice(record.problem, hint=hint)
 
     async def _fetch_next(self) -> ParsedPage:
         received: ReceivedPage | None = None
@@ -222,7 +244,13 @@ class SliceReader:
         if not checkpoint.filters_records:
             return records
         visible = self._visible_fields(records)
-        chosen = checkpoint.filter_page(visible, response)
+        try:
+            chosen = checkpoint.filter_page(visible, response)
+        except CursorMismatch:
+            raw = self._run.raw_reader
+            if raw is not None and are_raw(records):  # the error names a field like the missing one
+                checkpoint.filter_page(raw.decode_records(records), response)
+            raise
         if visible is records:
             return chosen
         wanted = set(map(id, chosen))

@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, NamedTuple, cast
 
-from ..errors import AsyncStreamsError, ConfigError
-from ..models import Slice
+from anyio.lowlevel import checkpoint
+
+from ..errors import AsyncStreamsError, ConfigError, InvalidSlice
+from ..models import Slice, key_paths, shorten
+from ..parents.distinct import DistinctParents
 from ..protocols import SliceInput, Stream
-from ..redaction import displayed
 from ..state.incremental import IncrementalPlan
 from ..state.stream_selection import StreamSelection
 from ..state.stream_state import StreamState
 
 _USUAL_KEYS = ("id", "uuid", "slug")
+_MAX_FIELDS_SHOWN = 20
+_MAX_SLICES_PER_TURN = 200  # a millisecond or two, so that the event loop stays responsive
+_log = logging.getLogger("asyncstreams")
 
 
 class PendingSlice(NamedTuple):
-    """A slice to be read. One that was `already_delivered` by an earlier run is read for child streams only."""
+    """A slice to be read. One that was `already_delivered` by an earlier run is read for child streams only.
+
+    With a `problem` the slice cannot be read.
+    """
 
     stream_slice: Slice
     already_delivered: bool = False
+    problem: InvalidSlice | None = None
 
 
 async def pending_slices(
@@ -31,41 +41,75 @@ async def pending_slices(
     """Yield the slices that are not done; with `include_delivered`, also those that an earlier run delivered."""
     stream = selection.stream
     state = selection.state if isinstance(selection.state, StreamState) else None
+    distinct = DistinctParents(stream) if stream.parents and selection.slices is None else None
+    count = 0
     async with aclosing(iter_slices(stream, selection.slices, selection.state)) as slices:
         async for stream_slice in slices:
+            count += 1
+            if count % _MAX_SLICES_PER_TURN == 0:  # most of them may be done
+                await checkpoint()
+            if distinct is not None and not _add_to(distinct, stream, stream_slice):
+                continue
             if incremental is not None:
-                for part in incremental.slices(stream_slice):
-                    yield PendingSlice(part)
-            elif state is None or not _is_done(stream, stream_slice, state):
+                try:
+                    for part in incremental.slices(stream_slice):
+                        yield PendingSlice(part)
+                except ConfigError as error:
+                    if not error.depends_on_data:
+                        raise
+                    yield PendingSlice(stream_slice, problem=InvalidSlice(error.message, hint=error.hint))
+            elif state is None or not all(map(state.is_done, stream.partitions_of(stream_slice))):
                 yield PendingSlice(stream_slice)
             elif include_delivered:
                 yield PendingSlice(stream_slice, already_delivered=True)
+    if distinct is not None:
+        distinct.log_repeated()
+    if state is not None and selection.slices is None:
+        _warn_of_unused(stream, state)
 
 
-def _is_done(stream: Stream, stream_slice: Slice, state: StreamState) -> bool:
-    return bool(state) and all(state.is_done(stream_slice) for stream_slice in stream.partitions_of(stream_slice))
+def _add_to(distinct: DistinctParents, stream: Stream, stream_slice: Slice) -> bool:
+    """Note a slice of a substream; false if one of the same partition and interval was noted before."""
+    key = [*stream.partitions_of(stream_slice), {"interval": stream_slice.shown_interval()}]
+    return distinct.add(key, stream_slice.partition, stream_slice)
+
+
+def _warn_of_unused(stream: Stream, state: StreamState) -> None:
+    """Name the partitions of a given state that no slice had."""
+    unused, state.unused = state.unused, {}
+    if unused:
+        level = logging.INFO if stream.incremental_dependency else logging.WARNING  # unchanged parents have no slices
+        example = shorten(str(SliceLabels(stream).add_to(Slice(next(iter(unused.values()))))))
+        _log.log(
+            level, "%s: the state has %s that no slice has, such as %s", stream.name, _counted(len(unused)), example
+        )
+
+
+def _counted(partitions: int) -> str:
+    return "a partition" if partitions == 1 else f"{partitions:,} partitions"
 
 
 async def iter_slices(stream: Stream, slices: SliceInput | None, state: Mapping[str, Any]) -> AsyncGenerator[Slice]:
     """Yield `slices`, or the slices of the stream if it is None, lazily."""
     given: SliceInput = ()
+    labels = SliceLabels(stream)
     try:
         given = stream.stream_slices(state) if slices is None else slices
         if inspect.isawaitable(given):
             given = await given
         if isinstance(given, Mapping | str):
             kind = type(cast(object, given)).__name__
-            example = displayed(cast(object, given)) if kind == "dict" else '{"project": 7}'
+            example = str(labels.add_to(Slice(cast(Any, given)))) if kind == "dict" else '{"project": 7}'
             raise ConfigError(
                 f"{type(stream).__name__}: the slices are of type {kind}: expected a list of slices",
                 hint=f"pass a list such as [{example}]",
             )
         if isinstance(given, AsyncIterable):
             async for stream_slice in given:
-                yield _to_slice(stream, stream_slice)
+                yield _to_slice(stream, labels, stream_slice)
         elif isinstance(given, Iterable):
             for value in given:
-                yield _to_slice(stream, value)
+                yield _to_slice(stream, labels, value)
         else:
             raise ConfigError(
                 f"{type(stream).__name__}.stream_slices returned {type(given).__name__}: expected an iterable of slices"
@@ -81,37 +125,81 @@ async def iter_slices(stream: Stream, slices: SliceInput | None, state: Mapping[
             await given.aclose()
 
 
-def _to_slice(stream: Stream, given: Any) -> Slice:
+def _to_slice(stream: Stream, labels: SliceLabels, given: Any) -> Slice:
     if given is None or isinstance(given, Mapping):
-        stream_slice = given if isinstance(given, Slice) else Slice(cast(Mapping[str, Any] | None, given))
-        return _with_labels(stream, stream_slice) if stream.parents else stream_slice
+        return labels.add_to(given if isinstance(given, Slice) else Slice(cast(Mapping[str, Any] | None, given)))
     raise ConfigError(
         f"{type(stream).__name__}: a slice is of type {type(given).__name__}: expected a mapping or a Slice",
         hint='use a mapping such as {"project": 7}',
     )
 
 
-def _with_labels(stream: Stream, stream_slice: Slice) -> Slice:
-    """The slice of a substream, which shows the keys of its parents in messages, rather than their records."""
-    name = "parents" if "parents" in stream_slice else "parent"
-    if name in stream_slice.labels or name not in stream_slice:
-        return stream_slice
-    records: Any = stream_slice[name] if name == "parents" else [stream_slice[name]]
-    if not isinstance(records, list) or {*map(type, cast("list[object]", records))} != {dict}:
-        return stream_slice  # the author's own meaning of the name
-    shown: list[object] = []
-    for record, partition in zip(
-        cast(Sequence[Mapping[str, Any]], records), stream.partitions_of(stream_slice), strict=False
-    ):
-        identity: object = partition.get("parent")
-        shown.append(_without_fields(record) if identity is record else identity)
-    labels = {name: shown if name == "parents" else shown[0]} if shown else {}
-    return Slice(stream_slice.partition, stream_slice.interval, bounds=stream_slice.bounds, labels=labels)
+class SliceLabels:
+    """What messages show of the slices of one stream: the keys of parents and other records, never whole records."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._has_warned = False
+
+    def add_to(self, stream_slice: Slice) -> Slice:
+        """The slice with a label for each value that is a record, or contains one."""
+        labels: dict[str, Any] = {}
+        for name, value in stream_slice.items():
+            if isinstance(value, str | int | float) or value is None or name in stream_slice.labels:
+                continue
+            is_parent = self._stream.parents and name in ("parent", "parents")
+            label = self._parents(name, value, stream_slice) if is_parent else _label(value)
+            if label is not value:
+                labels[name] = label
+        if not labels:
+            return stream_slice
+        interval, bounds = stream_slice.interval, stream_slice.bounds
+        return Slice(stream_slice.partition, interval, bounds=bounds, labels={**stream_slice.labels, **labels})
+
+    def _parents(self, name: str, value: Any, stream_slice: Slice) -> Any:
+        records: list[Any] = value if name == "parents" else [value]
+        if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+            return _label(value)  # the author's own meaning of the name
+        shown: list[object] = []
+        for record, partition in zip(records, self._stream.partitions_of(stream_slice), strict=False):
+            identity: Any = partition.get("parent")
+            if identity is record:
+                self._warn_of_missing_key(partition)
+                shown.append(_key_of(record))
+            else:
+                shown.append({key: _label(inner) for key, inner in identity.items()})
+        return shown if name == "parents" else next(iter(shown), None)
+
+    def _warn_of_missing_key(self, partition: Mapping[str, Any]) -> None:
+        """Warn once if a parent declares a primary key that a record does not have."""
+        name = partition.get("parent_stream")
+        parent = next((parent for parent in self._stream.parents if parent.name == name), self._stream.parents[0])
+        if parent.primary_key is not None and not self._has_warned:
+            self._has_warned = True
+            _log.warning(
+                "%s: a record of %s has no value for its primary_key, %s, so all of its fields identify it: when one "
+                "of them changes, it is another parent",
+                self._stream.name,
+                parent.name,
+                ", ".join(repr(".".join(path)) for path in key_paths(parent.primary_key)),
+            )
 
 
-def _without_fields(record: Mapping[str, Any]) -> object:
-    """A parent without a primary key, which its whole record identifies: its usual key, or the names of its fields."""
+def _label(value: Any) -> Any:
+    """A value of a slice as messages show it."""
+    if isinstance(value, dict):
+        return _key_of(cast("dict[str, Any]", value)) if value else cast(Any, value)
+    if isinstance(value, list | tuple):
+        items = cast("Sequence[Any]", value)
+        shown = [_label(item) for item in items]
+        return shown if any(label is not item for label, item in zip(shown, items, strict=True)) else items
+    return value
+
+
+def _key_of(record: Mapping[str, Any]) -> object:
+    """A usual key of a record, or the names of its fields."""
     for name in _USUAL_KEYS:
         if isinstance(record.get(name), str | int):
             return {name: record[name]}
-    return f"a record with the fields {', '.join(map(str, record))}"
+    more = ", ..." if len(record) > _MAX_FIELDS_SHOWN else ""
+    return f"a record with the fields {', '.join(map(str, list(record)[:_MAX_FIELDS_SHOWN]))}{more}"

@@ -6,7 +6,6 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
-from ..cursors.intervals import Point
 from ..destinations.writer_protocol import Chunk
 from ..models import Page
 from ..state.slice_checkpoint import SliceCheckpoint
@@ -66,7 +65,6 @@ class StreamBatch:
 
     buffers: dict[Hashable, ChunkBuffer] = field(default_factory=dict[Hashable, ChunkBuffer])
     deltas: list[StateDelta] = field(default_factory=list[StateDelta])
-    lookback: Point = 0
     shared_batch_id: Hashable = field(default_factory=object)
     """The batch id of all slices that have spilled nothing."""
 
@@ -89,8 +87,11 @@ class CommitBatcher:
         self._ready_bytes = 0
         self._ready_to_spill: list[tuple[str, Hashable]] = []
 
-    def add_page(self, page: Page, chunks: Iterable[Chunk], now: float) -> None:
-        """Add the lines of a page; its state changes belong to the commit that will contain these lines."""
+    def add_page(self, page: Page, chunks: Iterable[Chunk], now: float, *, is_complete: bool | None = None) -> None:
+        """Add the lines of a page; its state changes belong to the commit that will contain these lines.
+
+        `is_complete`: the lines of the slice up to this page may be committed even if no state change covers them.
+        """
         checkpoint = cast(SliceCheckpoint, page.checkpoint)
         slice_ = self._open.get(checkpoint)
         if slice_ is None:
@@ -101,7 +102,7 @@ class CommitBatcher:
         if deltas := checkpoint.pop_due(page.number):
             slice_.deltas += deltas
             slice_.covered_chunks = len(slice_.buffer.chunks)
-        if page.is_last:
+        if page.is_last or is_complete:
             self._add_to_batch(slice_)
             del self._open[checkpoint]
         elif deltas and now - slice_.batched_at >= self._commit_interval(now):
@@ -171,7 +172,6 @@ class CommitBatcher:
 
     def _add_to_batch(self, slice_: OpenSlice) -> None:
         batch = self._ready.setdefault(slice_.stream, StreamBatch())
-        batch.lookback = slice_.checkpoint.lookback
         batch.deltas += slice_.deltas
         slice_.deltas = []
         self._ready_bytes += slice_.buffer.size

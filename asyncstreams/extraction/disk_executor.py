@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Executor, Future
+from contextlib import contextmanager
 from functools import partial
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, ParamSpec, TypeVar
+
+import anyio
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -58,6 +61,8 @@ class DiskExecutor:
         self._jobs: dict[asyncio.Future[Any], int] = {}
         self._is_closed = False
         self.failure: BaseException | None = None
+        self._grace: anyio.CancelScope | None = None
+        self._postponed: asyncio.CancelledError | None = None
 
     def submit(self, job: Callable[[], T], on_done: Callable[[T], None] | None = None, size: int = 0) -> None:
         """Queue a job that holds `size` bytes of memory; `on_done` receives its result on the event loop."""
@@ -72,7 +77,7 @@ class DiskExecutor:
         future = asyncio.get_running_loop().run_in_executor(self._thread, job)
         self._jobs[future] = 0
         future.add_done_callback(self._remove_job)
-        await asyncio.wait([future])
+        await self._wait([future])
         return future.result()
 
     async def wait_for_capacity(self) -> None:
@@ -83,7 +88,24 @@ class DiskExecutor:
     async def join(self) -> None:
         """Wait for all jobs, including those that finished jobs submit."""
         while self._jobs:
-            await asyncio.wait(self._jobs)
+            await self._wait(list(self._jobs))
+
+    @contextmanager
+    def grace_period(self, deadline: float) -> Generator[None]:
+        """A block that waits for its jobs until `deadline`, in time of the event loop, however often it is cancelled.
+
+        The caller raises such cancellations later, with `raise_postponed`.
+        """
+        try:
+            with anyio.CancelScope(deadline=deadline, shield=True) as self._grace:
+                yield
+        finally:
+            self._grace = None
+
+    def raise_postponed(self) -> None:
+        """Raise a cancellation that came within a grace period."""
+        if self._postponed is not None:
+            raise self._postponed
 
     async def close(self, last: Callable[[], T]) -> T:
         """Run the last job after the queued ones, then stop the thread; jobs submitted meanwhile are dropped."""
@@ -92,6 +114,17 @@ class DiskExecutor:
             return await self.run(last)
         finally:
             self._thread.shutdown()
+
+    async def _wait(self, futures: Sequence[asyncio.Future[Any]]) -> None:
+        while True:
+            try:
+                await asyncio.wait(futures)
+            except asyncio.CancelledError as error:
+                if self._grace is None or self._grace.cancel_called:
+                    raise
+                self._postponed = error
+            else:
+                return
 
     def _run_unless_failed(self, job: Callable[[], T]) -> T | None:
         if self.failure is not None:

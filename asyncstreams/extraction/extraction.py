@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -14,20 +15,22 @@ import anyio
 from ..clock import Clock
 from ..destinations.base import Destination
 from ..destinations.ledger import JournalRecord
-from ..destinations.writer_protocol import Chunk, CommitPayload
+from ..destinations.writer_protocol import Chunk, CommitPayload, FailedSlice
 from ..errors import PartialFailure, RateLimitWaitTooLong
 from ..execution.report import RunReport, StreamReport, WriteReport
 from ..execution.scheduler import OpenClient, Scheduler
-from ..models import Page
+from ..models import Page, Slice
 from ..protocols import Stream
 from ..records.json_lines import EncodedLines
-from ..state.compatibility import check_compatible, identity_with_credential
+from ..state.compatibility import check_compatible, identity_of, identity_with_credential, use_declared_cursor
 from ..state.slice_checkpoint import SliceCheckpoint
 from ..state.stream_selection import ReadOutcome, StreamSelection
-from ..state.stream_state import StreamState
+from ..state.stream_state import StreamState, empty_state
 from .commit_batcher import CommitBatcher, StreamBatch
 from .disk_executor import DiskExecutor
+from .failures import describe_failure
 from .plan import plan_extraction, schema_of
+from .run_scope import RunScope
 
 _SHUTDOWN_GRACE_S = 10.0
 _log = logging.getLogger("asyncstreams")
@@ -36,8 +39,8 @@ _log = logging.getLogger("asyncstreams")
 class Extraction:
     """One extraction into one destination; a StateStore whose state advances with the commits."""
 
-    def __init__(self, to: Destination, streams: Sequence[Stream], clock: Clock) -> None:
-        self._destination, self._streams, self._clock = to, streams, clock
+    def __init__(self, to: Destination, streams: Sequence[Stream], clock: Clock, scope: RunScope) -> None:
+        self._destination, self._streams, self._clock, self._run_scope = to, streams, clock, scope
         self._writer = to.new_writer()
         self._scope = anyio.CancelScope()
         self._disk = DiskExecutor(self._scope.cancel)
@@ -47,8 +50,13 @@ class Extraction:
         self._is_committing = False
         self._outcomes: dict[str, ReadOutcome] = {}
         self._parent_states: dict[str, Mapping[str, Any]] = {}
+        self._missing_children: dict[str, Mapping[str, int]] = {}
         self._new_identities: dict[str, dict[str, Any]] = {}
         self._reports: dict[str, WriteReport] = {}
+        self._failures: list[FailedSlice] = []
+        self._states: dict[str, StreamState] = {}
+        self._samples: Collection[str] = ()
+        self._not_written: Mapping[str, str] = {}
 
     async def run(self, client: OpenClient, max_concurrency: int, *, stop_on_error: bool) -> RunReport:
         """Read and commit all streams.
@@ -57,37 +65,41 @@ class Extraction:
         commits that are done stay.
         """
         try:
-            await self._disk.run(partial(self._writer.open, self._clock.wall()))
-            ledger = self._writer.ledger
-            plan = plan_extraction(self._destination, self._streams, ledger)
+            began_at = self._clock.wall()
+            await self._disk.run(partial(self._writer.open, began_at))
+            plan = plan_extraction(self._destination, self._streams, self._writer.ledger, self._run_scope, began_at)
+            self._samples, self._not_written = plan.samples, plan.not_written
             await self._disk.run(partial(self._writer.begin_run, plan.begin_record))
             for stream in plan.to_read:
                 kind = type(self._destination).__name__
                 _log.info("%s: writing to %s (%s)", stream.name, self._destination.path, kind)
+                self._states[stream.name] = state = self._initial_state(stream)
+                use_declared_cursor(state, stream)
             for stream in plan.already_read:
                 self._reports[stream.name] = replace(self._new_report(stream.name), was_read=True)
-            selection = [
-                StreamSelection(
-                    stream, None, ledger.streams[stream.name].state, None, state_store=self, raw_passthrough=True
-                )
-                for stream in plan.to_read
-            ]
-            scheduler = Scheduler(selection, client, max_concurrency, stop_on_error=stop_on_error)
-            return await self._read(scheduler)
+            for name, reason in plan.not_written.items():
+                _log.warning("%s: its records are read, but not written: %s", name, reason)
+                self._reports[name] = replace(self._new_report(name), not_written_because=reason)
+            selections = [self._select(stream) for stream in plan.to_read]
+            scheduler = Scheduler(selections, client, max_concurrency, stop_on_error=stop_on_error)
+            report = await self._read(scheduler)
         finally:
-            with self._shutdown_scope():
+            with self._grace_period():
                 await self._disk.close(self._writer.close)
+        self._disk.raise_postponed()
+        return report
 
     def check_stream(self, stream: Stream) -> None:
         """Raises StateIncompatible if the output holds another stream, or was read with another credential."""
         known = self._writer.ledger.streams[stream.name]
-        known.state.use_salt(bytes.fromhex(self._writer.ledger.salt))
+        self._states[stream.name].use_salt(bytes.fromhex(self._writer.ledger.salt))
         identity = identity_with_credential(stream, self._writer.ledger.salt)
         check_compatible(
             stream.name,
             known.identity,
             identity,
             allow_credential_change=self._destination.allow_credential_change,
+            way_out=self._destination.way_out(stream.name),
         )
         if known.identity != identity:
             self._new_identities[stream.name] = identity
@@ -97,15 +109,42 @@ class Extraction:
         return self._destination.needs_schema
 
     def describe_stream(self, stream: Stream, schema: Mapping[str, Any] | None) -> None:
-        self._disk.submit(partial(self._writer.describe_stream, stream.name, schema_of(stream, schema)))
+        described = schema_of(stream, schema, self._states[stream.name], self._clock.wall())
+        self._disk.submit(partial(self._writer.describe_stream, stream.name, described))
 
     def mark_progress(self, stream: str) -> None:
         """Does nothing: the state of a stream advances when its commit is done."""
 
+    def record_failure(self, stream: Stream, stream_slice: Slice, error: Exception) -> None:
+        self._failures.append(describe_failure(stream, stream_slice, error, self._clock.wall()))
+
     def finish_stream(self, stream: str, read: ReadOutcome, parents: Mapping[str, StreamState]) -> None:
+        if stream in self._samples or self._run_scope.is_range:
+            return
         self._outcomes[stream] = read
         self._parent_states[stream] = {name: state.to_json() for name, state in parents.items()}
+        self._missing_children[stream] = read.missing_children
         self._has_new_work.set()
+
+    def _initial_state(self, stream: Stream) -> StreamState:
+        """The state from which a stream is read: that of the output, which a sample leaves as it is."""
+        if stream.name in self._run_scope.slices:
+            return empty_state(identity_of(stream))
+        state = self._writer.ledger.streams[stream.name].state
+        return state.copy() if stream.name in self._samples else state
+
+    def _select(self, stream: Stream) -> StreamSelection:
+        scope = self._run_scope
+        return StreamSelection(
+            stream,
+            scope.slices.get(stream.name),
+            self._states[stream.name],
+            scope.limit,
+            state_store=self,
+            raw_passthrough=True,
+            replaces_surrogates=self._destination.surrogates == "replace",
+            cursor_range=(scope.since, scope.until),
+        )
 
     async def _read(self, scheduler: Scheduler) -> RunReport:
         """Read what is left, and commit everything that can be committed, even after an error or a cancellation."""
@@ -121,10 +160,11 @@ class Extraction:
                     tasks.cancel_scope.cancel()
             await self._commit_remaining()  # without a deadline, however slow the disk is
         finally:
-            with self._shutdown_scope():
+            with self._grace_period():
                 await self._commit_remaining()  # after a cancellation: what fits into the grace period
         if self._disk.failure is None and scheduler.fatal_error is None and not _is_resumed_later(raised):
-            self._disk.submit(self._writer.end_run)
+            record = {"op": "end", "at": self._clock.wall(), "partial": self._run_scope.is_partial}
+            self._disk.submit(partial(self._writer.end_run, record))
             self._disk.submit(partial(self._writer.maintain, is_end=True))
             await self._disk.join()
         self._shutdown_deadline = None
@@ -133,14 +173,15 @@ class Extraction:
         report = self._report(scheduler)
         if isinstance(raised, PartialFailure):
             raised.report = report
+            raised.hint = f"the next run reads the failed slices again; they are in {self._failures_location()}"
         if raised is not None:
             raise raised
         return report
 
-    def _shutdown_scope(self) -> anyio.CancelScope:
-        """A shielded scope for the final commits; all such scopes share one deadline."""
+    def _grace_period(self) -> AbstractContextManager[None]:
+        """A block for the final commits; all such blocks share one deadline."""
         self._shutdown_deadline = self._shutdown_deadline or anyio.current_time() + _SHUTDOWN_GRACE_S
-        return anyio.CancelScope(deadline=self._shutdown_deadline, shield=True)
+        return self._disk.grace_period(self._shutdown_deadline)
 
     async def _consume_pages(self, scheduler: Scheduler) -> None:
         async with scheduler.pages() as pages:
@@ -149,14 +190,17 @@ class Extraction:
                 await self._disk.wait_for_capacity()
 
     def _add_page(self, page: Page) -> None:
-        if cast(SliceCheckpoint, page.checkpoint).is_abandoned:
+        is_truncated = self._run_scope.limit is not None and not page.is_last
+        if page.stream in self._not_written or (
+            cast(SliceCheckpoint, page.checkpoint).is_abandoned and not is_truncated
+        ):
             return  # its slice failed, or starts over
         lines_by_kind = {"part": page.records, "quarantined": page.quarantined}
         chunks = [
             Chunk(kind, cast(EncodedLines, lines).data, len(lines)) for kind, lines in lines_by_kind.items() if lines
         ]
         now = self._clock.monotonic()
-        self._batcher.add_page(page, chunks, now)
+        self._batcher.add_page(page, chunks, now, is_complete=page.is_last or is_truncated)
         if self._batcher.seconds_until_commit(now) == 0:
             self._start_commit(now)
         elif not self._has_new_work.is_set():
@@ -177,6 +221,7 @@ class Extraction:
 
     async def _commit_remaining(self) -> None:
         self._batcher.close_open_slices()
+        self._submit_failures()
         await self._disk.join()
         while self._seconds_until_commit() is not None and self._disk.failure is None:
             self._start_commit(self._clock.monotonic(), is_last=True)
@@ -199,6 +244,7 @@ class Extraction:
             self._has_new_work.set()
             return
         self._is_committing = True
+        self._submit_failures()
         for batch_id in self._batcher.pop_abandoned():
             self._disk.submit(partial(self._writer.drop, batch_id))
         batches = self._batcher.pop_batches(now)
@@ -212,10 +258,12 @@ class Extraction:
             self._disk.submit(partial(self._finish_streams, finishable), self._end_commit)
 
     def _payload_of(self, name: str, batch: StreamBatch) -> CommitPayload:
-        state = self._writer.ledger.streams[name].state
-        entry: dict[str, Any] = {"deltas": [state.delta_to_json(delta) for delta in batch.deltas]}
-        if batch.lookback:
-            entry["lookback"] = batch.lookback
+        entry: dict[str, Any] = {}
+        if name not in self._samples:
+            state = self._states[name]
+            entry["deltas"] = [state.delta_to_json(delta) for delta in batch.deltas]
+            if (written := state.cursor.written_to_json()) is not None:
+                entry["cursor"] = written
         if name in self._new_identities:
             entry["identity"] = self._new_identities.pop(name)
         return CommitPayload(entry, {batch_id: buffer.chunks for batch_id, buffer in batch.buffers.items()})
@@ -229,8 +277,19 @@ class Extraction:
 
     def _finish_streams(self, names: Iterable[str]) -> None:
         for name in names:
-            self._writer.finish_stream(name, self._parent_states[name])
+            details = {"parents": self._parent_states[name], "missing": self._missing_children[name]}
+            record = {"op": "finish", "stream": name, "at": self._clock.wall()}
+            self._writer.finish_stream(record | {key: value for key, value in details.items() if value})
         self._writer.maintain()
+
+    def _submit_failures(self) -> None:
+        if self._failures:
+            failures, self._failures = self._failures, []
+            self._disk.submit(partial(self._writer.record_failures, failures))
+
+    def _failures_location(self) -> str:
+        path, table = self._writer.location_of(self._streams[0].name)
+        return f"table _asyncstreams_errors of {path}" if table else f"{path.parent}/.asyncstreams/errors.jsonl"
 
     def _end_commit(self, _: None) -> None:
         self._is_committing = False

@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar, cast
-
-import anyio
+from collections.abc import Mapping
+from typing import Any, cast
 
 from .._json import encode_canonical
 from ..destinations.base import Destination
@@ -18,15 +16,15 @@ from ..execution.read_handle import ReadHandle
 from ..execution.report import RunReport
 from ..models import Page
 from ..redaction import has_secret
-from .signals import cancel_on_sigterm
-
-T = TypeVar("T")
-
-_SIGTERM_EXIT_STATUS = 143  # 128 plus the number of the signal, as shells report it
+from .run_scope import RunScope
+from .signals import exit_on_signals
 
 
-def check_destination(class_name: str, to: object, state: Mapping[str, Any] | None) -> None:
-    """Raises ConfigError if `to` is neither a Destination nor a Sink; `class_name` is the caller's, for the message."""
+def check_destination(class_name: str, to: object, state: Mapping[str, Any] | None, scope: RunScope) -> None:
+    """Raises ConfigError if `to` is neither a Destination nor a Sink, or cannot be used with `state` or `scope`.
+
+    `class_name` is the caller's, for the message.
+    """
     if isinstance(to, Destination):
         if state is not None:
             raise ConfigError(
@@ -45,6 +43,11 @@ def check_destination(class_name: str, to: object, state: Mapping[str, Any] | No
             hint='use JsonLines("out/"), SQLite("out.sqlite"), or an object with '
             "`async def write(self, page, batch_id)`",
         )
+    elif scope.is_range or scope.refresh:
+        raise ConfigError(
+            f"{class_name}.extract: since, until and refresh need a destination that keeps its own state",
+            hint='use one such as JsonLines("out/") or SQLite("out.sqlite"), or a State of its own for this read',
+        )
 
 
 async def extract_to_sink(sink: Sink, read: ReadHandle[Page]) -> RunReport:
@@ -57,16 +60,7 @@ async def extract_to_sink(sink: Sink, read: ReadHandle[Page]) -> RunReport:
                 page.ack()
         return read.report
 
-    return await exit_on_sigterm(write_pages)
-
-
-async def exit_on_sigterm(work: Callable[[], Awaitable[T]]) -> T:
-    """Run `work`; on SIGTERM cancel it, wait until it has cleaned up, and raise SystemExit(143)."""
-    scope = anyio.CancelScope()
-    with cancel_on_sigterm(scope) as flag, scope:
-        return await work()
-    assert flag.was_signalled
-    raise SystemExit(_SIGTERM_EXIT_STATUS)
+    return await exit_on_signals(write_pages)
 
 
 def batch_id_of(page: Page) -> str:

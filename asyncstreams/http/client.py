@@ -16,7 +16,7 @@ from ..models import RequestContext, ResponseAction
 from ..protocols import Middleware, RequestSlot, Send, Stream
 from ..rate_limits.circuit_breaker import RETRY_COST, THROTTLE_COST
 from ..rate_limits.governor import Permit
-from ..rate_limits.quota_headers import exhausted_for, only_a_resource_is_exhausted
+from ..rate_limits.quota_headers import exhausted_for, only_a_resource_is_exhausted, reset_without_state
 from ..rate_limits.retry_after import backoff_seconds, body_retry_after, retry_after
 from .extension_keys import ANSWERED_KEY, PAUSED_KEY, PERMIT_KEY, SLOT_KEY
 from .request_builder import RequestBuilder
@@ -261,8 +261,11 @@ class HttpClient:
 
     def _implied_wait(self, response: Response) -> float | None:
         """Seconds to wait because a quota is used up, or because of an unexplained 403; None for neither."""
-        return exhausted_for(response, self._session.clock.wall()) or (
-            _UNEXPLAINED_403_WAIT_S if response.status_code == 403 else None
+        wall = self._session.clock.wall()
+        return (
+            exhausted_for(response, wall)
+            or reset_without_state(response, wall)
+            or (_UNEXPLAINED_403_WAIT_S if response.status_code == 403 else None)
         )
 
     def _server_wait(self, response: Response, action: ResponseAction) -> float | None:

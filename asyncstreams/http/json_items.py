@@ -7,25 +7,41 @@ surrogates silently.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from .. import _json
 from ..errors import MalformedJSON, UnexpectedContent
-from ..pagination.selectors import select_path
+from ..pagination.selectors import ABSENT, select_path
 
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|["{}\[\],:]', re.DOTALL)
 _MAX_ITEM_BYTES = 16 * 2**20
+
+
+class PathsOutside:
+    """The paths of a JSON text whose values neither are, contain nor are contained in the array at `path`."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __contains__(self, path: object) -> bool:
+        if not isinstance(path, str) or not self._path:
+            return False
+        outer, inner = sorted((path, self._path), key=len)
+        return outer != inner and not inner.startswith((f"{outer}.", f"{outer}["))
 
 
 class ItemScanner:
     """Extracts the items of the array at `path`, and decodes the items of one piece in one call.
 
     The rest of the text, the skeleton, is kept and decoded at the end. Thus the complete text is
-    checked, while the items are not held in memory.
+    checked, while the items are not held in memory. `on_rest` receives the decoded skeleton at the end.
     """
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(
+        self, path: str, repair: Callable[[bytes], bytes | None], on_rest: Callable[[Any], None] | None = None
+    ) -> None:
+        self._path, self._repair, self._on_rest = path, repair, on_rest
         self._steps = path.split(".") if path else []
         self._buffer: bytes = b""
         self._pieces: list[bytes] = []
@@ -60,14 +76,27 @@ class ItemScanner:
         if self._in_array:
             raise MalformedJSON("sent JSON that ends within its array: the body is truncated")
         self._add_to_skeleton(self._buffer)
-        skeleton = _json.decode(b"".join(self._skeleton))
+        skeleton = _json.decode_repaired(b"".join(self._skeleton), self._repair)
+        if self._on_rest is not None:
+            self._on_rest(skeleton)
         if not self._array_found:
-            found = select_path(self._path, skeleton) if self._path else skeleton
+            found = select_path(self._path, skeleton, ABSENT) if self._path else skeleton
+            if found is None:
+                self._check_null(skeleton)
+                return items
+            found = None if found is ABSENT else found
             kind = "nothing" if found is None else f"a {type(found).__name__}"
             fields = _json.as_object(skeleton)
             keys = "" if fields is None else f"; the body's keys are {sorted(fields)[:20]}"
             raise UnexpectedContent(f"sent {kind} where {self._path or 'the body'!r} should be an array{keys}")
         return items
+
+    def _check_null(self, skeleton: Any) -> None:
+        """Raise UnexpectedContent if there is null in place of the array because of an error."""
+        fields = _json.as_object(skeleton) or {}
+        reported = next((key for key in ("error", "errors") if fields.get(key)), None)
+        if reported is not None:
+            raise UnexpectedContent(f"sent null where {self._path!r} should be an array, and {reported!r}")
 
     def _scan(self) -> list[Any]:
         self._buffer = b"".join((self._buffer, *self._pieces))
@@ -136,7 +165,7 @@ class ItemScanner:
             complete = buffer[: cut - 1]
             if not complete.strip():
                 raise MalformedJSON("sent malformed JSON: a comma without an item before it")
-            items.extend(_decode_items(complete))
+            items.extend(self._decode_items(complete))
             self._buffer, self._commas = buffer[cut:], commas
         else:
             self._rescan_size = 2 * len(buffer)
@@ -146,8 +175,17 @@ class ItemScanner:
         if commas and not last.strip():
             raise MalformedJSON("sent malformed JSON: a comma before the end of an array")
         if text := complete + last:
-            items.extend(_decode_items(text))
+            items.extend(self._decode_items(text))
         self._commas = 0
+
+    def _decode_items(self, text: bytes) -> list[Any]:
+        try:
+            items: list[Any] = _json.decode_repaired(b"[" + text + b"]", self._repair)
+        except MalformedJSON as error:
+            # The offset of the error is relative to this piece, and is removed.
+            problem = error.message.partition(" at byte")[0]
+            raise MalformedJSON(f"{problem}, among the items of an array", hint=error.hint) from None
+        return items
 
     def _add_to_skeleton(self, text: bytes) -> None:
         self._skeleton.append(text)
@@ -156,15 +194,6 @@ class ItemScanner:
             raise UnexpectedContent(
                 f"sent more than {_MAX_ITEM_BYTES:,} bytes of JSON outside the array {self._path!r}"
             )
-
-
-def _decode_items(text: bytes) -> list[Any]:
-    try:
-        items: list[Any] = _json.decode(b"[" + text + b"]")
-    except MalformedJSON as error:
-        # The offset of the error is relative to this piece, and is removed.
-        raise MalformedJSON(f"{error.message.partition(' at byte')[0]}, among the items of an array") from None
-    return items
 
 
 def _decode_key(token: bytes) -> str:

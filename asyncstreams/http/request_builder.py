@@ -44,6 +44,8 @@ class Attempt(NamedTuple):
     options: SendOptions
     streamed: bool = False
     secrets: RevealedSecrets | None = None
+    on_surrogates: Callable[[], None] | None = None
+    """Called when lone surrogates of the response are replaced by U+FFFD; None: they are an error."""
 
 
 class RequestBody(NamedTuple):
@@ -196,7 +198,7 @@ class RequestBuilder:
             raise ConfigError(
                 f"{self._class_name}.request_headers: the value of {name} contains a line break, a control character "
                 "or a character outside ASCII"
-            )
+            ).of_data()
         return text
 
 
@@ -229,7 +231,8 @@ def _encode_body(class_name: str, body: RequestBody, reveal: Callable[[Secret], 
     try:
         content = _encode_json(json, reveal)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{class_name}: request_json returned a value that JSON cannot represent: {error}") from None
+        message = f"{class_name}: request_json returned a value that JSON cannot represent: {error}"
+        raise ConfigError(message).of_data() from None
     if b'"***"' in content:
         raise formatted_secret(class_name, "request_json")
     return content, "application/json"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from http import HTTPStatus
+from typing import Any
 
 from ..auth.authenticators import held_secrets
 from ..content.error_text import decode_text, error_text, is_html_page, shown_text
@@ -21,11 +23,12 @@ from ..models import ResponseAction
 from ..protocols import Stream
 from ..rate_limits.quota_headers import asks_to_wait
 from ..rate_limits.retry_after import body_retry_after, retry_after, should_retry
-from ..rate_limits.throttle_reasons import reports_throttling
+from ..rate_limits.throttle_reasons import has_throttle_reason, reports_throttling
 from ..redaction import safe_url, scrub, sent_secrets
 from .extension_keys import UNCREDENTIALED_KEY
-from .graphql import GraphqlError, graphql_errors, has_partial_data, is_throttled
+from .graphql import GraphqlError, errors_in, graphql_errors, has_partial_data, is_graphql, is_throttled
 
+_log = logging.getLogger("asyncstreams")
 MAX_ERROR_BODY_BYTES = 96 * 1024
 _EXCERPT_CHARS = 200
 _MAX_SNIFF_BYTES = 8192
@@ -73,7 +76,7 @@ def is_transient(status: int) -> bool:
 def default_action(stream: Stream, response: Response) -> ResponseAction:
     """The action for a response, by its status and the stream's `should_retry`."""
     status = response.status_code
-    if status == 403 and _is_throttled_403(response):
+    if 400 <= status < 500 and _is_throttled_4xx(response):
         return ResponseAction.THROTTLED
     if stream.should_retry(response):
         ordered = status == 429 or (status in (420, 503) and orders_wait(response))
@@ -114,8 +117,16 @@ def _is_throttled_403(response: Response) -> bool:
     return True
 
 
+def _is_throttled_4xx(response: Response) -> bool:
+    """Whether a 4xx other than 429 is a limit; one other than 403, as of Facebook and AWS, by the code in its body."""
+    status = response.status_code
+    if status == 403:
+        return _is_throttled_403(response)
+    return status not in (*_CREDENTIAL_STATUSES, 429) and has_throttle_reason(response)
+
+
 def _graphql_action(stream: Stream, response: Response, errors: Sequence[GraphqlError]) -> ResponseAction:
-    if stream.graphql_partial == "warn" and has_partial_data(response):
+    if stream.graphql_partial == "warn" and has_partial_data(response.json()):
         return ResponseAction.SUCCESS
     return ResponseAction.THROTTLED if is_throttled(errors) else ResponseAction.FAIL
 
@@ -130,7 +141,7 @@ def refusal_error(stream: Stream, response: Response, *, renewed: bool = False) 
     """The error for a response that is not a success."""
     status = response.status_code
     if 200 <= status < 300 and (errors := graphql_errors(response)):
-        return _graphql_error(stream, response, errors)
+        return _graphql_error(stream, response, response.json(), errors)
     if is_blocked(response):
         return _blocked_error(stream, response)
     problem = _with_message(stream, response)
@@ -164,7 +175,7 @@ def refusal_error(stream: Stream, response: Response, *, renewed: bool = False) 
 def retry_status_error(stream: Stream, response: Response) -> HttpStatusError:
     """The error of a retryable status, raised if no try is left."""
     if 200 <= response.status_code < 300 and (errors := graphql_errors(response)):
-        return _graphql_error(stream, response, errors)
+        return _graphql_error(stream, response, response.json(), errors)
     if is_blocked(response):
         return _blocked_error(stream, response)
     problem = _with_message(stream, response)
@@ -208,9 +219,23 @@ def _with_message(stream: Stream, response: Response) -> str:
     return problem if message is None else f'{problem}: "{message}"'
 
 
-def _graphql_error(stream: Stream, response: Response, errors: Sequence[GraphqlError]) -> HttpStatusError:
+def check_streamed_graphql(response: Response, rest: Any) -> None:
+    """Raise HttpStatusError for errors of GraphQL beside the items of a streamed body; `rest` is the decoded rest.
+
+    With graphql_partial = "warn", errors beside data are logged instead.
+    """
+    attempt = response.request.extensions.get("asyncstreams")
+    if attempt is None or not is_graphql(response.request) or not (errors := errors_in(rest)):
+        return
+    stream: Stream = attempt.stream
+    if stream.graphql_partial != "warn" or not has_partial_data(rest):
+        raise _graphql_error(stream, response, rest, errors)
+    _log.warning("%s: a part of the data is missing: %s", stream.name, _graphql_message(stream, response, errors))
+
+
+def _graphql_error(stream: Stream, response: Response, body: Any, errors: Sequence[GraphqlError]) -> HttpStatusError:
     hint = "correct the query in request_json, or the permissions of the credential"
-    if has_partial_data(response):
+    if has_partial_data(body):
         hint = 'part of the data is missing: set graphql_partial = "warn" to read what there is'
     return HttpStatusError(_graphql_message(stream, response, errors), status=response.status_code, hint=hint)
 
@@ -246,6 +271,8 @@ def unexpected_body_error(stream: Stream, response: Response, error: MalformedJS
             f"sent a page of HTML or XML instead of JSON ({kind}): {excerpt!r}",
             hint="check that url_base is the API and not its website; otherwise parse the body in parse_response",
         )
+    if error.hint is not None:
+        return error  # the problem lies in a text of a record, and the start of the body does not show it
     error.args = (f"{error.message} ({kind}); it begins with {excerpt!r}",)
     if "ndjson" in kind or "jsonl" in kind or b"}\n{" in body[:_MAX_SNIFF_BYTES]:
         error.hint = (

@@ -274,6 +274,12 @@ class RequestSender:
                     received, following = response, await _next_request(flow, response)
                 else:  # a token must be fetched first, without the permit
                     received, following = await _complete_renewal(self._renew(flow, outgoing, attempt.options))
+                    if following is None:
+                        raise ConfigError(
+                            f"{type(self.authenticator).__name__}: auth_flow ended without the request of the stream",
+                            hint="yield the given request, or one with the same method and URL; only those to a token "
+                            "endpoint may differ",
+                        )
                 if following is None:
                     return received
                 await discard(received)

@@ -15,23 +15,26 @@ from ..content.charsets import find_charset, invalid_charset_hint
 from ..errors import ConfigError, MalformedJSON, UnexpectedContent
 from ..messages import Response
 from ..models import Record
-from .json_items import ItemScanner
+from .json_items import ItemScanner, PathsOutside
+from .response_errors import check_streamed_graphql
 from .text_stream import END_OF_TEXT, text_pieces
 
 _log = logging.getLogger("asyncstreams")
 # The beginnings of HTML, XML, a JSON object and a JSON array; a plain CSV field may begin with a bracket.
 _OTHER_FORMAT = re.compile(r'\s*(?:<[A-Za-z!?]|\{\s*"|\[\s*[\[{"])')
+_LINE_END = re.compile(r"\n|\r\n|\r(?=.)", re.DOTALL)
+_DELIMITER_LINE = re.compile("sep=(.)", re.IGNORECASE)
 _MAX_LINE_BYTES = 16 * 2**20
 _COMMON_DELIMITERS = ";\t|,"
 
 
-def ndjson(response: Response) -> AsyncGenerator[Record]:
+def ndjson(response: Response, *, members: str | None = None) -> AsyncGenerator[Record]:
     """Yield one record for each line of newline-delimited JSON; blank lines are skipped.
 
     Files and charsets are handled as in `csv_rows`. Raises MalformedJSON, which names the line, also for a truncated
     last line, and UnexpectedContent for a line of more than 16 MiB.
     """
-    return _parse(response, response.charset, _LineParser, MalformedJSON)
+    return _parse(response, response.charset, lambda: _LineParser(response.repair_json), MalformedJSON, members)
 
 
 def csv_rows(
@@ -41,6 +44,7 @@ def csv_rows(
     quotechar: str | None = '"',
     encoding: str | None = None,
     extra_columns: Literal["error", "drop"] = "error",
+    members: str | None = None,
 ) -> AsyncGenerator[Record]:
     """Yield one record of strings for each row; the first row names the fields. Quoted fields may span lines.
 
@@ -48,9 +52,12 @@ def csv_rows(
     encoding: charset of the text; None for the one that Content-Type declares, or UTF-8. A byte order mark wins.
     extra_columns: columns without a name, and fields beyond the last name, are left out if they are empty. For a
         value there, "error" raises UnexpectedContent, and "drop" leaves it out, too.
+    members: which files of a ZIP file are read, by a pattern for their names such as "*.csv" or "data/orders-*.csv".
+        Raises UnexpectedContent if no name matches, or if the body is no ZIP file. None: all.
 
     A gzip, bzip2 or zstd file is decompressed, and the files of a ZIP file (at most 1,000) are read one after the
-    other, each with its own header. `body_limits` holds for all of them together.
+    other, each with its own header, except those that macOS and Windows add. `body_limits` holds for all of them
+    together. A first line such as `sep=;`, which Excel writes, is skipped.
 
     Raises UnexpectedContent for a field name that occurs twice, a row with too few or too many fields, an unclosed
     quote, a row of more than 16 MiB, bytes that are invalid in the encoding, and for encrypted ZIP files and files
@@ -64,16 +71,26 @@ def csv_rows(
     def new_parser() -> _CsvParser:
         return _CsvParser(response, delimiter, quotechar, drops_extra=extra_columns == "drop")
 
-    return _parse(response, charset, new_parser, UnexpectedContent)
+    return _parse(response, charset, new_parser, UnexpectedContent, members)
 
 
-def json_items(response: Response, path: str = "") -> AsyncGenerator[Record]:
+def json_items(response: Response, path: str = "", *, members: str | None = None) -> AsyncGenerator[Record]:
     """Yield the items of the array at a dotted path (`""`: the body itself), without holding the array.
 
     Files and charsets are handled as in `csv_rows`. Raises MalformedJSON for a malformed or truncated body. Raises
     UnexpectedContent if there is no array at the path, or for more than 16 MiB in one item or outside the array.
+    Raises HttpStatusError at the end if the body has errors of GraphQL, as they would fail a response that is not
+    streamed. What stands beside the array, such as the token of the next page, is read by the paginator at the end.
     """
-    return _parse(response, response.charset, lambda: ItemScanner(path), MalformedJSON)
+
+    def new_scanner() -> ItemScanner:
+        return ItemScanner(path, response.repair_json, keep_rest)
+
+    def keep_rest(rest: Any) -> None:
+        check_streamed_graphql(response, rest)
+        response.set_partial_json(rest, PathsOutside(path))
+
+    return _parse(response, response.charset, new_scanner, MalformedJSON, members)
 
 
 class _Parser(Protocol):
@@ -85,11 +102,15 @@ class _Parser(Protocol):
 
 
 async def _parse(
-    response: Response, charset: str | None, new_parser: Callable[[], _Parser], error: type[UnexpectedContent]
+    response: Response,
+    charset: str | None,
+    new_parser: Callable[[], _Parser],
+    error: type[UnexpectedContent],
+    members: str | None,
 ) -> AsyncGenerator[Any]:
     """Yield the records of each text in the body, from a parser of its own."""
     parser = new_parser()
-    async with aclosing(text_pieces(response, charset, error)) as pieces:
+    async with aclosing(text_pieces(response, charset, error, members)) as pieces:
         async for piece in pieces:
             if piece is END_OF_TEXT:
                 records = parser.finish()
@@ -105,7 +126,8 @@ async def _parse(
 class _LineParser:
     """Parses newline-delimited JSON, the lines of one piece in one call."""
 
-    def __init__(self) -> None:
+    def __init__(self, repair: Callable[[bytes], bytes | None]) -> None:
+        self._repair = repair
         self._rest: list[bytes] = []
         self._rest_size = 0
         self._line = 1
@@ -121,23 +143,24 @@ class _LineParser:
         self._rest, self._rest_size = [tail], len(tail)
         first = self._line
         self._line += block.count(b"\n") + 1
-        return _decode_lines(block, first)
+        return self._decode(block, first)
 
     def finish(self) -> list[Any]:
-        return _decode_lines(b"".join(self._rest), self._line)
+        return self._decode(b"".join(self._rest), self._line)
 
-
-def _decode_lines(block: bytes, first: int) -> list[Any]:
-    try:
-        return _json.decode_lines(block)
-    except MalformedJSON:
-        for number, text in enumerate(block.split(b"\n"), first):
-            try:
-                if text.strip():
-                    _json.decode(text)
-            except MalformedJSON as error:
-                raise MalformedJSON(f"{error.message}, in line {number}", offset=error.offset) from None
-        raise
+    def _decode(self, block: bytes, first: int) -> list[Any]:
+        try:
+            records: list[Any] = _json.decode_repaired(block, self._repair, _json.decode_lines)
+            return records
+        except MalformedJSON:
+            for number, text in enumerate(block.split(b"\n"), first):
+                try:
+                    if text.strip():
+                        _json.decode(text)
+                except MalformedJSON as error:
+                    message = f"{error.message}, in line {number}"
+                    raise MalformedJSON(message, offset=error.offset, hint=error.hint) from None
+            raise
 
 
 class _CsvParser:
@@ -148,13 +171,18 @@ class _CsvParser:
         self._delimiter, self._quotechar, self._drops_extra = delimiter, quotechar, drops_extra
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._pending: list[str] = []
-        self._rest = ""
+        self._rest = self._line_end = ""
         self._number = 0
         self._header: _CsvHeader | None = None
 
     def feed(self, piece: bytes) -> Iterable[Record]:
-        *lines, self._rest = (self._rest + self._decode(piece)).split("\n")
-        self._pending += [f"{line}\n" for line in lines]
+        self._rest += self._decode(piece)
+        self._line_end = self._line_end or _first_line_end(self._rest)
+        if not self._line_end:
+            _check_length(len(self._rest), "row")
+            return ()
+        *lines, self._rest = self._rest.split(self._line_end)
+        self._pending += [line + self._line_end for line in lines]
         rows, used = self._parse_pending(final=False)
         del self._pending[:used]
         _check_length(len(self._rest) + sum(map(len, self._pending)), "row")
@@ -203,12 +231,24 @@ class _CsvParser:
         return rows, used
 
     def _records(self, rows: list[list[str]]) -> Iterator[Record]:
-        if rows and self._header is None:
-            self._number = 1
-            self._header = self._read_header(rows.pop(0))
+        while rows and self._header is None:
+            self._number += 1
+            row = rows.pop(0)
+            if not (self._number == 1 and self._declares_delimiter(row)):
+                self._header = self._read_header(row)
         self._response.count_rows(len(rows))
         first, self._number = self._number + 1, self._number + len(rows)
         return iter(()) if self._header is None else self._header.records(rows, first)
+
+    def _declares_delimiter(self, row: list[str]) -> bool:
+        """Whether a row is a line such as `sep=;`. Raises UnexpectedContent if it declares another delimiter."""
+        match = _DELIMITER_LINE.fullmatch(self._delimiter.join(row))
+        if match is not None and match[1] != self._delimiter:
+            raise UnexpectedContent(
+                f"sent CSV whose first line declares the delimiter {match[1]!r}",
+                hint=f"pass delimiter={match[1]!r} to csv_rows",
+            )
+        return match is not None
 
     def _read_header(self, row: list[str]) -> _CsvHeader:
         if _OTHER_FORMAT.match(row[0]):
@@ -284,6 +324,12 @@ class _CsvHeader:
             hint="request different columns, or parse the body in parse_response: csv.reader over "
             "(await response.aread()).decode().splitlines()",
         )
+
+
+def _first_line_end(text: str) -> str:
+    r"""The end of the first line: "\n", also for "\r\n", or "\r" as on old Macs; empty if it has not arrived."""
+    found = _LINE_END.search(text)
+    return "" if found is None else "\r" if found[0] == "\r" else "\n"
 
 
 def _fields(count: int) -> str:

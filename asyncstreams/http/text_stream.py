@@ -31,14 +31,18 @@ TextPiece: TypeAlias = bytes | Literal[_Mark.END_OF_TEXT]
 
 
 async def text_pieces(
-    response: Response, charset: str | None, error: type[UnexpectedContent] = UnexpectedContent
+    response: Response,
+    charset: str | None,
+    error: type[UnexpectedContent] = UnexpectedContent,
+    members: str | None = None,
 ) -> AsyncGenerator[TextPiece]:
     """Yield the text in UTF-8, without a byte order mark, and END_OF_TEXT after each text.
 
     A gzip, bzip2 or zstd file is decompressed while it arrives. A ZIP file is first stored in a private temporary
     file. `body_limits` bounds what they decompress to. `charset` is the codec of the declared charset, None for
-    UTF-8; invalid bytes raise `error`. Raises TruncatedBody, DecodeError, ResponseTooLarge, UnexpectedContent, and
-    LocalError if the temporary file cannot be written.
+    UTF-8; invalid bytes raise `error`. `members` is a pattern for the names of the files in a ZIP file, which the body
+    must be then. Raises TruncatedBody, DecodeError, ResponseTooLarge, UnexpectedContent, and LocalError if the
+    temporary file cannot be written.
     """
     received = 0
     head: bytes = b""
@@ -51,10 +55,14 @@ async def text_pieces(
                 break
         received = len(head)
         if is_archive(file_format(head)):
-            async with aclosing(_member_texts(response, head, pieces, charset, meter, error)) as texts:
+            async with aclosing(_member_texts(response, head, pieces, charset, meter, error, members)) as texts:
                 async for text in texts:
                     yield text
             return
+        if members is not None:
+            raise UnexpectedContent(
+                f"sent no ZIP file, of which members={members!r} would be read", hint="remove members=..."
+            )
         meter.wire = response.wire_bytes or received
         for text in extractor.feed(head):
             _count_decoded(response, meter)
@@ -77,11 +85,12 @@ async def _member_texts(
     charset: str | None,
     meter: BodyMeter,
     error: type[UnexpectedContent],
+    pattern: str | None,
 ) -> AsyncGenerator[TextPiece]:
     async with _temporary_file() as file:
         size = await _store(file, head, pieces)
         meter.wire = response.wire_bytes or size
-        members = await _run_in_thread(ZipMembers, file, response.body_limits, meter)
+        members = await _run_in_thread(ZipMembers, file, response.body_limits, meter, pattern)
         for _ in range(len(members)):
             extractor = TextExtractor(charset, meter, stage=1, error=error, within="a ZIP file")
             await _run_in_thread(members.open_next)

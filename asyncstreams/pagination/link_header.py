@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 _TARGET = re.compile(r"\s*<([^>]*)>")
-_PARAM = re.compile(r"""(?:\s*;)+\s*([^\s=;,"]+)\s*(?:=\s*("(?:[^"\\]|\\.)*"|[^\s;,"]*))?""")
+# Some servers write single quotes, which are none of RFC 8288.
+_PARAM = re.compile(r"""(?:\s*;)+\s*([^\s=;,"]+)\s*(?:=\s*("(?:[^"\\]|\\.)*"|'[^',;"]*'|[^\s;,"]*))?""")
 _NEXT = re.compile(r"\s*,")
 
 
@@ -35,5 +36,13 @@ def parse_link_header(value: str) -> dict[str, str]:
     return links
 
 
+def names_relation(value: str, relation: str) -> bool:
+    """Whether a header has a `rel` parameter with this relation, perhaps in a link that cannot be parsed."""
+    relations = rf"""["']?(?:[^"',;]*\s)?{re.escape(relation)}(?=["',;\s]|$)"""
+    return re.search(rf"(?:^|[;,\s>])rel\s*=\s*{relations}", value, re.IGNORECASE) is not None
+
+
 def _unquoted(value: str) -> str:
+    if len(value) > 1 and value[0] == value[-1] == "'":
+        return value[1:-1]
     return re.sub(r"\\(.)", r"\1", value[1:-1]) if value.startswith('"') else value

@@ -12,12 +12,12 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import msgspec
 
-from .._json import as_object
+from .._json import as_array, as_object
 from ..errors import ConfigError, UnexpectedContent
 from ..messages import Response
 from ..models import PageRequest, Record
 from .extent import UNKNOWN_EXTENT, Extent
-from .link_header import parse_link_header
+from .link_header import names_relation, parse_link_header
 from .selectors import (
     Header,
     Selector,
@@ -253,7 +253,8 @@ class Offset:
 class Cursor:
     """Pagination by a token in each response. Ends when a response contains no token: null, false, 0, "", [] or {}.
 
-    A token that is a JSON number is sent as the API wrote it, digit by digit. Raises ConfigError for invalid arguments.
+    A token that is a JSON number, or contains some, is sent as the API wrote it, digit by digit. Raises ConfigError
+    for invalid arguments.
     Raises UnexpectedContent while reading if `more` is true but there is no token, since records would be lost
     silently.
     """
@@ -303,9 +304,9 @@ class Cursor:
                     hint="compare the `token` of the stream's Cursor with a real response",
                 )
             return None
-        if isinstance(following, float):
+        if _has_float(following):
             literal = select_literal(self.token, response)
-            return Decimal(literal) if self.into == "json" and isinstance(literal, str) else literal
+            return _with_exact_numbers(following, literal) if self.into == "json" else literal
         return following
 
     def apply(self, token: Any) -> PageRequest:
@@ -319,7 +320,8 @@ class Cursor:
 class LinkHeader:
     """Pagination by the `Link` header (RFC 8288). Ends when a response has no link with `rel`.
 
-    If the first response has a numbered `rel="last"` link, the remaining pages are fetched concurrently.
+    If the first response has a numbered `rel="last"` link, the remaining pages are fetched concurrently. Raises
+    UnexpectedContent while reading for a header that names `rel`, but whose link cannot be read.
     """
 
     counts_rows: ClassVar[bool] = False
@@ -334,7 +336,15 @@ class LinkHeader:
 
     def next(self, token: Any, response: Response, count: int) -> str | None:
         """The token of the page after `response`, which held `count` records; None after the last page."""
-        return _links(response).get(self.rel.lower()) or None
+        relation = self.rel.lower()
+        header = response.headers.get("link") or ""
+        target = parse_link_header(header).get(relation)
+        if target is None and names_relation(header, relation) and "anchor" not in header.lower():
+            raise UnexpectedContent(
+                f"has a Link header whose link with rel={self.rel!r} cannot be read (RFC 8288)",
+                hint="select the link with NextUrl(...) and a function of the response that reads the header",
+            )
+        return target or None
 
     def apply(self, token: Any) -> PageRequest:
         """The request parts for the page with this token."""
@@ -442,7 +452,7 @@ class Continuation:
             raise UnexpectedContent(
                 f"contains a {type(value).__name__} at {describe_selector(self.fields)}, not an object"
             )
-        if following and any(isinstance(item, float) for item in following.values()):
+        if following and _has_float(following):
             return as_object(select_literal(self.fields, response))
         return following or None
 
@@ -561,8 +571,37 @@ def _page_request(into: Into, fields: dict[str, Any]) -> PageRequest:
         inner = body
         for step in outer:
             inner = inner.setdefault(step, {})
-        inner[last] = msgspec.Raw(str(value).encode()) if isinstance(value, Decimal) else value
+        inner[last] = _with_raw_numbers(value)
     return PageRequest(json=body)
+
+
+def _has_float(value: Any) -> bool:
+    """Whether a JSON value is or contains a number that is not an integer, as the sort values of a search may."""
+    if (items := as_array(value)) is not None:
+        return any(map(_has_float, items))
+    fields = as_object(value)
+    return isinstance(value, float) if fields is None else any(map(_has_float, fields.values()))
+
+
+def _with_exact_numbers(value: Any, literal: Any) -> Any:
+    """A JSON value with each float as an exact number. `literal` is the same value as by `select_literal`."""
+    if (items := as_array(value)) is not None:
+        return [_with_exact_numbers(*pair) for pair in zip(items, literal, strict=True)]
+    if (fields := as_object(value)) is not None:
+        return {key: _with_exact_numbers(item, literal[key]) for key, item in fields.items()}
+    if not (isinstance(value, float) and isinstance(literal, str)):
+        return value
+    number = Decimal(literal)
+    return number if str(number) == literal else msgspec.Raw(literal.encode())  # 1e5 is another text than 1E+5
+
+
+def _with_raw_numbers(value: Any) -> Any:
+    """A JSON value that encodes each decimal number as it is written."""
+    if (items := as_array(value)) is not None:
+        return [_with_raw_numbers(item) for item in items]
+    if (fields := as_object(value)) is not None:
+        return {key: _with_raw_numbers(item) for key, item in fields.items()}
+    return msgspec.Raw(str(value).encode()) if isinstance(value, Decimal) else value
 
 
 def _with_param(url: str, param: str, value: str) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 from .._json import as_array, as_object
 from ..errors import UnexpectedContent
 from ..messages import Response
-from .selectors import ABSENT, select_path
+from .record_path import select_rows
+from .selectors import ABSENT
 
 _MAX_DEPTH = 3
 _MAX_CANDIDATES = 5
@@ -23,7 +24,7 @@ def find_rows(path: str | None, response: Response) -> list[Any] | dict[str, Any
     body = json_body(response)
     if path is None:
         return as_array(body)
-    value = select_path(path, body, ABSENT)
+    value = select_rows(path, body)
     if value is ABSENT:
         is_empty = body == [] if as_object(body) is None else not any(array_lengths(body))
         return [] if is_empty else None

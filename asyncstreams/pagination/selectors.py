@@ -89,7 +89,7 @@ def select_literal(selector: Selector, response: Response) -> Any:
 
     Such a number may have more digits than a double, or a form that the API compares as text.
     """
-    if not isinstance(selector, str):
+    if not isinstance(selector, str) or not response.has_body:
         return select_value(selector, response)
     return select_path(selector, decode_literals(response.text.removeprefix("\ufeff").encode()))
 
@@ -110,9 +110,13 @@ def explain_miss(selector: Selector, response: Response) -> str | None:
         if inner is None:
             return None
         fields = inner
-    close = difflib.get_close_matches(last, list(fields), 1, 0.75)
-    similar = ".".join([*outer, *close])
-    return f"{selector!r} is not in the body, but {similar!r} is" if close and last not in fields else None
+    close = None if last in fields else _most_similar(last, tuple(fields))
+    return None if close is None else f"{selector!r} is not in the body, but {'.'.join([*outer, close])!r} is"
+
+
+@lru_cache(maxsize=256)
+def _most_similar(key: str, keys: tuple[str, ...]) -> str | None:
+    return next(iter(difflib.get_close_matches(key, keys, 1, 0.75)), None)
 
 
 def describe_selector(selector: Selector | None) -> str:

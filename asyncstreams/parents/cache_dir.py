@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import ConfigError
+from ..storage.file_names import file_name
 from ..storage.framing import LOG_FORMAT, CorruptData, LogFooter
 from .log_file import LogFile, open_complete
 
@@ -59,8 +60,8 @@ class CacheDir:
                 os.unlink(own)
         return path.read_bytes()
 
-    def log_path(self, prefix: str, key: str) -> Path:
-        return self.path / f"{prefix}-{key}{_SUFFIX}"
+    def log_path(self, stream: str, key: str) -> Path:
+        return self.path / f"{file_name(stream)}-{key}{_SUFFIX}"
 
     def find(self, path: Path, now: float, ttl: float) -> tuple[LogFile, int, LogFooter] | None:
         """The log at `path`, the offset of its pages, and its footer; None if it is missing, unusable or too old.

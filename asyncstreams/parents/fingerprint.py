@@ -15,8 +15,9 @@ _READ_OPTIONS = frozenset(
     ("adaptive", "allow_insecure", "allowed_origins", "availability_strategy", "backoff", "body_limits", "cookies")
     + ("cache_dir", "cache_filename", "cache_ttl", "clock", "session_owner", "idempotent", "listeners", "detect_loops")
     + ("max_concurrency", "max_failed_slices", "max_pages", "max_quarantined", "max_server_wait", "max_time")
-    + ("max_tries", "outage_timeout", "parallel_pages", "quota_group", "rate_limit", "rate_limit_cost", "seed")
-    + ("single_page", "timeouts", "transport", "trust_env", "uncredentialed_origins", "use_cache", "weight")
+    + ("max_tries", "missing_child", "outage_timeout", "parallel_pages", "quota_group", "rate_limit")
+    + ("rate_limit_cost", "seed", "single_page", "timeouts", "transport", "trust_env", "uncredentialed_origins")
+    + ("use_cache", "weight")
 )
 _DECLARATION = (
     "name",
@@ -24,6 +25,7 @@ _DECLARATION = (
     "http_method",
     "paginator",
     "records_path",
+    "missing_records",
     "transformer",
     "validation",
     "authenticator",

@@ -36,6 +36,7 @@ from .vendor_headers import (
     ZENDESK_PREFIX,
     CounterNames,
     UsageNames,
+    common_names,
 )
 
 _MAX_CACHED_TEXTS = 64
@@ -44,6 +45,7 @@ _MAX_QUOTAS = 64  # of one response
 _MIN_RATE = 1 / 900  # requests a second; a lower one is not believed
 
 _USAGE = re.compile(rb"(?<![\w./-])(?:([a-z-]{1,64})=)?([0-9]{1,15})/([0-9]{1,15})(?![\w./])")
+_VENDOR_NAME = re.compile(rb"(.{0,40}-rate-?limit)-(?:remaining|reset|reset-after)")
 _PAIR = re.compile(rb"(?<![\w-])(total|remaining|resets)=([0-9]{1,15})(?![\w.])")
 _SIMPLE_STATE = re.compile(rb'"([A-Za-z0-9_-]{1,64})";r=([0-9]{1,15})(?:;t=([0-9]{1,15}))?')
 
@@ -128,6 +130,41 @@ def asks_to_wait(response: Response, wall: float) -> bool:
     return retry_after(response, wall) is not None or exhausted_for(response, wall) is not None
 
 
+def reset_without_state(response: Response, wall: float) -> float | None:
+    """Seconds until the latest reset of the quotas whose remaining units a response does not report; None without one.
+
+    A refusal with such a header means that the quota is used up.
+    """
+    found, date = _lone_resets(response.layout)
+    if not found:
+        return None
+    timing = ResponseTiming(response.raw_headers, wall, date, ServerClock())
+    resets = (parse_reset(split_values(index.value(timing.raw))[0], unit, None, timing) for index, unit in found)
+    return max((seconds for seconds in resets if seconds), default=None)
+
+
+@lru_cache(maxsize=64)
+def _lone_resets(layout: HeaderLayout) -> tuple[tuple[tuple[HeaderIndex, float], ...], HeaderIndex | None]:
+    """The headers with the reset of a quota whose remaining units no header reports, with their units; and Date."""
+    indexes = layout.indexes
+    found: list[tuple[HeaderIndex, float]] = []
+    for form in (*COUNTER_HEADERS, *_other_forms(indexes)):
+        if not any(name in indexes for name in (*form.remaining, *form.used)):
+            found.extend((indexes[name], form.reset_unit) for name in form.reset[:2] if name in indexes)
+    return tuple(found), indexes.get(b"date")
+
+
+def _other_forms(names: Iterable[bytes]) -> list[CounterNames]:
+    """The forms of vendors that are not listed, but use the usual names, such as X-Sentry-Rate-Limit-Remaining."""
+    prefixes = {match[1] for name in names if (match := _VENDOR_NAME.fullmatch(name))}
+    listed = {name for form in COUNTER_HEADERS for name in (*form.remaining, *form.reset)}
+    return [
+        common_names(prefix.decode("latin-1"), prefix)
+        for prefix in sorted(prefixes)
+        if not listed & {prefix + b"-remaining", prefix + b"-reset"}
+    ]
+
+
 class HeaderParser(Protocol):
     def parse(self, timing: ResponseTiming, quotas: list[ReportedQuota]) -> None:
         """Append the quotas found in the headers of `timing`."""
@@ -152,9 +189,10 @@ def _plan_for(layout: HeaderLayout) -> ParsePlan | None:
         parsers.append(
             StandardHeaders(find(*STATE_HEADERS), find(*POLICY_HEADERS), has_counters=b"ratelimit-remaining" in indexes)
         )
+    forms = (*COUNTER_HEADERS, *_other_forms(indexes))
     parsers.extend(
         CounterHeaders(form, find)
-        for form in COUNTER_HEADERS
+        for form in forms
         if find(*form.remaining) or (find(*form.used) and find(*form.limit))
     )
     parsers.extend(UsageHeader(form, indexes[form.header]) for form in USAGE_HEADERS if form.header in indexes)

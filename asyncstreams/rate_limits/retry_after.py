@@ -28,32 +28,41 @@ _MILLISECONDS_HEADERS = (
     b"x-ratelimit-retry-after-ms",
     b"x-rate-limit-retry-after-ms",
 )
-# Of Discord, Telegram and Firebase; Google's RetryInfo has a duration.
+# Of Discord, Telegram and Firebase; Google's RetryInfo has a duration. Keys are without case and separators.
 _BODY_UNITS_S = {
-    "retry_after": 1.0,
-    "retryAfter": 1.0,
-    "retryDelay": 1.0,
-    "retry_after_ms": 0.001,
-    "retryAfterMs": 0.001,
+    "retryafter": 1.0,
+    "retryafterseconds": 1.0,
+    "retryaftersecs": 1.0,
+    "retrydelay": 1.0,
+    "retryafterms": 0.001,
+    "retryaftermillis": 0.001,
+    "retryaftermilliseconds": 0.001,
 }
 _MAX_BODY_BYTES = 64 * 1024
 _MAX_DEPTH, _MAX_ITEMS = 4, 20
 _DAY_S, _MAX_NUMBER = 86_400.0, 1e15
+_MIN_TIME_S, _MIN_TIME_MS = 1e9, 1e12  # since 1970
+_BLANKS_AND_QUOTES = " \t\r\n\"'"
 
 _SECONDS = re.compile(r"[0-9]{1,300}(?:\.[0-9]{1,300})?")
 _DURATION = re.compile(
     r"P(?=[0-9T])(?:([0-9]{1,9})D)?(?:T(?=[0-9])(?:([0-9]{1,9})H)?(?:([0-9]{1,9})M)?(?:([0-9]{1,9}(?:[.,][0-9]{1,9})?)S)?)?"
 )
-_SHORT_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)s")
+# As Go and Google write durations, and people.
+_SHORT_DURATION = re.compile(
+    r"(?=[0-9])(?:([0-9]{1,9})h)?(?:([0-9]{1,9})m)?(?:([0-9]{1,9}(?:\.[0-9]{1,9})?) ?s(?:ec(?:ond)?s?)?)?"
+    r"(?:([0-9]{1,9}(?:\.[0-9]{1,9})?) ?ms)?"
+)
 
 
 def retry_after(response: Response, wall: float) -> float | None:
     """Seconds of a Retry-After header (RFC 9110, 10.2.3) or one of its variants; None if none orders a wait.
 
-    A value is a number of seconds, an HTTP-date, or a date or duration of ISO 8601. Headers whose names end in
-    `-ms` have milliseconds. A date is compared with the response's own `Date`, or with `wall`, our time in
-    seconds since 1970; so is a number that is a time of the next 24 hours, in seconds since 1970. Zero, a past date
-    and a malformed value order no wait. The longest of several values counts.
+    A value is a number of seconds, a duration such as "1m30s", an HTTP-date, or a date or duration of ISO 8601.
+    Headers whose names end in `-ms` have milliseconds. A date is compared with the response's own `Date`, or with
+    `wall`, our time in seconds since 1970; so is a number that is a time within 24 hours of it, in seconds or
+    milliseconds since 1970. Zero, a past date and a malformed value order no wait. The longest of several values
+    counts.
     """
     now: float | None = None
     longest: float | None = None
@@ -96,7 +105,7 @@ def _body_waits(value: Any, now: float, depth: int = 0) -> Iterator[float]:
             yield from _body_waits(item, now, depth + 1)
     elif (fields := as_object(value)) is not None:
         for key, child in fields.items():
-            unit = _BODY_UNITS_S.get(key)
+            unit = _BODY_UNITS_S.get(key.lower().replace("_", "").replace("-", ""))
             if unit is None or isinstance(child, dict | list):
                 yield from _body_waits(child, now, depth + 1)
             elif wait := _body_wait(child, now, unit):
@@ -108,12 +117,18 @@ def _body_wait(value: Any, now: float, unit: float) -> float | None:
     if isinstance(value, str):
         text = value.strip()
         if not _SECONDS.fullmatch(text):
-            match = _SHORT_DURATION.fullmatch(text)
-            return float(match[1]) if match else _longest_wait(text, now)
+            return _longest_wait(text, now)
         value = float(text)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _MAX_NUMBER:
         return None
-    return value - now if value > 1e9 and 0 < value - now <= _DAY_S else value * unit
+    wait = value * unit if unit < 1 else _seconds(value, now)
+    return wait if wait > 0 else None
+
+
+def _seconds(value: float, now: float) -> float:
+    """Seconds of a number: of the time until then, if it is a time near `now`, in (milli)seconds since 1970."""
+    time = value / 1000 if value > _MIN_TIME_MS else value
+    return time - now if time > _MIN_TIME_S and abs(time - now) <= _DAY_S else value
 
 
 def _milliseconds(value: bytes) -> float | None:
@@ -139,13 +154,11 @@ def _longest_wait(value: str, now: float) -> float | None:
     waits: list[float] = []
     parts = value.split(",")
     while parts:
-        part = parts.pop(0).strip()
+        part = parts.pop(0).strip(_BLANKS_AND_QUOTES)
         if _SECONDS.fullmatch(part):
-            seconds = float(part)
-            is_time = seconds > 1e9 and 0 < seconds - now <= _DAY_S
-            waits.append(seconds - now if is_time else seconds)
+            waits.append(_seconds(float(part), now))
             continue
-        if (duration := _iso_duration(part)) is not None:
+        if (duration := _iso_duration(part) or _short_duration(part)) is not None:
             waits.append(duration)
             continue
         if part.isalpha() and parts and (date := parse_http_date(f"{part},{parts[0]}")) is not None:
@@ -164,6 +177,15 @@ def _iso_duration(text: str) -> float | None:
         return None
     days, hours, minutes, seconds = (float((part or "0").replace(",", ".")) for part in match.groups())
     return days * _DAY_S + hours * 3600 + minutes * 60 + seconds
+
+
+def _short_duration(text: str) -> float | None:
+    """Seconds of a duration such as 1m30s, 250ms or "30 seconds"; None if it is none."""
+    match = _SHORT_DURATION.fullmatch(text)
+    if match is None:
+        return None
+    hours, minutes, seconds, milliseconds = (float(part or 0) for part in match.groups())
+    return hours * 3600 + minutes * 60 + seconds + milliseconds / 1000
 
 
 def parse_iso_date(text: str) -> float | None:

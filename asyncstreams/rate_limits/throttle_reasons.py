@@ -13,7 +13,10 @@ from ..messages import Response
 
 _MAX_DEPTH = 5
 _MAX_ITEMS = 20
-_REASON_KEYS = ("reason", "code", "errorCode", "status", "type", "__type", "error", "name")
+_REASON_KEYS = (
+    *("reason", "code", "Code", "errorCode", "errorcode", "ErrorCode"),
+    *("status", "type", "__type", "errorType", "error", "name"),
+)
 # In lower case without separators: Google's rateLimitExceeded and RATE_LIMIT_EXCEEDED are one.
 _REASONS = frozenset(
     (
@@ -38,8 +41,20 @@ _REASONS = frozenset(
         "slowdown",
         "overquerylimit",
         "overratelimit",
+        "quotaviolation",  # Apigee, of a request quota
+        "spikearrestviolation",
+        "callrateexceeded",  # Microsoft Advertising
+        "applicationthrottled",  # Microsoft Graph
+        "throttleexceeded",
+        "provisionedthroughputexceeded",
+        "provisionedthroughputexceededexception",
+        "bandwidthlimitexceeded",
+        "complexitybudgetexhausted",  # monday.com
+        "ratelimitederror",
     )
 )
+# Codes of the Graph API of Facebook, https://developers.facebook.com/docs/graph-api/overview/rate-limiting
+_GRAPH_API_CODES = frozenset((4, 17, 32, 613, *range(80_000, 80_015)))
 # Other reasons of these names are about storage, not about requests.
 _QUOTA_REASONS = frozenset(("quotaexceeded", "dailylimitexceeded"))
 _USAGE_DOMAINS = frozenset(("usagelimits", "global", "youtube.quota"))
@@ -48,12 +63,16 @@ _PERMISSION_REASONS = frozenset(
     ("accessnotconfigured", "storagequotaexceeded", "dailylimitexceededunreg", "userratelimitexceededunreg")
 )
 # `re` compiles these on first use: most programs need none of them.
-_LIMIT = r"(?:rate[ _-]?limits?|(?:request|api|call)s? (?:usage )?limits?|number of (?:api )?(?:requests|calls)|quota)"
+_LIMIT = (
+    r"(?:rate[ _-]?limits?|(?:request|api|call)s? (?:usage )?limits?|number of (?:api )?(?:requests|calls)|quota|"
+    r"limit (?:of|for) (?:api )?(?:requests|calls))"
+)
 _EXCEEDED = r"(?:exceed|reach|hit\b|exhaust|used up|surpass|trigger|violat)"
 _THROTTLED = (
     rf"{_LIMIT}.{{0,60}}?{_EXCEEDED}|{_EXCEEDED}.{{0,60}}?{_LIMIT}|maximum number of (?:api )?(?:requests|calls)|"
     r"too many (?:api |concurrent )?(?:requests|calls)|abuse detection|throttl|slow down|being rate[ -]limited|"
-    r"request rate (?:is )?(?:too high|higher|exceed)|reduce your request rate"
+    r"request rate (?:is )?(?:too high|higher|exceed)|reduce your request rate|developer over (?:rate|qps)|"
+    r"crossed (?:your |the )(?:[a-z]+ )?limit|exceeding usage of resource"
 )
 _STORAGE = r"\b(?:storage|disk|mailbox|seats?)\b"
 _PERMISSION = r"\b(?:permissions?|scopes?|privileges?|roles?|not authori[sz]ed|admin)\b"
@@ -65,6 +84,14 @@ def reports_throttling(response: Response) -> bool:
     if reasons & _PERMISSION_REASONS:
         return False
     return bool(reasons & _REASONS) or mentions_throttling(error_text(response) or "")
+
+
+def has_throttle_reason(response: Response) -> bool:
+    """Whether the body of an error has the code of a vendor for too many requests; its words alone do not count."""
+    reasons = set(_find_reasons(_decoded(response)))
+    if not reasons & _REASONS or reasons & _PERMISSION_REASONS:
+        return False
+    return re.search(_STORAGE, (error_text(response) or "").lower()) is None
 
 
 def is_throttle_reason(reason: object) -> bool:
@@ -99,6 +126,9 @@ def _find_reasons(value: Any, depth: int = 0) -> Iterator[str]:
             if isinstance(reason := fields.get(key), str):
                 name = _normalized(reason)
                 yield "ratelimitexceeded" if name in _QUOTA_REASONS and _is_about_usage(fields) else name
+        is_graph_api = "fbtrace_id" in fields or fields.get("type") == "OAuthException"
+        if is_graph_api and isinstance(code := fields.get("code"), int) and code in _GRAPH_API_CODES:
+            yield "ratelimitexceeded"
         for child in fields.values():
             if not isinstance(child, str):
                 yield from _find_reasons(child, depth + 1)
@@ -111,5 +141,5 @@ def _is_about_usage(fields: dict[str, Any]) -> bool:
 
 
 def _normalized(reason: str) -> str:
-    # "com.amazonaws.v2#ThrottlingException"
-    return re.sub(r"[\W_]", "", reason.rpartition("#")[2]).lower()
+    # "com.amazonaws.v2#ThrottlingException", "policies.ratelimit.QuotaViolation"
+    return re.sub(r"[\W_]", "", re.split(r"[#.]", reason.rstrip(" ."))[-1]).lower()

@@ -40,8 +40,8 @@ class UsageNames(NamedTuple):
     leaky: bool = False
 
 
-def _common(name: str, prefix: bytes, **more: Names) -> CounterNames:
-    """The usual header names, which all begin with `prefix`."""
+def common_names(name: str, prefix: bytes, **more: Names) -> CounterNames:
+    """The usual header names, which all begin with `prefix`; also of vendors that are not listed."""
     return CounterNames(
         name,
         remaining=(prefix + b"-remaining",),
@@ -56,10 +56,10 @@ def _common(name: str, prefix: bytes, **more: Names) -> CounterNames:
 
 COUNTER_HEADERS = (
     # IETF drafts up to 06; GitLab adds the date and the name.
-    _common("ratelimit", b"ratelimit", reset=(b"ratelimit-resettime",), qualifier=(b"ratelimit-name",)),
+    common_names("ratelimit", b"ratelimit", reset=(b"ratelimit-resettime",), qualifier=(b"ratelimit-name",)),
     # GitHub (-Resource), Discord (-Reset-After, -Bucket), Reddit, Jira, ClickUp, Pipedrive and most others;
     # Atlassian Data Center fills FillRate into its bucket each interval, Freshdesk says Total, Strava Usage.
-    _common(
+    common_names(
         "x-ratelimit",
         b"x-ratelimit",
         limit=(b"x-ratelimit-fillrate",),
@@ -69,7 +69,7 @@ COUNTER_HEADERS = (
         qualifier=(b"x-ratelimit-resource", b"x-ratelimit-bucket"),
     ),
     # Okta, Twitter; the limit of Zendesk has no suffix.
-    _common("x-rate-limit", b"x-rate-limit", or_limit=(b"x-rate-limit",)),
+    common_names("x-rate-limit", b"x-rate-limit", or_limit=(b"x-rate-limit",)),
     # Strava, read requests.
     CounterNames("x-readratelimit", (), limit=(b"x-readratelimit-limit",), used=(b"x-readratelimit-usage",)),
     # Kong.
@@ -94,7 +94,7 @@ COUNTER_HEADERS = (
         for unit in ("requests", "tokens")
     ),
     *(
-        _common(f"anthropic-ratelimit-{unit}", f"anthropic-ratelimit-{unit}".encode())
+        common_names(f"anthropic-ratelimit-{unit}", f"anthropic-ratelimit-{unit}".encode())
         for unit in ("requests", "tokens", "input-tokens", "output-tokens")
     ),
     CounterNames(

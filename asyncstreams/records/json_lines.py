@@ -7,15 +7,16 @@ from typing import overload
 
 import msgspec
 
-from .._json import decode_lines, encode_lines
-from ..models import QuarantinedRecord, Record
+from .._json import SURROGATES_HINT, LoneSurrogate, decode_lines, encode_lines, has_lone_surrogate
+from ..errors import AsyncStreamsError, ConfigError, UnexpectedContent
+from ..models import QuarantinedRecord, Record, shorten
 from .raw_records import are_raw
 
 _encoder = msgspec.json.Encoder()
 
 
 class EncodedLines(Sequence[Record]):
-    """The records of one page as newline-delimited JSON in `data`; indexing decodes them."""
+    """The records of one page as newline-delimited JSON in `data`; indexing decodes them, slicing does not."""
 
     __slots__ = ("_count", "data")
 
@@ -32,9 +33,13 @@ class EncodedLines(Sequence[Record]):
     @overload
     def __getitem__(self, index: int) -> Record: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Record]: ...
-    def __getitem__(self, index: int | slice) -> Record | list[Record]:
-        return decode_lines(self.data)[index]
+    def __getitem__(self, index: slice) -> EncodedLines: ...
+    def __getitem__(self, index: int | slice) -> Record | EncodedLines:
+        if isinstance(index, int):
+            record: Record = decode_lines(self.data)[index]
+            return record
+        lines = self.data.splitlines(keepends=True)[index]
+        return EncodedLines(b"".join(lines), len(lines))
 
     def __repr__(self) -> str:
         return f"<EncodedLines({self._count:,} records)>"
@@ -48,6 +53,21 @@ def encode_records(records: Sequence[Record], *, is_json: bool) -> EncodedLines:
     if is_json or are_raw(records):
         return EncodedLines(_encoder.encode_lines(records), len(records))
     return EncodedLines(encode_lines(records), len(records))
+
+
+def encoding_error(error: TypeError, records: Sequence[Record]) -> AsyncStreamsError:
+    """The error for records of a page that have no JSON form: `error` is the one of their encoder."""
+    if not isinstance(error, LoneSurrogate):
+        hint = "convert it in parse_response, or add a transformer"
+        return ConfigError(f"a record has no form in JSON: {error}", hint=hint)
+    number, field = next(
+        (number, name)
+        for number, record in enumerate(records)
+        for name, value in record.items()
+        if has_lone_surrogate({name: value})
+    )
+    where = f"record {number} of its page, field {shorten(repr(field))}"
+    return UnexpectedContent(f"sent a text with a lone surrogate, such as half an emoji: {where}", hint=SURROGATES_HINT)
 
 
 def encode_quarantined(records: Sequence[QuarantinedRecord]) -> EncodedLines:

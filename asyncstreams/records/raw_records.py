@@ -62,6 +62,10 @@ class RawReader:
         """The key and cursor fields of each record; absent fields are omitted."""
         return self._decode_fields(b"[" + b",".join(records) + b"]")
 
+    def decode_records(self, records: Sequence[RawRecord]) -> list[Record]:
+        """The complete records."""
+        return msgspec.json.decode(b"[" + b",".join(records) + b"]", type=list[Record])
+
 
 def reason_to_decode(stream: Stream, *, has_schema: bool) -> str | None:
     """Why the records of a stream must be decoded; None if raw passthrough is possible."""
@@ -75,6 +79,8 @@ def reason_to_decode(stream: Stream, *, has_schema: bool) -> str | None:
         return "it has a next_page_token of its own"
     if body_paths(stream.paginator) is None:
         return "its paginator inspects complete responses"
+    if {"*", "$"}.intersection((stream.records_path or "").split(".")):
+        return "its records_path does not lead to one array"
     if _type_tree(stream) is None:
         return "its records cannot be separated from what its paginator reads"
     if stream.cursor_field and not stream.primary_key:

@@ -6,7 +6,7 @@ import inspect
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .._json import as_object
@@ -32,6 +32,8 @@ class RecordValidator:
 
     def __init__(self, stream: Stream, schema: RecordSchema | None) -> None:
         self._stream = stream
+        self.json_schema: Mapping[str, Any] | None = None if schema is None else schema.json
+        """The schema of the records, as far as the run needs one."""
         self._schema = None if stream.validation == "off" else schema
         self._transform = _page_transform(stream, schema)
         self._records = 0

@@ -19,13 +19,13 @@ def check_config(class_name: str, spec: Mapping[str, Any] | None, config: Mappin
     """Check a configuration against a JSON schema. Raises ConfigError, whose message contains no values.
 
     `spec` is the schema, or an Airbyte connector's spec with the schema under `connectionSpecification`;
-    None: there is nothing to check.
+    None: there is nothing to check. The formats `date` and `date-time` are checked (RFC 3339), other formats are not.
     """
     if spec is None:
         return
     if not isinstance(spec, Mapping):
         raise ConfigError(f"{class_name}.spec: must be a JSON schema as a dict, not {type(spec).__name__}")
-    schema = RecordSchema(spec.get("connectionSpecification", spec), f"{class_name}.spec")
+    schema = RecordSchema(spec.get("connectionSpecification", spec), f"{class_name}.spec", checks_times=True)
     plain = _reveal(class_name, config)
     if schema.is_valid(plain):
         return

@@ -18,7 +18,7 @@ from .schema_files import DATA_KEYWORDS, NAME_MAP_KEYWORDS, bundle
 if TYPE_CHECKING:
     import jsonschema_rs
 
-_DEFAULT_DRAFT = "http://json-schema.org/draft-07/schema#"
+_DEFAULT_DRAFT = "http://json-schema.org/draft-07/schema"
 # The class of jsonschema for each draft.
 _DRAFTS = {
     "http://json-schema.org/draft-04/schema": "Draft4Validator",
@@ -27,7 +27,15 @@ _DRAFTS = {
     "https://json-schema.org/draft/2019-09/schema": "Draft201909Validator",
     "https://json-schema.org/draft/2020-12/schema": "Draft202012Validator",
 }
+_UNNAMED_DRAFT = "json-schema.org/schema"
+"""The address in schemas that genson infers, which Airbyte's builder uses; it names no draft."""
 _RECORD_URI = "urn:asyncstreams:record"
+_TIME_FORMATS = {"date": "2026-01-31", "date-time": "2026-01-31T12:00:00Z"}
+"""The formats that are checked with `checks_times`, with an example of each."""
+_OTHER_FORMATS = (
+    *("duration", "email", "hostname", "idn-email", "idn-hostname", "ipv4", "ipv6", "iri", "iri-reference"),
+    *("json-pointer", "regex", "relative-json-pointer", "time", "uri", "uri-reference", "uri-template", "uuid"),
+)
 _ANNOTATIONS = frozenset(("contentEncoding", "contentMediaType"))
 _MAX_VIOLATIONS = 100
 _MAX_DETAIL_CHARS = 60
@@ -36,11 +44,12 @@ _MAX_DETAIL_CHARS = 60
 class RecordSchema:
     """A compiled JSON schema of one record. `format` and content keywords are annotations, and are not checked.
 
-    Supports drafts 4, 6, 7, 2019-09 and 2020-12; without `$schema`, draft 7. Raises ConfigError for an unknown
-    draft, for a schema that its meta-schema rejects, and for an unresolvable reference.
+    With `checks_times`, the formats `date` and `date-time` are checked. Supports drafts 4, 6, 7, 2019-09 and 2020-12;
+    draft 7 where `$schema` is missing or names no draft. Raises ConfigError for an unknown draft, for a schema that its
+    meta-schema rejects, and for an unresolvable reference.
     """
 
-    def __init__(self, schema: Mapping[str, Any], where: str = "the schema") -> None:
+    def __init__(self, schema: Mapping[str, Any], where: str = "the schema", *, checks_times: bool = False) -> None:
         import jsonschema_rs
 
         self.json = bundle(schema, where=where)
@@ -49,8 +58,8 @@ class RecordSchema:
         record = {**_without_annotations(self.json), "$schema": draft}
         page = {"$schema": draft, "type": "array", "items": {"$ref": _RECORD_URI}}
         try:
-            self._record = _compile(record)
-            self._page = _compile(page, record)
+            self._record = _compile(record, checks_times=checks_times)
+            self._page = _compile(page, record, checks_times=checks_times)
         except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
             at = pointer(getattr(error, "instance_path", ()))
             reason = str(error).partition("\n")[0]
@@ -100,21 +109,41 @@ def _cached_schema(text: bytes, where: str) -> RecordSchema:
     return RecordSchema(orjson.loads(text), where)
 
 
-def _compile(schema: dict[str, Any], record: dict[str, Any] | None = None) -> jsonschema_rs.Validator:
+def _compile(
+    schema: dict[str, Any], record: dict[str, Any] | None = None, *, checks_times: bool
+) -> jsonschema_rs.Validator:
     import jsonschema_rs
 
     # Registered under its own URI, the schema of the record remains the root of its references.
     registry = None if record is None else jsonschema_rs.Registry([(_RECORD_URI, record)])
-    return jsonschema_rs.validator_for(schema, validate_formats=False, registry=registry, offline=True)
+    return jsonschema_rs.validator_for(
+        schema,
+        validate_formats=checks_times,
+        formats=dict.fromkeys(_OTHER_FORMATS, _accept) if checks_times else None,
+        registry=registry,
+        offline=True,
+    )
+
+
+def _accept(text: str) -> bool:
+    return True
 
 
 def _draft(schema: Mapping[str, Any], where: str) -> str:
     """The canonical URI of the schema's draft."""
     declared = schema.get("$schema", _DEFAULT_DRAFT)
+    address = _address(str(declared))
+    if address == _UNNAMED_DRAFT:
+        return _DEFAULT_DRAFT
     for draft in _DRAFTS:
-        if str(declared).rstrip("#").partition("://")[2] == draft.partition("://")[2]:
+        if address == _address(draft):
             return draft
     raise ConfigError(f"{where}: unknown draft $schema = {declared!r}", hint=f"supported: {', '.join(_DRAFTS)}")
+
+
+def _address(uri: str) -> str:
+    """A URI without its scheme, and without the fragment or slash at its end."""
+    return uri.strip().rstrip("#/").partition("://")[2].lower()
 
 
 def _without_annotations(node: Any, *, is_name_map: bool = False) -> Any:
@@ -187,6 +216,8 @@ def _violations(error: jsonschema_rs.ValidationError) -> Iterator[SchemaViolatio
     elif keyword == "type":
         wanted = " or ".join(kind.types)
         yield SchemaViolation(pointer(at), keyword, f"got {json_type_name(error.instance)}, expected {wanted}")
+    elif keyword == "format" and kind.format in _TIME_FORMATS:
+        yield SchemaViolation(pointer(at), keyword, f"not a {kind.format} such as {_TIME_FORMATS[kind.format]}")
     else:
         yield SchemaViolation(pointer(at), keyword, _expectation(kind))
 

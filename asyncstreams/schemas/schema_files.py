@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote, unquote
@@ -34,9 +35,15 @@ def find_schema(cls: type, base: type, name: str) -> dict[str, Any] | None:
     if "/" in name or "\\" in name:
         return None  # a name must not lead to another folder
     for folder in _schema_folders(cls, base):
-        if (file := folder / f"{name}.json").is_file():
+        if _is_file(file := folder / f"{name}.json"):
             return bundle(_load(file), folder, f"schemas/{name}.json")
     return None
+
+
+def _is_file(file: Traversable) -> bool:
+    with suppress(OSError):  # its name is too long for a file
+        return file.is_file()
+    return False
 
 
 def similar_files(cls: type, base: type, name: str) -> list[str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from ..cursors.intervals import Point
 from ..messages import Response
 from ..models import Record, Slice
 from ..protocols import Stream
@@ -37,7 +37,7 @@ class SliceCheckpoint:
         self._state_for_children = state_for_children
         self.partitions: Sequence[Mapping[str, Any]] = stream.partitions_of(stream_slice)
         self._filter = None
-        if incremental is not None and stream_slice.interval is not None:
+        if incremental is not None and stream_slice.has_interval:
             self._filter = SliceFilter(incremental, stream_slice, self.partitions[0])
         known = state.of(self.partitions[0]).partition()
         self.resume = known.resume if self._is_resumable and self._filter is None else None
@@ -46,15 +46,11 @@ class SliceCheckpoint:
         self._pending: deque[tuple[int, Sequence[StateDelta]]] = deque()
         self._count_pending = count_pending
         self._records_since = 0
+        self._slice, self._has_rows = stream_slice, self.resume is not None
         self.has_progress = self.resume is not None
         """Whether the slice was resumed, or a delta before its last page was registered."""
         self.is_abandoned = False
         """Whether the slice will deliver no further pages, although it is incomplete."""
-
-    @property
-    def lookback(self) -> Point:
-        """The distance before the end of the range that later runs read again, in points."""
-        return self._state.lookback
 
     @property
     def _is_resumable(self) -> bool:
@@ -71,14 +67,17 @@ class SliceCheckpoint:
 
     def register_page(self, number: int, count: int, token: Any, *, is_last: bool) -> None:
         """Register a page of `count` records before it is delivered; `token` is that of the next page."""
+        if is_last and self._filter is not None:
+            self._filter.finish()
         if self._state_store is None and self._state_for_children is None:
             return
         deltas: list[StateDelta] = []
+        self._has_rows = self._has_rows or count > 0
         if is_last:
             if self._filter is None:
                 deltas = [StateDelta(partition) for partition in self.partitions]
-            else:
-                deltas = [self._filter.final_delta()]
+            elif (delta := self._filter.final_delta()) is not None:
+                deltas = [delta]
         elif self._filter is not None:
             checkpoint = self._filter.add_page(count)
             deltas = [] if checkpoint is None else [checkpoint]
@@ -87,6 +86,8 @@ class SliceCheckpoint:
             if self._records_since >= (self._stream.state_checkpoint_interval or 0):
                 self._records_since = 0
                 deltas = [StateDelta(self.partitions[0], resume=ResumePoint(token, number + 1))]
+        if is_last and deltas and self._has_rows and (children := self._new_children()):
+            deltas[-1] = replace(deltas[-1], children=children)
         if self._state_for_children is not None:
             for delta in deltas:
                 self._state_for_children.apply(delta)
@@ -94,6 +95,15 @@ class SliceCheckpoint:
             self.has_progress = self.has_progress or not is_last
             self._pending.append((number, deltas))
             self._count_pending(1)
+
+    def _new_children(self) -> Sequence[str]:
+        """The keys of the children of the slice that are not known to have rows."""
+        keys = map(self._state.child_key, self._stream.children_of(self._slice))
+        return list(filter(self._state.children.accepts, keys))
+
+    def next_range(self) -> Slice | None:
+        """The range to read after this slice, if the cursor grows without end; otherwise None."""
+        return None if self._filter is None else self._filter.next_range()
 
     def discard_last(self) -> None:
         """Drop the delta of the page registered last, because the page is delivered in part."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
-from ..cursors.cursor_format import CursorFormat
 from ..declaration.checks import check_cursor
+from ..models import Slice
 from ..protocols import SliceInput, Stream
+from .airbyte_state import StateInput, merge_airbyte_state, state_for
 from .compatibility import identity_of
-from .stream_state import StreamState, empty_state, merge_state
+from .stream_state import StreamState, empty_state
 
 
 class ReadOutcome(Protocol):
@@ -18,6 +19,11 @@ class ReadOutcome(Protocol):
     @property
     def is_fully_acknowledged(self) -> bool:
         """Whether every page that carries state progress was acknowledged."""
+        ...
+
+    @property
+    def missing_children(self) -> Mapping[str, int]:
+        """Slices that were left out, because their children are refused or missing, as texts, with their statuses."""
         ...
 
 
@@ -41,6 +47,10 @@ class StateStore(Protocol):
         """Called after the state of a stream has advanced."""
         ...
 
+    def record_failure(self, stream: Stream, stream_slice: Slice, error: Exception) -> None:
+        """Called when a slice has failed."""
+        ...
+
     def finish_stream(self, stream: str, read: ReadOutcome, parents: Mapping[str, StreamState]) -> None:
         """Called when a stream has been read completely; its last pages may not be acknowledged yet.
 
@@ -54,7 +64,9 @@ class StreamSelection(NamedTuple):
 
     A stream that is not `is_emitted` is read only for its children. A `state_store` keeps `state`, which is then a
     StreamState. With `raw_passthrough` pages hold `Lines` instead of records and of quarantined records. With
-    `feeds_children` the children store its state together with theirs.
+    `replaces_surrogates` lone surrogates in responses become U+FFFD; otherwise they are an error. With
+    `feeds_children` the children store its state together with theirs. `cursor_range` are the bounds between which the
+    run reads, as the caller gave them.
     """
 
     stream: Stream
@@ -64,7 +76,9 @@ class StreamSelection(NamedTuple):
     is_emitted: bool = True
     state_store: StateStore | None = None
     raw_passthrough: bool = False
+    replaces_surrogates: bool = False
     feeds_children: bool = False
+    cursor_range: tuple[Any, Any] = (None, None)
 
     @property
     def has_state_store(self) -> bool:
@@ -78,16 +92,12 @@ class StreamSelection(NamedTuple):
         return self.slices is None and self.limit is None and not self.state and not only_new
 
 
-def state_of(stream: Stream, state: Mapping[str, Any] | None) -> Mapping[str, Any]:
+def state_of(stream: Stream, state: StateInput) -> Mapping[str, Any]:
     """The state passed to hooks: a StreamState for incremental streams, for others the caller's own mapping."""
     if isinstance(state, StreamState):
         return state
     check_cursor(type(stream).__name__, stream)
+    given: Mapping[str, Any] = {} if state is None else state_for(stream, state)
     if not stream.cursor_field and not stream.incremental_dependency:
-        return {} if state is None else state
-    return merge_state(empty_state(identity_of(stream)), state or {})
-
-
-def cursor_of(stream: Stream) -> CursorFormat:
-    """The format of a stream's cursor values. Raises ConfigError."""
-    return CursorFormat(stream.cursor_format, stream.cursor_timezone)
+        return given
+    return merge_airbyte_state(stream, empty_state(identity_of(stream)), given)

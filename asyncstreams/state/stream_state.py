@@ -6,19 +6,22 @@ import hashlib
 import hmac
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
 from .._json import as_object, encode, encode_canonical
-from ..cursors.cursor_format import CursorFormat, InvalidCursorValue
+from ..cursors.cursor_format import CursorFormat
 from ..cursors.intervals import Intervals, Point
-from ..errors import ConfigError, StateCorrupt
-from ..models import CursorField, Slice
+from ..errors import StateCorrupt
+from ..models import CursorField
 from ..redaction import HiddenText, replace_secrets
+from .known_children import KnownChildren
 
 _NUMBERS = CursorFormat("number")
 _PROCESS_SALT = os.urandom(16)
+_PARTITIONS_PER_STEP = 2_000
+_CHILD_KEY_CHARS = 16
 
 
 class ResumePoint(NamedTuple):
@@ -40,6 +43,10 @@ class StateDelta:
     done: tuple[Point, Point] | None = None
     seen: Mapping[str, Point] = field(default_factory=dict[str, Point])
     resume: ResumePoint | None = None
+    children: Sequence[str] = ()
+    """Keys of children of a substream that have rows; see KnownChildren."""
+    keeps_lookback: bool = False
+    """Whether `done` ends before the lookback, so that the next run reads it again as a gap."""
 
 
 @dataclass(slots=True)
@@ -51,6 +58,8 @@ class Partition:
     is_done: bool = False
     seen: dict[str, Point] = field(default_factory=dict[str, Point])
     resume: ResumePoint | None = None
+    keeps_lookback: bool = False
+    """Whether `done` ends before the lookback; otherwise the next run goes back from its end."""
 
 
 class StreamState(Mapping[str, Any]):
@@ -61,11 +70,17 @@ class StreamState(Mapping[str, Any]):
     `of(partition)` is the state of a single one. A Secret in a partition is kept as its keyed hash.
     """
 
+    # From a state of another tool: `initial` is what was read before in each partition without progress of its own,
+    # `unused` are the partitions that no slice has had yet.
+
     def __init__(self, cursor_field: CursorField = None, cursor: CursorFormat = _NUMBERS) -> None:
         self.cursor_name = cursor_name(cursor_field)
-        self.cursor = cursor
-        self.lookback: Point = 0
+        self._cursor = cursor
+        self._origin = self
         self.parents: dict[str, StreamState] = {}
+        self.initial = Intervals()
+        self.unused: dict[str, Mapping[str, Any]] = {}
+        self.children = KnownChildren()
         self._salt = _PROCESS_SALT
         self._partitions: dict[str, Partition] = {}
         self._partition: Mapping[str, Any] | None = None
@@ -73,11 +88,21 @@ class StreamState(Mapping[str, Any]):
     def of(self, partition: Mapping[str, Any]) -> StreamState:
         """A view of one partition, which shows later progress of this state."""
         view = StreamState.__new__(StreamState)
-        view.cursor_name, view.cursor, view.lookback = self.cursor_name, self.cursor, self.lookback
-        view.parents = {}
+        view.cursor_name, view._origin = self.cursor_name, self._origin
+        view.parents, view.initial, view.unused = {}, self.initial, self.unused
+        view.children = self.children
         view._salt = self._salt
         view._partitions, view._partition = self._partitions, self._without_secrets(partition)
         return view
+
+    @property
+    def cursor(self) -> CursorFormat:
+        """The format of cursor values in use."""
+        return self._origin._cursor
+
+    def use_cursor(self, cursor: CursorFormat) -> None:
+        """Set the format of cursor values: another declaration of it, or what the first values have shown."""
+        self._origin._cursor = cursor
 
     def use_salt(self, salt: bytes) -> None:
         """Set the key of the hashes of Secrets, for this state and its parents: that of the file that stores them."""
@@ -108,38 +133,72 @@ class StreamState(Mapping[str, Any]):
     def partition(self) -> Partition:
         """The progress of the partition of this view, or of the unnamed partition if this is not a view."""
         key = self._partition or {}
-        return self._partitions.get(partition_key(key)) or Partition(key)
+        known = self._partitions.get(partition_key(key))
+        return self._new_partition(key) if known is None else known
+
+    def begin(self, partition: Mapping[str, Any]) -> Partition:
+        """The progress of a partition of which a slice is about to be read."""
+        partition = self._without_secrets(partition)
+        key = partition_key(partition)
+        self.unused.pop(key, None)
+        known = self._partitions.get(key)
+        if known is None:
+            known = self._new_partition(partition)
+            if known.done:  # it keeps this beginning, whatever becomes of the one for all partitions
+                self._partitions[key] = known
+        return known
+
+    @property
+    def has_partitions(self) -> bool:
+        """Whether a named partition has progress of its own."""
+        return len(self._partitions) > (partition_key({}) in self._partitions)
+
+    def has_parents_of(self, other: StreamState) -> bool:
+        """Whether both have the states of parents of the same names."""
+        return self.parents.keys() == other.parents.keys() and all(
+            parent.has_parents_of(other.parents[name]) for name, parent in self.parents.items()
+        )
 
     def is_done(self, partition: Mapping[str, Any]) -> bool:
         """Whether a partition without intervals has been read completely."""
         known = self._partitions.get(partition_key(self._without_secrets(partition)))
         return known is not None and known.is_done
 
+    def child_key(self, child: Mapping[str, Any]) -> str:
+        """The key of a child of a substream; see KnownChildren."""
+        return partition_key(self._without_secrets(child))[:_CHILD_KEY_CHARS]
+
     def apply(self, delta: StateDelta) -> None:
         """Add the progress of a delta."""
+        if delta.children:
+            self.children.add(delta.children)
         partition = self._without_secrets(delta.partition)
         key = partition_key(partition)
         known = self._partitions.get(key)
         if known is None:
-            known = self._partitions[key] = Partition(dict(partition))
-        known.resume = delta.resume
+            known = self._partitions[key] = self._new_partition(partition)
+        known.resume, known.keeps_lookback = delta.resume, delta.keeps_lookback
         if delta.done is not None:
             known.done.add(*delta.done)
         elif delta.resume is None:
             known.is_done = True
         known.seen.update(delta.seen)
         if known.seen and known.done:
-            known.seen = {row: point for row, point in known.seen.items() if self._may_recur(known.done, point)}
+            known.seen = {row: point for row, point in known.seen.items() if not known.done.covers(point, point + 1)}
 
     def delta_to_json(self, delta: StateDelta) -> dict[str, Any]:
         """A delta as JSON values."""
         payload: dict[str, Any] = {"partition": dict(self._without_secrets(delta.partition))}
         if delta.done is not None:
-            payload["done"] = [self._value(point) for point in delta.done]
+            payload["done"] = [self._stored(point) for point in delta.done]
         if delta.seen:
-            payload["seen"] = {row: self._value(point) for row, point in delta.seen.items()}
+            payload["seen"] = {row: self._stored(point) for row, point in delta.seen.items()}
         if delta.resume is not None:
             payload["resume"] = [delta.resume.token, delta.resume.number]
+        if delta.children:
+            payload["children"] = list(delta.children)
+        if delta.keeps_lookback:
+            payload["keeps_lookback"] = True
         return payload
 
     def delta_from_json(self, payload: Mapping[str, Any]) -> StateDelta:
@@ -147,9 +206,11 @@ class StreamState(Mapping[str, Any]):
         done, resume = payload.get("done"), payload.get("resume")
         return StateDelta(
             payload["partition"],
-            None if done is None else (self._point(done[0], -math.inf), self._point(done[1])),
-            {row: self._point(value) for row, value in payload.get("seen", {}).items()},
+            None if done is None else (self._from_stored(done[0], -math.inf), self._from_stored(done[1])),
+            {row: self._from_stored(value) for row, value in payload.get("seen", {}).items()},
             None if resume is None else ResumePoint(*resume),
+            payload.get("children", ()),
+            bool(payload.get("keeps_lookback", False)),
         )
 
     def restart(self, parents: Mapping[str, StreamState] | None = None) -> None:
@@ -158,18 +219,49 @@ class StreamState(Mapping[str, Any]):
         `parents` are the states that the parents had in this run: with `incremental_dependency` the next run reads
         only parents that are newer.
         """
-        for key in [key for key, partition in self._partitions.items() if not partition.done]:
-            del self._partitions[key]
+        for _ in self.restart_in_steps(parents):
+            pass
+
+    def restart_in_steps(self, parents: Mapping[str, StreamState] | None = None) -> Iterator[None]:
+        """`restart` in steps of about a millisecond, for an event loop."""
+        keys = list(self._partitions)
+        for number, key in enumerate(keys, 1):
+            known = self._partitions.get(key)
+            if known is not None and not (known.done or known.keeps_lookback):  # the lookback may be all that was read
+                del self._partitions[key]
+            if number % _PARTITIONS_PER_STEP == 0:
+                yield
         self.parents.update(parents or {})
+        self.children.restart(keeps_last=bool(self.parents or self.cursor_name))
+        if not self.parents:  # otherwise there may be partitions of parents that have not changed
+            self.initial = Intervals()
+
+    def rewind(self, distance: Point) -> None:
+        """Forget the last part of what was read, of this length, in each partition."""
+        self.initial = self._rewound(self.initial, distance)
+        for key, partition in list(self._partitions.items()):
+            if (latest := partition.done.latest) is None:
+                continue
+            partition.done = self._rewound(partition.done, distance)
+            partition.seen = {row: point for row, point in partition.seen.items() if point < latest - distance}
+            if not partition.done:
+                del self._partitions[key]
+
+    def _rewound(self, done: Intervals, distance: Point) -> Intervals:
+        if (latest := done.latest) is None:
+            return done
+        end = self.cursor.floor(latest - distance)
+        return Intervals((interval.start, min(interval.end, end)) for interval in done if interval.start < end)
 
     def copy(self) -> StreamState:
         """An independent copy."""
         copied = StreamState(self.cursor_name, self.cursor)
-        copied.lookback, copied._salt = self.lookback, self._salt
+        copied.initial, copied._salt = self.initial.copy(), self._salt
         copied.parents = {name: parent.copy() for name, parent in self.parents.items()}
+        copied.children = self.children.copy()
         copied._partitions = {
-            key: replace(partition, done=Intervals(partition.done), seen=dict(partition.seen))
-            for key, partition in self._partitions.items()
+            key: Partition(known.key, known.done.copy(), known.is_done, dict(known.seen), known.resume)
+            for key, known in self._partitions.items()
         }
         return copied
 
@@ -177,6 +269,7 @@ class StreamState(Mapping[str, Any]):
         """Whether both states leave the same records to be read."""
         return (
             self.cursor_name == other.cursor_name
+            and self.initial == other.initial
             and self._partitions == other._partitions
             and self.parents.keys() == other.parents.keys()
             and all(parent.is_equivalent(other.parents[name]) for name, parent in self.parents.items())
@@ -184,19 +277,25 @@ class StreamState(Mapping[str, Any]):
 
     def to_json(self) -> list[Any]:
         """The complete state as JSON values: one object for each partition, then one for each parent."""
-        items: list[Any] = []
-        for partition in self._partitions.values():
-            item: dict[str, Any] = {"partition": dict(partition.key)}
-            if partition.done:
-                item["done"] = [[self._value(start), self._value(end)] for start, end in partition.done]
-            if partition.is_done:
-                item["is_done"] = True
-            if partition.seen:
-                item["seen"] = {row: self._value(point) for row, point in partition.seen.items()}
-            if partition.resume is not None:
-                item["resume"] = [partition.resume.token, partition.resume.number]
-            items.append(item)
+        items = self._shared_to_json()
+        items += map(self._partition_to_json, self._partitions.values())
         return items + [{"parent_stream": name, "state": parent.to_json()} for name, parent in self.parents.items()]
+
+    def encoded(self) -> Iterator[bytes]:
+        """The JSON text of `to_json` in pieces; between two of them the state may advance, but not `restart`."""
+        separator = b"["
+        for item in self._shared_to_json():
+            yield separator + encode(item)
+            separator = b","
+        for partition in tuple(self._partitions.values()):
+            yield separator + encode(self._partition_to_json(partition))
+            separator = b","
+        for name, parent in self.parents.items():
+            yield separator + b'{"parent_stream":' + encode(name) + b',"state":'
+            yield from parent.encoded()
+            yield b"}"
+            separator = b","
+        yield b"[]" if separator == b"[" else b"]"
 
     def merge_json(self, payload: Any) -> None:
         """Add the progress in a result of `to_json`. Raises StateCorrupt."""
@@ -206,14 +305,24 @@ class StreamState(Mapping[str, Any]):
                     if item["parent_stream"] in self.parents:  # the stream may have fewer parents now
                         self.parents[item["parent_stream"]].merge_json(item["state"])
                     continue
+                if "initial" in item:
+                    self.initial = self._intervals_from_json(item["initial"])
+                    continue
+                if "children" in item:
+                    self.children = KnownChildren.from_json(item["children"])
+                    continue
+                if "cursor" in item:
+                    self.use_cursor(self.cursor.with_written_json(item["cursor"]))
+                    continue
                 key = cast(Mapping[str, Any], item["partition"])
                 resume = item.get("resume")
                 self._partitions[partition_key(key)] = Partition(
                     key,
-                    Intervals((self._point(start, -math.inf), self._point(end)) for start, end in item.get("done", ())),
+                    self._intervals_from_json(item.get("done", ())),
                     bool(item.get("is_done", False)),
-                    {row: self._point(value) for row, value in item.get("seen", {}).items()},
+                    {row: self._from_stored(value) for row, value in item.get("seen", {}).items()},
                     None if resume is None else ResumePoint(*resume),
+                    bool(item.get("keeps_lookback", False)),
                 )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StateCorrupt(f"state: the stored progress of a stream is corrupt: {error}") from None
@@ -248,93 +357,67 @@ class StreamState(Mapping[str, Any]):
 
         return cast(Mapping[str, Any], replace_secrets(partition, keyed_hash))
 
-    def _may_recur(self, done: Intervals, point: Point) -> bool:
-        """Whether a row at this point will be read again."""
-        latest = done.latest
-        return latest is None or point >= latest - self.lookback or not done.covers(point, point + 1)
+    def _new_partition(self, key: Mapping[str, Any]) -> Partition:
+        """The progress of a partition that has none of its own."""
+        return Partition(dict(key), self.initial.copy())
 
-    def _visible_partitions(self) -> Sequence[Partition]:
-        if self._partition is None:
-            return tuple(self._partitions.values())
-        partition = self._partitions.get(partition_key(self._partition))
-        return () if partition is None else (partition,)
+    def _visible_partitions(self) -> Iterator[Partition]:
+        if self._partition is not None:
+            yield self.partition()
+            return
+        yield from self._partitions.values()
+        if self.initial and partition_key({}) not in self._partitions:
+            yield self._new_partition({})
+
+    def _shared_to_json(self) -> list[Any]:
+        """What is stored beside the partitions: how values are written, and what was read before in each partition."""
+        written = self.cursor.written_to_json()
+        items: list[Any] = [] if written is None else [{"cursor": written}]
+        if children := self.children.to_json():
+            items.append({"children": children})
+        return items + ([{"initial": self._intervals_to_json(self.initial)}] if self.initial else [])
+
+    def _partition_to_json(self, partition: Partition) -> dict[str, Any]:
+        item: dict[str, Any] = {"partition": dict(partition.key)}
+        if partition.done:
+            item["done"] = self._intervals_to_json(partition.done)
+        if partition.is_done:
+            item["is_done"] = True
+        if partition.seen:
+            item["seen"] = {row: self._stored(point) for row, point in partition.seen.items()}
+        if partition.resume is not None:
+            item["resume"] = [partition.resume.token, partition.resume.number]
+        if partition.keeps_lookback:
+            item["keeps_lookback"] = True
+        return item
 
     def _visible_intervals(self) -> Intervals:
         return Intervals(interval for partition in self._visible_partitions() for interval in partition.done)
 
+    def _intervals_to_json(self, intervals: Intervals) -> list[Any]:
+        return [[self._stored(start), self._stored(end)] for start, end in intervals]
+
+    def _intervals_from_json(self, payload: Iterable[Sequence[Any]]) -> Intervals:
+        return Intervals((self._from_stored(start, -math.inf), self._from_stored(end)) for start, end in payload)
+
     def _value(self, point: Point) -> Any:
         return None if math.isinf(point) else self.cursor.value(point)
 
-    def _point(self, value: Any, default: Point = math.inf) -> Point:
-        return default if value is None else self.cursor.point(value)
+    def _stored(self, point: Point) -> Any:
+        return None if math.isinf(point) else self.cursor.stored(point)
+
+    def _from_stored(self, value: Any, default: Point = math.inf) -> Point:
+        return default if value is None else self.cursor.point_of_stored(value)
 
 
 def empty_state(identity: Mapping[str, Any]) -> StreamState:
     """The state before the first run of a stream with this identity, including its parents. Raises ConfigError."""
     declared = identity.get("cursor_field")
     name = cast(CursorField, tuple(cast("list[str]", declared)) if isinstance(declared, list) else declared)
-    state = StreamState(name, CursorFormat(identity.get("cursor_format") or "iso", identity.get("cursor_timezone")))
+    state = StreamState(name, CursorFormat.from_json(identity.get("cursor_format"), identity.get("cursor_timezone")))
     parents = cast(Mapping[str, Mapping[str, Any]], identity.get("parents") or {})
     state.parents = {parent: empty_state(parent_identity) for parent, parent_identity in parents.items()}
     return state
-
-
-def merge_state(state: StreamState, mapping: Mapping[str, Any]) -> StreamState:
-    """Add the progress in a mapping to `state`, and return `state`. Raises ConfigError.
-
-    Accepts `{cursor_field: value}`, as written by the Airbyte CDK and Singer, and the CDK's other forms: per partition,
-    `{"states": [{"partition": {...}, "cursor": {...}}]}`, concurrent, `{"slices": [{"start": ..., "end": ...}]}`,
-    and with `{"parent_state": {name: ...}}` beside them.
-    """
-    name, cursor = state.cursor_name, state.cursor
-    if mapping and not {name, "states", "slices", "parent_state"} & set(mapping):
-        keys = ", ".join(map(repr, mapping))
-        raise ConfigError(
-            f"state: it contains {keys}, but not the cursor_field {name!r}",
-            hint=f"pass a State, or a mapping such as {{{name!r}: value}}",
-        )
-    try:
-        for item in cast(Sequence[Mapping[str, Any]], mapping.get("states") or ()):
-            value = cast(Mapping[str, Any], item["cursor"])[name or ""]
-            state.apply(StateDelta(item["partition"], (-math.inf, cursor.point(value))))
-        for item in cast(Sequence[Mapping[str, Any]], mapping.get("slices") or ()):
-            state.apply(StateDelta({}, (cursor.point(item["start"]), cursor.point(item["end"]))))
-        if name is not None and mapping.get(name) is not None:
-            state.apply(StateDelta({}, (-math.inf, cursor.point(mapping[name]))))
-        for parent, parent_state in cast(Mapping[str, Mapping[str, Any]], mapping.get("parent_state") or {}).items():
-            if parent in state.parents:
-                merge_state(state.parents[parent], parent_state)
-    except (InvalidCursorValue, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(
-            f"state: unknown or invalid format: {error}",
-            hint=f"pass a State, or a mapping such as {{{name!r}: value}}",
-        ) from None
-    return state
-
-
-def to_airbyte_state(state: StreamState, form: str = "stream") -> dict[str, Any]:
-    """Convert a state to a form of the Airbyte CDK: "stream", "per-partition" or "concurrent" (a list of slices).
-
-    With `incremental_dependency` the result also contains the states of the parents, as `parent_state`. Raises
-    ConfigError for an unknown form.
-    """
-    parents = {name: to_airbyte_state(parent) for name, parent in state.parents.items() if parent}
-    return _airbyte_state(state, form) | ({"parent_state": parents} if parents else {})
-
-
-def _airbyte_state(state: StreamState, form: str) -> dict[str, Any]:
-    name = state.cursor_name or ""
-    if form == "concurrent":
-        slices = [{"start": start, "end": end} for start, end in state.done]
-        return {"state_type": "date-range", "slices": slices}
-    if form == "per-partition":
-        partitions = [item["partition"] for item in state.to_json() if item.get("done")]
-        return {"states": [{"partition": key, "cursor": {name: state.of(key).frontier}} for key in partitions]}
-    if form != "stream":
-        raise ConfigError(
-            f"to_airbyte_state(form={form!r}): unknown form", hint="use 'stream', 'per-partition' or 'concurrent'"
-        )
-    return dict(state)
 
 
 def partition_key(partition: Mapping[str, Any]) -> str:
@@ -364,15 +447,3 @@ def value_at(record: Mapping[str, Any], path: Sequence[str]) -> Any:
             return None
         value = fields.get(name)
     return value
-
-
-def points_of(stream_slice: Slice, cursor: CursorFormat) -> tuple[Point, Point]:
-    """The interval of a slice as points. Raises ConfigError."""
-    assert stream_slice.interval is not None
-    start, end = stream_slice.interval
-    try:
-        low = -math.inf if start is None else cursor.point(start)
-        high = math.inf if end is None else cursor.point(end)
-    except InvalidCursorValue as error:
-        raise ConfigError(f"slice {stream_slice!r}: a bound of its interval is {error}") from None
-    return low, high

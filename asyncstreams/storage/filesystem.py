@@ -9,6 +9,9 @@ from pathlib import Path
 
 from ..errors import OutputWriteError
 
+PRIVATE_MODE, DATA_MODE = 0o600, 0o666
+"""Modes of new files: state, caches and journals are for their owner only, data files follow the umask."""
+
 
 class FileSystem:
     """The file system, one operation at a time. All methods block, and raise OSError.
@@ -20,9 +23,9 @@ class FileSystem:
         """Create a folder and its parents, unless it exists."""
         path.mkdir(mode=mode, parents=True, exist_ok=True)
 
-    def create(self, path: Path) -> int:
-        """Create a file that must not exist, with mode 0o600; return its descriptor."""
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+    def create(self, path: Path, mode: int = PRIVATE_MODE) -> int:
+        """Create a file that must not exist; return its descriptor. The umask of the process applies to `mode`."""
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
 
     def write(self, file: int, data: bytes | memoryview) -> int:
         """Write some of the data; return the number of bytes written, which may be fewer than given."""

@@ -24,7 +24,9 @@ from ..execution.report import RunReport
 from ..execution.scheduler import OnError, Scheduler
 from ..execution.sequential import first_page
 from ..extraction.extraction import Extraction
-from ..extraction.sink_loop import check_destination, exit_on_sigterm, extract_to_sink
+from ..extraction.run_scope import RangeBound, RunScope
+from ..extraction.signals import exit_on_signals
+from ..extraction.sink_loop import check_destination, extract_to_sink
 from ..http.client import HttpClient
 from ..http.request_builder import RequestBody
 from ..http.response_errors import default_action, should_be_retried
@@ -43,6 +45,7 @@ from ..models import (
 from ..pagination.record_path import records_at
 from ..protocols import ParsedRecords, SliceInput, Stream
 from ..schemas.schema_files import find_schema, similar_files
+from ..state.airbyte_state import StateInput
 from ..state.state_file import State, select_stream
 from .options import ListenerList, SessionOwner, StreamOptions
 from .settings import StreamSettings
@@ -132,9 +135,10 @@ class HttpStream(StreamSettings):
     def parse_response(self, response: Response, context: RequestContext) -> ParsedRecords:
         """The records of a response, as an iterable of dicts. An async generator reads the body while it arrives.
 
-        Default: the array at `records_path`. Raises UnexpectedContent if there is no array of objects.
+        Default: the array at `records_path`, see also `missing_records`. Raises UnexpectedContent if there is no array
+        of objects.
         """
-        return records_at(self.records_path, response.json(), type(self).__name__)
+        return records_at(self.records_path, response.json(), type(self).__name__, self.missing_records)
 
     def classify(self, response: Response, context: RequestContext) -> ResponseAction:
         """The action for a response. Override it for APIs that report errors in a 200 response.
@@ -233,7 +237,7 @@ class HttpStream(StreamSettings):
         *,
         limit: int | None = None,
         slices: SliceInput | None = None,
-        state: Mapping[str, Any] | None = None,
+        state: StateInput = None,
         on_error: OnError = "continue",
         ack: Ack = "auto",
     ) -> ReadHandle[Page]:
@@ -260,7 +264,7 @@ class HttpStream(StreamSettings):
         *,
         limit: int | None = None,
         slices: SliceInput | None = None,
-        state: Mapping[str, Any] | None = None,
+        state: StateInput = None,
         on_error: OnError = "continue",
     ) -> ReadHandle[Record]:
         """The records of the stream, in constant memory: `async with stream.records() as records: ...`. See `pages`."""
@@ -273,7 +277,7 @@ class HttpStream(StreamSettings):
         *,
         limit: int | None = None,
         slices: SliceInput | None = None,
-        state: Mapping[str, Any] | None = None,
+        state: StateInput = None,
         on_error: OnError = "continue",
     ) -> list[Record]:
         """All records as a list, for small streams. See `pages`.
@@ -291,21 +295,34 @@ class HttpStream(StreamSettings):
         return records
 
     async def extract(
-        self, *, to: Destination | Sink, state: State | None = None, on_error: OnError = "continue"
+        self,
+        *,
+        to: Destination | Sink,
+        limit: int | None = None,
+        slices: SliceInput | None = None,
+        since: RangeBound = None,
+        until: RangeBound = None,
+        refresh: bool = False,
+        state: State | None = None,
+        on_error: OnError = "continue",
     ) -> RunReport:
         """Write the stream to a destination or a Sink: `await stream.extract(to=JsonLines("out/"))`.
 
-        See `Source.extract` for guarantees and errors.
+        `refresh=True` reads it from the beginning. See `Source.extract` for the other arguments, guarantees and errors.
         """
-        check_destination(self.name, to, state)
+        by_name = {} if slices is None else {self.name: slices}
+        scope = RunScope(limit, by_name, since, until, (self.name,) if refresh else ())
+        check_destination(self.name, to, state, scope)
         if not isinstance(to, Destination):
-            return await extract_to_sink(to, self.pages(state=state, on_error=on_error, ack="manual"))
-        check_read_arguments(self.name, None, on_error, self.max_concurrency)
+            pages = self.pages(limit=limit, slices=slices, state=state, on_error=on_error, ack="manual")
+            return await extract_to_sink(to, pages)
+        scope.check(self.name, [self])
+        check_read_arguments(self.name, limit, on_error, self.max_concurrency)
         lease = partial(open_client, lambda: self.session_owner)
         async with self.lease():
-            extraction = Extraction(to, [self], self.clock)
+            extraction = Extraction(to, [self], self.clock, scope)
             run = partial(extraction.run, lease, self.max_concurrency, stop_on_error=on_error == "stop")
-            return await exit_on_sigterm(run)
+            return await exit_on_signals(run)
 
     async def request(
         self,
@@ -345,6 +362,10 @@ class HttpStream(StreamSettings):
     def partitions_of(self, stream_slice: Slice) -> Sequence[Mapping[str, Any]]:
         """The partitions under which a state stores a slice: the slice without its interval."""
         return (stream_slice.partition,)
+
+    def children_of(self, stream_slice: Slice) -> Sequence[Mapping[str, Any]]:
+        """The children that a slice of a substream reads, each by the key of its parent; empty for other streams."""
+        return ()
 
     def clear_cache(self) -> None:
         """Delete the cached records of this stream, as currently declared and with its current credential."""
@@ -396,7 +417,7 @@ class HttpStream(StreamSettings):
         return Session(self.clock, Random(self.seed))
 
     def _new_scheduler(
-        self, limit: int | None, slices: SliceInput | None, state: Mapping[str, Any] | None, on_error: OnError
+        self, limit: int | None, slices: SliceInput | None, state: StateInput, on_error: OnError
     ) -> Scheduler:
         check_read_arguments(self.name, limit, on_error, self.max_concurrency)
         selection = select_stream(self, slices, state, limit)
@@ -406,15 +427,13 @@ class HttpStream(StreamSettings):
 
     @asynccontextmanager
     async def _open_pages(
-        self, scheduler: Scheduler, *, state: Mapping[str, Any] | None, ack: Ack
+        self, scheduler: Scheduler, *, state: StateInput, ack: Ack
     ) -> AsyncGenerator[AsyncIterator[Page]]:
         async with self.lease(), open_pages(scheduler, state, ack, self.clock) as pages:
             yield pages
 
     @asynccontextmanager
-    async def _open_records(
-        self, scheduler: Scheduler, *, state: Mapping[str, Any] | None
-    ) -> AsyncGenerator[AsyncIterator[Record]]:
+    async def _open_records(self, scheduler: Scheduler, *, state: StateInput) -> AsyncGenerator[AsyncIterator[Record]]:
         async with (
             self._open_pages(scheduler, state=state, ack="auto") as pages,
             aclosing(iter_records(pages)) as records,

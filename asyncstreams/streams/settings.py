@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from os import PathLike
 from typing import Any
 
 import httpx
 
 from ..clock import Clock, SystemClock
+from ..cursors.cursor_format import CursorFormat
 from ..declaration.availability import HttpAvailabilityStrategy
 from ..models import Backoff, BodyLimits, CursorField, PrimaryKey, RateLimit, Timeouts
-from ..protocols import Middleware, MockRouter, Paginator, PartialDataMode, Transformer, ValidationMode, Windows
+from ..protocols import (
+    Middleware,
+    MissingChild,
+    MissingRecords,
+    MockRouter,
+    Paginator,
+    PartialDataMode,
+    Transformer,
+    ValidationMode,
+    Windows,
+)
 
 
 class StreamSettings:
@@ -28,7 +40,13 @@ class StreamSettings:
     single_page: bool = False
     """Whether one page per slice is meant although responses name further pages. Excludes a paginator."""
     records_path: str | None = None
-    """Dotted path of the array of records in the JSON body, such as "data.items". None: the body is the array."""
+    """Dotted path of the array of records in the JSON body, such as "data.items". None: the body is the array.
+
+    A step `*` stands for each item or value of a level, as in "data.*.items". "$" is a body that is one record, and
+    "data.$" an object that is. A null in place of the array or of an object on the path is no records.
+    """
+    missing_records: MissingRecords = "error"
+    """What a response without a key of `records_path` is: "error" raises UnexpectedContent, "empty" is no records."""
     primary_key: PrimaryKey = None
     """The field, or list of fields or paths, that identifies a record. None: the whole record identifies it."""
     transformer: Transformer | None = None
@@ -134,17 +152,36 @@ class StreamSettings:
 
     An increasing number, such as an id, also works, with NumberRanges.
     """
-    cursor_format: str = "iso"
-    """Format of cursor values: "iso", "date", "epoch", "epoch_ms", "number", or a pattern for `strptime`."""
+    cursor_format: str | CursorFormat = "auto"
+    """Format of cursor values, or a CursorFormat if there are several, or another one for requests.
+
+    "auto": ISO 8601 or epochs, decided by the schema or by the first values; "number" with NumberRanges. Bounds are
+    written like the values. If they are needed before a value has been seen, they are in ISO 8601, and epochs then
+    raise CursorMismatch. Others: "iso", "date", "epoch" (seconds), "epoch_ms", "epoch_us", "epoch_ns", "number", and a
+    pattern for `strptime`.
+    """
     cursor_timezone: str | None = None
-    """IANA time zone of cursor values without a UTC offset, such as "Europe/Berlin"."""
+    """IANA time zone of cursor values without a UTC offset, such as "Europe/Berlin". None: UTC, with a warning."""
     windows: Windows | None = None
     """The intervals to read. None: one interval up to 60 seconds before the run. See TimeWindows and NumberRanges."""
+    keep_outside: bool = False
+    """Whether records are kept whose cursor lies outside of the window that they were requested for.
+
+    For APIs that filter by another field than `cursor_field`. An API that does not filter returns the same records for
+    each window; they are then delivered each time.
+    """
     state_checkpoint_interval: int | None = None
     """Number of records, at least 1, after which the state advances within a slice, at the end of a page.
 
     None: the state advances when a slice is complete. Set it only if the API returns records in ascending order
     of the cursor or, without a cursor, if its page tokens remain valid in later runs.
+    """
+    missing_child: MissingChild = "skip"
+    """HttpSubStream only: what happens if the API answers the first request below a parent with 403, 404 or 410.
+
+    "skip": the child is left out, counted and named in the report, and the first one is warned of. The stream is
+    unavailable if the first three children or more than `max_failed_slices` are refused with 403, or if half of those
+    that had rows when they were last read are refused or missing. "fail": the slice fails.
     """
     parent_fields: Sequence[str] | None = None
     """HttpSubStream only: the fields of parent records, as dotted paths, that slices contain. None: all fields."""
@@ -152,4 +189,8 @@ class StreamSettings:
     """HttpSubStream with a state only: whether to read only parents that are new or changed since the last run.
 
     Each parent needs a `cursor_field`.
+    """
+    parent_lookback: timedelta | str | None = None
+    """With `incremental_dependency`: how far before the end of the last run parents count as changed, although they are
+    not: their children are requested again. A duration of at least 0, such as timedelta(days=7) or "P7D"; None: 0.
     """

@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
+from datetime import timedelta
 from typing import Any, Unpack, cast
 
 from .._json import encode
 from ..errors import ConfigError, HttpStatusError
-from ..execution.parent_coordinator import current_feed
+from ..execution.missing_children import MissingChildren
+from ..execution.parent_coordinator import current_feed, parent_lookback_of
 from ..execution.sequential import read_sequentially
 from ..models import Record, Slice, key_paths
-from ..parents.projection import decoder_for
+from ..parents.distinct import DistinctParents
+from ..parents.projection import IncompleteRecord, decoder_for
 from ..state.stream_state import value_at
 from .http_stream import HttpStream
 from .options import StreamOptions
@@ -49,6 +52,7 @@ class HttpSubStream(HttpStream):
         by page.
         """
         several = len(self.parents) > 1
+        distinct = DistinctParents(self)  # single parents are compared where their slices are started
         pending: dict[int, list[Record]] = {number: [] for number in range(len(self.parents))}
         feed = current_feed(self)
         async with aclosing(self._read_parents() if feed is None else feed.read_pages()) as pages:
@@ -58,13 +62,20 @@ class HttpSubStream(HttpStream):
                     for record in records:
                         yield Slice({"parent": record, **more})
                     continue
-                pending[number] += records
+                for record in records:
+                    if isinstance(record, IncompleteRecord):
+                        yield Slice({"parents": [record], **more})  # which fails, and not those beside it
+                        continue
+                    [key] = self.partitions_of(Slice({"parent": record, **more}))
+                    if distinct.add(key, record, Slice(key)):
+                        pending[number].append(record)
                 for batch in self._pop_batches(pending[number]):
                     yield Slice({"parents": batch, **more})
         for number, records in pending.items():
             more = {"parent_stream": self.parents[number].name} if several else {}
             for batch in self._pop_batches(records, include_partial=True):
                 yield Slice({"parents": batch, **more})
+        distinct.log_repeated()
 
     def _pop_batches(self, pending: list[Record], *, include_partial: bool = False) -> Iterator[list[Record]]:
         """Remove batches from the pending parents; the batch size may shrink between two of them."""
@@ -81,27 +92,45 @@ class HttpSubStream(HttpStream):
         """
         partition = stream_slice.partition
         parents: list[Record] = partition.pop("parents", None) or [partition.pop("parent", {})]
-        name = partition.get("parent_stream")
-        parent = next((parent for parent in self.parents if parent.name == name), self.parents[0])
+        parent = self._parent_of(partition)
         paths: list[Sequence[str]] = list(key_paths(parent.primary_key))
         if self.incremental_dependency and not self.cursor_field and paths:
             paths.append(_cursor_path(parent))
         return [{**partition, "parent": _parent_identity(record, paths)} for record in parents]
 
+    def children_of(self, stream_slice: Slice) -> Sequence[Mapping[str, Any]]:
+        """The children that a slice reads, each by the primary key of its parent."""
+        partition = stream_slice.partition
+        if "parent" not in partition and "parents" not in partition:
+            return (partition,)
+        paths = key_paths(self._parent_of(partition).primary_key)
+        name = {"parent_stream": partition["parent_stream"]} if "parent_stream" in partition else {}
+        records = cast(list[Record], partition.get("parents") or [partition.get("parent", {})])
+        return [{**name, "parent": _parent_identity(record, paths)} for record in records]
+
     def split_slice(self, stream_slice: Slice, error: HttpStatusError) -> Sequence[Slice]:
-        """Two halves of a batch that the API refused as too large; empty for other errors and single parents."""
+        """Two halves of a batch that is too large for the API, or that has a child which is refused or missing.
+
+        Empty for other errors and single parents.
+        """
         batch = cast(list[Record], stream_slice.get("parents") or [])
         too_large = error.status in (413, 414) or (error.status == 400 and _TOO_LARGE_MESSAGE.search(error.message))
-        if len(batch) < 2 or not too_large:
+        has_missing_child = self.missing_child == "skip" and MissingChildren.concerns(error)
+        if len(batch) < 2 or not (too_large or has_missing_child):
             return ()
         half = (len(batch) + 1) // 2
-        self._batch_size = min(self._batch_size, half)
+        if too_large:
+            self._batch_size = min(self._batch_size, half)
         return [stream_slice | {"parents": part} for part in (batch[:half], batch[half:])]
+
+    def _parent_of(self, partition: Mapping[str, Any]) -> HttpStream:
+        name = partition.get("parent_stream")
+        return next((parent for parent in self.parents if parent.name == name), self.parents[0])
 
     async def _read_parents(self) -> AsyncGenerator[tuple[int, list[Record]]]:
         """The pages of the parents outside a run, with the number of each parent, through this stream's session."""
         for number, parent in enumerate(self.parents):
-            decode = decoder_for(self.name, parent.name, self.parent_fields)
+            decode = decoder_for(parent.name, self.parent_fields)
             async with parent.lease(self.session_owner) as client, aclosing(read_sequentially(parent, client)) as pages:
                 async for page in pages:
                     yield number, decode(encode(page.records))
@@ -168,9 +197,28 @@ def _check_settings(stream: HttpSubStream) -> None:
         )
     if stream.incremental_dependency:
         _check_dependency(stream, class_name)
+    if stream.parent_lookback is not None:
+        _check_lookback(stream, class_name)
     size: Any = stream.parent_batch_size
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
         raise ConfigError(f"{class_name}.parent_batch_size = {size!r}: expected None or an integer of at least 1")
+
+
+def _check_lookback(stream: HttpSubStream, class_name: str) -> None:
+    try:
+        is_valid = parent_lookback_of(stream) >= timedelta(0)
+    except (ValueError, TypeError, OverflowError):
+        is_valid = False
+    if not is_valid:
+        raise ConfigError(
+            f"{class_name}.parent_lookback = {stream.parent_lookback!r}: expected a duration, at least 0 and no months",
+            hint='for example timedelta(days=7), "P7D" or "12h"',
+        )
+    if not stream.incremental_dependency:
+        raise ConfigError(
+            f"{class_name}.parent_lookback: all parents are read anyway, because incremental_dependency is not set",
+            hint="set incremental_dependency = True, or remove parent_lookback",
+        )
 
 
 def _check_dependency(stream: HttpSubStream, class_name: str) -> None:

@@ -136,7 +136,7 @@ class CrashHarness:
         return [row["id"] for path in sorted(self.out.glob(f"{name}/part-*")) for row in lines_of(path)]
 
     def manifest(self, name: str) -> dict[str, Any] | None:
-        path = next(iter((self.out / name).glob("*manifest.json")), self.out / name / "none")
+        path = self.out / ".asyncstreams" / "streams" / name / "manifest.json"
         return json.loads(path.read_bytes()) if path.exists() else None
 
     def check_invariants(self) -> None:
@@ -237,7 +237,7 @@ def lines_of(path: Path) -> Iterator[dict[str, Any]]:
         content = gzip.decompress(content)
     elif path.suffix == ".zst":
         content = zstd.decompress(content)
-    assert content.endswith(b"\n")
+    assert not content or content.endswith(b"\n")
     for line in content.splitlines():
         yield json.loads(line)
 
@@ -276,8 +276,8 @@ class FaultyFileSystem(FileSystem):
     def make_folder(self, path: Path, mode: int = 0o777) -> None:
         self._do(lambda: super(FaultyFileSystem, self).make_folder(path, mode))
 
-    def create(self, path: Path) -> int:
-        return int(self._do(lambda: super(FaultyFileSystem, self).create(path)))
+    def create(self, path: Path, mode: int = 0o600) -> int:
+        return int(self._do(lambda: super(FaultyFileSystem, self).create(path, mode)))
 
     def write(self, file: int, data: bytes | memoryview) -> int:
         half = memoryview(data)[: max(1, len(data) // 2)]
@@ -355,8 +355,8 @@ class PowerLossFileSystem(FaultyFileSystem):
         super().make_folder(path, mode)
         self.new_folders += created
 
-    def create(self, path: Path) -> int:
-        file = super().create(path)
+    def create(self, path: Path, mode: int = 0o600) -> int:
+        file = super().create(path, mode)
         number = len(self.content)
         self.content[number], self.synced[number], self.files[file] = bytearray(), 0, number
         self.pending.append(("add", path, number, None))

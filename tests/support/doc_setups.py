@@ -117,11 +117,15 @@ respx.get(f"{base}/coupons").respond(
 respx.get(f"{base}/ordres").respond(404, json={"message": "no such resource"})
 respx.get(f"{base}/export").respond(302, headers={"Location": "http://files.example.net/7?signature=0a1b"})
 respx.get(f"{base}/items").respond(json=rows)
+respx.get(f"{base}/customers").respond(json=[{"id": 1}, {"name": "Ann"}])
+respx.get(f"{base}/customers/1/orders").respond(json=[])
+respx.get(f"{base}/charges").respond(json=[{"id": 1, "created": 1_760_000_000}])
 respx.get(f"{base}/refunds").respond(json={"data": rows, "meta": {"next": "c-2"}})
 for name, text in (
     ("wide.csv", "id,name,\\n1,Ann,x\\n"), ("twice.csv", "id,name,id\\n1,Ann,2\\n"), ("latin.csv", "name\\nZoë\\n")
 ):
     respx.get(f"{base}/{name}").respond(content=text.encode("latin-1"))
+respx.get(f"{base}/posts").respond(text='[{"text": "cut in two \\\\ud83d"}]')
 respx.get(f"{base}/nested.gz").respond(content=gzip.compress(gzip.compress(b"[]")))
 respx.get(f"{base}/zeros.gz").respond(content=gzip.compress(bytes(2**23)))
 respx.get("https://www.example.com/orders").respond(
@@ -175,6 +179,8 @@ respx.get(f"{base}/balances").mock(side_effect=balances)
 for customer, orders in ((1, 1), (2, 0), (3, 3)):
     respx.get(f"{base}/customers/{customer}/orders").respond(json=[{"id": number} for number in range(orders)])
     respx.get(f"{base}/customers/{customer}/visits").respond(json=[{"id": customer}])
+    coupons = {"json": [{"id": customer}]} if customer != 2 else {"status_code": 404}
+    respx.get(f"{base}/customers/{customer}/coupons").respond(**coupons)
 """
 
 CHANGES = """
@@ -190,6 +196,20 @@ def changes(request):
 
 
 respx.get("https://api.example.com/changes").mock(side_effect=changes)
+"""
+
+# Posts with ids from 1 to 1500, filtered by a range of ids.
+POSTS = """
+import httpx
+import respx
+
+
+def posts(request):
+    since, until = int(request.url.params["since_id"]), int(request.url.params["max_id"])
+    return httpx.Response(200, json=[{"id": number} for number in range(max(since, 1), min(until, 1501))])
+
+
+respx.get("https://api.example.com/posts").mock(side_effect=posts)
 """
 
 # Customers that can be filtered by the time of their last change, and the visits of each customer.
@@ -217,6 +237,7 @@ SETUPS = {
     "changed parents": CHANGED_PARENTS,
     "changes": CHANGES,
     "github": GITHUB,
+    "posts": POSTS,
     "repos": GITHUB + REPOS,
     "shop": SHOP,
     "tree": TREE,

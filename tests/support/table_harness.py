@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,11 @@ from crash_harness import CrashHarness, ProcessKilled
 from hypothesis import strategies as st
 
 from asyncstreams import DuckDB, HttpStream, SQLite
+from asyncstreams.cursors.cursor_format import CursorFormat
 from asyncstreams.destinations.ledger import Ledger
+from asyncstreams.destinations.row_order import RowOrder
+from asyncstreams.destinations.writer_protocol import Chunk, CommitPayload, StreamSchema
+from asyncstreams.state.stream_state import StreamState
 
 NUMBERS = st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False) | st.integers(-5, 5)
 VALUES = st.recursive(
@@ -25,6 +29,8 @@ VALUES = st.recursive(
     max_leaves=6,
 )
 KEYS = st.text("abAB_ \"'%é", max_size=3)
+NOW = 1_767_225_600
+"""2026-01-01T00:00:00Z."""
 
 
 class RowsStream(HttpStream):
@@ -96,6 +102,37 @@ def read_table(out: Path, name: str = "rows") -> list[dict[str, Any]]:
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
     finally:
         connection.close()
+
+
+def write_runs(
+    out: Path, runs: Iterable[Iterable[Sequence[Any]]], connect: Any = None, **described: Any
+) -> list[dict[str, Any]]:
+    """Write rows through the writer of an upserted table, given by run and commit; return the rows of the table.
+
+    `described` are fields of the StreamSchema.
+    """
+    schema = StreamSchema(**{"key": [["id"]], **described})
+    options = {} if connect is None else {"connect": connect}
+    for commits in runs:
+        writer = DESTINATIONS[out.suffix](out, mode="upsert", **options).new_writer()
+        writer.open(0)
+        try:
+            begun = {"rows": {"identity": {}, "mode": "upsert"}}
+            writer.begin_run({"op": "begin", "names": ["rows"], "streams": begun, "keys": {"rows": schema.key}})
+            writer.describe_stream("rows", schema)
+            for rows in commits:
+                lines = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+                payload = CommitPayload({}, {"batch": [Chunk("part", lines, len(rows))]})
+                writer.ledger.apply(writer.commit({"rows": payload}))
+            writer.end_run({"op": "end"})
+        finally:
+            writer.close()
+    return read_table(out)
+
+
+def row_order(path: Sequence[str] = ("at",), cursor_format: str = "iso", now: float = NOW) -> RowOrder:
+    """The order of versions by a cursor, in a run that begins at `now`."""
+    return RowOrder("rows", path, StreamState(list(path), CursorFormat(cursor_format)), now)
 
 
 @dataclass
