@@ -21,6 +21,7 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 SURROGATES_HINT = (
     'pass surrogates="replace" to the destination to write U+FFFD for lone surrogates, or repair them in parse_response'
 )
+_TOO_DEEP = "objects or arrays are nested too deeply"
 
 JSON_TYPE_NAMES = {
     "dict": "object",
@@ -77,7 +78,11 @@ def decode_literals(body: bytes) -> Any:
     return _literal_decoder.decode(body)
 
 
-class LoneSurrogate(TypeError):
+class ValueWithoutJSON(TypeError):
+    """A value has no form in JSON, although others of its type have one: NaN, or objects that are nested too deeply."""
+
+
+class LoneSurrogate(ValueWithoutJSON):
     """A text contains half of a surrogate pair, such as half an emoji, and so has no form in UTF-8."""
 
     def __init__(self) -> None:
@@ -114,7 +119,8 @@ def replace_escaped_surrogates(text: bytes) -> bytes:
 def encode(value: Any) -> bytes:
     """Encode as compact JSON. Integers of any size stay exact; dates, decimals and bytes become strings.
 
-    Raises TypeError for NaN, for the infinities, and for objects without a JSON form; LoneSurrogate for such a text.
+    Raises ValueWithoutJSON for NaN, for the infinities, and for values that are nested too deeply; LoneSurrogate for
+    such a text; another TypeError for objects without a JSON form.
     """
     return _check_finite(_encode(_encoder.encode, value), value)
 
@@ -129,7 +135,7 @@ def encode_lines(records: Sequence[Mapping[str, Any]]) -> bytes:
     text = _encode(_encoder.encode_lines, records)
     # msgspec encodes NaN and the infinities as null: as many nulls as Nones means that there were none.
     if b"null" in text and text.count(b"null") != _count_nones(records):
-        _reject_non_finite(records)
+        _check_numbers(records)
     return text
 
 
@@ -174,22 +180,32 @@ def _encode(encoder: Callable[[Any], bytes], value: Any) -> bytes:
         return encoder(value)
     except UnicodeEncodeError:
         pass
+    except RecursionError:
+        raise ValueWithoutJSON(_TOO_DEEP) from None
     raise LoneSurrogate  # outside the handler: a UnicodeEncodeError holds the whole text
 
 
 def _check_finite(text: bytes, value: Any) -> bytes:
     """Return `text`, the JSON of `value`. Raises TypeError if a number in it is not finite."""
     if b"null" in text:
-        _reject_non_finite((value,))
+        _check_numbers((value,))
     return text
 
 
+def _check_numbers(values: Iterable[Any]) -> None:
+    """Raise ValueWithoutJSON for NaN, for the infinities, and for values that are nested too deeply to be checked."""
+    try:
+        _reject_non_finite(values)
+    except RecursionError:
+        raise ValueWithoutJSON(_TOO_DEEP) from None
+
+
 def _reject_non_finite(values: Iterable[Any]) -> None:
-    """Raise TypeError for NaN and the infinities, which msgspec silently encodes as null."""
+    """Raise ValueWithoutJSON for NaN and the infinities, which msgspec silently encodes as null."""
     for value in values:
         if isinstance(value, float):
             if not math.isfinite(value):
-                raise TypeError(f"JSON has no number for {value}")
+                raise ValueWithoutJSON(f"JSON has no number for {value}")
         elif (fields := as_object(value)) is not None:
             _reject_non_finite(fields.values())
         elif isinstance(value, list | tuple):

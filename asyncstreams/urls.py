@@ -79,7 +79,7 @@ def param_pairs(class_name: str, params: Any, reveal: Callable[[Secret], str], w
             f"{class_name}: {what} are of type {kind}: expected a mapping, a list of (name, value), httpx.QueryParams "
             "or the text of a query",
             hint='for example {"state": "open"}, [("id", 1), ("id", 2)] or "id=1&id=2"',
-        )
+        ).of_data()
     return [(name, value) for name, value in pairs]
 
 

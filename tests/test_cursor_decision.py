@@ -511,6 +511,26 @@ async def test_changing_a_declared_format_is_refused():
         await events(Api(EPOCH), cursor_format="epoch_ms").read(state=state)
 
 
+async def test_dates_that_were_asked_for_with_times_are_warned_of(caplog: pytest.LogCaptureFixture):
+    api, windows = Api("2026-01-01"), TimeWindows(start="2026-01-01")
+
+    await events(api, 90_000, windows=windows).read()
+    await events(api, 90_000, windows=windows, cursor_format="date").read()
+
+    assert [message for message in caplog.messages if 'set cursor_format = "date"' in message] == caplog.messages
+    assert len(caplog.messages) == 1
+
+
+async def test_epochs_end_the_stream_if_a_hook_wrote_its_own_format():
+    def send_epoch(self: HttpStream, context: RequestContext) -> dict[str, Any]:
+        return {"since": int(datetime.fromisoformat(context.bounds[0]).timestamp())}
+
+    stream = events(Api(EPOCH), windows=TimeWindows(start="2026-01-01"), request_params=send_epoch)
+
+    with pytest.raises(CursorMismatch, match="bounds were sent in ISO 8601"):
+        await stream.read()
+
+
 async def test_adding_a_format_of_values_continues_the_state():
     api, state = Api(EPOCH), State()
     await events(api, cursor_format="%s").read(state=state)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import re
 import stat
@@ -36,6 +37,7 @@ from asyncstreams import (
     StateCorrupt,
     StateIncompatible,
     TokenAuthenticator,
+    UnexpectedContent,
 )
 from asyncstreams.storage.file_lock import OutputLock
 from asyncstreams.storage.file_names import file_name
@@ -562,15 +564,40 @@ async def test_numbers_and_text_are_written_unchanged(out: Path):
     assert json.loads(path.read_bytes()) == record
 
 
-async def test_unencodable_record_error_names_stream_and_page(out: Path):
+async def test_value_without_json_fails_its_slice(out: Path):
+    class UnencodableRegions(Regions):
+        name = "regions"
+        broken_value: Any = math.nan
+
+        def parse_response(self, response: Any, context: Any) -> Any:
+            rows: list[dict[str, Any]] = response.json()
+            return [*rows, {"id": "x", "n": self.broken_value}] if context.stream_slice["region"] == 3 else rows
+
+    too_deep: Any = []
+    for _ in range(5_000):
+        too_deep = [too_deep]
+    for value, reason in ((math.nan, "no number for nan"), (-math.inf, "no number for -inf"), (too_deep, "too deeply")):
+        stream = UnencodableRegions(FakeApi())
+        stream.broken_value = value
+
+        with pytest.raises(PartialFailure, match=rf"{reason}: record 2 of its page, field 'n'") as error:
+            await stream.extract(to=JsonLines(out, mode="replace", resume=False))
+
+        assert isinstance(error.value.errors[0], UnexpectedContent)
+        assert error.value.errors[0].page == 0
+        assert len(error.value.errors) == 1
+
+
+async def test_type_without_json_ends_the_run(out: Path):
     class UnencodableRegions(Regions):
         name = "odd"
 
         def parse_response(self, response: Any, context: Any) -> Any:
-            return [{"id": float("nan")}]
+            return [{"id": object()}]
 
-    with pytest.raises(ConfigError, match=r"has no form in JSON: .*nan") as error:
+    with pytest.raises(ConfigError, match=r"has no form in JSON: .*object") as error:
         await UnencodableRegions(FakeApi()).extract(to=JsonLines(out))
+
     assert error.value.stream == "odd"
     assert error.value.page == 0
 
@@ -589,12 +616,12 @@ async def test_unencodable_quarantined_record_fails_and_run_resumes(out: Path):
 
     api = FakeApi()
     stream = UnencodableRegions(api, max_concurrency=1)
-    with pytest.raises(ConfigError, match=r"has no form in JSON: .*nan") as error:
+    with pytest.raises(PartialFailure, match=r"has no form in JSON: .*nan") as error:
         await stream.extract(to=JsonLines(out))
     api.requests, stream.is_broken = [], False
     await stream.extract(to=JsonLines(out))
 
-    assert error.value.stream_slice == {"region": 3}
+    assert error.value.errors[0].stream_slice == {"region": 3}
     assert api.requests == [3]
     assert ids(out) == all_of(0, 1, 2, 3)
 

@@ -383,6 +383,20 @@ async def test_parent_without_what_a_path_needs_fails_alone(change: Change, prob
     assert [(type(error), error.message) for error in errors] == [(InvalidSlice, problem)]
 
 
+async def test_parent_that_gives_no_parameters_fails_alone() -> None:
+    class Filtered(Issues):
+        def request_params(self, context: Any) -> Any:
+            return context.stream_slice["parent"]["filter"]
+
+    api = Api(4, filter={"state": "open"})
+    api.repos[1]["filter"] = 5
+
+    found, errors = await read_partially(make_source(api, Filtered)["filtered"])
+
+    assert ids_of(found) == [10, 30, 40]
+    assert [type(error) for error in errors] == [InvalidSlice]
+
+
 @pytest.mark.parametrize("change", [without_id, with_value(None)])
 async def test_first_parents_without_a_key_do_not_end_the_stream(change: Change) -> None:
     api = Api(8)

@@ -11,7 +11,7 @@ import duckdb
 import pytest
 from table_harness import DESTINATIONS, RowsStream, query, read_table, write_runs
 
-from asyncstreams import ConfigError, OutputLocked, OutputMissing, OutputWriteError, Source
+from asyncstreams import ConfigError, OutputLocked, OutputMissing, OutputWriteError, Source, StateCorrupt
 
 
 @pytest.fixture(params=[".sqlite", ".duckdb"])
@@ -279,3 +279,25 @@ async def test_duckdb_file_open_in_this_process_is_locked(tmp_path: Path, is_rea
     await extract(out, [{"id": 1}])
 
     assert caught.value.holder == "this process"
+
+
+@pytest.mark.parametrize("mode", ["append", "upsert"])
+async def test_rows_that_break_a_unique_index_name_it(tmp_path: Path, mode: str):
+    out = tmp_path / "out.duckdb"
+    await extract(out, [{"id": 1, "price": 1}], mode=mode)
+    query(out, "CREATE UNIQUE INDEX one_price ON rows (price)")
+
+    with pytest.raises(OutputWriteError, match="unique index one_price"):
+        await extract(out, [{"id": 2, "price": 1}], mode=mode)
+    query(out, "DROP INDEX one_price")
+
+    assert len(await extract(out, [{"id": 2, "price": 1}], mode=mode)) == 2
+
+
+async def test_removed_journal_is_refused(out: Path):
+    await extract(out, [{"id": 1}], mode="replace")
+    query(out, "DROP TABLE _asyncstreams_journal")
+
+    await refused(out, StateCorrupt, "table _asyncstreams_journal was removed", mode="replace")
+
+    assert read_table(out) == [{"id": 1}]

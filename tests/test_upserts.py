@@ -48,6 +48,8 @@ async def extract(out: Path, rows: Any, key: Any = "id", mode: Any = "upsert") -
 ORDERS: dict[str, tuple[str, list[Any]]] = {
     "offsets": ("iso", ["2025-11-02T01:50:00-04:00", "2025-11-02T01:10:00-05:00", "2025-11-02T06:20:00Z"]),
     "fractions": ("iso", ["2025-11-02T01:50:00Z", "2025-11-02T01:50:00.05Z", "2025-11-02T01:50:00.5Z"]),
+    "nanoseconds": ("iso", [f"2025-11-02T01:50:00.123456{rest}Z" for rest in ("", "0019", "01")]),
+    "epochs in nanoseconds": ("epoch_ns", [17 * 10**17, 17 * 10**17 + 2, str(17 * 10**17 + 10)]),
     "day first": ("%d.%m.%Y", ["31.01.2025", "02.02.2025", "01.03.2025"]),
     "numbers": ("number", [-1, 9, 10.5, 11]),
     "epochs in text": ("epoch", ["999999999", "1000000000", "1000000000.5"]),

@@ -241,3 +241,17 @@ async def test_time_advances_again_after_the_thread_ends(virtual_clock: VirtualC
 
     assert scope.cancelled_caught
     assert virtual_clock.monotonic() - begin == pytest.approx(3)
+
+
+async def test_second_clock_of_a_loop_is_refused_with_its_own_error(virtual_clock: VirtualClock) -> None:
+    class Rows(HttpStream):
+        url_base = "https://api.test/"
+
+        def path(self, context: RequestContext) -> str:
+            return "rows"
+
+    virtual_clock.monotonic()
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, json=[{"id": 1}]))
+
+    with pytest.raises(RuntimeError, match="only one clock for each loop"):
+        await Rows(transport=transport, clock=VirtualClock()).read()

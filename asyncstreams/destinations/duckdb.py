@@ -246,6 +246,11 @@ class DuckEngine:
         query = "SELECT index_name, sql FROM duckdb_indexes() WHERE schema_name = 'main' AND table_name = ?"
         return [row for row in self.execute(query, table) if row[1]]
 
+    def _unique_indexes(self) -> Sequence[str]:
+        """The unique indexes, all of which others made; on another connection, since the transaction has failed."""
+        query = "SELECT 'unique index ' || index_name FROM duckdb_indexes() WHERE is_unique ORDER BY index_name"
+        return [name for (name,) in self._connection.cursor().execute(query).fetchall()]
+
     @contextmanager
     def _translate_errors(self) -> Generator[None]:
         """Raise errors of duckdb and the file system as LocalErrors."""
@@ -268,6 +273,12 @@ class DuckEngine:
                     since=None,
                     hint="commit or close() that connection, and run again: the run resumes from its last commit",
                 ) from None
+            if isinstance(error, self._module.ConstraintException):
+                indexes = ", ".join(self._unique_indexes()) or "a constraint"
+                raise OutputWriteError(
+                    f"{self._path}: new rows of the stream do not fit what others added to its table: {indexes}",
+                    hint="drop it, and run again: everything committed before is intact",
+                ) from error
             if "lock" in text and "Could not" in text:
                 found = _LOCK_HOLDER.search(str(error))
                 holder = f"process {found[2]} ({found[1]})" if found else "another process"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
@@ -17,9 +18,12 @@ _MAX_AHEAD = timedelta(days=1)
 _log = logging.getLogger("asyncstreams")
 
 
-Rank: TypeAlias = tuple[int, Point]
-"""Place of a version in the order: its tier, and its point; a higher one is newer."""
-_UNKNOWN: Rank = (0, 0)
+Rank: TypeAlias = tuple[int, Point, str]
+"""Place of a version in the order: its tier, its point, the digits after its microseconds; a higher one is newer."""
+_UNKNOWN: Rank = (0, 0, "")
+_AFTER_MICROSECONDS = re.compile(r"[.,][0-9]{6}([0-9]+)")
+_MIN_NANOSECONDS = 10**17
+"""The smallest epoch in nanoseconds, of 1973; smaller numbers are epochs in larger units."""
 
 
 class RowOrder:
@@ -50,7 +54,8 @@ class RowOrder:
             point = cursor.point(value)
         except InvalidCursorValue:
             return _UNKNOWN
-        return (1 if point > self._last_point else 2, point)
+        rest = _after_microseconds(value) if cursor.is_time else ""
+        return (1 if point > self._last_point else 2, point, rest)
 
     def replaces(self, new: Any, stored: Any) -> bool:
         """Whether a version with cursor value `new` replaces a stored one: if it is newer, or equal."""
@@ -65,3 +70,11 @@ class RowOrder:
                 ".".join(self.path),
             )
         return new_rank >= stored_rank
+
+
+def _after_microseconds(value: Any) -> str:
+    """The digits of a time after its microseconds, which its point does not hold; without zeros at the end."""
+    if isinstance(value, str) and (found := _AFTER_MICROSECONDS.search(value)):
+        return found[1].rstrip("0")
+    is_digits = type(value) is int or (isinstance(value, str) and value.isdecimal())
+    return f"{int(value) % 1_000:03d}".rstrip("0") if is_digits and int(value) >= _MIN_NANOSECONDS else ""

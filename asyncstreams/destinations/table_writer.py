@@ -155,6 +155,7 @@ class TableWriter:
             self._lock = OutputLock(self._path.with_name(f".{self._path.name}.lock"), now, locked_path=self._path)
         self._engine.open()
         with self._engine.transaction():
+            self._check_journal()
             for table, columns in (
                 (_METADATA, "name TEXT PRIMARY KEY, value TEXT"),
                 (_JOURNAL, "number INTEGER PRIMARY KEY, record TEXT"),
@@ -267,6 +268,7 @@ class TableWriter:
         try:
             tables = self._engine.table_names()
             with self._engine.transaction():
+                self._check_journal()
                 ledger = self._recover() if _METADATA in tables else Ledger()
             names = {name: known.folder or name for name, known in ledger.streams.items()}
             rows = {name: self._count_rows(table) for name, table in names.items() if table in tables}
@@ -487,6 +489,15 @@ class TableWriter:
         size = self._write_metadata("ledger", {"format": _FORMAT, "ledger": self._ledger.to_json()})
         self._engine.execute(f"DELETE FROM {quote_name(_JOURNAL)}")
         self._trigger.reset(size)
+
+    def _check_journal(self) -> None:
+        """Raises StateCorrupt if the table of the journal was removed, which holds what the snapshot does not."""
+        tables = self._engine.table_names()
+        if _METADATA in tables and _JOURNAL not in tables:
+            raise StateCorrupt(
+                f"{self._path}: table {_JOURNAL} was removed, and with it the state of the last run",
+                hint="restore the file from a copy, or remove it to read everything again",
+            )
 
     def _recover(self) -> Ledger:
         """Raises StateCorrupt and StateIncompatible."""

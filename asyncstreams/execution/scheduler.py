@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 import anyio
 
@@ -121,6 +122,9 @@ class Scheduler:
         except BaseExceptionGroup as group:
             if raised is None or group is raised:
                 raise
+            task = asyncio.current_task()
+            if isinstance(raised, asyncio.CancelledError) and task is not None and not task.cancelling():
+                raised = _first_of(group)  # a task raised after all, such as by its clock, which cancelled the body
         else:
             return
         try:
@@ -485,6 +489,14 @@ class Scheduler:
             reasons = "; ".join(f"{error.stream}: {error.reason}" for error in unavailable)
             return StreamUnavailable(f"none of the {len(unavailable)} streams can be read: {reasons}")
         return None
+
+
+def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first error in a group, however deep."""
+    first = group.exceptions[0]
+    if isinstance(first, BaseExceptionGroup):
+        return _first_of(cast("BaseExceptionGroup[BaseException]", first))
+    return first
 
 
 def _emit_final(events: EventEmitter, event: SliceFinished | StreamFinished) -> None:

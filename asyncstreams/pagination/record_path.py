@@ -51,8 +51,8 @@ def select_rows(path: str, body: Any, *, skips_missing: bool = False) -> Any:
     """The value at a path of records, which should be an array; None for a null on the path, ABSENT for a missing key.
 
     A step `*` stands for all items of an array or all values of an object: the arrays below it are joined, and after
-    a last `*` objects are single rows. A last `$` makes the object at the path a row, below a `*` each of them. With `skips_missing`, a key
-    that is missing below a `*` is left out.
+    a last `*` objects are single rows. A last `$` makes the object at the path a row, below a `*` each of them. With
+    `skips_missing`, a key that is missing below a `*` is left out.
     """
     fields = as_object(body)
     if fields is not None and path in fields:

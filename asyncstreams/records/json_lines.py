@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import overload
+from typing import Any, overload
 
 import msgspec
 
-from .._json import SURROGATES_HINT, LoneSurrogate, decode_lines, encode_lines, has_lone_surrogate
+from .._json import (
+    SURROGATES_HINT,
+    LoneSurrogate,
+    ValueWithoutJSON,
+    decode_lines,
+    encode,
+    encode_lines,
+    has_lone_surrogate,
+)
 from ..errors import AsyncStreamsError, ConfigError, UnexpectedContent
 from ..models import QuarantinedRecord, Record, shorten
 from .raw_records import are_raw
@@ -57,17 +65,28 @@ def encode_records(records: Sequence[Record], *, is_json: bool) -> EncodedLines:
 
 def encoding_error(error: TypeError, records: Sequence[Record]) -> AsyncStreamsError:
     """The error for records of a page that have no JSON form: `error` is the one of their encoder."""
-    if not isinstance(error, LoneSurrogate):
-        hint = "convert it in parse_response, or add a transformer"
+    hint = "convert it in parse_response, or add a transformer"
+    if not isinstance(error, ValueWithoutJSON):
         return ConfigError(f"a record has no form in JSON: {error}", hint=hint)
-    number, field = next(
-        (number, name)
+    is_surrogate = isinstance(error, LoneSurrogate)
+    places = (
+        f"record {number} of its page, field {shorten(repr(name))}"
         for number, record in enumerate(records)
         for name, value in record.items()
-        if has_lone_surrogate({name: value})
+        if (has_lone_surrogate({name: value}) if is_surrogate else _is_without_json(value))
     )
-    where = f"record {number} of its page, field {shorten(repr(field))}"
+    where = next(places, "a record of its page")
+    if not is_surrogate:
+        return UnexpectedContent(f"sent a record that has no form in JSON: {error}: {where}", hint=hint)
     return UnexpectedContent(f"sent a text with a lone surrogate, such as half an emoji: {where}", hint=SURROGATES_HINT)
+
+
+def _is_without_json(value: Any) -> bool:
+    try:
+        encode(value)
+    except TypeError as error:
+        return isinstance(error, ValueWithoutJSON)
+    return False
 
 
 def encode_quarantined(records: Sequence[QuarantinedRecord]) -> EncodedLines:

@@ -93,10 +93,23 @@ class RunCursor:
             self.format = found
             for state in self._states:
                 state.use_cursor(found)
+        self._warn_of_dates(response)
         self._warn_of_unit(seen)
         if any(map(self.format.may_be_local, seen)):
             _log.warning(
                 "%s: values of %s have no UTC offset and are read as UTC; set cursor_timezone if they are local",
+                self._stream.name,
+                self._field,
+            )
+
+    def _warn_of_dates(self, response: Response) -> None:
+        """Warn if times were sent for values that are dates: an API that compares texts takes them for later ones."""
+        if self._sent is None or self._sent.is_decided or self._sent.request is not None or not self.format.is_exact:
+            return
+        if response.context.stream_slice.bounds[0] is not None:
+            _log.warning(
+                "%s: bounds were sent with a time of day before the first value of %s had been seen, and the values "
+                'are dates: set cursor_format = "date", in case the API compares texts',
                 self._stream.name,
                 self._field,
             )
@@ -121,13 +134,14 @@ class RunCursor:
         """Raises CursorMismatch if bounds were sent in ISO 8601 and the values are epochs."""
         if self._sent is None or _are_epochs(self._sent) or not _are_epochs(found):
             return
-        if len(self._early_slices) > 1 or _mentions_bounds(response):
+        has_start = response.context.stream_slice.bounds[0] is not None
+        if len(self._early_slices) > 1 or has_start or _mentions_bounds(response):
             raise CursorMismatch(
                 f"cursor_format: bounds were sent in ISO 8601 before the first value of {self._field!r} had been seen, "
                 "and the values are epochs",
                 hint=f'declare the format: cursor_format = "{found.formats[0]}"',
             )
-        self._sent = None  # a hook used only the start, which was open, or wrote the bounds in a format of its own
+        self._sent = None  # a hook used only the start, which was open
 
     def _undecided(self) -> CursorFormat:
         """The format as it is declared, without what the schema says."""
