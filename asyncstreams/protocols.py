@@ -61,8 +61,11 @@ class CountedPaginator(Paginator, Protocol):
         """The number of pages of the slice according to its first response, of `count` rows; None if unknown."""
         ...
 
-    def token_at(self, number: int, response: Response) -> Any:
-        """The token of page `number`, counted from 0, derived from the first response."""
+    def predict_tokens(self, response: Response) -> Callable[[int], Any]:
+        """The token of each page as a function of its number, counted from 0.
+
+        It is derived from the first response, which it does not keep. Raises ValueError if that does not show them.
+        """
         ...
 
 

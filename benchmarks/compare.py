@@ -60,15 +60,16 @@ class Contender:
 CONTENDERS = (
     Contender(OURS[0], "ours.py", ("asyncstreams", "uvloop"), uvloop=True),
     Contender(OURS[1], "ours.py", ("asyncstreams",)),
-    Contender(HAND_WRITTEN[0], "aiohttp_script.py", ("aiohttp", "orjson", "uvloop")),
-    Contender(HAND_WRITTEN[1], "httpx_script.py", ("httpx", "orjson")),
+    Contender(HAND_WRITTEN[0], "aiohttp_script.py", ("aiohttp", "orjson", "uvloop"), uvloop=True),
+    Contender(HAND_WRITTEN[1], "aiohttp_script.py", ("aiohttp", "orjson")),
+    Contender(HAND_WRITTEN[2], "httpx_script.py", ("httpx", "orjson")),
 )
 
 EXTRACT_CONTENDERS = (
     Contender(EXTRACT[0], "extract.py", ("asyncstreams", "uvloop"), uvloop=True, decode_records=True),
     Contender(EXTRACT[1], "extract.py", ("asyncstreams", "uvloop"), uvloop=True),
     CONTENDERS[2],
-    Contender(HAND_WRITTEN[2], "msgspec_script.py", ("aiohttp", "msgspec", "uvloop")),
+    Contender(HAND_WRITTEN[3], "msgspec_script.py", ("aiohttp", "msgspec", "uvloop")),
 )
 
 

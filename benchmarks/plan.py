@@ -58,7 +58,7 @@ class Plan:
     """A job. `shape` is its kind in the programs. `only` names the contenders that run it; empty means all."""
 
     name: str
-    shape: Literal["slices", "pages", "cursor"]
+    shape: Literal["slices", "numbered", "pages", "cursor"]
     sizes: tuple[Size, ...]
     concurrency: int
     aims: tuple[Aim, ...]
@@ -84,7 +84,7 @@ class Plan:
         return size.slices * size.pages * self.page_size
 
     def path(self, size: Size) -> str:
-        return "customers/{}/orders" if self.shape == "slices" else f"events-{size.pages}"
+        return "customers/{}/orders" if self.shape in ("slices", "numbered") else f"events-{size.pages}"
 
     def ideal_seconds(self, size: Size) -> float:
         """The seconds that latency alone takes with all connections busy."""
@@ -95,12 +95,14 @@ class Plan:
     def resources(self, sizes: tuple[Size, ...]) -> list[Resource]:
         """The resources of the API. A job with slices has as many parents as its largest size has slices."""
         record = tiny_record if self.tiny_records else None
-        if self.shape == "slices":
+        paging: Literal["page", "cursor"] = "page" if self.shape in ("pages", "numbered") else "cursor"
+        if self.shape in ("slices", "numbered"):
             largest = max(sizes, key=lambda size: size.slices)
             count = largest.pages * self.page_size
-            orders = Resource("orders", count, parent="customers", page_size=self.page_size, paging="cursor")
+            orders = Resource(
+                "orders", count, parent="customers", page_size=self.page_size, paging=paging, total=paging == "page"
+            )
             return [Resource("customers", largest.slices), orders]
-        paging: Literal["page", "cursor"] = "page" if self.shape == "pages" else "cursor"
         return [
             Resource(self.path(size), self.record_count(size), paging=paging, total=paging == "page", record=record)
             for size in sizes
@@ -119,10 +121,31 @@ def tiny_record(number: int, rng: random.Random) -> dict[str, object]:
 
 OURS = ("asyncstreams", "asyncstreams, asyncio loop")
 EXTRACT = ("extract, decoded records", "extract, raw passthrough")
-HAND_WRITTEN = ("aiohttp script", "httpx script", "msgspec script")
+HAND_WRITTEN = ("aiohttp script", "aiohttp script, asyncio loop", "httpx script", "msgspec script")
 READ_PLANS = (
     Plan("slices", "slices", (Size(1000, 5),), 100, (Aim("wall", "ideal", 1.10),), latency=0.05, rounds=3),
     Plan("cpu", "slices", (Size(20, 100),), 20, (Aim("cpu", "aiohttp script", 1.25), Aim("cpu", "airbyte-cdk", 0.1))),
+    Plan(
+        "numbered slices",
+        "numbered",
+        (Size(1000, 5),),
+        100,
+        (
+            Aim("wall", "aiohttp script", 1.05),
+            Aim("cpu", "aiohttp script", 1.0),
+            Aim("wall", "aiohttp script, asyncio loop", 1.05, OURS[1]),
+            Aim("cpu", "aiohttp script, asyncio loop", 1.0, OURS[1]),
+        ),
+        latency=0.05,
+        rounds=3,
+    ),
+    Plan(
+        "numbered cpu",
+        "numbered",
+        (Size(20, 100),),
+        20,
+        (Aim("cpu", "aiohttp script", 0.85), Aim("cpu", "aiohttp script, asyncio loop", 0.85, OURS[1])),
+    ),
     Plan("pages", "pages", (Size(1, 500),), 20, (Aim("wall", "ideal", 1.10),), latency=0.05),
     Plan("cursor", "cursor", (Size(1, 200),), 1, (Aim("wall", "ideal", 1.03),), latency=0.05, pause=0.02, rounds=3),
     Plan(
@@ -145,7 +168,7 @@ READ_PLANS = (
         (Aim("cpu", "smaller", 1.2),),
         page_size=1,
         rounds=3,
-        only=(*OURS, "aiohttp script"),
+        only=(*OURS, *HAND_WRITTEN[:2]),
     ),
 )
 EXTRACT_PLANS = (

@@ -226,7 +226,7 @@ def test_page_number_tokens_match_sequential_reading(items: int, size: int, star
 
     pages = paginator.page_count(response, min(size, items))
     assert pages == -(-items // size)
-    assert [paginator.token_at(number, response) for number in range(max(pages, 1))] == tokens
+    assert list(map(paginator.predict_tokens(response), range(max(pages, 1)))) == tokens
 
 
 @often
@@ -241,7 +241,7 @@ def test_offset_tokens_match_sequential_reading(items: int, limit: int) -> None:
 
     pages = paginator.page_count(response, min(limit, items))
     assert pages == -(-items // limit)
-    assert [paginator.token_at(number, response) for number in range(max(pages, 1))] == tokens
+    assert list(map(paginator.predict_tokens(response), range(max(pages, 1)))) == tokens
 
 
 @often
@@ -263,7 +263,7 @@ def test_link_header_tokens_match_sequential_reading(pages: int, start: int, bef
 
     assert paginator.page_count(first, 5) == len(tokens) == pages
     for number, token in enumerate(tokens):
-        url_parts = urlsplit(paginator.token_at(number, first))
+        url_parts = urlsplit(paginator.predict_tokens(first)(number))
         assert parse_qsl(url_parts.query, True) == parse_qsl(urlsplit(token).query, True)
         assert url_parts[:3] == urlsplit(token)[:3]
 

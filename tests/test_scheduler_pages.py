@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -335,6 +338,46 @@ async def test_concurrent_pages_of_many_slices_stay_in_order(virtual_clock):
         assert [page.number for page in own] == list(range(20))
         assert record_ids(own) == list(range(100))
     assert 16 < api.peak_in_flight <= 32
+
+
+def path_of_slice(self: Any, context: RequestContext) -> str:
+    return context.stream_slice["at"]
+
+
+async def test_slices_that_fill_the_slots_are_read_page_by_page(virtual_clock):
+    api = Api(ItemsResponder(50))
+    attributes = {"paginator": COUNTED["pages"], "path": path_of_slice, "max_concurrency": 4}
+    stream = subclass(Items, **attributes)(transport=api, clock=virtual_clock)
+
+    pages, _ = await collect_pages(stream.pages(slices=slices("abcdefgh")))
+
+    waves = defaultdict(list)
+    for key, time in zip(api.requested, api.request_times, strict=True):
+        waves[time].append(key.partition("/")[0])
+    assert len(pages) == len(api.requested) == 80
+    assert len(waves) <= 22
+    # At the beginning, before the first page has come, and at the end slots are idle.
+    assert all(len(set(names)) == len(names) == 4 for names in list(waves.values())[3:12])
+
+
+async def test_read_ahead_does_not_keep_the_first_response(virtual_clock):
+    responses: list[weakref.ref[Response]] = []
+
+    def keep_reference(self: Any, response: Response, context: RequestContext) -> Any:
+        responses.append(weakref.ref(response))
+        return response.json()["items"]
+
+    stream = subclass(Items, paginator=COUNTED["pages"], parse_response=keep_reference)(
+        transport=Api(ItemsResponder(500)), clock=virtual_clock
+    )
+
+    async with stream.pages() as pages:
+        for _ in range(20):
+            await anext(pages)
+        gc.collect()
+
+        assert len(responses) >= 20
+        assert responses[0]() is None
 
 
 async def test_idle_consumer_stops_read_ahead(virtual_clock):

@@ -131,7 +131,7 @@ class DriftDetector:
 
 def may_drift(stream: Stream) -> bool:
     """Whether rows can move between the pages of a stream: pages are counted, and rows have keys."""
-    return isinstance(stream.primary_key, str) and stream.uses_paginator and hasattr(stream.paginator, "token_at")
+    return isinstance(stream.primary_key, str) and stream.uses_paginator and hasattr(stream.paginator, "predict_tokens")
 
 
 def _hash(token: Any) -> int:

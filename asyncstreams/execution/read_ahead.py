@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.lowlevel
 
-from ..messages import Response
 from ..protocols import CountedPaginator
 from .page_fetcher import ParsedPage, ReceivedPage
-from .slots import StreamSlots
+from .slots import Slot, StreamSlots
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -22,11 +21,12 @@ _MAX_BUFFERED_BYTES = 32 * 2**20
 
 
 class ReadAhead:
-    """Fetches several pages of one slice concurrently, with predicted tokens.
+    """Fetches several pages of one slice concurrently, with predicted tokens, in slots that would be idle.
 
-    The predictions are the paginator's `token_at`. The token in each page decides: if a prediction was wrong,
+    The predictions are the paginator's `predict_tokens`. The token in each page decides: if a prediction was wrong,
     all speculative pages are discarded. With a known number of pages no request is wasted. Without one, the
-    window grows by one with each full page, until a page is shorter than the first.
+    window grows by one with each full page, until a page is shorter than the first. Other slices come first:
+    where they fill the slots, pages that are fetched ahead would only cost memory.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class ReadAhead:
         slots: StreamSlots,
     ) -> None:
         self._paginator, self._receive, self._tasks, self._slots = paginator, receive, tasks, slots
-        self._first: Response | None = None
+        self._token_of: Callable[[int], Any] | None = None
         self._page_count: int | None = None
         self._full_count = 0
         self._next_number = 1
@@ -48,17 +48,19 @@ class ReadAhead:
     def start(self, page: ParsedPage, count: int, token: Any) -> None:
         """Start from the first page, which has `count` records and names `token` for the second page."""
         self._page_count = self._paginator.page_count(page.response, count)
-        self._full_count, self._first = count, page.response
+        self._full_count = count
         self._max_window = max(1, min(self._slots.max_slots, _MAX_BUFFERED_BYTES // max(1, page.size)))
         try:
-            guessable = self._paginator.token_at(1, page.response) == token
+            self._token_of = self._paginator.predict_tokens(page.response)
         except ValueError:  # links without numbers
-            guessable = False
-        if guessable:
+            return
+        if self._token_of(1) == token:
             self._window = 1 if self._page_count is None else self._max_window
 
-    def observe_page(self, count: int, token: Any) -> None:
-        """Extend, keep or close the window after a page of `count` records that names `token` for the next page."""
+    def observe_page(self, number: int, count: int, token: Any) -> None:
+        """Extend, keep or close the window after page `number` with `count` records, which names `token` as next."""
+        if not self._pending:
+            self._next_number = number + 1  # the slice may have fetched pages itself
         if self._pending and self._pending[0].token != token:
             self.discard()
         elif self._page_count is None and count < self._full_count:
@@ -76,8 +78,14 @@ class ReadAhead:
 
         Raises the error of its request.
         """
-        guess = self._pending.popleft()
-        await guess.done.wait()
+        # A slice that waits for a page that is fetched ahead needs no slot of its own.
+        self._slots.count_ahead(-1)
+        try:
+            self._fill_window()
+            guess = self._pending.popleft()
+            await guess.done.wait()
+        finally:
+            self._slots.count_ahead(1)
         if guess.error is not None:
             raise guess.error
         if guess.received is None:
@@ -90,35 +98,47 @@ class ReadAhead:
         """Discard all speculative pages and stop predicting."""
         self._window = 0
         while self._pending:
-            self._pending.pop().scope.cancel()
+            guess = self._pending.pop()
+            guess.scope.cancel()
+            guess.close()  # its task may never start
 
     def _fill_window(self) -> None:
         while len(self._pending) < self._window and (self._page_count is None or self._next_number < self._page_count):
-            assert self._first is not None
-            guess = SpeculativePage(self._paginator.token_at(self._next_number, self._first), self._next_number)
+            assert self._token_of is not None
+            slot = self._slots.new_slot()
+            if not slot.acquire_idle():
+                return
+            guess = SpeculativePage(self._token_of(self._next_number), self._next_number, slot, self._slots)
             self._next_number += 1
             self._pending.append(guess)
             self._tasks.start_soon(self._fetch, guess)
 
     async def _fetch(self, guess: SpeculativePage) -> None:
-        slot = self._slots.new_slot()
         with guess.scope:
             try:
-                await slot.acquire()
-                guess.received = await self._receive(guess.token, slot, guess.number)
+                guess.received = await self._receive(guess.token, guess.slot, guess.number)
             except Exception as error:  # raised by pop_next, if the page is needed
                 guess.error = error
             finally:
-                slot.release()
+                guess.close()
                 guess.done.set()
 
 
 class SpeculativePage:
-    """A page that is fetched before it is known to exist."""
+    """A page that is fetched before it is known to exist, in a slot that was idle."""
 
-    def __init__(self, token: Any, number: int) -> None:
-        self.token, self.number = token, number
+    def __init__(self, token: Any, number: int, slot: Slot, slots: StreamSlots) -> None:
+        self.token, self.number, self.slot, self._slots = token, number, slot, slots
+        self._is_counted = True
+        slots.count_ahead(1)
         self.scope = anyio.CancelScope()
         self.done = asyncio.Event()
         self.received: ReceivedPage | None = None
         self.error: Exception | None = None
+
+    def close(self) -> None:
+        """Release the slot; further calls have no effect."""
+        self.slot.release()
+        if self._is_counted:
+            self._is_counted = False
+            self._slots.count_ahead(-1)

@@ -189,7 +189,7 @@ class SliceReader:
         if self._ahead is not None and not self._is_finished:
             if self._number == 0:
                 self._ahead.start(fetched, count or 0, token)
-            self._ahead.observe_page(count or 0, token)
+            self._ahead.observe_page(self._number, count or 0, token)
         if self._drift is not None:
             self._drift.observe_page(self._number, self._visible_fields(records))
         return self._build_page(records, fetched, is_last=self._is_finished, token=None if self._is_finished else token)
@@ -224,7 +224,7 @@ class SliceReader:
             tasks is None
             or not self._run.reads_ahead
             or self._stream.streams_body
-            or not hasattr(paginator, "token_at")
+            or not hasattr(paginator, "predict_tokens")
         ):
             return None
         return ReadAhead(paginator, self._receive, tasks, self._run.slots)

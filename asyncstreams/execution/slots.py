@@ -28,6 +28,7 @@ class SlotPool:
         self.total = total
         self._free = total
         self._open_slices = 0
+        self.pages_ahead = 0
         self._weights = 0.0
         self._waiting: dict[StreamSlots, None] = {}
         self._virtual_time = 0.0
@@ -58,6 +59,14 @@ class SlotPool:
 
     def has_free_slot(self) -> bool:
         return self._free > 0
+
+    def has_idle_slot(self) -> bool:
+        """Whether a slot is free that no slice waits for, and that none has only released for a moment."""
+        return (
+            self._free > 0
+            and self._open_slices + self.pages_ahead < self.total
+            and not any(slots.is_ready() for slots in self._waiting)
+        )
 
     def mark_acquired(self, slots: StreamSlots) -> None:
         self._free -= 1
@@ -117,7 +126,7 @@ class StreamSlots:
         self._pool = pool
         self.weight = weight
         self.max_slots = available
-        self.held = self.open_slices = 0
+        self.held = self.open_slices = self.pages_ahead = 0
         self.start_tag = 0.0
         self._resuming: deque[asyncio.Future[None]] = deque()
         self._starting: deque[asyncio.Future[None]] = deque()
@@ -144,6 +153,19 @@ class StreamSlots:
             with suppress(ValueError):  # `wake_next` may have removed it
                 queue.remove(waiter)
             raise
+
+    def acquire_idle(self) -> bool:
+        """Take a slot that no slice of any stream needs; whether there was one."""
+        pool = self._pool
+        if not pool.has_idle_slot() or self.open_slices + self.pages_ahead >= self.max_slots:
+            return False
+        pool.mark_acquired(self)
+        return True
+
+    def count_ahead(self, change: int) -> None:
+        """Count a page that is fetched ahead: 1 at its begin, -1 at its end, and -1 while its slice waits for one."""
+        self.pages_ahead += change
+        self._pool.pages_ahead += change
 
     def release(self) -> None:
         self._pool.mark_released(self)
@@ -199,6 +221,11 @@ class Slot:
     async def acquire(self, *, new: bool = False) -> None:
         await self._slots.acquire(new=new)
         self._held = self._is_charged = True
+
+    def acquire_idle(self) -> bool:
+        """Acquire the slot if it is free and no slice waits for one; whether it was."""
+        self._held = self._is_charged = self._slots.acquire_idle()
+        return self._held
 
     async def ensure_acquired(self) -> None:
         """Acquire the slot unless it is held already."""

@@ -146,9 +146,9 @@ class PageNumber:
             return None
         return _page_total(select_count(self.total_items, response), self.size, count)
 
-    def token_at(self, number: int, response: Response) -> int:
-        """The token of page `number`, counted from 0."""
-        return self.start + number
+    def predict_tokens(self, response: Response) -> Callable[[int], int]:
+        """The token of each page as a function of its number, counted from 0."""
+        return lambda number: self.start + number
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,9 +244,9 @@ class Offset:
             return -(-rows // self.limit)
         return _page_total(rows, self.limit, count)
 
-    def token_at(self, number: int, response: Response) -> int:
-        """The token of page `number`, counted from 0."""
-        return self.start + number * self.limit
+    def predict_tokens(self, response: Response) -> Callable[[int], int]:
+        """The token of each page as a function of its number, counted from 0."""
+        return lambda number: self.start + number * self.limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,12 +355,12 @@ class LinkHeader:
         numbers = self._numbers(response)
         return None if numbers is None else numbers.last - numbers.following + 2
 
-    def token_at(self, number: int, response: Response) -> str:
-        """The token of page `number`, counted from 0."""
+    def predict_tokens(self, response: Response) -> Callable[[int], str]:
+        """The token of each page as a function of its number, counted from 0; ValueError without numbered links."""
         numbers = self._numbers(response)
         if numbers is None:
             raise ValueError("this response has no numbered links")
-        return _with_param(numbers.url, numbers.param, str(numbers.following - 1 + number))
+        return lambda number: _with_param(numbers.url, numbers.param, str(numbers.following - 1 + number))
 
     def _numbers(self, response: Response) -> NumberedLinks | None:
         links = _links(response)

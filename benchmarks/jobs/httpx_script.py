@@ -40,6 +40,23 @@ async def slices(client: httpx.AsyncClient, job: Job, output: Output) -> None:
             tasks.create_task(worker())
 
 
+async def numbered(client: httpx.AsyncClient, job: Job, output: Output) -> None:
+    numbers = iter(range(1, job.slices + 1))
+
+    async def worker() -> None:
+        for number in numbers:
+            url, page, last = job.slice_url(number), 0, 1
+            while page < last:
+                page += 1
+                body = await fetch(client, url, {"page": page})
+                output.add_page(body["data"])
+                last = body["meta"]["pages"]
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(job.concurrency):
+            tasks.create_task(worker())
+
+
 async def pages(client: httpx.AsyncClient, job: Job, output: Output) -> None:
     turn = asyncio.Lock()
 
@@ -78,7 +95,7 @@ async def cursor(client: httpx.AsyncClient, job: Job, output: Output) -> None:
 async def main(job: Job, output: Output) -> None:
     limits = httpx.Limits(max_connections=job.concurrency, max_keepalive_connections=job.concurrency)
     async with httpx.AsyncClient(limits=limits, timeout=60, trust_env=False) as client:
-        await {"slices": slices, "pages": pages, "cursor": cursor}[job.shape](client, job, output)
+        await {"slices": slices, "numbered": numbered, "pages": pages, "cursor": cursor}[job.shape](client, job, output)
 
 
 if __name__ == "__main__":

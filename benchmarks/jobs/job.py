@@ -21,9 +21,10 @@ PAGE_SIZE = 100
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One job, in one of three shapes.
+    """One job, in one of four shapes.
 
     "slices": cursor pages of `slices` paths; `{}` in `path` stands for their number, from 1.
+    "numbered": the same with numbered pages; each has the number of pages at `meta.pages`.
     "pages": one resource with numbered pages, whose first page has the number of pages at `meta.pages`.
     "cursor": one resource whose pages have the next cursor at `meta.next`.
 
@@ -130,7 +131,7 @@ def peak_mb() -> float:
 
 def _parse_job() -> Job:
     parser = argparse.ArgumentParser()
-    parser.add_argument("shape", choices=["slices", "pages", "cursor"])
+    parser.add_argument("shape", choices=["slices", "numbered", "pages", "cursor"])
     parser.add_argument("url", help="base URL of the API, with a slash at the end")
     parser.add_argument("out", help="folder for records.jsonl, or - for no file")
     parser.add_argument("--path", required=True, help="path below the URL; {} stands for the number of a slice")

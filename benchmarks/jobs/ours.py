@@ -33,10 +33,14 @@ class SlicedStream(HttpStream):
         return self.job.path.format(context.stream_slice["number"])
 
 
-class NumberedStream(SlicedStream):
-    """One slice with numbered pages."""
+class NumberedSlices(SlicedStream):
+    """Slices with numbered pages."""
 
     paginator: Paginator | None = PageNumber(total_pages="meta.pages")
+
+
+class NumberedStream(NumberedSlices):
+    """One slice with numbered pages."""
 
     def stream_slices(self, state: Mapping[str, object]) -> Iterator[Mapping[str, int]]:
         yield {}
@@ -52,7 +56,8 @@ class CursorStream(NumberedStream):
 
 
 async def main(job: Job, output: Output) -> None:
-    stream = {"slices": SlicedStream, "pages": NumberedStream, "cursor": CursorStream}[job.shape](job)
+    shapes = {"slices": SlicedStream, "numbered": NumberedSlices, "pages": NumberedStream, "cursor": CursorStream}
+    stream = shapes[job.shape](job)
     async with stream.pages() as pages:
         async for page in pages:
             if pause := output.add_page(page.records):
