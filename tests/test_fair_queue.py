@@ -80,20 +80,22 @@ async def test_four_times_the_weight_gets_four_times_the_turns() -> None:
 @given(weights=st.lists(weights, min_size=2, max_size=4), count_alone=st.integers(1, 300), busy=st.booleans())
 def test_late_entry_neither_catches_up_nor_lags(weights: list[float], count_alone: int, *, busy: bool) -> None:
     async def run() -> None:
-        queue, entries = queue_of(*weights)
+        queue, entries = queue_of(*weights) if busy else (FairQueue[NamedEntry](), [NamedEntry(0, weights[0])])
         late_entry = NamedEntry(99, 1.0)
         for _ in range(count_alone):
             if busy:
                 serve_next(queue)
             else:
-                queue.charge(entries[0])
+                queue.charge(entries[0])  # without a wait
 
+        for entry in () if busy else entries:
+            queue.push(entry)
         queue.push(late_entry)
 
         served: Counter[int] = Counter()
         for _ in range(100):
             served[serve_next(queue).name] += 1
-            for entry in entries if busy else entries[:1]:
+            for entry in entries:
                 # One turn of each may be in progress when it comes, and it may be ahead by one.
                 assert served[99] - served[entry.name] / entry.weight <= 1 + 1 / entry.weight + 1e-9
                 assert served[entry.name] / entry.weight - served[99] <= 1 + 1 / entry.weight + 1e-9

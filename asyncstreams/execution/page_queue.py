@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
-from operator import attrgetter
 
 from anyio.lowlevel import RunVar
 
 from ..models import Page
+from ..rate_limits.fair_queue import FairQueue, QueueEntry
 from ..state.stream_state import StreamState
 from .slots import Slot
 
@@ -18,9 +17,9 @@ from .slots import Slot
 class PageQueue:
     """A buffer of pages, bounded in number and in bytes; an async iterator for one consumer.
 
-    A page larger than the byte bound passes when the buffer is empty. Waiting producers are admitted by
-    start-time fair queueing over the streams (as in `slots`), and in FIFO order within a stream. A stream
-    with few slices therefore gets its share of a slow consumer too.
+    A page larger than the byte bound passes when the buffer is empty. Waiting producers are admitted by `FairQueue`
+    over the streams, and in FIFO order within a stream. A stream with few slices therefore gets its share of a slow
+    consumer too.
     """
 
     def __init__(self, max_pages: int, max_bytes: int) -> None:
@@ -29,8 +28,7 @@ class PageQueue:
         self._decode_gate = decode_gate()
         self._pages: deque[tuple[Page, int, Callable[[Page], None]]] = deque()
         self._bytes = 0
-        self._waiting: dict[PageQueueSender, None] = {}
-        self._virtual_time = 0.0
+        self._queue: FairQueue[PageQueueSender] = FairQueue()
         self._consumer: asyncio.Future[None] | None = None
         self._closed = False
         self._error: BaseException | None = None
@@ -43,10 +41,11 @@ class PageQueue:
         was_granted = sender.granted > 0
         sender.granted -= was_granted
         if self.is_full:
-            sender.start_tag -= was_granted / sender.weight
+            if was_granted:
+                self._queue.refund(sender)
             await self._wait_for_turn(sender)
         elif not was_granted:
-            self._charge(sender)
+            self._queue.charge(sender)
         self._pages.append((page, size, on_delivered))
         self._bytes += size
         if self._consumer is not None and not self._consumer.done():
@@ -54,50 +53,29 @@ class PageQueue:
 
     async def wait_for_capacity(self, sender: PageQueueSender) -> None:
         await self._decode_gate.wait_for_turn()
-        if self._waiting or self.is_full:
+        if self._queue.entries or self.is_full:
             await self._wait_for_turn(sender)
         else:
-            self._charge(sender)
+            self._queue.charge(sender)
         sender.granted += 1
 
-    def _charge(self, sender: PageQueueSender) -> None:
-        """Count a page that is sent without waiting."""
-        if not self._waiting:
-            self._virtual_time = sender.start_tag = max(sender.start_tag, self._virtual_time)
-        sender.start_tag += 1 / sender.weight
-
     async def _wait_for_turn(self, sender: PageQueueSender) -> None:
-        if sender not in self._waiting:
-            sender.start_tag = max(sender.start_tag, self._virtual_time)
-        waiter = self._enqueue_waiter(sender)
+        waiter = self._queue.push(sender)
         try:
             await waiter
             while self.is_full:  # another producer was faster: wait again, with the same start tag
-                sender.start_tag -= 1 / sender.weight
-                waiter = self._enqueue_waiter(sender, first=True)
+                self._queue.refund(sender)
+                waiter = self._queue.push(sender, first=True)
                 await waiter
             # This producer may not put anything after all, and must not hold up the others.
             self._wake_producer()
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled():
-                sender.start_tag -= 1 / sender.weight
+                self._queue.refund(sender)
                 self._wake_producer()
             else:
-                self._remove_waiter(sender, waiter)
+                self._queue.remove(sender, waiter)
             raise
-
-    def _enqueue_waiter(self, sender: PageQueueSender, *, first: bool = False) -> asyncio.Future[None]:
-        """Add a waiter; with `first`, ahead of all other waiters of the stream."""
-        waiter = asyncio.get_running_loop().create_future()
-        (sender.waiting.appendleft if first else sender.waiting.append)(waiter)
-        self._waiting[sender] = None
-        return waiter
-
-    def _remove_waiter(self, sender: PageQueueSender, waiter: asyncio.Future[None]) -> None:
-        with suppress(ValueError):  # it may have been skipped already
-            sender.waiting.remove(waiter)
-        if not sender.waiting:
-            self._waiting.pop(sender, None)
 
     def close(self, error: BaseException | None = None) -> None:
         """Accept no more pages. The consumer gets the buffered pages, then `error`."""
@@ -136,19 +114,13 @@ class PageQueue:
         return bool(self._pages) and (len(self._pages) >= self._max_pages or self._bytes >= self._max_bytes)
 
     def _wake_producer(self) -> None:
-        while self._waiting:
-            sender = min(self._waiting, key=_START_TAG)
-            waiter = sender.waiting.popleft()
-            if not sender.waiting:
-                del self._waiting[sender]
-            if not waiter.done():
-                self._virtual_time = max(self._virtual_time, sender.start_tag)
-                sender.start_tag += 1 / sender.weight
+        while (sender := self._queue.first_ready()) is not None:
+            if (waiter := self._queue.pop(sender)) is not None:
                 waiter.set_result(None)
                 return
 
 
-class PageQueueSender:
+class PageQueueSender(QueueEntry[None]):
     """Puts the pages of one stream into the queue."""
 
     replays_delivered = False
@@ -157,11 +129,9 @@ class PageQueueSender:
     """State that advances when pages are built, not when they are acknowledged: it is kept by child streams."""
 
     def __init__(self, page_queue: PageQueue, weight: float) -> None:
+        super().__init__(weight)
         self._page_queue = page_queue
-        self.weight = weight
-        self.start_tag = 0.0
         self.granted = 0
-        self.waiting: deque[asyncio.Future[None]] = deque()
 
     async def put(self, page: Page, size: int, on_delivered: Callable[[Page], None]) -> None:
         """Queue a page of `size` bytes, waiting for capacity. The consumer's `anext` calls `on_delivered`."""
@@ -184,9 +154,6 @@ class PageQueueSender:
         A page that is put without another await in between finds that capacity.
         """
         await self._page_queue.wait_for_capacity(self)
-
-
-_START_TAG = attrgetter("start_tag")
 
 
 class DecodeGate:

@@ -6,9 +6,10 @@ import asyncio
 import logging
 import os
 import sys
-from collections import deque
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
+
+from ..rate_limits.fair_queue import FairQueue, QueueEntry
 
 _MAX_LEAD_REQUESTS = 2  # a stream yields its slot when it is further ahead of a waiting one
 _OPEN_SLICES_PER_SLOT = 4  # waiting slices have released their slots
@@ -17,21 +18,19 @@ _OPEN_SLICES_PER_SLOT = 4  # waiting slices have released their slots
 class SlotPool:
     """A fixed number of slots for the slices of all streams of a run.
 
-    Slots are granted by start-time fair queueing (Goyal et al., 1996): each stream has a start tag, which
-    rises by 1 / weight with each request, and the waiting stream with the lowest tag is next. Requests are
-    counted rather than pages, because a page would be counted too late, after a burst of other requests.
-    `total` bounds the slots. At most four slices per slot are open, plus each stream's share of the slots:
-    long slices that were open before leave a new stream its share.
+    Slots are granted by `FairQueue`: a stream is charged for each request. Requests are counted rather than pages,
+    because a page would be counted too late, after a burst of other requests. `total` bounds the slots. At most four
+    slices per slot are open, plus each stream's share of the slots: long slices that were open before leave a new
+    stream its share.
     """
 
     def __init__(self, total: int) -> None:
         self.total = total
+        self.queue: FairQueue[StreamSlots] = FairQueue()
+        self.pages_ahead = 0
         self._free = total
         self._open_slices = 0
-        self.pages_ahead = 0
         self._weights = 0.0
-        self._waiting: dict[StreamSlots, None] = {}
-        self._virtual_time = 0.0
 
     def add_stream(self, weight: float = 1.0, max_slots: int | None = None) -> StreamSlots:
         """Register a stream, which holds at most `max_slots` at once, until its `close()`."""
@@ -62,74 +61,50 @@ class SlotPool:
 
     def has_idle_slot(self) -> bool:
         """Whether a slot is free that no slice waits for, and that none has only released for a moment."""
-        return (
-            self._free > 0
-            and self._open_slices + self.pages_ahead < self.total
-            and not any(slots.is_ready() for slots in self._waiting)
-        )
+        return self._free > 0 and self._open_slices + self.pages_ahead < self.total and self.queue.first_ready() is None
 
     def mark_acquired(self, slots: StreamSlots) -> None:
-        self._free -= 1
-        slots.held += 1
-        self.charge(slots)
+        """Take a free slot without waiting."""
+        self._take(slots)
+        self.queue.charge(slots)
 
     def mark_released(self, slots: StreamSlots) -> None:
         self._free += 1
         slots.held -= 1
         self._assign_free_slots()
 
-    def charge(self, slots: StreamSlots) -> None:
-        """Count one request of a stream."""
-        if not self._waiting:
-            # No stream is waiting. One that arrives later starts at this virtual time, without credit for the past.
-            self._virtual_time = slots.start_tag = max(slots.start_tag, self._virtual_time)
-        slots.start_tag += 1 / slots.weight
-
-    def enqueue(self, slots: StreamSlots) -> None:
-        if slots not in self._waiting:
-            # A stream gets no credit for a pause: it continues at the virtual time.
-            slots.start_tag = max(slots.start_tag, self._virtual_time)
-            self._waiting[slots] = None
-
     def must_yield(self, slots: StreamSlots) -> bool:
         """Whether a waiting stream is more than `_MAX_LEAD_REQUESTS` behind this one."""
-        if not self._waiting:
+        if not self.queue.entries:
             return False
         return any(
             other is not slots
-            and other.is_ready()
+            and other.is_ready
             and other.start_tag + _MAX_LEAD_REQUESTS / other.weight < slots.start_tag
-            for other in self._waiting
+            for other in self.queue.entries
         )
 
+    def _take(self, slots: StreamSlots) -> None:
+        self._free -= 1
+        slots.held += 1
+
     def _assign_free_slots(self) -> None:
-        while self._free > 0 and (slots := self._next_stream()) is not None:
-            self._virtual_time = max(self._virtual_time, slots.start_tag)
-            if slots.wake_next():
-                self.mark_acquired(slots)
-            if not slots.is_waiting():
-                del self._waiting[slots]
-
-    def _next_stream(self) -> StreamSlots | None:
-        """The stream with the lowest start tag among those that can take a slot."""
-        found: StreamSlots | None = None
-        for slots in self._waiting:
-            if (found is None or slots.start_tag < found.start_tag) and slots.is_ready():
-                found = slots
-        return found
+        while self._free > 0 and (slots := self.queue.first_ready()) is not None:
+            if (waiter := self.queue.pop(slots)) is not None:
+                self._take(slots)
+                waiter.set_result(None)
 
 
-class StreamSlots:
+class StreamSlots(QueueEntry[None]):
     """The slots of one stream: slices already open come before new ones."""
 
+    __slots__ = ("_pool", "held", "max_slots", "open_slices", "pages_ahead")
+
     def __init__(self, pool: SlotPool, weight: float, available: int) -> None:
+        super().__init__(weight)
         self._pool = pool
-        self.weight = weight
         self.max_slots = available
         self.held = self.open_slices = self.pages_ahead = 0
-        self.start_tag = 0.0
-        self._resuming: deque[asyncio.Future[None]] = deque()
-        self._starting: deque[asyncio.Future[None]] = deque()
 
     def new_slot(self) -> Slot:
         """A slot that is not acquired yet."""
@@ -141,17 +116,13 @@ class StreamSlots:
         if pool.has_free_slot() and self.held < self.max_slots and (not new or pool.may_open(self)):
             pool.mark_acquired(self)
             return
-        queue = self._starting if new else self._resuming
-        waiter = asyncio.get_running_loop().create_future()
-        queue.append(waiter)
-        pool.enqueue(self)
+        waiter = pool.queue.push(self, later=new)
         try:
             await waiter
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled():
                 pool.mark_released(self)
-            with suppress(ValueError):  # `wake_next` may have removed it
-                queue.remove(waiter)
+            pool.queue.remove(self, waiter)
             raise
 
     def acquire_idle(self) -> bool:
@@ -178,32 +149,20 @@ class StreamSlots:
         self._pool.remove_stream(self)
 
     def charge(self) -> None:
-        self._pool.charge(self)
+        """Count one request of the stream."""
+        self._pool.queue.charge(self)
 
     def refund(self) -> None:
         """Undo the charge of a slot that was released before any request."""
-        self.start_tag -= 1 / self.weight
+        self._pool.queue.refund(self)
 
     def must_yield(self) -> bool:
         return self._pool.must_yield(self)
 
-    def is_waiting(self) -> bool:
-        return bool(self._resuming or self._starting)
-
+    @property
     def is_ready(self) -> bool:
         """Whether a slice is waiting that can take a slot."""
-        return self.held < self.max_slots and (
-            bool(self._resuming) or (bool(self._starting) and self._pool.may_open(self))
-        )
-
-    def wake_next(self) -> bool:
-        """Wake the next waiter; false if it has been cancelled."""
-        queue = self._resuming or self._starting
-        waiter = queue.popleft()
-        if waiter.done():
-            return False
-        waiter.set_result(None)
-        return True
+        return self.held < self.max_slots and (bool(self.waiting) or (bool(self.later) and self._pool.may_open(self)))
 
 
 class Slot:
