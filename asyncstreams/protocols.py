@@ -191,6 +191,7 @@ class Stream(Protocol):
     authenticator: httpx.Auth | None
     transport: httpx.AsyncBaseTransport | MockRouter | None
     timeouts: Timeouts
+    adaptive_timeouts: bool
     body_limits: BodyLimits
     middleware: Sequence[Middleware]
     allowed_origins: tuple[str, ...]

@@ -12,7 +12,12 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-MODULES = {"asyncstreams": ("uvloop",), "aiohttp script": ("aiohttp", "uvloop"), "httpx script": ("httpx",)}
+MODULES = {
+    "asyncstreams": ("uvloop",),
+    "aiohttp script": ("aiohttp", "uvloop"),
+    "aiohttp script, asyncio loop": ("aiohttp",),
+    "httpx script": ("httpx",),
+}
 
 
 def are_installed(*modules: str) -> bool:

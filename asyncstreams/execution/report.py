@@ -66,7 +66,8 @@ class StreamReport:
     records whose cursor lay outside of the window that they were requested for; they are left out, unless the stream
     sets `keep_outside`. `left_for_next_run` counts the records of the time that `settle` leaves for the next run; that
     time begins with the cursor value `left_from`, None if nothing is left. An API that filters by the bounds of windows
-    does not send such records, so that the count is 0.
+    does not send such records, so that the count is 0. `early_timeouts` counts the first tries that `adaptive_timeouts`
+    ended.
 
     `written` describes the output, if the stream was extracted into files or tables. Then `raw_passthrough` says
     whether the records were copied as bytes; if they had to be decoded, `not_raw_because` has the reason.
@@ -87,6 +88,7 @@ class StreamReport:
     outside_window: int = 0
     left_for_next_run: int = 0
     left_from: Any = None
+    early_timeouts: int = 0
     written: WriteReport | None = None
 
     def __str__(self) -> str:
@@ -97,6 +99,7 @@ class StreamReport:
         failed += f", {self.outside_window:,} outside their window" if self.outside_window else ""
         left = f"{self.left_for_next_run:,} " if self.left_for_next_run else ""
         failed += f", {left}from {self.left_from} on left for the next run" if self.left_from is not None else ""
+        failed += f", {self.early_timeouts:,} slow tries repeated" if self.early_timeouts else ""
         plural = "" if self.slices == 1 else "s"
         quarantined = f", {self.quarantined:,} quarantined" if self.quarantined else ""
         counts = (

@@ -151,6 +151,7 @@ class StreamRun:
             outside_window=0 if self.incremental is None else self.incremental.outside_window,
             left_for_next_run=0 if self.incremental is None else self.incremental.left_for_next_run,
             left_from=None if self.incremental is None else self.incremental.left_from,
+            early_timeouts=self.client.early_timeouts,
         )
 
     @property

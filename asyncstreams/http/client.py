@@ -36,6 +36,7 @@ from .sender import (
     to_response,
 )
 from .session import Session
+from .timeouts import EarlyTimeout
 from .wait_tracker import WaitTracker
 
 _log = logging.getLogger("asyncstreams")
@@ -84,6 +85,11 @@ class HttpClient:
     def activity(self) -> int:
         """A number that grows whenever a request is sent, a response begins or a piece of a body arrives."""
         return self._sender.activity.count
+
+    @property
+    def early_timeouts(self) -> int:
+        """First tries that were given up early, because other responses had come much faster."""
+        return self._sender.answer_times.early_timeouts
 
     def describe_waits(self) -> str:
         """What the requests of the stream wait for, as text; empty if there are none."""
@@ -137,7 +143,10 @@ class HttpClient:
 
     async def _handle_failure(self, error: AsyncStreamsError, request: Request, retry: RetryState) -> None:
         is_silent = isinstance(error, HostUnavailable)
-        if self._record_host_failure(request, retry, is_overload=isinstance(error, StallTimeout), is_silent=is_silent):
+        is_early = isinstance(error, EarlyTimeout)
+        self._sender.answer_times.early_timeouts += is_early
+        is_overload = isinstance(error, StallTimeout) and not is_early
+        if self._record_host_failure(request, retry, is_overload=is_overload, is_silent=is_silent):
             return
         try:
             await retry.wait_for_retry(error)

@@ -51,7 +51,7 @@ from .retry import wait_too_long
 from .send_options import ClientOptions, SendOptions
 from .session import Session, as_transport, check_extensions
 from .signing import complete_request, final_request, needs_final_request, signs_in_place
-from .timeouts import Activity, AttemptTimeout
+from .timeouts import Activity, AnswerTimes, AttemptTimeout
 from .wait_tracker import WaitTracker
 
 T = TypeVar("T")
@@ -99,10 +99,12 @@ class RequestSender:
         self._custom_transport = as_transport(stream.transport)
         self._guard = OriginGuard(stream, allowed, uncredentialed, self.authenticator, session.secrets)
         self._base_origin = self._guard.base_origin
+        self._follows_answer_times = stream.adaptive_timeouts and stream.idempotent and stream.max_tries > 1
         self._base_governor: Governor | None = None
         self._base_transport: tuple[ClientOptions, httpx.AsyncBaseTransport] | None = None
         self._quota_clients: dict[Governor, QuotaClient] = {}
         self.activity = Activity()
+        self.answer_times = AnswerTimes()
         if self.authenticator is not None:
             self._require_encryption(allowed)
 
@@ -464,13 +466,18 @@ class RequestSender:
             options = replace(options, extensions={}, client=replace(options.client, cert=None))
         transport = self._transport_for(self._origin_for(request), options)
         streamed = attempt.streamed and not getattr(self.authenticator, "requires_response_body", False)
+        is_first = attempt.context.attempt == 1 and self._follows_answer_times
         with AttemptTimeout(
-            options.timeouts, self._session.deadlines, limit_total=not streamed, activity=self.activity
+            options.timeouts,
+            self._session.deadlines,
+            limit_total=not streamed,
+            activity=self.activity,
+            first_byte=self.answer_times.limit if is_first else math.inf,
         ) as timeout:
             request.extensions["connected"] = timeout.start_request
             _add_client_headers(request, transport)
             response = to_response(await transport.handle_async_request(request), request)
-            timeout.start_body()
+            answered_after = timeout.start_body()
             if b"set-cookie" in response.layout.indexes:
                 self._store_cookies(response, request)
             governor = permit.governor
@@ -479,6 +486,8 @@ class RequestSender:
             )
             limits = self._stream.body_limits
             succeeded = 200 <= response.status_code < 300
+            if succeeded:
+                self.answer_times.record(answered_after)
             if streamed and succeeded and response.status_code != 204:
                 body = stream_body(response, limits, options.timeouts, self.activity.count_piece)
                 response.set_chunks(body)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from array import array
 from collections.abc import AsyncIterator
 from types import TracebackType
 
@@ -11,6 +12,40 @@ from ..errors import StallTimeout
 from ..models import Timeouts
 
 _RATE_WINDOW_S = 30.0
+_MIN_ANSWERS = 50  # before a limit follows from them, and between two updates
+_KEPT_ANSWERS = 1_000
+_PERCENTILE, _FACTOR, _MIN_FIRST_BYTE_S = 0.99, 5.0, 1.0
+
+
+class EarlyTimeout(StallTimeout):
+    """The first try of a page had no response within a limit that follows from earlier responses."""
+
+
+class AnswerTimes:
+    """Times to the first byte of one stream's responses, and the limit of first tries that follows from them.
+
+    The limit is five times the 99th percentile (nearest rank) of the last 1,000 times, and at least 1 s. It is infinite
+    before 50 responses. `early_timeouts` counts the attempts that it ended.
+    """
+
+    __slots__ = ("_count", "_seconds", "early_timeouts", "limit")
+
+    def __init__(self) -> None:
+        self.limit = math.inf
+        self.early_timeouts = 0
+        self._seconds = array("d")
+        self._count = 0
+
+    def record(self, seconds: float) -> None:
+        """Record the time to the first byte of a successful response."""
+        if self._count < _KEPT_ANSWERS:
+            self._seconds.append(seconds)
+        else:
+            self._seconds[self._count % _KEPT_ANSWERS] = seconds
+        self._count += 1
+        if self._count % _MIN_ANSWERS == 0:
+            rank = math.ceil(_PERCENTILE * len(self._seconds))
+            self.limit = max(_MIN_FIRST_BYTE_S, _FACTOR * sorted(self._seconds)[rank - 1])
 
 
 class Deadlines:
@@ -70,16 +105,19 @@ class Activity:
 class AttemptTimeout:
     """An `asyncio.timeout` whose deadline moves by plain assignment.
 
-    When a limit runs out, the `with` block raises StallTimeout, which names the limit.
+    When a limit runs out, the `with` block raises StallTimeout, which names the limit. `first_byte` is a shorter limit
+    for the first byte, in seconds, whose end raises EarlyTimeout.
     """
 
     __slots__ = (
         "_activity",
+        "_asked_at",
         "_bytes",
         "_cancelling",
         "_deadline",
         "_deadlines",
         "_expired",
+        "_first_byte",
         "_limits",
         "_loop",
         "_phase",
@@ -90,16 +128,23 @@ class AttemptTimeout:
     )
 
     def __init__(
-        self, limits: Timeouts, deadlines: Deadlines, *, limit_total: bool = True, activity: Activity | None = None
+        self,
+        limits: Timeouts,
+        deadlines: Deadlines,
+        *,
+        limit_total: bool = True,
+        activity: Activity | None = None,
+        first_byte: float = math.inf,
     ) -> None:
         self._limits = limits
+        self._first_byte = min(limits.first_byte, first_byte)
         self._activity = Activity() if activity is None else activity
         self._activity.count += 1
         self._deadlines, self._loop = deadlines, deadlines.loop
-        self._started_at = now = deadlines.loop.time()
+        self._started_at = self._asked_at = now = deadlines.loop.time()
         self._total_deadline = now + limits.total if limit_total else math.inf
         self._phase = "first_byte"
-        self._deadline = now + limits.connect + limits.first_byte
+        self._deadline = now + limits.connect + self._first_byte
         self._window_start = math.inf
         self._bytes = 0
         self._expired = False
@@ -125,14 +170,16 @@ class AttemptTimeout:
 
         If a transport never calls this, the limit is `connect` plus `first_byte` from the start of the attempt.
         """
-        self._deadline = self._loop.time() + self._limits.first_byte
+        self._asked_at = self._loop.time()
+        self._deadline = self._asked_at + self._first_byte
 
-    def start_body(self) -> None:
-        """Start the limits on the body, after the headers have arrived."""
+    def start_body(self) -> float:
+        """Start the limits on the body, after the headers have arrived; returns the seconds until they did."""
         self._window_start = self._loop.time()
         self._phase = "read"
         self._activity.count += 1
         self._deadline = self._window_start + self._limits.read
+        return self._window_start - self._asked_at
 
     def add_bytes(self, count: int) -> None:
         """Count bytes of the body. Raises StallTimeout below `min_rate`."""
@@ -157,12 +204,14 @@ class AttemptTimeout:
 
     def _next_check_at(self, now: float) -> float:
         # At most the shortest limit from now: no deadline set in the meantime can be earlier than that.
-        return min(self._deadline, self._total_deadline, now + min(self._limits.read, self._limits.first_byte))
+        return min(self._deadline, self._total_deadline, now + min(self._limits.read, self._first_byte))
 
     def _to_error(self) -> StallTimeout:
         limits = self._limits
         if self._loop.time() >= self._total_deadline:
             return _stall_error("total", f"did not complete its response within {limits.total:g} s")
+        if self._phase == "first_byte" and self._first_byte < limits.first_byte:
+            return EarlyTimeout(f"sent no response within {self._first_byte:.1f} s, far longer than others took")
         if self._phase == "first_byte":
             return _stall_error("first_byte", f"sent no response within {limits.first_byte:g} s")
         return _read_stall(limits)

@@ -54,6 +54,7 @@ class StreamOptions(TypedDict, total=False):
 
     authenticator: httpx.Auth | None
     timeouts: Timeouts
+    adaptive_timeouts: bool
     body_limits: BodyLimits
     transport: httpx.AsyncBaseTransport | MockRouter | None
     middleware: Sequence[Middleware]

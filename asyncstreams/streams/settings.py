@@ -112,6 +112,12 @@ class StreamSettings:
     """Signs each request; any httpx.Auth works."""
     timeouts: Timeouts = Timeouts()
     """Time limits of one attempt, in seconds."""
+    adaptive_timeouts: bool = True
+    """Whether the first try of a page ends early if other responses came much faster.
+
+    After 50 responses, its limit for the first byte is five times their 99th percentile, at least 1 s. Later tries
+    have the full limit of `timeouts`.
+    """
     body_limits: BodyLimits = BodyLimits()
     """Size limits of a response body; beyond them ResponseTooLarge is raised."""
     transport: httpx.AsyncBaseTransport | MockRouter | None = None
