@@ -351,7 +351,7 @@ async def held_bytes(count: int, clock: VirtualClock) -> int:
 
 
 async def test_memory_does_not_grow_with_slice_count(virtual_clock):
-    await held_bytes(100, virtual_clock)  # fills import and other caches
+    await held_bytes(MANY, virtual_clock)  # fills import and other caches
 
     # Both runs reach the maximum of open slices, whose memory is bounded and not measured here.
     few, many = [await held_bytes(count, virtual_clock) for count in (MANY // 3, MANY)]
