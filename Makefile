@@ -6,7 +6,7 @@ PEERS := airbyte_cdk dlt singer
 # The tests start hundreds of processes: with this variable, each of them would compile everything that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-long test-simulations test-crash test-servers docs lint types mypy pyright format bench bench-transport bench-peers bench-sim bench-substreams bench-extract bench-journal bench-tables bench-mock bench-imports bench-crash soak clean
+.PHONY: help demo test test-long test-simulations test-properties test-crash test-servers docs lint types mypy pyright format bench bench-transport bench-peers bench-sim bench-substreams bench-extract bench-journal bench-tables bench-mock bench-imports bench-crash soak clean
 
 help:  ## List these targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -21,6 +21,9 @@ test-long: test-simulations test-crash  ## Run what `make test` shortens: every 
 
 test-simulations: $(VENV)/.ready  ## Run the simulations with all seeds and examples (10 minutes)
 	SIMULATIONS=full $(BIN)/python -m pytest -n 2 --dist worksteal -m simulation -k 'not survive' $(ARGS)
+
+test-properties: $(VENV)/.ready  ## Try the properties of order, windows and keys with new random examples (5 minutes)
+	SIMULATIONS=full $(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-profile=random -k property tests/test_window_coverage.py tests/test_windows.py tests/test_upserts.py $(ARGS)
 
 test-crash: $(VENV)/.ready  ## Fail every operation and statement of a run, lose power 500 times, kill it 200 times per output (25 minutes)
 	SIMULATIONS=full CRASHES=200 $(BIN)/python -m pytest tests/test_crash.py tests/test_tables.py -k 'survive or detects'
