@@ -22,7 +22,7 @@ test-long: test-simulations test-crash  ## Run what `make test` shortens: every 
 test-simulations: $(VENV)/.ready  ## Run the simulations with all seeds and examples (10 minutes)
 	SIMULATIONS=full $(BIN)/python -m pytest -n 2 --dist worksteal -m simulation -k 'not survive' $(ARGS)
 
-test-properties: $(VENV)/.ready  ## Try the properties of order, windows and keys with new random examples (5 minutes)
+test-properties: $(VENV)/.ready  ## Try the properties of order, windows and keys with new random examples (2 minutes)
 	SIMULATIONS=full $(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-profile=random -k property tests/test_window_coverage.py tests/test_windows.py tests/test_upserts.py $(ARGS)
 
 test-crash: $(VENV)/.ready  ## Fail every operation and statement of a run, lose power 500 times, kill it 200 times per output (25 minutes)
