@@ -548,3 +548,16 @@ async def test_range_of_growing_ids_marks_what_was_seen(api: Api, to: Any):
 
     assert rows == [4, 5, 6, 7, 8]
     assert ids(to, "issues") == list(range(30))
+
+
+@pytest.mark.parametrize("kind", FAST_KINDS)
+async def test_declaration_is_corrected_after_run_without_rows(tmp_path: Path, kind: Any):
+    api, to = Api(), destination(kind, tmp_path)
+    misspelt = type("Misspelt", (Events,), {"name": "events", "cursor_field": "att"})
+    with pytest.raises(ConfigError, match="no record of the first page has this field"):
+        await misspelt(transport=httpx.MockTransport(api)).extract(to=to)
+
+    await Events(transport=httpx.MockTransport(api)).extract(to=to)
+
+    assert ids(to, "events") == list(range(20))
+    assert (await to.state())["events"].status == "complete"

@@ -93,6 +93,11 @@ class StreamLedger:
         return self.parts if self.hidden is None else self.hidden
 
     @property
+    def is_untouched(self) -> bool:
+        """Whether nothing of the stream was committed, so that its declaration may still be corrected."""
+        return not (self.is_complete or self.parts or self.hidden or self.state.to_json())
+
+    @property
     def visible_generation(self) -> int:
         if self.parts:
             return self.parts[0].generation

@@ -122,7 +122,7 @@ def _starts_over(to: Destination, stream: Stream, known: StreamLedger, mode: Mod
     """Whether a stream with rows is read from the beginning, and replaced when it is complete, whatever its mode."""
     if scope.is_sample(stream.name, mode):
         return False
-    if known.is_reset:
+    if known.is_reset or (known.is_untouched and not _is_compatible(stream, known)):
         return True
     if not to.resume and known.is_open and (mode == "replace" or known.hidden is not None):
         return True
