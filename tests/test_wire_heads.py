@@ -282,6 +282,14 @@ async def test_response_cut_off_anywhere_is_an_error(case):
     assert [outcome for outcome in outcomes if outcome.is_reusable] == []
 
 
+async def test_nul_in_body_after_a_bare_line_feed_is_no_error():
+    data = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\n\r\n1\r\n\0\r\n0\r\n\r\n"
+
+    outcome = await feed([data], "GET")
+
+    assert (outcome.error, outcome.body) == (None, b"\0")
+
+
 async def test_pieces_before_an_error_are_delivered():
     chunked = await feed([http_response(b"4\r\nhere\r\nzz\r\n", CHUNKED)])
     truncated = await feed([http_response(b"here", "Content-Length: 9")], closes=True)

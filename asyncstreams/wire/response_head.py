@@ -55,7 +55,7 @@ def parse_head(data: bytes, method: str) -> tuple[ResponseHead, int]:
     Raises InvalidResponse, which names the broken rule.
     """
     check_protocol(data)
-    if b"\0" in data:
+    if b"\0" in data and b"\0" in data[: _find_empty_line(data, 0, len(data))]:
         raise InvalidResponse("a NUL character in the head")
     headers: list[tuple[bytes, bytes]] = []
     parser = httptools.HttpResponseParser(_Fields(headers))
