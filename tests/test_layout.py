@@ -222,6 +222,14 @@ def test_prose_is_in_plain_english(path: Path) -> None:
     assert [f"{path.name}:{number}: {line}" for number, line in enumerate(lines, 1) if DIALECT.search(line)] == []
 
 
+def test_modules_named_in_the_architecture_exist() -> None:
+    page = (ROOT / "docs/architecture.md").read_text()
+    named = re.findall(r"^ *([a-z_]+/[a-z0-9_]*(?:\.py)?) ", page, re.MULTILINE)
+
+    assert len(named) > 40
+    assert [name for name in named if not (ROOT / "asyncstreams" / name).exists()] == []
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("test_*.py")), ids=lambda path: path.name)
 def test_names_of_tests_are_short(path: Path) -> None:
     functions = (node.name for node in nodes(path) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))

@@ -134,7 +134,7 @@ class ConfigTokens:
             self._set(self.expiry_path, moment.replace("+00:00", "Z"))
 
     def value_at(self, path: Sequence[str]) -> Any:
-        """The value at a path of the configuration; None if there is none."""
+        """The value at a path of the configuration, or None."""
         value: Any = self._config
         for name in path:
             value = cast(Mapping[str, Any], value).get(name) if isinstance(value, Mapping) else None

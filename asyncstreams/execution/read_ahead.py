@@ -79,13 +79,13 @@ class ReadAhead:
         Raises the error of its request.
         """
         # A slice that waits for a page that is fetched ahead needs no slot of its own.
-        self._slots.count_ahead(-1)
+        self._slots.count_needed(-1)
         try:
             self._fill_window()
             guess = self._pending.popleft()
             await guess.done.wait()
         finally:
-            self._slots.count_ahead(1)
+            self._slots.count_needed(1)
         if guess.error is not None:
             raise guess.error
         if guess.received is None:
@@ -130,7 +130,7 @@ class SpeculativePage:
     def __init__(self, token: Any, number: int, slot: Slot, slots: StreamSlots) -> None:
         self.token, self.number, self.slot, self._slots = token, number, slot, slots
         self._is_counted = True
-        slots.count_ahead(1)
+        slots.count_needed(1)
         self.scope = anyio.CancelScope()
         self.done = asyncio.Event()
         self.received: ReceivedPage | None = None
@@ -141,4 +141,4 @@ class SpeculativePage:
         self.slot.release()
         if self._is_counted:
             self._is_counted = False
-            self._slots.count_ahead(-1)
+            self._slots.count_needed(-1)

@@ -27,9 +27,8 @@ class SlotPool:
     def __init__(self, total: int) -> None:
         self.total = total
         self.queue: FairQueue[StreamSlots] = FairQueue()
-        self.pages_ahead = 0
         self._free = total
-        self._open_slices = 0
+        self._open_slices = self._needed = 0
         self._weights = 0.0
 
     def add_stream(self, weight: float = 1.0, max_slots: int | None = None) -> StreamSlots:
@@ -53,15 +52,21 @@ class SlotPool:
         """Count a slice that starts (1) or ends (-1)."""
         self._open_slices += change
         slots.open_slices += change
+        self.count_needed(slots, change)
         if change < 0:
             self._assign_free_slots()
+
+    def count_needed(self, slots: StreamSlots, change: int) -> None:
+        """Count the slots that open slices and pages fetched ahead need, also while they have released them."""
+        self._needed += change
+        slots.needed += change
 
     def has_free_slot(self) -> bool:
         return self._free > 0
 
     def has_idle_slot(self) -> bool:
         """Whether a slot is free that no slice waits for, and that none has only released for a moment."""
-        return self._free > 0 and self._open_slices + self.pages_ahead < self.total and self.queue.first_ready() is None
+        return self._free > 0 and self._needed < self.total and self.queue.first_ready() is None
 
     def mark_acquired(self, slots: StreamSlots) -> None:
         """Take a free slot without waiting."""
@@ -98,13 +103,13 @@ class SlotPool:
 class StreamSlots(QueueEntry[None]):
     """The slots of one stream: slices already open come before new ones."""
 
-    __slots__ = ("_pool", "held", "max_slots", "open_slices", "pages_ahead")
+    __slots__ = ("_pool", "held", "max_slots", "needed", "open_slices")
 
     def __init__(self, pool: SlotPool, weight: float, available: int) -> None:
         super().__init__(weight)
         self._pool = pool
         self.max_slots = available
-        self.held = self.open_slices = self.pages_ahead = 0
+        self.held = self.open_slices = self.needed = 0
 
     def new_slot(self) -> Slot:
         """A slot that is not acquired yet."""
@@ -128,15 +133,14 @@ class StreamSlots(QueueEntry[None]):
     def acquire_idle(self) -> bool:
         """Take a slot that no slice of any stream needs; whether there was one."""
         pool = self._pool
-        if not pool.has_idle_slot() or self.open_slices + self.pages_ahead >= self.max_slots:
+        if not pool.has_idle_slot() or self.needed >= self.max_slots:
             return False
         pool.mark_acquired(self)
         return True
 
-    def count_ahead(self, change: int) -> None:
-        """Count a page that is fetched ahead: 1 at its begin, -1 at its end, and -1 while its slice waits for one."""
-        self.pages_ahead += change
-        self._pool.pages_ahead += change
+    def count_needed(self, change: int) -> None:
+        """Count a slot that a page fetched ahead needs; -1 also while its slice waits for it, and needs none."""
+        self._pool.count_needed(self, change)
 
     def release(self) -> None:
         self._pool.mark_released(self)
