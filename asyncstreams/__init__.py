@@ -18,6 +18,7 @@ from .cursors.cursor_format import CursorFormat
 from .cursors.windows import NumberRanges, TimeWindows
 from .declaration.availability import Availability, AvailabilityStrategy, HttpAvailabilityStrategy
 from .declaration.catalog import CheckReport, StreamCheck, StreamDescription
+from .declaration.settings import StreamOptions
 from .destinations.output_state import LastRun, OutputState, PartitionState, StreamOutput
 from .destinations.sink import Sink
 from .errors import (
@@ -91,7 +92,6 @@ from .state.airbyte_state import StateInput, to_airbyte_state
 from .state.state_file import State
 from .state.stream_state import StreamState
 from .streams.http_stream import HttpStream
-from .streams.options import StreamOptions
 
 if TYPE_CHECKING:
     from .auth.config_tokens import SingleUseRefreshTokenOauth2Authenticator

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from os import PathLike
@@ -157,6 +166,14 @@ class RequestSlot(Protocol):
     def released(self) -> AbstractAsyncContextManager[None]: ...
 
 
+class ParentPages(Protocol):
+    """The records of the parents of one substream, as its run reads them."""
+
+    def read_pages(self) -> AsyncGenerator[tuple[int, list[Record]]]:
+        """Yield pages of parent records, each with the number of the parent stream. Raises LocalError."""
+        ...
+
+
 class Stream(Protocol):
     """The declaration and hooks of a stream, as the http and execution packages use them."""
 
@@ -218,6 +235,10 @@ class Stream(Protocol):
     @property
     def parents(self) -> Sequence[Stream]:
         """The streams whose records become the slices of this stream."""
+        ...
+
+    def read_parents_from(self, feed: ParentPages | None) -> None:
+        """Make `stream_slices` use the pages of the parents that the run reads."""
         ...
 
     @property

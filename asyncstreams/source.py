@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Generator, Iterable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from copy import deepcopy
 from functools import partial
 from random import Random
@@ -17,6 +16,7 @@ from weakref import WeakKeyDictionary
 from .clock import SystemClock
 from .declaration.catalog import CheckReport, StreamCheck, StreamDescription, find_named
 from .declaration.checks import check_options, check_read_arguments, check_source
+from .declaration.settings import StreamOptions
 from .destinations.base import Destination
 from .destinations.sink import Sink
 from .errors import AsyncStreamsError, ConfigError
@@ -30,14 +30,14 @@ from .extraction.run_scope import RangeBound, RunScope
 from .extraction.signals import exit_on_signals
 from .extraction.sink_loop import check_destination, extract_to_sink
 from .http.send_options import check_transport_options
-from .http.session import Session, SessionPool
+from .http.session import Session
 from .models import Page, Record, key_paths
 from .records.record_validation import load_schema
 from .schemas.config_spec import check_config
 from .state.airbyte_state import StateInput, select_states
 from .state.state_file import State, select_stream
-from .streams.http_stream import HttpStream, client_for
-from .streams.options import ListenerList, SessionOwner, StreamOptions
+from .streams.http_stream import HttpStream, bind, client_for
+from .streams.reader import ListenerList, Reader
 
 PerStream: TypeAlias = Mapping[str, Any] | None
 """An argument for each stream, by its name."""
@@ -47,8 +47,8 @@ class Source:
     """A collection of streams of one API. Pass the streams, or subclass it with `spec` and `streams(config)`.
 
     `async with source:` keeps connections, tokens and observed limits from one read to the next. Without it, each
-    read opens and closes a session of its own. A stream may belong to several Sources, but only one of them can read
-    it at a time.
+    read opens and closes a session of its own. A stream may belong to several Sources, which may read it at the same
+    time.
     """
 
     spec: ClassVar[Mapping[str, Any] | None] = None
@@ -70,11 +70,9 @@ class Source:
         own = {name: getattr(self, name) for name in StreamOptions.__annotations__ if hasattr(type(self), name)}
         self._options = _resolve_run_options(class_name, {**own, **options}, self._streams.values())
         check_transport_options(class_name, options, self._options.get("transport"))
-        self._sessions = SessionPool(self._new_session)
+        members = [stream.own_reader for stream in _with_parents(self) if hasattr(stream, "own_reader")]
+        self._reader = Reader(self._new_session, self._options, self, members)
         self._listeners = ListenerList()
-        self._active_reads = 0
-        self._lock = threading.Lock()
-        self._restore_callbacks: list[Callable[[], None]] = []
         self._exit_stacks: WeakKeyDictionary[asyncio.AbstractEventLoop, list[AsyncExitStack]] = WeakKeyDictionary()
 
     def streams(self, config: Mapping[str, Any]) -> Iterable[HttpStream]:
@@ -86,14 +84,14 @@ class Source:
 
     async def check(self, *names: str) -> CheckReport:
         """Check the availability of all streams, or of the named ones, with one request each. Raises ConfigError."""
-        streams = self._select_streams(names)
+        streams = bind(self._select_streams(names), self._reader)
         async with self._lease():
             return CheckReport(tuple([await self._check_stream(stream) for stream in streams]))
 
     async def discover(self) -> dict[str, StreamDescription]:
         """The schema and primary key of each stream, by name. Raises ConfigError for an invalid schema."""
         descriptions: dict[str, StreamDescription] = {}
-        streams = self._select_streams(())
+        streams = bind(self._select_streams(()), self._reader)
         async with self._lease():
             for stream in streams:
                 schema = await load_schema(stream)
@@ -120,7 +118,7 @@ class Source:
         A stream that is unavailable is skipped with a warning and listed in `unavailable` of the returned handle.
         Raises StreamUnavailable if no stream is available, and the errors of `HttpStream.pages`.
         """
-        streams = self._select_streams(names)
+        streams = bind(self._select_streams(names), self._reader)
         max_concurrency = self._options.get("max_concurrency", HttpStream.max_concurrency)
         check_read_arguments(type(self).__name__, limit, on_error, max_concurrency)
         self._check_per_stream("slices", slices)
@@ -196,7 +194,7 @@ class Source:
         if not isinstance(to, Destination):
             pages = self.pages(*names, limit=limit, slices=slices, state=state, on_error=on_error, ack="manual")
             return await extract_to_sink(to, pages)
-        streams = self._select_streams(names)
+        streams = bind(self._select_streams(names), self._reader)
         scope.check(class_name, streams)
         max_concurrency = self._options.get("max_concurrency", HttpStream.max_concurrency)
         check_read_arguments(class_name, limit, on_error, max_concurrency)
@@ -207,11 +205,9 @@ class Source:
 
     def clear_cache(self, *names: str) -> None:
         """Delete the cached records of all streams with `use_cache`, or of the named ones, and of their parents."""
-        streams = self._select_streams(names)
-        with self._adopt_streams():
-            for stream in _with_parents(streams):
-                if stream.use_cache:
-                    stream.clear_cache()
+        for stream in bind(_with_parents(self._select_streams(names)), self._reader):
+            if stream.use_cache:
+                stream.clear_cache()
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Call `listener` with each event of all streams; returns a function that removes it."""
@@ -285,52 +281,10 @@ class Source:
 
     @asynccontextmanager
     async def _lease(self) -> AsyncGenerator[None]:
-        """Hold the session of the running loop open for all streams, and the streams with this Source."""
-        with self._adopt_streams():
-            async with self._sessions.lease():
+        """Hold the session of the running loop open for all streams."""
+        with self._reader.joined():
+            async with self._reader.sessions.lease():
                 yield
-
-    @contextmanager
-    def _adopt_streams(self) -> Generator[None]:
-        with self._lock:
-            if not self._active_reads:
-                self._adopt_all()
-            self._active_reads += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._active_reads -= 1
-                if not self._active_reads:
-                    self._release_streams()
-
-    def _adopt_all(self) -> None:
-        """Give all streams the Source's sessions and the options that they do not declare; on errors, none of them."""
-        try:
-            for stream in _with_parents(self):
-                if hasattr(stream, "session_owner"):  # without it, `lease` raises a ConfigError
-                    self._adopt(stream)
-        except BaseException:
-            self._release_streams()
-            raise
-
-    def _adopt(self, stream: HttpStream) -> None:
-        owner = stream.session_owner
-        if owner.source is not None or owner.sessions.is_open:
-            reader = "on its own" if owner.source is None else "by another Source"
-            raise ConfigError(
-                f"stream {stream.name!r}: already being read {reader}", hint="create another instance for this Source"
-            )
-        inherited = {name: value for name, value in self._options.items() if not _declares(stream, name)}
-        self._restore_callbacks.append(partial(setattr, stream, "session_owner", owner))
-        stream.session_owner = SessionOwner(self._sessions, self, self._adopt_streams, frozenset(inherited))
-        for name, value in inherited.items():
-            setattr(stream, name, value)
-            self._restore_callbacks.append(partial(_restore_option, stream, name, value))
-
-    def _release_streams(self) -> None:
-        while self._restore_callbacks:
-            self._restore_callbacks.pop()()
 
     def _check_per_stream(self, argument: str, value: object) -> None:
         if value is not None and not isinstance(value, Mapping):
@@ -352,20 +306,10 @@ class Source:
 
 def _with_parents(streams: Iterable[HttpStream]) -> list[HttpStream]:
     """The streams and all their ancestors, each once."""
-    found: dict[int, HttpStream] = {}
-    pending = list(streams)
-    while pending:
-        stream = pending.pop(0)
-        if id(stream) not in found:
-            found[id(stream)] = stream
-            pending += stream.parents
-    return list(found.values())
-
-
-def _restore_option(stream: HttpStream, option: str, value: object) -> None:
-    """Remove an inherited option, unless the program has replaced it in the meantime."""
-    if vars(stream).get(option) is value:
-        delattr(stream, option)
+    found = list(streams)
+    for stream in found:  # the list grows during the iteration
+        found += [parent for parent in stream.declared_parents if all(parent is not known for known in found)]
+    return found
 
 
 def _streams_by_name(class_name: str, streams: object) -> dict[str, HttpStream]:
@@ -399,10 +343,7 @@ def _streams_by_name(class_name: str, streams: object) -> dict[str, HttpStream]:
 def _declares(stream: HttpStream, option: str) -> bool:
     """Whether a stream, or one of the author's classes, sets an option."""
     classes = type(stream).__mro__[: type(stream).__mro__.index(HttpStream)]
-    own = option in vars(stream) and not (
-        hasattr(stream, "session_owner") and option in stream.session_owner.inherited_options
-    )
-    return own or any(option in vars(class_) for class_ in classes)
+    return option in vars(stream) or any(option in vars(class_) for class_ in classes)
 
 
 def _resolve_run_options(class_name: str, options: dict[str, Any], streams: Iterable[HttpStream]) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from typing import Any
 import griffe
 import yaml
 
+from asyncstreams.declaration.settings import SETTINGS
+
 ROOT = Path(__file__).resolve().parent.parent
 STAGED, SITE = ROOT / "build" / "docs", ROOT / "build" / "site"
 EXTRA_PAGES = {
@@ -56,6 +58,7 @@ def stage() -> None:
     for name, path in EXTRA_PAGES.items():
         write(Path(name), path.read_text("utf-8"), path)
     write(Path("examples.md"), examples(), ROOT / "docs" / "examples.md")
+    write(Path("reference", "settings.md"), settings_reference(), ROOT / "docs" / "reference" / "settings.md")
 
 
 def write(page: Path, text: str, source: Path) -> None:
@@ -101,6 +104,37 @@ def examples() -> str:
         name = path.relative_to(ROOT).as_posix()
         parts.append(f"\n## {name} {{ #{slug(path)} }}\n\n{docstring}\n\n```python\n{source}```\n")
     return "".join(parts)
+
+
+def settings_reference() -> str:
+    """The table of the settings of streams, one row each."""
+    members = package()["declaration.settings"]["StreamSettings"].members
+    lines = [
+        "# Settings\n",
+        "The attributes of a stream, which a class or an instance sets. A Source accepts those marked in the third column",
+        "for all its streams. Those of the fourth column decide which records a stream has: cached records of another",
+        "value are not used.\n",
+        "| setting | default | of a Source | of the records | meaning |",
+        "|---|---|---|---|---|",
+    ]
+    for row in SETTINGS.values():
+        found = members[row.name]
+        meaning = " ".join(docstring(found).split("\n\n")[0].split()).replace("|", "\\|")
+        kind = value_type(found).replace("|", "\\|")
+        marks = "yes" if row.is_shared else "", "yes" if row.is_in_fingerprint else ""
+        lines.append(f"| `{row.name}`: `{kind}` | `{found.value}` | {' | '.join(marks)} | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+def value_type(attribute: Any) -> str:
+    """The type of an attribute as it is declared, without what `Annotated` adds."""
+    text = str(attribute.annotation)
+    if not text.startswith("Annotated["):
+        return text
+    declared_type = ast.parse(text, mode="eval").body
+    assert isinstance(declared_type, ast.Subscript)
+    assert isinstance(declared_type.slice, ast.Tuple)
+    return ast.unparse(declared_type.slice.elts[0])
 
 
 @cache
@@ -189,7 +223,7 @@ def definition(found: Any) -> str:
 
 
 def declared(attribute: Any) -> str:
-    annotation = f": {attribute.annotation}" if attribute.annotation is not None else ""
+    annotation = f": {value_type(attribute)}" if attribute.annotation is not None else ""
     value = f" = {attribute.value}" if attribute.value is not None and "property" not in attribute.labels else ""
     return f"{attribute.name}{annotation}{value}"
 

@@ -166,7 +166,7 @@ async def test_reasons_hook_receives_stream_logger_source_and_error(route):
 
     await source.check()
 
-    assert seen[0] is stream
+    assert seen[0] == stream
     assert isinstance(seen[1], logging.Logger)
     assert seen[2:] == [source, 403]
 

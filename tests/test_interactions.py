@@ -18,6 +18,7 @@ from asyncstreams import (
     Source,
     StreamFinished,
     StreamUnavailable,
+    Timeouts,
     TokenAuthenticator,
 )
 
@@ -104,21 +105,25 @@ async def test_listener_error_does_not_replace_a_timeout(caplog):
     assert "a listener failed on the final event of a run" in caplog.text
 
 
-async def test_failed_adoption_restores_all_streams():
-    class ReadOnlyTimeouts(Items):
+async def test_source_option_is_not_written_to_a_stream():
+    seen = []
+
+    class ReadOnlyItems(Items):
         def __setattr__(self, name, value):
             if name == "timeouts":
                 raise RuntimeError("read-only")
             super().__setattr__(name, value)
 
-    plain, read_only = Items(transport=responding(200)), ReadOnlyTimeouts(transport=responding(200))
-    plain.name = "plain"
-    source = Source([plain, read_only], timeouts=Items.timeouts)
+        def request_params(self, context):
+            seen.append(self.timeouts)
+            return {}
 
-    with pytest.raises(RuntimeError, match="read-only"):
-        await source.read()
+    stream, timeouts = ReadOnlyItems(transport=responding(200, 200)), Timeouts(connect=3)
 
-    assert await plain.read() == []
+    await Source([stream], timeouts=timeouts).read()
+    await stream.read()
+
+    assert seen == [timeouts, Timeouts()]
 
 
 async def test_option_set_while_source_is_open_persists():
@@ -172,8 +177,8 @@ def test_source_of_separate_streams_is_refused():
 
 
 def test_reserved_attribute_name_is_refused():
-    with pytest.raises(ConfigError, match=r"Homely\.session_owner is reserved"):
-        type("Homely", (Items,), {"session_owner": "users"})()
+    with pytest.raises(ConfigError, match=r"Homely\.binding is reserved"):
+        type("Homely", (Items,), {"binding": "users"})()
 
 
 def test_non_json_config_value_is_named_by_its_pointer():

@@ -367,20 +367,28 @@ async def test_stream_is_unchanged_after_source_read(api):
     assert [call.request.headers.get("Authorization") for call in api.calls[::2]] == ["Bearer t", None, "Bearer u"]
 
 
-async def test_stream_is_read_by_one_source_at_a_time(api):
+async def test_several_sources_read_one_stream_at_once(api):
     users, orders = Users(), Orders()
-    first, second = Source([users]), Source([orders, users])
-    before = dict(vars(orders))
+    first = Source([users], authenticator=TokenAuthenticator("first"))
+    second = Source([orders, users], authenticator=TokenAuthenticator("second"))
+    before = dict(vars(orders)), dict(vars(users))
 
     async with first.pages() as pages:
         await anext(pages)
-        with pytest.raises(ConfigError, match="users") as caught:
-            await second.read()
+        assert await second.read() == READ
         assert await anext(pages)
 
-    assert "another" in str(caught.value)
-    assert vars(orders) == before
-    assert await second.read() == READ
+    assert (vars(orders), vars(users)) == before
+    credentials = [call.request.headers["Authorization"] for call in api.calls if "users" in call.request.url.path]
+    assert sorted(credentials) == ["Bearer first"] * 2 + ["Bearer second"] * 2
+
+
+async def test_stream_of_several_open_sources_names_none(api):
+    users = Users()
+
+    async with Source([users]), Source([users]):
+        with pytest.raises(ConfigError, match="'users': it belongs to several Sources that are open"):
+            await users.read()
 
 
 async def test_source_accepts_streams_in_use_by_another(api):

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import os
+import math
 import re
-from collections.abc import Iterable
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, TypeAlias, cast
 
 import httpx
 
 from ..cursors.cursor_format import CursorFormat
 from ..errors import ConfigError
-from ..models import Backoff, BodyLimits, RateLimit, Timeouts
+from ..models import RateLimit
+
+Check: TypeAlias = Callable[[str, Any], None]
+"""Raises ConfigError for a value of the wrong type or out of range, given its name for the message and the value."""
 
 _HOOKS = {
     "path": ("context",),
@@ -31,8 +35,6 @@ _HOOKS = {
     "get_json_schema": (),
 }
 _ASYNC_HOOKS = {"parse_response", "stream_slices", "get_json_schema"}
-_VALIDATIONS = ("report", "quarantine", "fail", "off")
-_GRAPHQL_PARTIAL = ("fail", "warn")
 _CDK_NAMES = {
     "max_retries": "set max_tries instead; it includes the first request, so max_retries = {0} becomes max_tries = {1}",
     "request_body_json": "rename it to request_json(self, context)",
@@ -65,8 +67,12 @@ _SYNONYMS = {
 }
 _MIN_SIMILARITY = 0.82
 _RESERVED_NAMES = {
-    "session_owner",
+    "binding",
+    "declared_parents",
     "lease",
+    "own_reader",
+    "read_parents_from",
+    "resolved",
     "listeners",
     "uses_paginator",
     "parents",
@@ -97,7 +103,9 @@ def check_class(cls: type, base: type) -> None:
             _check_hook(cls, name, value)
         elif not name.startswith("_") and not hasattr(base, name):
             _check_spelling(cls, name, base)
-    check_cursor_format(cls.__name__, cls)
+    for name, check in (("cursor_format", check_cursor_format), ("cursor_timezone", check_cursor_timezone)):
+        if not hasattr(value := getattr(cls, name), "__get__"):  # not a property
+            check(f"{cls.__name__}.{name}", value)
     if getattr(cls, "path", None) is getattr(base, "path", None):
         raise ConfigError(f"{cls.__name__}.path is missing", hint='add `def path(self, context): return "users"`')
 
@@ -154,226 +162,208 @@ def check_options(cls: type, given: Iterable[str], known: Iterable[str]) -> None
         )
 
 
-def check_values(stream: object) -> None:
-    """Check the types and values of a stream's settings. Raises ConfigError."""
-    class_name = type(stream).__name__
-    base = getattr(stream, "url_base", None)
-    if not isinstance(base, str) or not base:
+def check_url_base(subject: str, value: object) -> None:
+    """Raises ConfigError unless the value is a URL without query and fragment."""
+    if not isinstance(value, str) or not value:
         raise ConfigError(
-            f"{class_name}.url_base is {'missing' if not base else f'of type {type(base).__name__}, not a str'}",
+            f"{subject} is {'missing' if not value else f'of type {type(value).__name__}, not a str'}",
             hint='add `url_base = "https://api.example.com/v1/"`',
         )
-    if "?" in base or "#" in base:
+    if "?" in value or "#" in value:
+        raise ConfigError(f"{subject} contains a query or fragment", hint="return query parameters from request_params")
+
+
+def check_paginator(subject: str, value: object) -> None:
+    """Raises ConfigError unless the value is None or has the methods of a Paginator."""
+    if isinstance(value, type):
         raise ConfigError(
-            f"{class_name}.url_base contains a query or fragment", hint="return query parameters from request_params"
+            f"{subject} is the class {value.__name__}, not an instance", hint=f"write {value.__name__}(...)"
         )
-    paginator = getattr(stream, "paginator", None)
-    if isinstance(paginator, type):
+    if value is not None and not all(callable(getattr(value, name, None)) for name in ("first", "next", "apply")):
         raise ConfigError(
-            f"{class_name}.paginator is the class {paginator.__name__}, not an instance",
-            hint=f"write {paginator.__name__}(...)",
-        )
-    if paginator is not None and not all(
-        callable(getattr(paginator, name, None)) for name in ("first", "next", "apply")
-    ):
-        raise ConfigError(
-            f"{class_name}.paginator is of type {type(paginator).__name__}: expected first(), next() and apply()",
+            f"{subject} is of type {type(value).__name__}: expected first(), next() and apply()",
             hint="for example PageNumber(), Offset(), Cursor(...), LinkHeader(), NextUrl(...) or Continuation()",
         )
-    _check_types(class_name, stream)
-    _check_missing(class_name, stream)
-    _check_single_page(class_name, stream)
-    check_cache(class_name, stream)
-    check_cursor(class_name, stream)
-    _check_schema_settings(class_name, stream)
 
 
-def _check_missing(class_name: str, stream: object) -> None:
-    """Check what stands for missing records and children."""
-    for name, values in {"missing_records": ("error", "empty"), "missing_child": ("skip", "fail")}.items():
-        if (value := getattr(stream, name, None)) not in values:
-            raise ConfigError(f"{class_name}.{name} = {value!r}: expected {' or '.join(map(repr, values))}")
-    path: Any = getattr(stream, "records_path", None)
-    if path is not None and "$" in path.split(".")[:-1]:
+def check_records_path(subject: str, value: object) -> None:
+    """Raises ConfigError for a value that is no path, or that has `$` before its last step."""
+    _records_path_type(subject, value)
+    if isinstance(value, str) and "$" in value.split(".")[:-1]:
         raise ConfigError(
-            f"{class_name}.records_path = {path!r}: $ is only possible as the last step, for an object as the record",
-            hint=f"write {path.removeprefix('$.')!r}" if path.startswith("$.") else None,
+            f"{subject} = {value!r}: $ is only possible as the last step, for an object as the record",
+            hint=f"write {value.removeprefix('$.')!r}" if value.startswith("$.") else None,
         )
 
 
-def _check_single_page(class_name: str, stream: object) -> None:
-    if not getattr(stream, "single_page", False):
-        return
-    has_paginator = getattr(stream, "paginator", None) is not None
-    if has_paginator or not getattr(stream, "uses_paginator", True):
+def check_primary_key(subject: str, value: Any) -> None:
+    """Raises ConfigError unless the value is None, a field, or a list of fields or paths."""
+    names: list[Any] = [*value] if isinstance(value, list | tuple) else [value]
+    if not all(isinstance(name, str | list | tuple) for name in names if name is not None or value is not None):
         raise ConfigError(
-            f"{class_name}.single_page = True: the stream also has a "
-            + ("paginator" if has_paginator else "next_page_token"),
-            hint="remove one of the two",
-        )
-
-
-def _check_schema_settings(class_name: str, stream: object) -> None:
-    validation = getattr(stream, "validation", None)
-    if validation not in _VALIDATIONS:
-        raise ConfigError(
-            f"{class_name}.validation = {validation!r}: expected one of {', '.join(map(repr, _VALIDATIONS))}"
-        )
-    graphql_partial = getattr(stream, "graphql_partial", None)
-    if graphql_partial not in _GRAPHQL_PARTIAL:
-        raise ConfigError(
-            f"{class_name}.graphql_partial = {graphql_partial!r}: "
-            f"expected one of {', '.join(map(repr, _GRAPHQL_PARTIAL))}"
-        )
-    transformer = getattr(stream, "transformer", None)
-    if transformer is not None and not callable(getattr(transformer, "compile", None)):
-        raise ConfigError(
-            f"{class_name}.transformer is {_kind_of(transformer)}: expected a TypeTransformer",
-            hint="for example TypeTransformer(TransformConfig.DefaultSchemaNormalization)",
-        )
-    key: Any = getattr(stream, "primary_key", None)
-    names: list[Any] = [*key] if isinstance(key, list | tuple) else [key]
-    if not all(isinstance(name, str | list | tuple) for name in names if name is not None or key is not None):
-        raise ConfigError(
-            f"{class_name}.primary_key = {key!r}: expected a field, or a list of fields or paths",
+            f"{subject} = {value!r}: expected a field, or a list of fields or paths",
             hint='for example "id", ["shop", "id"] or [["shop", "id"], ["number"]]',
         )
 
 
-def _kind_of(value: object) -> str:
-    return f"the class {value.__name__}" if isinstance(value, type) else f"of type {type(value).__name__}"
-
-
-def _check_types(class_name: str, stream: object) -> None:
-    settings: dict[str, tuple[type | tuple[type, ...], str]] = {
-        "max_tries": (int, "an integer of at least 1"),
-        "max_pages": (int, "an integer of at least 1"),
-        "max_quarantined": (int, "an integer of at least 0"),
-        "max_failed_slices": (int, "an integer of at least 0"),
-        "max_concurrency": (int, "an integer of at least 1"),
-        "weight": ((int, float), "a number above 0"),
-        "max_time": ((int, float), "a number of seconds above 0"),
-        "max_server_wait": ((int, float), "a number of seconds above 0"),
-        "outage_timeout": ((int, float), "a number of seconds above 0"),
-        "cache_ttl": ((int, float), "a number of seconds above 0"),
-        "use_cache": (bool, "True or False"),
-        "rate_limit_cost": ((int, float), "a number above 0"),
-        "quota_group": ((str, type(None)), "a str or None"),
-        "http_method": (str, 'a str such as "GET"'),
-        "single_page": (bool, "True or False"),
-        "keep_outside": (bool, "True or False"),
-        "detect_loops": (bool, "True or False"),
-        "parallel_pages": (bool, "True or False"),
-        "records_path": ((str, type(None)), 'a dotted path such as "data.items", or None'),
-        "allowed_origins": ((tuple, list, set, frozenset), 'a tuple, such as ("https://files.example.com",)'),
-        "uncredentialed_origins": ((tuple, list, set, frozenset), 'a tuple, such as ("https://*.s3.amazonaws.com",)'),
-        "cookies": (bool, "True or False"),
-        "middleware": ((tuple, list), "a tuple of callables"),
-        "timeouts": (Timeouts, "Timeouts(connect=10, first_byte=60, read=30, total=300)"),
-        "body_limits": (BodyLimits, "BodyLimits(wire=..., decoded=..., ratio=...)"),
-        "backoff": (Backoff, "Backoff(base=0.25, cap=30)"),
-    }
-    for name, (types, expected) in settings.items():
-        value = getattr(stream, name)
-        if not isinstance(value, types) or (isinstance(value, bool) and types is not bool):
-            raise ConfigError(f"{class_name}.{name} is of type {type(value).__name__}: expected {expected}")
-        minimum = 0 if name in ("max_quarantined", "max_failed_slices") else 1 if types is int else 1e-9
-        if isinstance(value, int | float) and types is not bool and not value >= minimum:
-            raise ConfigError(f"{class_name}.{name} = {value!r}: expected {expected}")
-    check_rate_limit(class_name, getattr(stream, "rate_limit", None))
-    authenticator = getattr(stream, "authenticator", None)
-    if isinstance(authenticator, type):
-        name = authenticator.__name__
-        raise ConfigError(f"{class_name}.authenticator is the class {name}, not an instance", hint=f"write {name}(...)")
-    if authenticator is not None and not hasattr(authenticator, "async_auth_flow"):
+def check_transformer(subject: str, value: object) -> None:
+    """Raises ConfigError unless the value is None or can compile a conversion."""
+    if value is not None and not callable(getattr(value, "compile", None)):
         raise ConfigError(
-            f"{class_name}.authenticator is of type {type(authenticator).__name__}: expected an httpx.Auth",
+            f"{subject} is {_kind_of(value)}: expected a TypeTransformer",
+            hint="for example TypeTransformer(TransformConfig.DefaultSchemaNormalization)",
+        )
+
+
+def check_authenticator(subject: str, value: object) -> None:
+    """Raises ConfigError unless the value is None or an httpx.Auth that works asynchronously."""
+    if isinstance(value, type):
+        name = value.__name__
+        raise ConfigError(f"{subject} is the class {name}, not an instance", hint=f"write {name}(...)")
+    if value is not None and not hasattr(value, "async_auth_flow"):
+        raise ConfigError(
+            f"{subject} is of type {type(value).__name__}: expected an httpx.Auth",
             hint="for example TokenAuthenticator(token), BasicHttpAuthenticator(user, password) or "
             "Oauth2Authenticator(...)",
         )
-    if not isinstance(authenticator, httpx.Auth):
+    if not isinstance(value, httpx.Auth):
         return
-    kind = type(authenticator)
+    kind = type(value)
     if (
         kind.sync_auth_flow is not httpx.Auth.sync_auth_flow
         and kind.async_auth_flow is httpx.Auth.async_auth_flow
         and kind.auth_flow is httpx.Auth.auth_flow
     ):
         raise ConfigError(
-            f"{class_name}.authenticator: {kind.__name__} defines sync_auth_flow alone, which no stream uses",
+            f"{subject}: {kind.__name__} defines sync_auth_flow alone, which no stream uses",
             hint="rename it to auth_flow, or define async_auth_flow if it waits for something",
         )
 
 
-def check_cache(class_name: str, stream: object) -> None:
-    """Raises ConfigError for an invalid `cache_filename` or `cache_dir`."""
-    name = getattr(stream, "cache_filename", "")
-    if not isinstance(name, str) or re.search(r"[/\\\0]", name) or name.startswith("."):
+def check_cache_filename(subject: str, value: object) -> None:
+    """Raises ConfigError unless the value is the beginning of a file name."""
+    if not isinstance(value, str) or re.search(r"[/\\\0]", value) or value.startswith("."):
         raise ConfigError(
-            f"{class_name}.cache_filename = {name!r}: expected a file name prefix, without folders",
-            hint="set cache_dir for the folder",
+            f"{subject} = {value!r}: expected a file name prefix, without folders", hint="set cache_dir for the folder"
         )
-    folder = getattr(stream, "cache_dir", None)
-    if folder is not None and not isinstance(folder, str | os.PathLike):
-        raise ConfigError(f"{class_name}.cache_dir is of type {type(folder).__name__}: expected a path")
 
 
-def check_cursor(class_name: str, stream: object) -> None:
-    """Raises ConfigError for an invalid cursor_field, cursor_format, windows or state_checkpoint_interval."""
-    check_cursor_format(class_name, stream)
-    path: Any = getattr(stream, "cursor_field", None)
-    names: list[Any] = [path] if isinstance(path, str) else [*path] if isinstance(path, list | tuple) else [None]
-    if path is not None and not (names and all(isinstance(name, str) and name for name in names)):
+def check_cursor_field(subject: str, value: Any) -> None:
+    """Raises ConfigError unless the value is None, or the name or path of a field."""
+    names: list[Any] = [value] if isinstance(value, str) else [*value] if isinstance(value, list | tuple) else [None]
+    if value is not None and not (names and all(isinstance(name, str) and name for name in names)):
         raise ConfigError(
-            f"{class_name}.cursor_field = {path!r}: expected the name or path of a field",
+            f"{subject} = {value!r}: expected the name or path of a field",
             hint='for example "updated_at", or ["meta", "updated_at"]',
         )
-    windows: Any = getattr(stream, "windows", None)
-    if windows is not None and (isinstance(windows, type) or not callable(getattr(windows, "intervals", None))):
-        raise ConfigError(
-            f"{class_name}.windows is {windows!r}: expected TimeWindows(...) or NumberRanges(...)",
-            hint='for example TimeWindows(start="2024-01-01", step=timedelta(days=30))',
-        )
-    if windows is not None and path is None:
-        raise ConfigError(
-            f"{class_name}.windows: cursor_field is missing", hint='set the cursor: cursor_field = "updated_at"'
-        )
-    interval: Any = getattr(stream, "state_checkpoint_interval", None)
-    if interval is not None and (isinstance(interval, bool) or not isinstance(interval, int) or interval < 1):
-        raise ConfigError(
-            f"{class_name}.state_checkpoint_interval = {interval!r}: expected None or a number of records, at least 1"
-        )
 
 
-def check_cursor_format(class_name: str, declared: object) -> None:
-    """Raises ConfigError for an invalid cursor_format or cursor_timezone of a stream or class."""
-    cursor: Any = getattr(declared, "cursor_format", "auto")
-    zone: Any = getattr(declared, "cursor_timezone", None)
-    if isinstance(declared, type) and (hasattr(cursor, "__get__") or hasattr(zone, "__get__")):
-        return  # a property
-    if not isinstance(cursor, str | CursorFormat):
+def check_cursor_format(subject: str, value: object) -> None:
+    """Raises ConfigError unless the value is a CursorFormat or the text of a format."""
+    if not isinstance(value, str | CursorFormat):
         raise ConfigError(
-            f'{class_name}.cursor_format is {_kind_of(cursor)}: expected a format such as "iso", or a CursorFormat',
+            f'{subject} is {_kind_of(value)}: expected a format such as "iso", or a CursorFormat',
             hint='for several formats: CursorFormat(records=("iso", "%s"), request="%Y-%m-%d")',
         )
-    if zone is not None and not isinstance(zone, str):
-        raise ConfigError(f"{class_name}.cursor_timezone is {_kind_of(zone)}: expected a name such as 'Europe/Berlin'")
+    check_cursor_zone(subject.partition(".")[0], value, None)
+
+
+def check_cursor_timezone(subject: str, value: object) -> None:
+    """Raises ConfigError unless the value is None or the name of a time zone."""
+    if value is not None and not isinstance(value, str):
+        raise ConfigError(f"{subject} is {_kind_of(value)}: expected a name such as 'Europe/Berlin'")
+    check_cursor_zone(subject.partition(".")[0], "auto", value)
+
+
+def check_cursor_zone(class_name: str, cursor: str | CursorFormat, zone: str | None) -> None:
+    """Raises ConfigError for a format or a time zone that does not exist, or for formats without the zone."""
     try:
         CursorFormat(cursor if isinstance(cursor, str) else cursor.records, zone)
     except ConfigError as error:
         raise ConfigError(f"{class_name}.{error.message}", hint=error.hint) from None
 
 
-def check_rate_limit(class_name: str, limit: object) -> None:
-    """Raises ConfigError unless `limit` is None, a RateLimit or a list of them."""
-    limits = cast(list[object], [*limit]) if isinstance(limit, tuple | list) else [] if limit is None else [limit]
+def check_windows(subject: str, value: object) -> None:
+    """Raises ConfigError unless the value is None or divides a range into intervals."""
+    if value is not None and (isinstance(value, type) or not callable(getattr(value, "intervals", None))):
+        raise ConfigError(
+            f"{subject} is {value!r}: expected TimeWindows(...) or NumberRanges(...)",
+            hint='for example TimeWindows(start="2024-01-01", step=timedelta(days=30))',
+        )
+
+
+def check_parent_fields(subject: str, value: Any) -> None:
+    """Raises ConfigError unless the value is None or a tuple of field names."""
+    if value is not None and (
+        isinstance(value, str)
+        or not isinstance(value, Sequence)
+        or not value
+        or not all(isinstance(field, str) and field for field in cast(Sequence[object], value))
+    ):
+        raise ConfigError(f"{subject} = {value!r}: expected a tuple of field names", hint='for example ("id",)')
+
+
+def check_rate_limit(subject: str, value: object) -> None:
+    """Raises ConfigError unless the value is None, a RateLimit or a list of them."""
+    limits = cast(list[object], [*value]) if isinstance(value, tuple | list) else [] if value is None else [value]
     for item in limits:
         if not isinstance(item, RateLimit):
             shown = f" = {item!r}" if isinstance(item, int | float) else ""
             raise ConfigError(
-                f"{class_name}.rate_limit{shown} is of type {type(item).__name__}: expected RateLimit(...) or a list",
+                f"{subject}{shown} is of type {type(item).__name__}: expected RateLimit(...) or a list",
                 hint="for example RateLimit(100, per=60) for 100 requests a minute",
             )
+
+
+def whole_number(minimum: int, optional: str = "") -> Check:
+    """A check that a value is an integer of at least `minimum`; `optional` describes one that may also be None."""
+    if optional:
+        return partial(_check_optional_number, minimum, optional)
+    return partial(_check_number, (int,), minimum, f"an integer of at least {minimum}")
+
+
+def number_above_0(expected: str = "a number above 0") -> Check:
+    """A check that a value is a number above 0; `expected` describes it."""
+    return partial(_check_number, (int, float), math.ulp(0.0), expected)
+
+
+def of_type(types: type | tuple[type, ...], expected: str) -> Check:
+    """A check that a value has one of the types; `expected` describes it."""
+    return partial(_check_type, types, expected)
+
+
+def _check_type(types: type | tuple[type, ...], expected: str, subject: str, value: object) -> None:
+    if not isinstance(value, types) or (isinstance(value, bool) and types is not bool):
+        raise ConfigError(f"{subject} is of type {type(value).__name__}: expected {expected}")
+
+
+def _check_number(types: tuple[type, ...], minimum: float, expected: str, subject: str, value: Any) -> None:
+    _check_type(types, expected, subject, value)
+    if not value >= minimum:
+        raise ConfigError(f"{subject} = {value!r}: expected {expected}")
+
+
+def _check_optional_number(minimum: int, expected: str, subject: str, value: Any) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < minimum):
+        raise ConfigError(f"{subject} = {value!r}: expected {expected}")
+
+
+def check_choice(choices: tuple[object, ...], subject: str, value: object) -> None:
+    """Raises ConfigError unless the value is one of the choices."""
+    if value not in choices:
+        raise ConfigError(f"{subject} = {value!r}: expected one of {', '.join(map(repr, choices))}")
+
+
+def check_flag(subject: str, value: object) -> None:
+    """Raises ConfigError unless the value is True or False."""
+    _check_type(bool, "True or False", subject, value)
+
+
+def _kind_of(value: object) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else f"of type {type(value).__name__}"
+
+
+_records_path_type = of_type((str, type(None)), 'a dotted path such as "data.items", or None')
 
 
 def _check_hook(cls: type, name: str, value: object) -> None:

@@ -8,7 +8,6 @@ import sys
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
-from contextvars import ContextVar
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -35,13 +34,6 @@ from .page_queue import PageQueueSender
 from .slots import Slot
 
 _log = logging.getLogger("asyncstreams")
-_feed: ContextVar[tuple[object, ParentFeed | None]] = ContextVar("feed")
-
-
-def current_feed(stream: object) -> ParentFeed | None:
-    """The feed of a substream in the run of the current task; None outside a run."""
-    bound_stream, feed = _feed.get((None, None))
-    return feed if bound_stream is stream else None
 
 
 class ParentFeed:
@@ -199,10 +191,6 @@ class ParentCoordinator:
         finally:
             for log in (*(writer.log for writer in self._writers.values()), *self._cached_logs.values()):
                 log.close()
-
-    def bind_feed(self, selection: StreamSelection) -> None:
-        """Make the feed of a stream the `current_feed` of this task and the tasks that it starts."""
-        _feed.set((selection.stream, self.feed_for(selection)))
 
     def feed_for(self, selection: StreamSelection) -> ParentFeed | None:
         return self._feeds.get(id(selection))

@@ -182,7 +182,7 @@ class Scheduler:
     async def _run_stream(self, selection: StreamSelection) -> None:
         """Read one stream. An error before its first slice ends the run, unless the stream is unavailable."""
         stream = selection.stream
-        self._coordinator.bind_feed(selection)
+        stream.read_parents_from(self._coordinator.feed_for(selection))
         try:
             if selection.limit == 0 and self._coordinator.max_records(selection) == 0:
                 return

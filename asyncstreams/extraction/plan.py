@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..declaration.checks import check_cursor
+from ..declaration.settings import check_cursor
 from ..destinations.base import Destination
 from ..destinations.ledger import JournalRecord, Ledger, Mode, StreamLedger
 from ..destinations.row_order import RowOrder

@@ -57,7 +57,7 @@ class HttpClient:
     """The client that sends every request of one stream, for one session."""
 
     def __init__(self, stream: Stream, session: Session) -> None:
-        self._stream = stream
+        self._stream, self.settings = stream, stream.resolved
         self._session = session
         self.events = EventEmitter(stream.listeners, session.listeners)
         self.clock = session.clock

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from random import Random
 from types import TracebackType
-from typing import TypeVar, cast
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import anyio
@@ -33,7 +33,6 @@ from .origin import Origin
 from .send_options import ClientOptions, SendOptions
 from .timeouts import Deadlines
 
-T = TypeVar("T")
 # At DEBUG they write all headers, with the credential and cookies.
 _LOGGERS_OF_HEADERS = ("hpack.hpack", "hpack.table", "httpcore.http11", "httpcore.http2")
 
@@ -59,7 +58,7 @@ class Session:
         self._lag = LoopLag()
         self.deadlines = Deadlines()
         self.secrets = RevealedSecrets()
-        self._cache: dict[int, object] = {}
+        self.clients: dict[object, list[Any]] = {}  # of each stream, by its key; the streams know their type
 
     def transport_for(self, origin: Origin, options: ClientOptions) -> httpx.AsyncBaseTransport:
         """The transport to this origin, for streams without a transport of their own."""
@@ -101,12 +100,6 @@ class Session:
             entry = self._governors[key] = Governor(self.clock, self.random, self._lag, host), credential
         return entry[0]
 
-    def cached(self, key: object, factory: Callable[[], T]) -> T:
-        """The result of `factory`, which is called once for each `key` object while the session is open."""
-        if id(key) not in self._cache:
-            self._cache[id(key)] = factory()
-        return cast(T, self._cache[id(key)])
-
     async def aclose(self) -> None:
         """Close what the session opened."""
         with anyio.CancelScope(shield=True):
@@ -118,7 +111,7 @@ class Session:
         self._joined.clear()
         self._transports.clear()
         self.cookies.clear()
-        self._cache.clear()
+        self.clients.clear()
         self._lag.stop()
         self.deadlines.stop()
 

@@ -13,7 +13,7 @@ from ..protocols import Stream
 # Attributes that affect how a stream is read, but not which records.
 _READ_OPTIONS = frozenset(
     ("adaptive", "adaptive_timeouts", "allow_insecure", "allowed_origins", "availability_strategy", "backoff")
-    + ("body_limits", "cookies", "cache_dir", "cache_filename", "cache_ttl", "clock", "session_owner", "idempotent")
+    + ("body_limits", "cookies", "cache_dir", "cache_filename", "cache_ttl", "clock", "own_reader", "idempotent")
     + ("listeners", "detect_loops", "max_concurrency", "max_failed_slices", "max_pages", "max_quarantined")
     + ("max_server_wait", "max_time", "max_tries", "missing_child", "outage_timeout", "parallel_pages", "quota_group")
     + ("rate_limit",)

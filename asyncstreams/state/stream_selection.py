@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
-from ..declaration.checks import check_cursor
+from ..declaration.settings import check_cursor
 from ..models import Slice
 from ..protocols import SliceInput, Stream
 from .airbyte_state import StateInput, merge_airbyte_state, state_for

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from contextvars import ContextVar
 from functools import partial
 from random import Random
-from typing import Any, Unpack, cast
+from typing import Any, Self, Unpack, cast
 
 from ..declaration.availability import Availability, HttpAvailabilityStrategy, checked_availability, strategy_of
-from ..declaration.checks import check_class, check_options, check_read_arguments, check_values, snake_case
+from ..declaration.checks import check_class, check_options, check_read_arguments, snake_case
+from ..declaration.settings import ResolvedSettings, StreamOptions, StreamSettings, check_settings
 from ..destinations.base import Destination
 from ..destinations.sink import Sink
 from ..errors import AsyncStreamsError, ConfigError, HttpStatusError
@@ -31,7 +32,7 @@ from ..http.client import HttpClient
 from ..http.request_builder import RequestBody
 from ..http.response_errors import default_action, should_be_retried
 from ..http.send_options import check_transport_options
-from ..http.session import Session, SessionPool
+from ..http.session import Session
 from ..messages import Request, Response
 from ..models import (
     Page,
@@ -43,15 +44,15 @@ from ..models import (
     Slice,
 )
 from ..pagination.record_path import records_at
-from ..protocols import ParsedRecords, SliceInput, Stream
+from ..protocols import ParentPages, ParsedRecords, SliceInput, Stream
 from ..schemas.schema_files import find_schema, similar_files
 from ..state.airbyte_state import StateInput
 from ..state.state_file import State, select_stream
-from .options import ListenerList, SessionOwner, StreamOptions
-from .settings import StreamSettings
+from .reader import Binding, ListenerList, Reader
 
 _log = logging.getLogger("asyncstreams")
-_streams_in_check: ContextVar[frozenset[int]] = ContextVar("streams_in_check", default=frozenset())
+# Streams whose strategy runs at the moment: it may read the stream itself, and these reads do not consult it again.
+_in_check: ContextVar[frozenset[Reader]] = ContextVar("in_check", default=frozenset())
 
 
 class HttpStream(StreamSettings):
@@ -59,14 +60,19 @@ class HttpStream(StreamSettings):
 
     An instance may be read any number of times, concurrently, and in several event loops.
     Hooks are called again for each attempt; their RequestContext holds the slice, the page token and the state.
+    In hooks `self` has the attributes of the instance, and the options of the Source that reads it.
     """
 
-    parents: tuple[HttpStream, ...] = ()
-    """The parents of an HttpSubStream; empty for other streams."""
+    # A run reads a bound stream: an object with the same `__dict__`, and with a binding of its own.
+    __slots__ = ("binding",)
+    binding: Binding | None
+    declared_parents: tuple[HttpStream, ...] = ()
+    """The parents of an HttpSubStream as they were passed; empty for other streams."""
 
     def __init__(self, **options: Unpack[StreamOptions]) -> None:
         check_options(type(self), options, StreamOptions.__annotations__)
         check_class(type(self), HttpStream)
+        object.__setattr__(self, "binding", None)
         for name, value in options.items():
             try:
                 setattr(self, name, value)
@@ -81,7 +87,7 @@ class HttpStream(StreamSettings):
             self.name = snake_case(type(self).__name__)
         self._streams_body = inspect.isasyncgenfunction(type(self).parse_response)
         self._uses_paginator = type(self).next_page_token is HttpStream.next_page_token
-        self.session_owner = SessionOwner(SessionPool(self._new_session))
+        self.own_reader = Reader(self._new_session)
         self.listeners = ListenerList()
 
     def path(self, context: RequestContext) -> str | Secret | tuple[str | int | Secret, ...]:
@@ -181,48 +187,45 @@ class HttpStream(StreamSettings):
 
         Raises what reading raises if the strategy does not recognize the error.
         """
-        strategy = strategy_of(self)
+        view = self._bind()
+        strategy = strategy_of(view)
         if strategy is None:
             return True, None
-        # A strategy may read the stream itself; these reads must not consult the strategy again.
-        reset_token = _streams_in_check.set(_streams_in_check.get() | {id(self)})
+        reset_token = _in_check.set(_in_check.get() | {self.own_reader})
         try:
-            async with self.lease():
-                source = self.session_owner.source if source is None else source
-                answer: Any = strategy.check_availability(self, _log, source)
+            async with view.lease():
+                source = view._reader().source if source is None else source
+                answer: Any = strategy.check_availability(view, _log, source)
                 if inspect.isawaitable(answer):
                     answer = await answer
                 return checked_availability(strategy, "check_availability", answer)
         finally:
-            _streams_in_check.reset(reset_token)
+            _in_check.reset(reset_token)
 
     async def first_page(self) -> Page | None:
         """The first page of the first slice, or None if there are no slices. Ignores the availability strategy."""
-        async with self.lease() as client:
-            return await first_page(self, client)
+        view = self._bind()
+        async with view.lease() as client:
+            return await first_page(view, client)
 
     async def probe(self) -> str | None:
         """The reason why the stream is unavailable, if its strategy has its own `check_availability`, or None."""
         strategy = strategy_of(self)
         own: Any = getattr(type(strategy), "check_availability", None)
-        if (
-            strategy is None
-            or own is HttpAvailabilityStrategy.check_availability
-            or id(self) in _streams_in_check.get()
-        ):
+        if strategy is None or own is HttpAvailabilityStrategy.check_availability or self.own_reader in _in_check.get():
             return None  # the response to the first request decides
         available, reason = await self.check_availability()
         return None if available else reason or "its availability strategy gave no reason"
 
     def why_unavailable(self, error: HttpStatusError) -> str | None:
         """The reason for unavailability that the strategy sees in an error of the first request; otherwise None."""
-        is_applicable = error.from_page_request and id(self) not in _streams_in_check.get()
+        is_applicable = error.from_page_request and self.own_reader not in _in_check.get()
         strategy = strategy_of(self) if is_applicable else None
         handle = getattr(strategy, "handle_http_error", None)
         if handle is None:
             return None
         try:
-            answer = handle(self, _log, self.session_owner.source, error)
+            answer = handle(self, _log, self._reader().source, error)
             available, reason = checked_availability(strategy, "handle_http_error", answer)
         except HttpStatusError:
             return None
@@ -253,11 +256,9 @@ class HttpStream(StreamSettings):
         If a slice fails, the others are still read, and PartialFailure is raised at the end. With
         `on_error="stop"`, the first error is raised at once.
         """
-        return ReadHandle(
-            "pages",
-            self._new_scheduler(limit, slices, state, on_error),
-            partial(self._open_pages, state=state, ack=ack),
-        )
+        view = self._bind()
+        scheduler = view._new_scheduler(limit, slices, state, on_error)
+        return ReadHandle("pages", scheduler, partial(view._open_pages, state=state, ack=ack))
 
     def records(
         self,
@@ -268,9 +269,9 @@ class HttpStream(StreamSettings):
         on_error: OnError = "continue",
     ) -> ReadHandle[Record]:
         """The records of the stream, in constant memory: `async with stream.records() as records: ...`. See `pages`."""
-        return ReadHandle(
-            "records", self._new_scheduler(limit, slices, state, on_error), partial(self._open_records, state=state)
-        )
+        view = self._bind()
+        scheduler = view._new_scheduler(limit, slices, state, on_error)
+        return ReadHandle("records", scheduler, partial(view._open_records, state=state))
 
     async def read(
         self,
@@ -316,12 +317,12 @@ class HttpStream(StreamSettings):
         if not isinstance(to, Destination):
             pages = self.pages(limit=limit, slices=slices, state=state, on_error=on_error, ack="manual")
             return await extract_to_sink(to, pages)
-        scope.check(self.name, [self])
-        check_read_arguments(self.name, limit, on_error, self.max_concurrency)
-        lease = partial(open_client, lambda: self.session_owner)
-        async with self.lease():
-            extraction = Extraction(to, [self], self.clock, scope)
-            run = partial(extraction.run, lease, self.max_concurrency, stop_on_error=on_error == "stop")
+        view = self._bind()
+        scope.check(self.name, [view])
+        check_read_arguments(self.name, limit, on_error, view.max_concurrency)
+        async with view.lease():
+            extraction = Extraction(to, [view], view.clock, scope)
+            run = partial(extraction.run, client_for, view.max_concurrency, stop_on_error=on_error == "stop")
             return await exit_on_signals(run)
 
     async def request(
@@ -339,11 +340,12 @@ class HttpStream(StreamSettings):
         The body of the returned response is complete. Raises the same errors as reading, including those for
         statuses that `classify` does not accept.
         """
-        async with self.lease() as client:
+        view = self if self.binding is not None else self._bind()
+        async with view.lease() as client:
             url = client.builder.build_url(path, params or {})
 
             def make(context: RequestContext) -> Request:
-                kwargs = self.request_kwargs(context)
+                kwargs = view.request_kwargs(context)
                 return client.builder.build_request(
                     method, url, headers or {}, RequestBody(json, data), context, kwargs
                 )
@@ -372,6 +374,25 @@ class HttpStream(StreamSettings):
         CachedLog(self).clear()
 
     @property
+    def parents(self) -> tuple[HttpStream, ...]:
+        """The parents of an HttpSubStream, in hooks as the run reads them; empty for other streams."""
+        return self.declared_parents if self.binding is None else self.binding.parents
+
+    @property
+    def resolved(self) -> ResolvedSettings:
+        """The settings with which the run reads the stream; outside of a run, those that are declared now."""
+        if self.binding is None:
+            return ResolvedSettings(self)
+        if self.binding.settings is None:
+            self.binding.settings = ResolvedSettings(self)
+        return self.binding.settings
+
+    def read_parents_from(self, feed: ParentPages | None) -> None:
+        """Make `stream_slices` use the pages of the parents that the run reads."""
+        assert self.binding is not None, "only a run has a feed"
+        self.binding.feed = feed
+
+    @property
     def streams_body(self) -> bool:
         """Whether `parse_response` reads the body while it arrives."""
         return self._streams_body
@@ -389,29 +410,53 @@ class HttpStream(StreamSettings):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"
 
-    @asynccontextmanager
-    async def lease(self, session_owner: SessionOwner | None = None) -> AsyncGenerator[HttpClient]:
-        """Hold the running loop's session open and yield its client; `session_owner`: that of a child stream.
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, HttpStream) and vars(self) is vars(other)
 
-        Raises ConfigError.
-        """
-        if not hasattr(self, "session_owner"):
+    def __hash__(self) -> int:
+        return id(vars(self))
+
+    @asynccontextmanager
+    async def lease(self) -> AsyncGenerator[HttpClient]:
+        """Hold the running loop's session open and yield its client of this bound stream. Raises ConfigError."""
+        reader, binding = self._reader(), self.binding
+        assert binding is not None, "only a bound stream is read"
+        if binding.reader is None:
+            binding.begin(reader)
+        if not binding.is_checked:
+            check_settings(type(self).__name__, self.resolved, uses_paginator=self.uses_paginator)
+            binding.is_checked = True
+        with reader.joined():
+            async with reader.sessions.lease() as session:
+                yield self._client(session)
+
+    def _client(self, session: Session) -> HttpClient:
+        """The client of this stream in a session: one for all reads with the same settings."""
+        clients: list[HttpClient] = session.clients.setdefault(self.own_reader, [])
+        for client in clients:
+            if client.settings is self.resolved or client.settings.is_like(self.resolved):
+                return client
+        try:
+            clients.append(client := HttpClient(self, session))
+        except AsyncStreamsError as error:
+            error.locate(stream=self.name)
+            raise
+        return client
+
+    def _reader(self) -> Reader:
+        """What reads the stream now."""
+        if not hasattr(self, "own_reader"):
             raise ConfigError(
                 f"{type(self).__name__}.__init__ does not call super().__init__",
                 hint="start it with super().__init__(**options)",
             )
-        session_owner = self.session_owner if session_owner is None else session_owner
-        with session_owner.hold():
-            check_values(self)
-            async with session_owner.sessions.lease() as session:
-                yield self._client(session)
+        reader = None if self.binding is None else self.binding.reader
+        return self.own_reader.choose(self.name) if reader is None else reader
 
-    def _client(self, session: Session) -> HttpClient:
-        try:
-            return session.cached(self, lambda: HttpClient(self, session))
-        except AsyncStreamsError as error:
-            error.locate(stream=self.name)
-            raise
+    def _bind(self) -> Self:
+        """This stream as a new run sees it; in hooks, the reader is that of the run that called them."""
+        self._reader()  # raises for a stream that is not initialized
+        return cast(Self, bind([self], None if self.binding is None else self.binding.reader)[0])
 
     def _new_session(self) -> Session:
         return Session(self.clock, Random(self.seed))
@@ -421,9 +466,7 @@ class HttpStream(StreamSettings):
     ) -> Scheduler:
         check_read_arguments(self.name, limit, on_error, self.max_concurrency)
         selection = select_stream(self, slices, state, limit)
-        # Parents use the same session, and so share its connections, tokens and observed limits.
-        lease = partial(open_client, lambda: self.session_owner)
-        return Scheduler([selection], lease, self.max_concurrency, stop_on_error=on_error == "stop")
+        return Scheduler([selection], client_for, self.max_concurrency, stop_on_error=on_error == "stop")
 
     @asynccontextmanager
     async def _open_pages(
@@ -441,11 +484,35 @@ class HttpStream(StreamSettings):
             yield records
 
 
+def bind(streams: Iterable[HttpStream], reader: Reader | None) -> list[HttpStream]:
+    """The streams as one run of a reader sees them: each with all attributes of the stream, which both share.
+
+    A stream and its ancestors are bound once, also if it is the parent of several.
+    """
+    bound: dict[Reader, HttpStream] = {}
+
+    def bind_one(stream: HttpStream) -> HttpStream:
+        if not hasattr(stream, "own_reader"):
+            return stream  # its `lease` says that __init__ does not call super()
+        if stream.own_reader not in bound:
+            parents = tuple(map(bind_one, stream.declared_parents))
+            bound[stream.own_reader] = _bound_stream(stream, Binding(reader, parents))
+        return bound[stream.own_reader]
+
+    return list(map(bind_one, streams))
+
+
+def _bound_stream(stream: HttpStream, binding: Binding) -> HttpStream:
+    found: HttpStream = object.__new__(type(stream))
+    object.__setattr__(found, "__dict__", vars(stream))
+    for class_ in type(stream).__mro__:
+        for name in class_.__dict__.get("__slots__", ()):
+            if hasattr(stream, name):
+                object.__setattr__(found, name, getattr(stream, name))
+    object.__setattr__(found, "binding", binding)
+    return found
+
+
 def client_for(stream: Stream) -> AbstractAsyncContextManager[HttpClient]:
-    """The client of a stream, for packages that know streams only as a Protocol."""
+    """The client of a bound stream, for packages that know streams only as a Protocol."""
     return cast(HttpStream, stream).lease()
-
-
-def open_client(session_owner: Callable[[], SessionOwner], stream: Stream) -> AbstractAsyncContextManager[HttpClient]:
-    """The client of a stream in the session of another owner."""
-    return cast(HttpStream, stream).lease(session_owner())

@@ -9,16 +9,16 @@ from datetime import timedelta
 from typing import Any, Unpack, cast
 
 from .._json import encode
+from ..declaration.settings import StreamOptions, check_setting
 from ..errors import ConfigError, HttpStatusError
 from ..execution.missing_children import MissingChildren
-from ..execution.parent_coordinator import current_feed, parent_lookback_of
+from ..execution.parent_coordinator import parent_lookback_of
 from ..execution.sequential import read_sequentially
 from ..models import Record, Slice, key_paths
 from ..parents.distinct import DistinctParents
 from ..parents.projection import IncompleteRecord, decoder_for
 from ..state.stream_state import value_at
-from .http_stream import HttpStream
-from .options import StreamOptions
+from .http_stream import HttpStream, bind
 
 _TOO_LARGE_MESSAGE = re.compile(r"too (many|long|large|big)|maximum|at most|exceed", re.IGNORECASE)
 _EXAMPLE = "Orders(parent=Customers())"
@@ -32,15 +32,8 @@ class HttpSubStream(HttpStream):
     its own output. Children start as soon as the first page of a parent has been read.
     """
 
-    parent_batch_size: int | None = None
-    """Maximum number of parents in one slice, `{"parents": [record, ...]}`, for APIs that accept several ids.
-
-    None: one parent per slice. If the API refuses a batch as too large (413, 414, or a 400 with such a message), it
-    is split into halves, and later batches are no larger.
-    """
-
     def __init__(self, parent: HttpStream | Sequence[HttpStream] = (), **options: Unpack[StreamOptions]) -> None:
-        self.parents = _check_parents(self, parent)
+        self.declared_parents = _check_parents(self, parent)
         super().__init__(**options)
         _check_settings(self)
         self._batch_size = self.parent_batch_size or 1
@@ -54,7 +47,7 @@ class HttpSubStream(HttpStream):
         several = len(self.parents) > 1
         distinct = DistinctParents(self)  # single parents are compared where their slices are started
         pending: dict[int, list[Record]] = {number: [] for number in range(len(self.parents))}
-        feed = current_feed(self)
+        feed = None if self.binding is None else self.binding.feed
         async with aclosing(self._read_parents() if feed is None else feed.read_pages()) as pages:
             async for number, records in pages:
                 more = {"parent_stream": self.parents[number].name} if several else {}
@@ -129,9 +122,10 @@ class HttpSubStream(HttpStream):
 
     async def _read_parents(self) -> AsyncGenerator[tuple[int, list[Record]]]:
         """The pages of the parents outside a run, with the number of each parent, through this stream's session."""
-        for number, parent in enumerate(self.parents):
+        parents = self.parents if self.binding is not None else bind(self.declared_parents, self._reader())
+        for number, parent in enumerate(parents):
             decode = decoder_for(parent.name, self.parent_fields)
-            async with parent.lease(self.session_owner) as client, aclosing(read_sequentially(parent, client)) as pages:
+            async with parent.lease() as client, aclosing(read_sequentially(parent, client)) as pages:
                 async for page in pages:
                     yield number, decode(encode(page.records))
 
@@ -185,23 +179,11 @@ def _ancestors(parents: Iterable[HttpStream]) -> Iterator[HttpStream]:
 
 def _check_settings(stream: HttpSubStream) -> None:
     class_name = type(stream).__name__
-    fields: Any = stream.parent_fields
-    if fields is not None and (
-        isinstance(fields, str)
-        or not isinstance(fields, Sequence)
-        or not fields
-        or not all(isinstance(field, str) and field for field in cast(Sequence[object], fields))
-    ):
-        raise ConfigError(
-            f"{class_name}.parent_fields = {fields!r}: expected a tuple of field names", hint='for example ("id",)'
-        )
+    check_setting(class_name, stream, "parent_fields", "parent_batch_size")
     if stream.incremental_dependency:
         _check_dependency(stream, class_name)
     if stream.parent_lookback is not None:
         _check_lookback(stream, class_name)
-    size: Any = stream.parent_batch_size
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-        raise ConfigError(f"{class_name}.parent_batch_size = {size!r}: expected None or an integer of at least 1")
 
 
 def _check_lookback(stream: HttpSubStream, class_name: str) -> None:

@@ -1,0 +1,183 @@
+"""The table of settings, and the streams that runs read with it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import get_type_hints
+
+import httpx
+import pytest
+
+from asyncstreams import (
+    ConfigError,
+    HttpStream,
+    HttpSubStream,
+    Source,
+    StreamOptions,
+    Timeouts,
+    TokenAuthenticator,
+)
+from asyncstreams.declaration.settings import SETTINGS
+
+
+class Items(HttpStream):
+    url_base = "https://api.test/"
+
+    def path(self, context):
+        return self.name
+
+
+class RecordingApi(httpx.AsyncBaseTransport):
+    """Answers each request with one record, and records path and credential."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, str | None]] = []
+
+    async def handle_async_request(self, request):
+        self.calls.append((request.url.path, request.headers.get("Authorization")))
+        await asyncio.sleep(0)
+        return httpx.Response(200, json=[{"id": 1}])
+
+
+def test_options_of_a_source_are_rows_of_the_table():
+    shared = {name for name, row in SETTINGS.items() if row.is_shared}
+
+    assert shared == set(get_type_hints(StreamOptions))
+    assert {row.name: row.default for row in SETTINGS.values()} == {name: getattr(HttpStream, name) for name in SETTINGS}
+
+
+@pytest.mark.parametrize("name", [name for name, row in SETTINGS.items() if row.check is not None])
+async def test_each_check_refuses_an_object(name):
+    stream = type("Wrong", (Items,), {})()
+    setattr(stream, name, object())
+
+    with pytest.raises(ConfigError, match=rf"rong(\.|: ){name}"):
+        await stream.read()
+
+
+async def test_property_is_evaluated_once_in_a_run():
+    evaluated = []
+
+    class CountingItems(Items):
+        @property
+        def timeouts(self):
+            evaluated.append(1)
+            return Timeouts()
+
+    await CountingItems(transport=RecordingApi()).read(slices=[{"n": number} for number in range(20)])
+
+    assert len(evaluated) == 1
+
+
+async def test_hook_sees_the_options_of_its_source():
+    seen = []
+
+    class LookingItems(Items):
+        def request_params(self, context):
+            seen.append((self.timeouts, self.max_tries))
+            self.calls = getattr(self, "calls", 0) + 1
+            return {}
+
+    stream = LookingItems(transport=RecordingApi())
+    await Source([stream], timeouts=Timeouts(connect=3)).read()
+
+    assert seen == [(Timeouts(connect=3), 5)]
+    assert (stream.calls, stream.timeouts) == (1, Timeouts())
+
+
+async def test_request_of_a_hook_has_the_credential_of_its_source():
+    class DetailedItems(Items):
+        async def parse_response(self, response, context):
+            return [(await self.request("detail")).json()[0]]
+
+    api = RecordingApi()
+    stream = DetailedItems(transport=api)
+
+    await asyncio.gather(
+        *(Source([stream], authenticator=TokenAuthenticator(token)).read() for token in ("first", "second"))
+    )
+
+    details = sorted(credential for path, credential in api.calls if path == "/detail")
+    assert details == ["Bearer first", "Bearer second"]
+
+
+async def test_parents_are_read_by_the_source_of_the_child():
+    class Children(HttpSubStream, Items):
+        def path(self, context):
+            return f"{context.stream_slice['parent']['id']}/children"
+
+    api = RecordingApi()
+    child = Children(Items(transport=api), transport=api)
+
+    await asyncio.gather(
+        *(Source([child], authenticator=TokenAuthenticator(token)).read() for token in ("first", "second"))
+    )
+
+    assert sorted(api.calls) == [
+        ("/1/children", "Bearer first"),
+        ("/1/children", "Bearer second"),
+        ("/items", "Bearer first"),
+        ("/items", "Bearer second"),
+    ]
+
+
+async def test_hook_may_read_another_stream_of_its_source():
+    class Reports(Items):
+        def __init__(self, items, **options):
+            self.items = items
+            super().__init__(**options)
+
+        async def stream_slices(self, state):
+            return [{"item": record["id"]} for record in await self.items.read()]
+
+    api = RecordingApi()
+    items = Items(transport=api)
+
+    await Source([items, Reports(items, transport=api)], authenticator=TokenAuthenticator("t")).read("reports")
+
+    assert api.calls == [("/items", "Bearer t"), ("/reports", "Bearer t")]
+
+
+async def test_option_changed_between_two_reads_applies():
+    api = RecordingApi()
+    stream = Items(transport=api)
+
+    async with Source([stream]) as source:
+        await source.read()
+        stream.authenticator = TokenAuthenticator("later")
+        await source.read()
+
+    assert [credential for _, credential in api.calls] == [None, "Bearer later"]
+
+
+async def test_stream_may_be_a_dataclass():
+    @dataclass
+    class Orders(Items):
+        shop: str
+
+        def __post_init__(self):
+            super().__init__(transport=api)
+
+        def request_params(self, context):
+            return {"shop": self.shop}
+
+    api = RecordingApi()
+
+    assert await Source([Orders("north")]).read() == {"orders": [{"id": 1}]}
+
+
+async def test_attributes_in_slots_are_seen_by_hooks():
+    class Orders(Items):
+        __slots__ = ("shop",)
+
+        def path(self, context):
+            return self.shop
+
+    api = RecordingApi()
+    stream = Orders(transport=api)
+    stream.shop = "north"
+
+    await stream.read()
+
+    assert api.calls == [("/north", None)]
