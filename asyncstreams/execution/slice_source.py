@@ -52,7 +52,7 @@ async def pending_slices(
                 continue
             if incremental is not None:
                 try:
-                    for part in incremental.slices(stream_slice):
+                    for part in incremental.slices(stream_slice, is_distinct=distinct is not None):
                         yield PendingSlice(part)
                 except ConfigError as error:
                     if not error.depends_on_data:

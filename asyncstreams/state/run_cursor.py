@@ -30,15 +30,15 @@ class RunCursor:
     the whole run: that of the values, or of the declaration if they were needed before.
     """
 
-    def __init__(
-        self, stream: Stream, states: Sequence[StreamState], schema: Mapping[str, Any] | None, path: Sequence[str]
-    ) -> None:
+    def __init__(self, stream: Stream, states: Sequence[StreamState], schema: Mapping[str, Any] | None) -> None:
         self.format = states[0].cursor
         self.is_observed = False
         """Whether the first values of the run have been seen."""
-        self._stream, self._states, self._path = stream, states, path
+        self._stream, self._states = stream, states
+        field = stream.cursor_field
+        self.path: Sequence[str] = [field] if isinstance(field, str) else list(field or ())
         self._field = cursor_name(stream.cursor_field)
-        self._declared = _schema_at(schema, path)
+        self._declared = _schema_at(schema, self.path)
         self._sent: CursorFormat | None = None
         self._early_slices: set[int] = set()  # that asked for their bounds before the first value
         self._has_rows = False
@@ -164,13 +164,13 @@ class RunCursor:
         """Raises CursorMismatch if the first rows of the run do not have the field at all."""
         if self._has_rows or self._declared is not None or self.format.has_seen_values:
             return
-        if any(_has_path(record, self._path) for record in records):
+        if any(_has_path(record, self.path) for record in records):
             return
         names = {str(name) for record in records[:_MAX_VALUES] for name in record}
-        close = difflib.get_close_matches(self._path[0], sorted(names), 1, 0.6)
+        close = difflib.get_close_matches(self.path[0], sorted(names), 1, 0.6)
         suggestion = f"did you mean {close[0]!r}? " if close else ""
-        path = tuple(self._path[0].split("."))
-        if len(self._path) == 1 and len(path) > 1 and any(_has_path(record, path) for record in records):
+        path = tuple(self.path[0].split("."))
+        if len(self.path) == 1 and len(path) > 1 and any(_has_path(record, path) for record in records):
             suggestion = f"a field within another is a path: cursor_field = {path!r}; "
         raise CursorMismatch(
             f"cursor_field = {self._field!r}: no record of the first page has this field ({len(records):,} seen)",
