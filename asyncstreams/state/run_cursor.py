@@ -40,7 +40,7 @@ class RunCursor:
         self._field = cursor_name(stream.cursor_field)
         self._declared = _schema_at(schema, self.path)
         self._sent: CursorFormat | None = None
-        self._early_slices: set[int] = set()  # that asked for their bounds before the first value
+        self._early_slices: list[PlannedSlice] = []  # the first two that needed their bounds before the first value
         self._has_rows = False
         if not self.format.is_decided:
             self.format = self._by_schema() or self.format
@@ -55,8 +55,9 @@ class RunCursor:
 
         Raises CursorMismatch if the schema declares numbers, whose unit is not known yet.
         """
-        if not self.is_observed:
-            self._early_slices.add(id(stream_slice))
+        early = self._early_slices
+        if not self.is_observed and len(early) < 2 and not any(known is stream_slice for known in early):
+            early.append(stream_slice)
         if self._sent is None:
             has_start = not math.isinf(stream_slice.points[0])
             if has_start and not self.format.is_decided and self.format.request is None and self._is_numeric:
