@@ -210,25 +210,24 @@ class _FieldTransform:
         self._ancestors = {**ancestors, tuple(map(id, schemas)): self}
         self._children: dict[tuple[str, _SchemaKey], _FieldTransform] = {}
         self._parts = plan.applicable_schemas(schemas)
-        self._types: _Types = (plan.common_types(schemas) if plan.default else None) or ()
-        self._python = tuple(chain(*(PYTHON_TYPES[name] for name in self._types)))
-        self._coercions = [
-            COERCIONS[name] for name in self._types if name in COERCIONS and (name != "array" or self._wraps_scalars())
-        ]
+        types = (plan.common_types(schemas) if plan.default else None) or ()
+        wraps_scalars = "array" in types and self._wraps_scalars()
+        self._conversion = _TypeConversion(types, pointer, plan.logged, wraps_scalars=wraps_scalars) if types else None
         self._object_walk = _compile_lazily(self.compile_object_walk) if self._has_keyword(_OBJECT_KEYWORDS) else None
         self._array_walk = _compile_lazily(self._compile_array_walk) if self._has_keyword(_ARRAY_KEYWORDS) else None
         self._schema: Mapping[str, Any] = {k: v for part in self._parts[::-1] for k, v in part.items() if k != "$ref"}
         if len(self._parts) == 1:
             self._schema = self._parts[0]
-        self.is_noop = not (self._types or self._object_walk or self._array_walk or self._custom)
-        right = {type(None), *(self._python or chain(*PYTHON_TYPES.values()))}
+        self.is_noop = not (self._conversion or self._object_walk or self._array_walk or self._custom)
+        right = {type(None), *(self._conversion.python if self._conversion else chain(*PYTHON_TYPES.values()))}
         inside = {kind for kind, walk in ((dict, self._object_walk), (list, self._array_walk)) if walk is not None}
         self.accepted: frozenset[type] = frozenset() if self._custom else frozenset(right - inside)
 
     def convert(self, value: Any, pending: _Pending) -> Any:
         """The value to store. The contents of an object or array are appended to `pending`."""
-        if self._types and value is not None and not is_instance(value, self._python):
-            value = self._coerce(value)
+        conversion = self._conversion
+        if conversion is not None and value is not None and not is_instance(value, conversion.python):
+            value = conversion.convert(value)
         if self._custom is not None:
             try:
                 value = self._custom(value, self._schema)
@@ -308,7 +307,20 @@ class _FieldTransform:
         types = self._plan.common_types(_item_schemas(self._parts, 0))
         return says_array and types != () and {"object", "array"}.isdisjoint(types or ())
 
-    def _coerce(self, value: Any) -> Any:
+
+class _TypeConversion:
+    """The conversion of a value to one of several types. A value that it cannot convert is logged once per field."""
+
+    def __init__(self, types: _Types, pointer: str, logged: set[tuple[str, _Types]], *, wraps_scalars: bool) -> None:
+        self._types, self._pointer, self._logged = types, pointer, logged
+        self.python = tuple(chain(*(PYTHON_TYPES[name] for name in types)))
+        """The Python types that need no conversion."""
+        self._coercions = [
+            COERCIONS[name] for name in types if name in COERCIONS and (name != "array" or wraps_scalars)
+        ]
+
+    def convert(self, value: Any) -> Any:
+        """The converted value, or the value itself."""
         for coerce in self._coercions:
             try:
                 coerced = coerce(value)
@@ -317,8 +329,8 @@ class _FieldTransform:
                 continue
             if coerced is not None:
                 return coerced
-        if (self._pointer, self._types) not in self._plan.logged:
-            self._plan.logged.add((self._pointer, self._types))
+        if (self._pointer, self._types) not in self._logged:
+            self._logged.add((self._pointer, self._types))
             kind = next((name for name in PYTHON_TYPES if is_instance(value, PYTHON_TYPES[name])), type(value).__name__)
             message = "%s: a value of type %s was kept: it cannot be converted to %s"
             _log.warning(message, self._pointer, kind, " or ".join(self._types))
