@@ -153,12 +153,13 @@ class IncrementalPlan:
                     ".".join(self.path),
                 )
 
-    def slices(self, stream_slice: Slice, *, is_distinct: bool) -> Iterator[Slice]:
+    def slices(
+        self, stream_slice: Slice, partitions: Sequence[Mapping[str, Any]], *, is_distinct: bool
+    ) -> Iterator[Slice]:
         """The slices to read for a slice: what is not read of its interval, or the windows. Raises ConfigError.
 
         Unless slices are known to be distinct, a partition is read once per run.
         """
-        partitions = self.stream.partitions_of(stream_slice)
         if len(partitions) > 1 and (self.has_state_store or self.state.has_partitions):
             raise ConfigError(
                 f"{type(self.stream).__name__}: parent_batch_size cannot be combined with cursor_field, because each "
