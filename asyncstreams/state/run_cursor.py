@@ -10,7 +10,8 @@ from typing import Any, cast
 from urllib.parse import unquote
 
 from .._json import as_object
-from ..cursors.cursor_format import CursorFormat, InvalidCursorValue, is_compact_time
+from ..cursors.codecs import is_compact_time
+from ..cursors.cursor_format import CursorFormat, InvalidCursorValue
 from ..cursors.intervals import Interval, Intervals, Point
 from ..errors import ConfigError, CursorMismatch
 from ..messages import Request, Response
