@@ -19,23 +19,33 @@ _PARAM = re.compile(r"""(?:\s*;)+\s*([^\s=;,"]+)\s*(?:=\s*("(?:[^"\\]|\\.)*"|'[^
 _NEXT = re.compile(r"\s*,")
 
 
+class TokenPaginator:
+    """Base of paginators that find the next page in each response: as a URL, unless they override `apply`."""
+
+    __slots__ = ()
+    counts_rows: ClassVar[bool] = False
+
+    def first(self) -> None:
+        """None: the first request needs no token."""
+
+    def apply(self, token: Any) -> PageRequest:
+        """The request parts for the page with this token."""
+        return PageRequest(url=token)
+
+
 @dataclass(frozen=True, slots=True)
-class LinkHeader:
+class LinkHeader(TokenPaginator):
     """Pagination by the `Link` header (RFC 8288). Ends when a response has no link with `rel`.
 
     If the first response has a numbered `rel="last"` link, the remaining pages are fetched concurrently. Raises
     UnexpectedContent while reading for a header that names `rel`, but whose link cannot be read.
     """
 
-    counts_rows: ClassVar[bool] = False
     rel: str = "next"
     """Relation type of the link to the next page; case-insensitive."""
 
     def __post_init__(self) -> None:
         check_name("LinkHeader", "rel", self.rel)
-
-    def first(self) -> None:
-        """None: the first request needs no token."""
 
     def next(self, token: Any, response: Response, count: int) -> str | None:
         """The token of the page after `response`, which held `count` records; None after the last page."""
@@ -48,10 +58,6 @@ class LinkHeader:
                 hint="select the link with NextUrl(...) and a function of the response that reads the header",
             )
         return target or None
-
-    def apply(self, token: Any) -> PageRequest:
-        """The request parts for the page with this token."""
-        return PageRequest(url=token)
 
     def page_count(self, response: Response, count: int) -> int | None:
         """The number of pages, if the first rel="last" and rel="next" links differ in one number; otherwise None."""

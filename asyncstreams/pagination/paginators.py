@@ -6,13 +6,13 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 from .._json import as_object
 from ..errors import ConfigError, UnexpectedContent
 from ..messages import Response
 from ..models import PageRequest, Record
-from .link_header import LinkHeader
+from .link_header import LinkHeader, TokenPaginator
 from .numbered import Into, Offset, PageNumber, check_into, page_request
 from .selectors import (
     Header,
@@ -33,7 +33,7 @@ StopWhen: TypeAlias = Callable[[Response], bool] | Callable[[Response, Sequence[
 
 
 @dataclass(frozen=True, slots=True)
-class Cursor:
+class Cursor(TokenPaginator):
     """Pagination by a token in each response. Ends when a response contains no token: null, false, 0, "", [] or {}.
 
     A token that is a JSON number, or contains some, is sent as the API wrote it, digit by digit. Raises ConfigError
@@ -42,7 +42,6 @@ class Cursor:
     silently.
     """
 
-    counts_rows: ClassVar[bool] = False
     token: Selector
     """Selects the token of the next page in a response."""
     param: str = "cursor"
@@ -67,9 +66,6 @@ class Cursor:
     def selector(self) -> Selector:
         """The selector of the next page."""
         return self.token
-
-    def first(self) -> None:
-        """None: the first request needs no token."""
 
     def next(self, token: Any, response: Response, count: int) -> Any:
         """The token of the page after `response`, which held `count` records; None after the last page."""
@@ -100,13 +96,12 @@ class Cursor:
 
 
 @dataclass(frozen=True, slots=True)
-class NextUrl:
+class NextUrl(TokenPaginator):
     """Pagination by a URL in each response. Ends when a response contains no URL: null, false, 0, "", [] or {}.
 
     Relative URLs are resolved against the request URL (RFC 3986). Raises ConfigError for an invalid selector.
     """
 
-    counts_rows: ClassVar[bool] = False
     url: Selector
     """Selects the URL of the next page in a response."""
 
@@ -117,9 +112,6 @@ class NextUrl:
     def selector(self) -> Selector:
         """The selector of the next page."""
         return self.url
-
-    def first(self) -> None:
-        """None: the first request needs no token."""
 
     def next(self, token: Any, response: Response, count: int) -> str | None:
         """The token of the page after `response`, which held `count` records; None after the last page."""
@@ -132,24 +124,16 @@ class NextUrl:
             )
         return following
 
-    def apply(self, token: Any) -> PageRequest:
-        """The request parts for the page with this token."""
-        return PageRequest(url=token)
-
 
 @dataclass(frozen=True, slots=True)
-class Continuation:
+class Continuation(TokenPaginator):
     """Pagination by several parameters, as in the MediaWiki API. Ends when a response contains no mapping."""
 
-    counts_rows: ClassVar[bool] = False
     fields: Selector = "continue"
     """Selects a mapping in a response, which is merged into the query parameters of the next page."""
 
     def __post_init__(self) -> None:
         check_selector("Continuation", "fields", self.fields)
-
-    def first(self) -> None:
-        """None: the first request needs no token."""
 
     def next(self, token: Any, response: Response, count: int) -> dict[str, Any] | None:
         """The token of the page after `response`, which held `count` records; None after the last page."""
