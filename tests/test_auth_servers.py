@@ -216,8 +216,9 @@ async def test_runs_with_a_token_store_continue_the_rotation(oauth_server, tmp_p
         store = FileTokenStore(tmp_path / "tokens.json")
         login = Oauth2Authenticator(f"{url}token", *CLIENT, "first-refresh-token", token_store=store)
         await parts_of(url, "Kind")(authenticator=login).read()
-        async with store.exclusive(login._store_key()) as tokens:
-            await store.save(login._store_key(), type(tokens)(tokens.access_token, tokens.refresh_token, 60.0, 0.0))
+        [key] = json.loads((tmp_path / "tokens.json").read_text())["tokens"]
+        async with store.exclusive(key) as tokens:
+            await store.save(key, type(tokens)(tokens.access_token, tokens.refresh_token, 60.0, 0.0))
 
     assert results() == {"renewed": 3}
 

@@ -73,17 +73,17 @@ class RotatingServer:
 
 
 class MemoryStore:
-    """A TokenStore in memory; `before_exclusive` runs before its lock is given."""
+    """A TokenStore in memory; `before_exclusive` runs before its lock is given, with the key."""
 
     def __init__(self, log=None) -> None:
         self.tokens: dict[str, Oauth2Tokens] = {}
         self.log: list[object] = [] if log is None else log
-        self.before_exclusive = lambda: None
+        self.before_exclusive = lambda key: None
         self.lock = asyncio.Lock()
 
     @asynccontextmanager
     async def exclusive(self, key: str, /):
-        self.before_exclusive()
+        self.before_exclusive(key)
         async with self.lock:
             yield self.tokens.get(key)
 
@@ -151,12 +151,12 @@ async def test_store_is_read_again_on_invalid_grant(respx_mock, virtual_clock):
     authenticator = make_auth(virtual_clock, store)
     reads = []
 
-    def renew_elsewhere() -> None:
+    def renew_elsewhere(key: str) -> None:
         reads.append(server.valid)
         if len(reads) == 1:
             server.valid = "r7"
         else:
-            store.tokens[authenticator._store_key()] = Oauth2Tokens(Secret("old"), Secret("r7"), 3600.0)
+            store.tokens[key] = Oauth2Tokens(Secret("old"), Secret("r7"), 3600.0)
 
     store.before_exclusive = renew_elsewhere
 
@@ -248,12 +248,13 @@ async def test_token_file_readable_by_others_is_refused(respx_mock, virtual_cloc
 async def test_damaged_token_file_is_not_taken_for_an_empty_one(respx_mock, virtual_clock, tmp_path, content):
     server = RotatingServer(respx_mock)
     path = tmp_path / "tokens.json"
-    authenticator = make_auth(virtual_clock, FileTokenStore(path))
-    path.write_bytes(content.replace(b"KEY", authenticator._store_key().encode()))
-    path.chmod(0o600)
+    await read(virtual_clock, make_auth(virtual_clock, FileTokenStore(path)))
+    [key] = json.loads(path.read_bytes())["tokens"]
+    path.write_bytes(content.replace(b"KEY", key.encode()))
+    server.log.clear()
 
     with pytest.raises(StateCorrupt, match="FileTokenStore"):
-        await read(virtual_clock, authenticator)
+        await read(virtual_clock, make_auth(virtual_clock, FileTokenStore(path)))
 
     assert server.log == []
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, MutableMapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any, Literal, cast
+from typing import Any, Unpack, cast
 
-from ..clock import Clock, SystemClock
 from ..errors import ConfigError
 from ..models import Secret
-from .oauth2 import FieldsInput, Oauth2Authenticator, OnRefresh
+from .oauth2 import Oauth2Authenticator, Oauth2Options
 from .tokens import Oauth2Tokens
 
 _DEFAULT_LIFETIME_S = 3600.0
@@ -43,19 +42,7 @@ class SingleUseRefreshTokenOauth2Authenticator(Oauth2Authenticator):
         refresh_token_config_path: Sequence[str] = ("credentials", "refresh_token"),
         token_expiry_date_config_path: Sequence[str] = ("credentials", "token_expiry_date"),
         grant_type: str = "refresh_token",
-        client_auth: Literal["body", "basic"] = "body",
-        basic_encoding: Literal["form", "raw"] = "form",
-        send_as: Literal["form", "json", "query"] = "form",
-        access_token_name: str = "access_token",
-        expires_in_name: str = "expires_in",
-        refresh_token_name: str = "refresh_token",
-        expires_unit: Literal["s", "ms"] = "s",
-        refresh_request_body: FieldsInput | None = None,
-        refresh_request_headers: Mapping[str, str | Secret] | None = None,
-        auth_method: str = "Bearer",
-        auth_header: str = "Authorization",
-        on_refresh: OnRefresh | None = None,
-        clock: Clock | None = None,
+        **options: Unpack[Oauth2Options],
     ) -> None:
         paths = (access_token_config_path, refresh_token_config_path, token_expiry_date_config_path)
         tokens = ConfigTokens(type(self).__name__, connector_config, *map(tuple, paths))
@@ -68,20 +55,8 @@ class SingleUseRefreshTokenOauth2Authenticator(Oauth2Authenticator):
             tokens.text(tokens.value_at(tokens.refresh_path), tokens.refresh_path),
             scopes,
             grant_type=grant_type,
-            client_auth=client_auth,
-            basic_encoding=basic_encoding,
-            send_as=send_as,
-            access_token_name=access_token_name,
-            expires_in_name=expires_in_name,
-            refresh_token_name=refresh_token_name,
-            expires_unit=expires_unit,
-            refresh_request_body=refresh_request_body,
-            refresh_request_headers=refresh_request_headers,
-            auth_method=auth_method,
-            auth_header=auth_header,
-            on_refresh=on_refresh,
             token_store=tokens,
-            clock=clock or SystemClock(),
+            **options,
         )
         # The refresh token differs from run to run, so it does not identify the account.
         self._account_token = None

@@ -10,10 +10,17 @@ from .._json import as_array, json_type_name
 from ..errors import ConfigError, MalformedJSON, PaginationUndeclared, UnexpectedContent
 from ..messages import Response
 from ..models import Record
-from ..pagination.extent import UNKNOWN_EXTENT, Extent, ExtentTracker
+from ..pagination.numbered import (
+    UNKNOWN_EXTENT,
+    Extent,
+    ExtentTracker,
+    array_lengths,
+    candidate_paths,
+    find_rows,
+    json_body,
+)
 from ..pagination.paginators import LinkHeader, NextUrl, Offset, ends_without_token
 from ..pagination.record_path import select_rows
-from ..pagination.row_count import array_lengths, candidate_paths, find_rows, json_body
 from ..pagination.selectors import ABSENT, as_count, describe_selector, explain_miss, select_path, select_value
 from ..pagination.undeclared import PaginationSign, find_next_page, find_sign, may_have_sign
 from .stream_run import StreamRun

@@ -19,10 +19,9 @@ from ..auth.identity import NotFingerprintable
 from ..cursors.durations import parse_duration
 from ..errors import ConfigError, LocalError
 from ..models import Page, Record
-from ..parents.cache_dir import CacheDir, resolve_cache_dir
 from ..parents.fingerprint import fingerprint
 from ..parents.log import ParentLog, merge_pages
-from ..parents.log_file import LogFile
+from ..parents.log_file import CacheDir, LogFile, resolve_cache_dir
 from ..parents.projection import decoder_for
 from ..protocols import Stream
 from ..records.json_lines import EncodedLines, encoding_error

@@ -20,6 +20,7 @@ from ..state.stream_state import StreamState
 
 _USUAL_KEYS = ("id", "uuid", "slug")
 _MAX_FIELDS_SHOWN = 20
+_SCALARS = (str, int, float, type(None))
 _MAX_SLICES_PER_TURN = 200  # a millisecond or two, so that the event loop stays responsive
 _log = logging.getLogger("asyncstreams")
 
@@ -48,17 +49,18 @@ async def pending_slices(
             count += 1
             if count % _MAX_SLICES_PER_TURN == 0:  # most of them may be done
                 await checkpoint()
-            if distinct is not None and not _add_to(distinct, stream, stream_slice):
+            partitions = () if distinct is None and state is None else stream.partitions_of(stream_slice)
+            if distinct is not None and not distinct.add_slice(stream_slice, partitions):
                 continue
             if incremental is not None:
                 try:
-                    for part in incremental.slices(stream_slice):
+                    for part in incremental.slices(stream_slice, partitions, is_distinct=distinct is not None):
                         yield PendingSlice(part)
                 except ConfigError as error:
                     if not error.depends_on_data:
                         raise
                     yield PendingSlice(stream_slice, problem=InvalidSlice(error.message, hint=error.hint))
-            elif state is None or not all(map(state.is_done, stream.partitions_of(stream_slice))):
+            elif state is None or not all(map(state.is_done, partitions)):
                 yield PendingSlice(stream_slice)
             elif include_delivered:
                 yield PendingSlice(stream_slice, already_delivered=True)
@@ -66,12 +68,6 @@ async def pending_slices(
         distinct.log_repeated()
     if state is not None and selection.slices is None:
         _warn_of_unused(stream, state)
-
-
-def _add_to(distinct: DistinctParents, stream: Stream, stream_slice: Slice) -> bool:
-    """Note a slice of a substream; false if one of the same partition and interval was noted before."""
-    key = [*stream.partitions_of(stream_slice), {"interval": stream_slice.shown_interval()}]
-    return distinct.add(key, stream_slice.partition, stream_slice)
 
 
 def _warn_of_unused(stream: Stream, state: StreamState) -> None:
@@ -144,8 +140,9 @@ class SliceLabels:
     def add_to(self, stream_slice: Slice) -> Slice:
         """The slice with a label for each value that is a record, or contains one."""
         labels: dict[str, Any] = {}
-        for name, value in stream_slice.items():
-            if isinstance(value, str | int | float) or value is None or name in stream_slice.labels:
+        partition = stream_slice.partition
+        for name, value in partition.items():
+            if isinstance(value, _SCALARS) or name in stream_slice.labels:
                 continue
             is_parent = self._stream.parents and name in ("parent", "parents")
             label = self._parents(name, value, stream_slice) if is_parent else _label(value)
@@ -154,7 +151,7 @@ class SliceLabels:
         if not labels:
             return stream_slice
         interval, bounds = stream_slice.interval, stream_slice.bounds
-        return Slice(stream_slice.partition, interval, bounds=bounds, labels={**stream_slice.labels, **labels})
+        return Slice(partition, interval, bounds=bounds, labels={**stream_slice.labels, **labels})
 
     def _parents(self, name: str, value: Any, stream_slice: Slice) -> Any:
         records: list[Any] = value if name == "parents" else [value]
@@ -167,7 +164,7 @@ class SliceLabels:
                 self._warn_of_missing_key(partition)
                 shown.append(_key_of(record))
             else:
-                shown.append({key: _label(inner) for key, inner in identity.items()})
+                shown.append({k: v if isinstance(v, _SCALARS) else _label(v) for k, v in identity.items()})
         return shown if name == "parents" else next(iter(shown), None)
 
     def _warn_of_missing_key(self, partition: Mapping[str, Any]) -> None:

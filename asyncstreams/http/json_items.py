@@ -41,23 +41,16 @@ class ItemScanner:
     def __init__(
         self, path: str, repair: Callable[[bytes], bytes | None], on_rest: Callable[[Any], None] | None = None
     ) -> None:
-        self._path, self._repair, self._on_rest = path, repair, on_rest
-        self._steps = path.split(".") if path else []
+        self._repair, self._on_rest = repair, on_rest
+        self._skeleton = _Skeleton(path)
         self._buffer: bytes = b""
         self._pieces: list[bytes] = []
         self._pending_size = 0
-        self._skeleton: list[bytes] = []
-        self._skeleton_size = 0
-        # Outside the array: the open containers, and the last key of each object among them.
-        self._open: list[bytes] = []
-        self._keys: list[str] = []
-        self._last_string: bytes | None = None
         # Inside the array: the number of commas between items so far, and the buffer size at which
         # the next scan starts, so that one long item is not scanned again with each piece.
         self._in_array = False
         self._commas = 0
         self._rescan_size = 0
-        self._array_found = False
 
     def feed(self, piece: bytes) -> list[Any]:
         """The items that end in this piece. Raises MalformedJSON, UnexpectedContent."""
@@ -75,28 +68,12 @@ class ItemScanner:
         items = self._scan()
         if self._in_array:
             raise MalformedJSON("sent JSON that ends within its array: the body is truncated")
-        self._add_to_skeleton(self._buffer)
-        skeleton = _json.decode_repaired(b"".join(self._skeleton), self._repair)
+        self._skeleton.add(self._buffer)
+        rest = self._skeleton.decode(self._repair)
         if self._on_rest is not None:
-            self._on_rest(skeleton)
-        if not self._array_found:
-            found = select_path(self._path, skeleton, ABSENT) if self._path else skeleton
-            if found is None:
-                self._check_null(skeleton)
-                return items
-            found = None if found is ABSENT else found
-            kind = "nothing" if found is None else f"a {type(found).__name__}"
-            fields = _json.as_object(skeleton)
-            keys = "" if fields is None else f"; the body's keys are {sorted(fields)[:20]}"
-            raise UnexpectedContent(f"sent {kind} where {self._path or 'the body'!r} should be an array{keys}")
+            self._on_rest(rest)
+        self._skeleton.check_array(rest)
         return items
-
-    def _check_null(self, skeleton: Any) -> None:
-        """Raise UnexpectedContent if there is null in place of the array because of an error."""
-        fields = _json.as_object(skeleton) or {}
-        reported = next((key for key in ("error", "errors") if fields.get(key)), None)
-        if reported is not None:
-            raise UnexpectedContent(f"sent null where {self._path!r} should be an array, and {reported!r}")
 
     def _scan(self) -> list[Any]:
         self._buffer = b"".join((self._buffer, *self._pieces))
@@ -104,40 +81,12 @@ class ItemScanner:
         items: list[Any] = []
         progressed = True
         while progressed:
-            progressed = self._scan_items(items) if self._in_array else self._find_array()
+            if self._in_array:
+                progressed = self._scan_items(items)
+            else:
+                end, progressed = self._skeleton.scan(self._buffer)
+                self._buffer, self._in_array = self._buffer[end:], progressed
         return items
-
-    def _find_array(self) -> bool:
-        """Search for the opening bracket of the array; true if it was found."""
-        buffer, done = self._buffer, 0
-        for match in _TOKEN.finditer(buffer):
-            token = match.group()
-            if token == b'"':
-                break
-            done = match.end()
-            if len(token) > 1:
-                self._last_string = token
-            elif token == b":" and self._keys and self._last_string is not None:
-                self._keys[-1] = _decode_key(self._last_string)
-            elif token == b"[" and not self._array_found and self._is_at_path():
-                # The bracket itself belongs to the skeleton.
-                self._in_array = self._array_found = True
-            if token in b"{[":
-                self._open.append(token)
-                self._keys.append("")
-                if self._in_array:
-                    break
-            elif token in b"}]" and self._open:
-                self._open.pop()
-                self._keys.pop()
-        self._add_to_skeleton(buffer[:done])
-        self._buffer = buffer[done:]
-        return self._in_array
-
-    def _is_at_path(self) -> bool:
-        if any(opened == b"[" for opened in self._open):
-            return False
-        return self._keys in (self._steps, [self._path]) if self._path else not self._keys
 
     def _scan_items(self, items: list[Any]) -> bool:
         """Decode up to the last comma between items; true if the array ended."""
@@ -187,13 +136,79 @@ class ItemScanner:
             raise MalformedJSON(f"{problem}, among the items of an array", hint=error.hint) from None
         return items
 
-    def _add_to_skeleton(self, text: bytes) -> None:
-        self._skeleton.append(text)
-        self._skeleton_size += len(text)
-        if self._skeleton_size > _MAX_ITEM_BYTES:
+
+class _Skeleton:
+    """The text outside of the array, and the place in it that a scan has reached."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._keys_to_array: list[list[str]] = [path.split("."), [path]] if path else [[]]
+        self._pieces: list[bytes] = []
+        self._size = 0
+        # The open containers, and the last key of each object among them.
+        self._open: list[bytes] = []
+        self._keys: list[str] = []
+        self._last_string: bytes | None = None
+        self._has_array = False
+
+    def scan(self, buffer: bytes) -> tuple[int, bool]:
+        """Search for the opening bracket of the array: the end of the text that was scanned, and whether it was found.
+
+        The scanned text is added, with the bracket.
+        """
+        done, is_found = 0, False
+        for match in _TOKEN.finditer(buffer):
+            token = match.group()
+            if token == b'"':
+                break
+            done = match.end()
+            if len(token) > 1:
+                self._last_string = token
+            elif token == b":" and self._keys and self._last_string is not None:
+                self._keys[-1] = _decode_key(self._last_string)
+            elif token == b"[" and not self._has_array and self._is_at_path():
+                is_found = self._has_array = True
+            if token in b"{[":
+                self._open.append(token)
+                self._keys.append("")
+                if is_found:
+                    break
+            elif token in b"}]" and self._open:
+                self._open.pop()
+                self._keys.pop()
+        self.add(buffer[:done])
+        return done, is_found
+
+    def add(self, text: bytes) -> None:
+        """Add text outside of the array. Raises UnexpectedContent if it is too long."""
+        self._pieces.append(text)
+        self._size += len(text)
+        if self._size > _MAX_ITEM_BYTES:
             raise UnexpectedContent(
                 f"sent more than {_MAX_ITEM_BYTES:,} bytes of JSON outside the array {self._path!r}"
             )
+
+    def decode(self, repair: Callable[[bytes], bytes | None]) -> Any:
+        """The text without the items of the array. Raises MalformedJSON."""
+        return _json.decode_repaired(b"".join(self._pieces), repair)
+
+    def check_array(self, rest: Any) -> None:
+        """Raise UnexpectedContent if there was no array, unless null without an error stands in its place."""
+        if self._has_array:
+            return
+        found = select_path(self._path, rest, ABSENT) if self._path else rest
+        fields = _json.as_object(rest)
+        if found is None:
+            reported = next((key for key in ("error", "errors") if (fields or {}).get(key)), None)
+            if reported is not None:
+                raise UnexpectedContent(f"sent null where {self._path!r} should be an array, and {reported!r}")
+            return
+        kind = "nothing" if found is ABSENT else f"a {type(found).__name__}"
+        keys = "" if fields is None else f"; the body's keys are {sorted(fields)[:20]}"
+        raise UnexpectedContent(f"sent {kind} where {self._path or 'the body'!r} should be an array{keys}")
+
+    def _is_at_path(self) -> bool:
+        return b"[" not in self._open and self._keys in self._keys_to_array
 
 
 def _decode_key(token: bytes) -> str:

@@ -6,8 +6,11 @@ import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
+
+import msgspec
 
 from .._json import as_array, as_object, decode_literals
 from ..content.error_text import shown_keys
@@ -94,6 +97,31 @@ def select_literal(selector: Selector, response: Response) -> Any:
     return select_path(selector, decode_literals(response.text.removeprefix("\ufeff").encode()))
 
 
+def select_exact(selector: Selector, response: Response, value: Any) -> Any:
+    """A selected value with each number that is not an integer as an exact one, encoded as it is written."""
+    return _with_exact_numbers(value, select_literal(selector, response))
+
+
+def has_float(value: Any) -> bool:
+    """Whether a JSON value is or contains a number that is not an integer, as the sort values of a search may."""
+    if (items := as_array(value)) is not None:
+        return any(map(has_float, items))
+    fields = as_object(value)
+    return isinstance(value, float) if fields is None else any(map(has_float, fields.values()))
+
+
+def _with_exact_numbers(value: Any, literal: Any) -> Any:
+    """A JSON value with each float as an exact number. `literal` is the same value as by `select_literal`."""
+    if (items := as_array(value)) is not None:
+        return [_with_exact_numbers(*pair) for pair in zip(items, literal, strict=True)]
+    if (fields := as_object(value)) is not None:
+        return {key: _with_exact_numbers(item, literal[key]) for key, item in fields.items()}
+    if not (isinstance(value, float) and isinstance(literal, str)):
+        return value
+    number = Decimal(literal)
+    return number if str(number) == literal else msgspec.Raw(literal.encode())  # 1e5 is another text than 1E+5
+
+
 def explain_miss(selector: Selector, response: Response) -> str | None:
     """The reason why a path seems to be wrong for this body, rather than absent on the last page; otherwise None.
 
@@ -137,6 +165,12 @@ def check_selector(class_name: str, argument: str, selector: object) -> None:
         raise ConfigError(
             f"{class_name}({argument}={selector!r}): expected a dotted path, Header(...) or a function of the response"
         )
+
+
+def check_name(class_name: str, argument: str, value: object) -> None:
+    """Raises ConfigError for a value that is not a name."""
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{class_name}({argument}={value!r}): expected a non-empty name")
 
 
 def _key(value: Any, key: str) -> Any:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 from .._json import encode_canonical
 from ..models import Slice, shorten
@@ -13,6 +15,7 @@ from ..protocols import Stream
 from ..redaction import HiddenText, replace_secrets
 
 _CONTENT_BITS = 0xFF  # Python keeps such small integers once; a change goes unnoticed once in 256 times
+_encode = msgspec.json.Encoder(order="sorted").encode
 _log = logging.getLogger("asyncstreams")
 
 
@@ -26,13 +29,24 @@ class DistinctParents:
         self._repeated = 0
         self._has_warned = False
 
+    def add_slice(self, stream_slice: Slice, partitions: Sequence[Mapping[str, Any]]) -> bool:
+        """Add a slice by its partitions and interval; false if one like it was added before."""
+        interval = stream_slice.shown_interval()
+        # Without a null in it, since texts with nulls are searched for numbers without a JSON form.
+        key = partitions if interval is None else [partitions, interval]
+        return self.add(key, stream_slice.partition, stream_slice)
+
     def add(self, key: object, content: Mapping[str, Any], label: Slice) -> bool:
         """Add the key of a parent and its fields; false if the key was added before. Messages show `label`.
 
         A key without a JSON form is always new.
         """
         try:
-            number, digest = _hash(key), _hash(content) & _CONTENT_BITS
+            number = _hash(key)
+            try:
+                digest = hash(_encode(content)) & _CONTENT_BITS
+            except (TypeError, ValueError, RecursionError):
+                digest = _hash(content) & _CONTENT_BITS
         except TypeError:
             return True
         known = self._contents.get(number)

@@ -18,10 +18,10 @@ from itertools import chain
 from typing import Any, TypeAlias, TypeVar, cast
 from urllib.parse import unquote
 
+from .. import _json
 from .._json import as_array
 from ..errors import ConfigError, MalformedJSON
 from ..models import Record
-from .coercion import COERCIONS, PYTHON_TYPES, is_instance
 
 _log = logging.getLogger("asyncstreams")
 
@@ -36,6 +36,18 @@ _Schemas: TypeAlias = list[Mapping[str, Any]]
 
 _MAX_CACHED_SCHEMAS = 16
 _MAX_CACHED_KEYS = 1024
+_PYTHON_TYPES: dict[str, tuple[type, ...]] = {
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "object": (dict,),
+    "array": (list, tuple),
+}
+_INTEGER = re.compile(r"\s*(-?(?:0|[1-9][0-9]*))(?:\.0+)?\s*")
+_NUMBER = re.compile(r"\s*-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?\s*")
+_TRUE: frozenset[Any] = frozenset({1, "y", "yes", "t", "true", "on", "1"})
+_FALSE: frozenset[Any] = frozenset({0, "n", "no", "f", "false", "off", "0"})
 
 
 class TransformConfig(Flag):
@@ -210,25 +222,24 @@ class _FieldTransform:
         self._ancestors = {**ancestors, tuple(map(id, schemas)): self}
         self._children: dict[tuple[str, _SchemaKey], _FieldTransform] = {}
         self._parts = plan.applicable_schemas(schemas)
-        self._types: _Types = (plan.common_types(schemas) if plan.default else None) or ()
-        self._python = tuple(chain(*(PYTHON_TYPES[name] for name in self._types)))
-        self._coercions = [
-            COERCIONS[name] for name in self._types if name in COERCIONS and (name != "array" or self._wraps_scalars())
-        ]
+        types = (plan.common_types(schemas) if plan.default else None) or ()
+        wraps_scalars = "array" in types and self._wraps_scalars()
+        self._conversion = _TypeConversion(types, pointer, plan.logged, wraps_scalars=wraps_scalars) if types else None
         self._object_walk = _compile_lazily(self.compile_object_walk) if self._has_keyword(_OBJECT_KEYWORDS) else None
         self._array_walk = _compile_lazily(self._compile_array_walk) if self._has_keyword(_ARRAY_KEYWORDS) else None
         self._schema: Mapping[str, Any] = {k: v for part in self._parts[::-1] for k, v in part.items() if k != "$ref"}
         if len(self._parts) == 1:
             self._schema = self._parts[0]
-        self.is_noop = not (self._types or self._object_walk or self._array_walk or self._custom)
-        right = {type(None), *(self._python or chain(*PYTHON_TYPES.values()))}
+        self.is_noop = not (self._conversion or self._object_walk or self._array_walk or self._custom)
+        right = {type(None), *(self._conversion.python if self._conversion else chain(*_PYTHON_TYPES.values()))}
         inside = {kind for kind, walk in ((dict, self._object_walk), (list, self._array_walk)) if walk is not None}
         self.accepted: frozenset[type] = frozenset() if self._custom else frozenset(right - inside)
 
     def convert(self, value: Any, pending: _Pending) -> Any:
         """The value to store. The contents of an object or array are appended to `pending`."""
-        if self._types and value is not None and not is_instance(value, self._python):
-            value = self._coerce(value)
+        conversion = self._conversion
+        if conversion is not None and value is not None and not _is_instance(value, conversion.python):
+            value = conversion.convert(value)
         if self._custom is not None:
             try:
                 value = self._custom(value, self._schema)
@@ -308,7 +319,20 @@ class _FieldTransform:
         types = self._plan.common_types(_item_schemas(self._parts, 0))
         return says_array and types != () and {"object", "array"}.isdisjoint(types or ())
 
-    def _coerce(self, value: Any) -> Any:
+
+class _TypeConversion:
+    """The conversion of a value to one of several types. A value that it cannot convert is logged once per field."""
+
+    def __init__(self, types: _Types, pointer: str, logged: set[tuple[str, _Types]], *, wraps_scalars: bool) -> None:
+        self._types, self._pointer, self._logged = types, pointer, logged
+        self.python = tuple(chain(*(_PYTHON_TYPES[name] for name in types)))
+        """The Python types that need no conversion."""
+        self._coercions = [
+            _COERCIONS[name] for name in types if name in _COERCIONS and (name != "array" or wraps_scalars)
+        ]
+
+    def convert(self, value: Any) -> Any:
+        """The converted value, or the value itself."""
         for coerce in self._coercions:
             try:
                 coerced = coerce(value)
@@ -317,12 +341,53 @@ class _FieldTransform:
                 continue
             if coerced is not None:
                 return coerced
-        if (self._pointer, self._types) not in self._plan.logged:
-            self._plan.logged.add((self._pointer, self._types))
-            kind = next((name for name in PYTHON_TYPES if is_instance(value, PYTHON_TYPES[name])), type(value).__name__)
+        if (self._pointer, self._types) not in self._logged:
+            self._logged.add((self._pointer, self._types))
+            kind = next(
+                (name for name in _PYTHON_TYPES if _is_instance(value, _PYTHON_TYPES[name])), type(value).__name__
+            )
             message = "%s: a value of type %s was kept: it cannot be converted to %s"
             _log.warning(message, self._pointer, kind, " or ".join(self._types))
         return value
+
+
+def _is_instance(value: Any, types: tuple[type, ...]) -> bool:
+    """Whether a value is of one of these types; a bool is not an integer."""
+    return isinstance(value, types) and (bool in types or not isinstance(value, bool))
+
+
+def _to_string(value: Any) -> str:
+    text = _json.encode(value)
+    # Dates, decimals and similar values are encoded as JSON strings.
+    return _json.decode(text) if text.startswith(b'"') else text.decode()
+
+
+def _to_integer(value: Any) -> int | None:
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None
+    return int(match[1]) if (match := _INTEGER.fullmatch(value)) else None
+
+
+def _to_number(value: Any) -> int | float | None:
+    return _json.decode(value.strip().encode()) if _NUMBER.fullmatch(value) else None
+
+
+def _to_boolean(value: Any) -> bool | None:
+    word = value.strip().lower() if isinstance(value, str) else value
+    return True if word in _TRUE else False if word in _FALSE else None
+
+
+_COERCIONS: dict[str, Callable[[Any], Any]] = {
+    "string": _to_string,
+    "integer": _to_integer,
+    "number": _to_number,
+    "boolean": _to_boolean,
+    "array": lambda value: [value] if isinstance(value, str | int | float) else None,
+}
+"""Conversion to each JSON type. The functions return None if a conversion would lose information.
+
+For values without a JSON form they may raise MalformedJSON, TypeError, ValueError or RecursionError.
+"""
 
 
 _OBJECT_KEYWORDS = ("properties", "patternProperties", "additionalProperties")
@@ -350,7 +415,7 @@ def _alternatives(schema: Mapping[str, Any]) -> list[list[Any]]:
 
 def _declared_types(word: Any) -> _Types | None:
     names = [word] if isinstance(word, str) else as_array(word) or []
-    is_known = all(isinstance(name, str) and (name == "null" or name in PYTHON_TYPES) for name in names)
+    is_known = all(isinstance(name, str) and (name == "null" or name in _PYTHON_TYPES) for name in names)
     return tuple(name for name in names if name != "null") if names and is_known else None
 
 

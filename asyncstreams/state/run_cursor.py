@@ -10,7 +10,8 @@ from typing import Any, cast
 from urllib.parse import unquote
 
 from .._json import as_object
-from ..cursors.cursor_format import CursorFormat, InvalidCursorValue, is_compact_time
+from ..cursors.codecs import is_compact_time
+from ..cursors.cursor_format import CursorFormat, InvalidCursorValue
 from ..cursors.intervals import Interval, Intervals, Point
 from ..errors import ConfigError, CursorMismatch
 from ..messages import Request, Response
@@ -30,17 +31,17 @@ class RunCursor:
     the whole run: that of the values, or of the declaration if they were needed before.
     """
 
-    def __init__(
-        self, stream: Stream, states: Sequence[StreamState], schema: Mapping[str, Any] | None, path: Sequence[str]
-    ) -> None:
+    def __init__(self, stream: Stream, states: Sequence[StreamState], schema: Mapping[str, Any] | None) -> None:
         self.format = states[0].cursor
         self.is_observed = False
         """Whether the first values of the run have been seen."""
-        self._stream, self._states, self._path = stream, states, path
+        self._stream, self._states = stream, states
+        field = stream.cursor_field
+        self.path: Sequence[str] = [field] if isinstance(field, str) else list(field or ())
         self._field = cursor_name(stream.cursor_field)
-        self._declared = _schema_at(schema, path)
+        self._declared = _schema_at(schema, self.path)
         self._sent: CursorFormat | None = None
-        self._early_slices: set[int] = set()  # that asked for their bounds before the first value
+        self._early_slices: list[PlannedSlice] = []  # the first two that needed their bounds before the first value
         self._has_rows = False
         if not self.format.is_decided:
             self.format = self._by_schema() or self.format
@@ -55,8 +56,9 @@ class RunCursor:
 
         Raises CursorMismatch if the schema declares numbers, whose unit is not known yet.
         """
-        if not self.is_observed:
-            self._early_slices.add(id(stream_slice))
+        early = self._early_slices
+        if not self.is_observed and len(early) < 2 and not any(known is stream_slice for known in early):
+            early.append(stream_slice)
         if self._sent is None:
             has_start = not math.isinf(stream_slice.points[0])
             if has_start and not self.format.is_decided and self.format.request is None and self._is_numeric:
@@ -164,13 +166,13 @@ class RunCursor:
         """Raises CursorMismatch if the first rows of the run do not have the field at all."""
         if self._has_rows or self._declared is not None or self.format.has_seen_values:
             return
-        if any(_has_path(record, self._path) for record in records):
+        if any(_has_path(record, self.path) for record in records):
             return
         names = {str(name) for record in records[:_MAX_VALUES] for name in record}
-        close = difflib.get_close_matches(self._path[0], sorted(names), 1, 0.6)
+        close = difflib.get_close_matches(self.path[0], sorted(names), 1, 0.6)
         suggestion = f"did you mean {close[0]!r}? " if close else ""
-        path = tuple(self._path[0].split("."))
-        if len(self._path) == 1 and len(path) > 1 and any(_has_path(record, path) for record in records):
+        path = tuple(self.path[0].split("."))
+        if len(self.path) == 1 and len(path) > 1 and any(_has_path(record, path) for record in records):
             suggestion = f"a field within another is a path: cursor_field = {path!r}; "
         raise CursorMismatch(
             f"cursor_field = {self._field!r}: no record of the first page has this field ({len(records):,} seen)",

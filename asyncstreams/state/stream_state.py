@@ -130,9 +130,9 @@ class StreamState(Mapping[str, Any]):
         high = math.inf if end is None else self.cursor.point(end)
         return [(self._value(low), self._value(high)) for low, high in self._visible_intervals().gaps(low, high)]
 
-    def partition(self) -> Partition:
-        """The progress of the partition of this view, or of the unnamed partition if this is not a view."""
-        key = self._partition or {}
+    def progress_of(self, partition: Mapping[str, Any]) -> Partition:
+        """The progress of a partition, which is new if it has none of its own."""
+        key = self._without_secrets(partition)
         known = self._partitions.get(partition_key(key))
         return self._new_partition(key) if known is None else known
 
@@ -363,7 +363,7 @@ class StreamState(Mapping[str, Any]):
 
     def _visible_partitions(self) -> Iterator[Partition]:
         if self._partition is not None:
-            yield self.partition()
+            yield self.progress_of(self._partition)
             return
         yield from self._partitions.values()
         if self.initial and partition_key({}) not in self._partitions:
