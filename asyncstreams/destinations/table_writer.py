@@ -231,11 +231,11 @@ class TableWriter:
 
     def finish_stream(self, record: JournalRecord) -> None:
         stream = record["stream"]
-        hidden = self._ledger.streams[stream].hidden is not None
+        is_replaced = self._ledger.streams[stream].is_replaced
         with self._engine.transaction():
             table = self._table(stream)
             table.create()
-            if hidden:
+            if is_replaced:
                 if table.to_json() is None or self._engine.has_dependents(self._visible_name(stream)):
                     table.keep_columns()
                 self._replace_visible(stream, table)
@@ -270,7 +270,7 @@ class TableWriter:
             with self._engine.transaction():
                 self._check_journal()
                 ledger = self._recover() if _METADATA in tables else Ledger()
-            names = {name: known.folder or name for name, known in ledger.streams.items()}
+            names = {name: known.parts.folder or name for name, known in ledger.streams.items()}
             rows = {name: self._count_rows(table) for name, table in names.items() if table in tables}
             return OutputContents(ledger, rows)
         finally:
@@ -310,7 +310,7 @@ class TableWriter:
             return
         is_replaced = started is not None and (known.is_provisional or is_replacement(started))
         visible, hidden = self._visible_name(name), self._hidden_name(name)
-        target = hidden if is_replaced or known.hidden is not None else visible
+        target = hidden if is_replaced or known.is_replaced else visible
         mode = known.mode if started is None else started["mode"]
         key = record.get("keys", {}).get(name, ())
         for table_name in {visible, target}:
@@ -387,12 +387,12 @@ class TableWriter:
     def _table_name(self, name: str) -> str:
         """The table that the rows of a stream currently go to."""
         stream = self._ledger.streams.get(name)
-        return self._visible_name(name) if stream is None or stream.hidden is None else self._hidden_name(name)
+        return self._visible_name(name) if stream is None or not stream.is_replaced else self._hidden_name(name)
 
     def _visible_name(self, name: str) -> str:
         """The table of a stream."""
         stream = self._ledger.streams.get(name)
-        return name if stream is None or not stream.folder else stream.folder
+        return (stream and stream.parts.folder) or name
 
     def _hidden_name(self, name: str) -> str:
         """The table that replaces that of a stream when it is complete."""
@@ -401,7 +401,7 @@ class TableWriter:
     def _quarantine_label(self, name: str) -> str:
         """What the quarantined rows of a stream have as its name; they are hidden as long as its rows are."""
         stream = self._ledger.streams.get(name)
-        return name if stream is None or stream.hidden is None else self._hidden_name(name)
+        return name if stream is None or not stream.is_replaced else self._hidden_name(name)
 
     def _drop_visible(self, name: str) -> None:
         self._drop_table(self._visible_name(name), name)

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, date, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import anyio
 
 from ..clock import Clock
 from ..destinations.base import Destination
-from ..destinations.writer_protocol import Chunk
-from ..errors import PartialFailure, RateLimitWaitTooLong
+from ..destinations.writer_protocol import Chunk, FailedSlice
+from ..errors import AsyncStreamsError, PartialFailure, RateLimitWaitTooLong
 from ..execution.report import RunReport, StreamReport, WriteReport
 from ..execution.scheduler import OpenClient, Scheduler
 from ..models import Page, Slice
 from ..protocols import Stream
 from ..records.json_lines import EncodedLines
+from ..redaction import MASK, cut_queries
 from ..state.compatibility import check_compatible, identity_of, identity_with_credential, use_declared_cursor
 from ..state.slice_checkpoint import SliceCheckpoint
 from ..state.stream_selection import ReadOutcome, StreamSelection
@@ -27,7 +31,6 @@ from ..state.stream_state import StreamState, empty_state
 from .commit_batcher import CommitBatcher
 from .commit_loop import CommitLoop, StreamExtraction
 from .disk_executor import DiskExecutor, ProtectedTask
-from .failures import describe_failure
 from .plan import plan_extraction, schema_of
 from .run_scope import RunScope
 
@@ -109,7 +112,7 @@ class Extraction:
         """Does nothing: the state of a stream advances when its commit is done."""
 
     def record_failure(self, stream: Stream, stream_slice: Slice, error: Exception) -> None:
-        self._commits.record_failure(describe_failure(stream, stream_slice, error, self._clock.wall()))
+        self._commits.record_failure(_describe_failure(stream, stream_slice, error, self._clock.wall()))
 
     def finish_stream(self, stream: str, read: ReadOutcome, parents: Mapping[str, StreamState]) -> None:
         if not (self._commits.streams[stream].is_sample or self._scope.is_range):
@@ -199,3 +202,36 @@ def _is_resumed_later(error: BaseException | None) -> bool:
     """Whether the run ended because a rate limit requires a longer wait than allowed: the next run continues it."""
     errors = error.errors if isinstance(error, PartialFailure) else (error,)
     return any(isinstance(cause, RateLimitWaitTooLong) for cause in errors)
+
+
+def _describe_failure(stream: Stream, stream_slice: Slice, error: Exception, now: float) -> FailedSlice:
+    """A failed slice by its partition keys, without records and secrets; `now` in seconds since 1970."""
+    keys = {**stream_slice.partition, **stream_slice.labels}
+    if stream_slice.interval is not None:
+        keys.setdefault("interval", list(stream_slice.interval))
+    time = datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    if isinstance(error, AsyncStreamsError):
+        return FailedSlice(stream.name, _plain(keys), error.page, error.status, error.message, time)
+    return FailedSlice(stream.name, _plain(keys), None, None, _describe_exception(error), time)
+
+
+def _describe_exception(error: Exception) -> str:
+    """The class of an exception in a hook, and where it was raised: its text may contain values of records."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__} in a hook of the stream{where}"
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON, without secrets and the queries of URLs."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, str):
+        return cut_queries(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in cast(Mapping[object, object], value).items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in cast("list[Any]", value)]
+    if isinstance(value, date):
+        return value.isoformat()
+    return MASK if hasattr(value, "reveal") else f"<{type(value).__name__}>"
