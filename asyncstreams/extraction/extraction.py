@@ -59,17 +59,16 @@ class Extraction:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._writing.run, tasks.cancel_scope)
             try:
-                try:
-                    selections = await self._begin()
-                    scheduler = Scheduler(selections, open_client, max_concurrency, stop_on_error=stop_on_error)
-                    await self._consume_pages(scheduler)
-                except asyncio.CancelledError:
-                    raise
-                except BaseException as error:
-                    raised = error  # raised outside of the task group, which would wrap it
-                is_end = scheduler is not None and scheduler.fatal_error is None and not _is_resumed_later(raised)
+                selections = await self._begin()
+                scheduler = Scheduler(selections, open_client, max_concurrency, stop_on_error=stop_on_error)
+                raised = await self._consume_pages(scheduler)
+                is_end = scheduler.fatal_error is None and not _is_resumed_later(raised)
                 self._commits.end({"op": "end", "partial": self._scope.is_partial} if is_end else None)
                 await self._writing.wait()  # however slow the disk is
+            except asyncio.CancelledError:
+                raise
+            except BaseException as error:
+                raised = error  # raised outside of the task group, which would wrap it
             finally:
                 self._commits.end(None)
                 self._writing.limit(_SHUTDOWN_GRACE_S)  # after a cancellation: what fits into the grace period
@@ -154,11 +153,16 @@ class Extraction:
             cursor_range=(self._scope.since, self._scope.until),
         )
 
-    async def _consume_pages(self, scheduler: Scheduler) -> None:
-        async with scheduler.pages() as pages:
-            async for page in pages:
-                self._add_page(page)
-                await self._commits.wait_for_capacity()
+    async def _consume_pages(self, scheduler: Scheduler) -> Exception | None:
+        """Pass all pages to the commits; return the error of the read, if any."""
+        try:
+            async with scheduler.pages() as pages:
+                async for page in pages:
+                    self._add_page(page)
+                    await self._commits.wait_for_capacity()
+        except Exception as error:
+            return error
+        return None
 
     def _add_page(self, page: Page) -> None:
         is_truncated = self._scope.limit is not None and not page.is_last
@@ -198,7 +202,7 @@ class Extraction:
         return replace(run, streams=tuple(streams))
 
 
-def _is_resumed_later(error: BaseException | None) -> bool:
+def _is_resumed_later(error: Exception | None) -> bool:
     """Whether the run ended because a rate limit requires a longer wait than allowed: the next run continues it."""
     errors = error.errors if isinstance(error, PartialFailure) else (error,)
     return any(isinstance(cause, RateLimitWaitTooLong) for cause in errors)
