@@ -29,8 +29,8 @@ from table_harness import TableHarness
 from asyncstreams import Parquet
 from asyncstreams.destinations import journal
 from asyncstreams.destinations.journal import Journal
+from asyncstreams.destinations.jsonl import PartFile
 from asyncstreams.destinations.output_folder import OutputFolder
-from asyncstreams.destinations.part_files import PartFile
 from asyncstreams.testing import MockApi
 
 FAULTS = ("before", "after", "torn", "ENOSPC", "EIO", "short")
@@ -144,17 +144,19 @@ def no_sync_of_names(*folders: str) -> Callable[[pytest.MonkeyPatch], type[Power
 
 
 def names_before_records(monkeypatch: pytest.MonkeyPatch) -> type[PowerLossFileSystem]:
-    original = OutputFolder.commit
+    append, commit = Journal.append, OutputFolder.commit
+    deferred: list[tuple[Journal, Any]] = []
 
-    def commit(self: Any, streams: Any) -> Any:
-        for name, sealed in streams.items():
-            if self.ledger.streams[name].hidden is None:
-                self._publish(name, self._name_parts(name, sealed.parts))
-        with monkeypatch.context() as patched:
-            patched.setattr(self, "_publish", lambda *_: None)
-            return original(self, streams)
+    def append_unless_commit(self: Journal, record: Any) -> None:
+        deferred.append((self, record)) if record["op"] == "commit" else append(self, record)
 
-    monkeypatch.setattr(OutputFolder, "commit", commit)
+    def commit_then_append(self: Any, streams: Any) -> Any:
+        record = commit(self, streams)
+        append(*deferred.pop())
+        return record
+
+    monkeypatch.setattr(Journal, "append", append_unless_commit)
+    monkeypatch.setattr(OutputFolder, "commit", commit_then_append)
     return PowerLossFileSystem
 
 

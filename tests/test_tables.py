@@ -200,7 +200,7 @@ async def test_new_fields_become_columns(out: Path):
 async def test_duckdb_columns_are_widened_to_fit(
     tmp_path: Path, first: Any, then: Any, kind: str, values: Any, mode: Any, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("asyncstreams.destinations.duckdb._REWRITE_ROWS", 2)
+    monkeypatch.setattr("asyncstreams.destinations.duckdb_table._REWRITE_ROWS", 2)
     monkeypatch.setattr("asyncstreams.destinations.duckdb.DuckEngine.block_bytes", 1)
     out, clock = tmp_path / "out.duckdb", WallClock(1000)
     stream = ChangingStream([], clock=clock)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -45,39 +45,123 @@ class RunTimes(NamedTuple):
     streams: Sequence[str]
 
 
+class CompleteRead(NamedTuple):
+    """The last complete read of a stream: when it ended, in seconds since 1970, and the slices that it left out.
+
+    `missing_children` maps these slices, as texts, to their statuses.
+    """
+
+    at: float | None = None
+    missing_children: Mapping[str, int] = {}
+
+
+@dataclass(slots=True)
+class StreamParts:
+    """The parts of one stream in its `folder`; a stream in a database has generations, but no parts and no folder.
+
+    `visible` are those that readers see. `hidden` are the parts of a replacement, which stay invisible until it is
+    complete; None: there is no replacement in progress. `retired` are parts to be deleted.
+    """
+
+    folder: str = ""
+    generation: int = 1
+    next_number: int = 1
+    visible: list[Part] = field(default_factory=list[Part])
+    hidden: list[Part] | None = None
+    retired: list[Part] = field(default_factory=list[Part])
+
+    @property
+    def current(self) -> list[Part]:
+        """The parts of the generation that is being written."""
+        return self.visible if self.hidden is None else self.hidden
+
+    @property
+    def visible_generation(self) -> int:
+        if self.visible:
+            return self.visible[0].generation
+        return self.generation if self.hidden is None else self.generation - 1
+
+    def add(self, new: Sequence[Part], replaced: Collection[str] = ()) -> None:
+        """Add parts to the current ones, and retire those with the names `replaced`."""
+        if replaced:
+            self.retired += [part for part in self.current if part.name in replaced]
+            self.current[:] = [part for part in self.current if part.name not in replaced]
+        self.current.extend(new)
+        self.next_number += len(new)
+
+    def start_generation(self) -> None:
+        """Begin a generation that stays hidden until it is complete."""
+        self.retire_hidden()
+        self.generation, self.next_number, self.hidden = self.generation + 1, 1, []
+
+    def publish(self) -> None:
+        """Replace the visible parts by the hidden ones, if there are any."""
+        if self.hidden is not None:
+            self.retired += self.visible
+            self.visible, self.hidden = self.hidden, None
+
+    def retire_hidden(self) -> None:
+        """Delete a replacement that is not complete: it has never been visible."""
+        self.retired += self.hidden or ()
+        self.hidden = None
+
+    def retire_visible(self) -> None:
+        self.retired += self.visible
+        self.visible = []
+
+    def pop_retired(self) -> list[Part]:
+        """Remove and return the parts to be deleted."""
+        retired, self.retired = self.retired, []
+        return retired
+
+    def forget(self, missing: Collection[Part]) -> None:
+        """Remove parts whose files were deleted by another program."""
+        self.visible = [part for part in self.visible if part not in missing]
+        if self.hidden is not None:
+            self.hidden = [part for part in self.hidden if part not in missing]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "folder": self.folder,
+            "generation": self.generation,
+            "next_part": self.next_number,
+            "parts": [part.to_json() for part in self.visible],
+            "hidden": None if self.hidden is None else [part.to_json() for part in self.hidden],
+        }
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> StreamParts:
+        return cls(
+            fields.get("folder", ""),
+            fields["generation"],
+            fields["next_part"],
+            _parts_from_json(fields["parts"]),
+            None if fields["hidden"] is None else _parts_from_json(fields["hidden"]),
+        )
+
+
 @dataclass(slots=True)
 class StreamLedger:
     """The committed parts and the state of one stream.
 
-    `parts` are visible. `hidden` are the parts of a replacement, which stay invisible until it is complete; None: there
-    is no replacement in progress. `retired` are parts to be deleted. `is_open`: the stream is being read, or its read
-    was interrupted. `is_complete`: it has been read completely at least once. `is_read`: the current run has finished
-    it. `folder` is the name of its folder; "" in a database.
-
-    `is_reset`: its state was forgotten, and the next run replaces the rows. `is_provisional`: none of its rows count,
-    since they were dropped or are a sample; the next run removes them and begins as if the stream were new.
-    `is_refresh`: the current read was begun by `refresh`. `last_run` is when the last run that read it began, and
-    `last_complete` when it was last read completely, in seconds since 1970; `missing_children` are slices that this
-    read left out, as texts, with their statuses.
+    `is_open`: the stream is being read, or its read was interrupted. `is_complete`: it has been read completely at
+    least once. `is_read`: the current run has finished it. `is_reset`: its state was forgotten, and the next run
+    replaces the rows. `is_provisional`: none of its rows count, since they were dropped or are a sample; the next run
+    removes them and begins as if the stream were new. `is_refresh`: the current read was begun by `refresh`.
+    `last_run` is when the last run that read it began, in seconds since 1970.
     """
 
     identity: Mapping[str, Any]
     mode: Mode
-    generation: int = 1
-    next_part: int = 1
-    parts: list[Part] = field(default_factory=list[Part])
-    hidden: list[Part] | None = None
-    retired: list[Part] = field(default_factory=list[Part])
+    parts: StreamParts = field(default_factory=StreamParts)
     is_open: bool = True
     is_complete: bool = False
     is_read: bool = False
-    folder: str = ""
     is_reset: bool = False
     is_provisional: bool = False
     is_refresh: bool = False
     last_run: float | None = None
-    last_complete: float | None = None
-    missing_children: Mapping[str, int] = field(default_factory=dict[str, int])
+    last_complete: CompleteRead = field(default_factory=CompleteRead)
     state: StreamState = field(init=False)
 
     def __post_init__(self) -> None:
@@ -88,32 +172,24 @@ class StreamLedger:
         self.state = empty_state(self.identity)
 
     @property
-    def current_parts(self) -> list[Part]:
-        """The parts of the generation that is being written."""
-        return self.parts if self.hidden is None else self.hidden
+    def is_replaced(self) -> bool:
+        """Whether what is written stays hidden until it replaces the visible rows."""
+        return self.parts.hidden is not None
 
     @property
     def is_untouched(self) -> bool:
         """Whether nothing of the stream was committed, so that its declaration may still be corrected."""
-        return not (self.is_complete or self.parts or self.hidden or self.state.to_json())
-
-    @property
-    def visible_generation(self) -> int:
-        if self.parts:
-            return self.parts[0].generation
-        return self.generation if self.hidden is None else self.generation - 1
+        return not (self.is_complete or self.parts.visible or self.parts.hidden or self.state.to_json())
 
     @property
     def visible_complete(self) -> bool:
         """Whether the visible parts hold all records that existed when they were read."""
-        return self.is_complete and (self.hidden is not None or not self.is_open)
+        return self.is_complete and (self.is_replaced or not self.is_open)
 
     def start_replacement(self) -> None:
         """Begin a generation that stays hidden until it is complete, from the first record on."""
-        # An unfinished replacement has never been visible, so it is deleted at once.
-        self.retired += self.hidden or ()
-        self.generation, self.next_part = self.generation + 1, 1
-        self.hidden, self.is_reset = [], False
+        self.parts.start_generation()
+        self.is_reset = False
         children = self.state.children.last
         self.reset_state()
         self.state.children.last = children  # those that this read should find again
@@ -121,11 +197,9 @@ class StreamLedger:
     def reset(self, *, drop: bool) -> None:
         """Forget the state. The rows stay until the next run has replaced them; with `drop` they are removed."""
         self.is_complete = self.visible_complete and not drop
-        self.retired += self.hidden or ()
-        self.hidden = None
+        self.parts.retire_hidden()
         if drop:
-            self.retired += self.parts
-            self.parts = []
+            self.parts.retire_visible()
         self.is_reset, self.is_provisional = not drop, drop or self.is_provisional
         self.is_open = self.is_read = self.is_refresh = False
         self.reset_state()
@@ -134,43 +208,33 @@ class StreamLedger:
         return {
             "identity": self.identity,
             "mode": self.mode,
-            "generation": self.generation,
-            "next_part": self.next_part,
-            "parts": [part.to_json() for part in self.parts],
-            "hidden": None if self.hidden is None else [part.to_json() for part in self.hidden],
+            **self.parts.to_json(),
             "is_open": self.is_open,
             "complete": self.is_complete,
             "is_read": self.is_read,
-            "folder": self.folder,
             "is_reset": self.is_reset,
             "is_provisional": self.is_provisional,
             "is_refresh": self.is_refresh,
             "last_run": self.last_run,
-            "last_complete": self.last_complete,
-            "missing_children": dict(self.missing_children),
+            "last_complete": self.last_complete.at,
+            "missing_children": dict(self.last_complete.missing_children),
             "state": self.state.to_json(),
         }
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> StreamLedger:
-        hidden = fields["hidden"]
         stream = cls(
             fields["identity"],
             fields["mode"],
-            fields["generation"],
-            fields["next_part"],
-            _parts_from_json(fields["parts"]),
-            None if hidden is None else _parts_from_json(hidden),
+            StreamParts.from_json(fields),
             is_open=fields["is_open"],
             is_complete=fields["complete"],
             is_read=fields["is_read"],
-            folder=fields.get("folder", ""),
             is_reset=fields.get("is_reset", False),
             is_provisional=fields.get("is_provisional", False),
             is_refresh=fields.get("is_refresh", False),
             last_run=fields.get("last_run"),
-            last_complete=fields.get("last_complete"),
-            missing_children=fields.get("missing_children", {}),
+            last_complete=CompleteRead(fields.get("last_complete"), fields.get("missing_children", {})),
         )
         stream.state.merge_json(fields["state"])
         return stream
@@ -195,7 +259,8 @@ class Ledger:
             case "commit":
                 self._commit(record)
             case "rewrite":
-                self._rewrite(self.streams[record["stream"]], record["parts"], set(record["replaces"]))
+                parts = self.streams[record["stream"]].parts
+                parts.add(_parts_from_json(record["parts"]), set(record["replaces"]))
             case "finish":
                 self._finish(self.streams[record["stream"]], record)
             case "end":
@@ -205,14 +270,6 @@ class Ledger:
                     self.streams[name].reset(drop=record["drop"])
             case other:
                 raise ValueError(f"unknown journal operation {other!r}")
-
-    def forget_parts(self, missing: Mapping[str, Sequence[Part]]) -> None:
-        """Remove parts whose files were deleted by another program."""
-        for name, parts in missing.items():
-            stream = self.streams[name]
-            stream.parts = [part for part in stream.parts if part not in parts]
-            if stream.hidden is not None:
-                stream.hidden = [part for part in stream.hidden if part not in parts]
 
     def to_json(self) -> dict[str, Any]:
         streams = {name: stream.to_json() for name, stream in self.streams.items()}
@@ -246,7 +303,7 @@ class Ledger:
                 known.start_replacement()
                 known.is_open, known.is_refresh = True, entry.get("refresh", False)
             elif not is_partial:
-                known.is_open, known.is_refresh = True, known.is_refresh and known.hidden is not None
+                known.is_open, known.is_refresh = True, known.is_refresh and known.is_replaced
         if "at" in record:
             self.last_run = RunTimes(record["at"], None, record["names"])
             for name in record["names"]:
@@ -272,26 +329,16 @@ class Ledger:
             stream = self.streams[name]
             if "identity" in entry:
                 stream.identity = entry["identity"]
-            parts = _parts_from_json(entry.get("parts", ()))
-            stream.current_parts.extend(parts)
-            stream.next_part += len(parts)
+            stream.parts.add(_parts_from_json(entry.get("parts", ())))
             if "cursor" in entry:
                 stream.state.use_cursor(stream.state.cursor.with_written_json(entry["cursor"]))
             for delta in entry.get("deltas", ()):
                 stream.state.apply(stream.state.delta_from_json(delta))
 
-    def _rewrite(self, stream: StreamLedger, new: Sequence[Sequence[Any]], replaced: set[str]) -> None:
-        parts = _parts_from_json(new)
-        stream.retired += [part for part in stream.current_parts if part.name in replaced]
-        stream.current_parts[:] = [part for part in stream.current_parts if part.name not in replaced] + parts
-        stream.next_part += len(parts)
-
     def _finish(self, stream: StreamLedger, record: JournalRecord) -> None:
-        if stream.hidden is not None:
-            stream.retired += stream.parts
-            stream.parts, stream.hidden = stream.hidden, None
+        stream.parts.publish()
         stream.is_open, stream.is_complete, stream.is_read = False, True, True
-        stream.last_complete, stream.missing_children = record.get("at"), record.get("missing", {})
+        stream.last_complete = CompleteRead(record.get("at"), record.get("missing", {}))
         parent_states: Mapping[str, Any] = record.get("parents", {})
         parents = empty_state(stream.identity).parents if parent_states else {}
         for name, parent in parents.items():
@@ -310,10 +357,9 @@ def is_replacement(entry: Mapping[str, Any]) -> bool:
 
 def _new_stream(entry: Mapping[str, Any], previous: StreamLedger | None) -> StreamLedger:
     """A stream without rows; `previous` is one of the same name, none of whose rows count."""
-    stream = StreamLedger(entry["identity"], entry["mode"], is_provisional=entry.get("provisional", False))
-    if previous is None:
-        stream.folder = entry.get("folder", "")
-    else:
-        stream.folder, stream.generation = previous.folder, previous.generation + 1
-        stream.retired = [*previous.retired, *previous.parts, *(previous.hidden or ())]
-    return stream
+    parts = StreamParts(entry.get("folder", ""))
+    if previous is not None:
+        previous.parts.retire_hidden()
+        previous.parts.retire_visible()
+        parts = StreamParts(previous.parts.folder, previous.parts.generation + 1, retired=previous.parts.retired)
+    return StreamLedger(entry["identity"], entry["mode"], parts, is_provisional=entry.get("provisional", False))

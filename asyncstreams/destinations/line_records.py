@@ -1,12 +1,14 @@
-"""Decoding of a stream's JSON lines back into records."""
+"""The JSON lines of a stream: spilled to a temporary file, joined into blocks, and decoded back into records."""
 
 from __future__ import annotations
 
 import json
 import math
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any, cast
+from pathlib import Path
+from typing import IO, Any, cast
 
 import msgspec
 
@@ -28,6 +30,32 @@ def iter_blocks(chunks: Iterable[Chunk], size: int) -> Iterator[tuple[str, bytes
             sizes[kind] = 0
     for kind, rest in pending.items():
         yield kind, b"".join(rest)
+
+
+class SpillFile:
+    """Lines that wait for their commit, in one temporary file per kind. Raises OSError."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: dict[str, IO[bytes]] = {}
+
+    def write(self, chunks: Iterable[Chunk]) -> None:
+        for chunk in chunks:
+            file = self._files.get(chunk.kind)
+            if file is None:
+                file = self._files[chunk.kind] = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115  see close
+            file.write(chunk.lines)
+
+    def iter_blocks(self, size: int) -> Iterator[tuple[str, bytes]]:
+        """All lines by kind, in blocks of about `size` bytes that end with a line."""
+        for kind, file in self._files.items():
+            file.seek(0)
+            while lines := file.read(size):
+                yield kind, lines + file.readline() if not lines.endswith(b"\n") else lines
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
 
 
 def decode_records(lines: bytes) -> list[dict[str, Any]]:

@@ -13,51 +13,37 @@ from __future__ import annotations
 import logging
 import re
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from .._json import encode
 from ..errors import ConfigError, OutputMissing, StateCorrupt
 from ..storage.file_lock import OutputLock
 from ..storage.file_names import file_name
-from ..storage.filesystem import FileSystem, write_errors, write_file
+from ..storage.filesystem import write_errors
 from .journal import Journal
-from .ledger import JournalRecord, Ledger, Part, StreamLedger
-from .part_files import PartFormat, PartInfo, PartInProgress
-from .writer_protocol import MAX_FAILURES_KEPT, FailedSlice, OutputContents
+from .ledger import JournalRecord, Ledger, Part
+from .part_files import FolderFiles, PartBatches, PartFormat, PartInfo
+from .writer_protocol import MAX_FAILURES_KEPT, Chunk, CommitPayload, FailedSlice, OutputContents, StreamSchema
 
-_PRIVATE_FOLDER = ".asyncstreams"
 _PART_NAME = re.compile(r"(?:part|quarantined)-(\d{6})-(\d{6})\.")
 _log = logging.getLogger("asyncstreams")
 
 
-class SealedParts(NamedTuple):
-    """What a commit adds to one stream: its journal entry without the parts, and the sealed parts by kind."""
-
-    journal_entry: Mapping[str, Any]
-    parts: Sequence[tuple[str, PartInfo]]
-
-
 class OutputFolder:
-    """A folder of parts with its journal, held by one process at a time.
+    """A DestinationWriter of files: a folder of parts with its journal, held by one process at a time.
 
     Blocking; one caller at a time. Raises OutputWriteError; after it the folder can only be closed.
     """
 
-    def __init__(
-        self, path: Path, fs: FileSystem, format_: PartFormat, *, synced: bool, ignore_missing_parts: bool
-    ) -> None:
-        self.path, self._fs, self._synced = path, fs, synced
-        self._format, self._ignore_missing_parts = format_, ignore_missing_parts
-        self.describe_stream = format_.describe_stream
-        self._private = path / _PRIVATE_FOLDER
-        self._in_progress, self._descriptions = self._private / "in-progress", self._private / "streams"
-        self._journal = Journal(fs, self._private, synced=synced, files=format_.files)
+    def __init__(self, files: FolderFiles, format_: PartFormat, *, part_size: int, ignore_missing_parts: bool) -> None:
+        self._files, self._format, self._ignore_missing_parts = files, format_, ignore_missing_parts
+        self._journal = Journal(files.fs, files.private, synced=files.synced, files=format_.files)
+        self._batches = PartBatches(format_, self._new_path, part_size=part_size, synced=files.synced)
         self._lock: OutputLock | None = None
         self._file_count = 0
-        self._folders: set[Path] = set()
         self._observed: set[str] = set()
         self.ledger = Ledger()
 
@@ -66,20 +52,14 @@ class OutputFolder:
 
         Raises OutputLocked, OutputMissing, StateCorrupt and StateIncompatible too.
         """
-        with write_errors(self.path):
+        with write_errors(self._files.path):
             self._journal.check_header()
-            folders = self._in_progress, self._descriptions
-            new = [folder for folder in (*folders, *self._in_progress.parents) if not folder.exists()]
-            for folder in (self._private, *folders):
-                self._fs.make_folder(folder, 0o700)
-            if self._synced:
-                for folder in new:
-                    self._fs.sync_folder(folder.parent)
-            self._lock = OutputLock(self._private / "lock", now)
+            self._files.create()
+            self._lock = OutputLock(self._files.private / "lock", now)
         try:
             self.ledger = self._journal.recover()
             self.ledger.salt = self.ledger.salt or secrets.token_hex(16)
-            with write_errors(self.path):
+            with write_errors(self._files.path):
                 self._restore_files()
             self._journal.write_snapshot(self.ledger)
         except BaseException:
@@ -94,53 +74,63 @@ class OutputFolder:
         """
         new = self._choose_folders(name for name in record["streams"] if name not in self.ledger.streams)
         for name, folder in new.items():
-            self._check_known_parts(name, self.path / folder, (0, 0))
+            self._check_known_parts(name, self._files.path / folder, (0, 0))
         streams = {
             name: {**entry, "folder": new[name]} if name in new else entry for name, entry in record["streams"].items()
         }
         self._append({**record, "streams": streams})
-        with write_errors(self.path):
+        with write_errors(self._files.path):
             self._write_folder_names()
-            self._ensure_folders(map(self.path_of, record["streams"]))
+            self._files.ensure_folders(self.location_of(name)[0] for name in record["streams"])
             for name in record["streams"]:
-                if self.ledger.streams[name].retired:
-                    self._write_manifest(name)
-                self._remove_retired(name)
+                if self.ledger.streams[name].parts.retired:
+                    self._update_files(name)
 
-    def new_part(self, stream: str, kind: str) -> PartInProgress:
-        """A new part of the stream, which is not visible yet."""
+    def describe_stream(self, stream: str, schema: StreamSchema) -> None:
+        self._format.describe_stream(stream, schema)
+
+    def write(self, stream: str, batch_id: Hashable, chunks: Iterable[Chunk]) -> None:
+        """Append lines to the files of a batch, which are not visible yet."""
         self._observe_parts(stream)
-        return self._format.new_part(stream, kind, self._new_path)
+        self._batches.write(stream, batch_id, chunks)
 
-    def commit(self, streams: Mapping[str, SealedParts]) -> JournalRecord:
-        """Commit parts and state together; return the record, which the caller has yet to apply to the ledger."""
-        parts = {name: self._name_parts(name, sealed.parts) for name, sealed in streams.items()}
+    def drop(self, batch_id: Hashable) -> None:
+        self._batches.drop(batch_id)
+
+    def commit(self, streams: Mapping[str, CommitPayload]) -> JournalRecord:
+        """Seal the files of all batches, and commit them as parts, together with the state."""
+        parts: dict[str, list[Part]] = {}
+        for name, payload in streams.items():
+            sealed: list[tuple[str, PartInfo]] = []
+            for batch_id, chunks in payload.chunks.items():
+                self.write(name, batch_id, chunks)
+                sealed += self._batches.pop_sealed(batch_id)
+            parts[name] = self._name_parts(name, sealed)
+        if any(parts.values()):
+            self._files.sync_in_progress()
         entries = {
-            name: {**sealed.journal_entry, "parts": [part.to_json() for part in parts[name]]}
-            for name, sealed in streams.items()
+            name: {**payload.journal_entry, "parts": [part.to_json() for part in parts[name]]}
+            for name, payload in streams.items()
         }
-        if self._synced and any(parts.values()):
-            with write_errors(self._in_progress):
-                self._fs.sync_folder(self._in_progress)
         record = {"op": "commit", "streams": entries}
         self._journal.append(record)
-        with write_errors(self.path):
-            for name, new_parts in parts.items():
-                if self.ledger.streams[name].hidden is None:
-                    self._publish(name, new_parts)
+        with write_errors(self._files.path):
+            for name, new in parts.items():
+                if not self.ledger.streams[name].is_replaced:
+                    self._files.publish(self.ledger.streams[name].parts, new)
         return record
 
     def finish_stream(self, record: JournalRecord) -> None:
         """Mark a stream as completely read; its hidden parts replace the visible ones."""
         stream = record["stream"]
         self._rewrite_parts(stream)
-        was_hidden = self.ledger.streams[stream].hidden is not None
+        was_replaced = self.ledger.streams[stream].is_replaced
         self._append(record)
-        with write_errors(self.path):
-            if was_hidden:
-                self._publish(stream, self.ledger.streams[stream].parts)
-            self._write_manifest(stream)
-            self._remove_retired(stream)
+        with write_errors(self._files.path):
+            if was_replaced:
+                parts = self.ledger.streams[stream].parts
+                self._files.publish(parts, parts.visible)
+            self._update_files(stream)
 
     def end_run(self, record: JournalRecord) -> None:
         """Record the end of the run, so that the next run does not resume it."""
@@ -148,19 +138,19 @@ class OutputFolder:
 
     def record_failures(self, failures: Sequence[FailedSlice]) -> None:
         """Append failed slices to `errors.jsonl`, which keeps the last 10,000."""
-        path = self._private / "errors.jsonl"
+        path = self._files.private / "errors.jsonl"
         lines = [encode(failure._asdict()) + b"\n" for failure in failures]
         with write_errors(path):
             with suppress(FileNotFoundError):
                 lines = [*path.read_bytes().splitlines(keepends=True), *lines]
-            self._replace_file(path, b"".join(lines[-MAX_FAILURES_KEPT:]))
+            self._files.replace(path, b"".join(lines[-MAX_FAILURES_KEPT:]))
 
     def inspect(self) -> OutputContents:
         """What the journal records, without opening the folder."""
         self._journal.check_header()
         ledger = self._journal.recover()
         rows = {
-            name: sum(part.rows for part in stream.parts if part.kind == "part")
+            name: sum(part.rows for part in stream.parts.visible if part.kind == "part")
             for name, stream in ledger.streams.items()
         }
         return OutputContents(ledger, rows)
@@ -168,22 +158,23 @@ class OutputFolder:
     def reset(self, record: JournalRecord) -> None:
         """Forget the state of streams, and remove the parts that do not stay."""
         self._append(record)
-        with write_errors(self.path):
+        with write_errors(self._files.path):
             for name in record["streams"]:
-                self._write_manifest(name)
-                self._remove_retired(name)
+                self._update_files(name)
 
     def maintain(self, *, is_end: bool = False) -> None:
         """Write a snapshot if one is due; at the end of a run write the manifests too."""
         if is_end:
-            with write_errors(self.path):
+            with write_errors(self._files.path):
                 for name in self.ledger.streams:
                     self._write_manifest(name)
         if self._journal.needs_snapshot:
             self._journal.write_snapshot(self.ledger)
 
     def close(self) -> None:
+        """Discard what was not committed, and release the folder."""
         try:
+            self._batches.close()
             with suppress(OSError):
                 self._journal.close()
         finally:
@@ -191,18 +182,9 @@ class OutputFolder:
                 lock, self._lock = self._lock, None
                 lock.release()
 
-    def path_of(self, stream: str) -> Path:
-        """The folder of the parts of a stream."""
+    def location_of(self, stream: str) -> tuple[Path, str]:
         known = self.ledger.streams.get(stream)
-        return self.path / (file_name(stream) if known is None else known.folder)
-
-    def _private_path_of(self, stream: StreamLedger) -> Path:
-        """The folder of what describes a stream: its manifest and its quarantined records."""
-        return self._descriptions / stream.folder
-
-    def _visible_path(self, stream: StreamLedger, part: Part) -> Path:
-        """The path of a part once it is visible."""
-        return (self.path / stream.folder if part.kind == "part" else self._private_path_of(stream)) / part.name
+        return self._files.path / (file_name(stream) if known is None else known.parts.folder), ""
 
     def _append(self, record: JournalRecord) -> None:
         self._journal.append(record)
@@ -210,18 +192,14 @@ class OutputFolder:
 
     def _new_path(self) -> Path:
         self._file_count += 1
-        return self._in_progress / f"{self._journal.number}-{self._file_count}"
+        return self._files.in_progress / f"{self._journal.number}-{self._file_count}"
 
     def _observe_parts(self, name: str) -> None:
         if name not in self._observed:
             self._observed.add(name)
-            parts = [part for part in self.ledger.streams[name].current_parts if part.kind == "part"]
-            self._format.observe_parts(name, (self._current_path(name, part) for part in parts))
-
-    def _current_path(self, name: str, part: Part) -> Path:
-        """The path of a part of the generation that is being written."""
-        stream = self.ledger.streams[name]
-        return self._visible_path(stream, part) if stream.hidden is None else self._in_progress / part.temp
+            parts = self.ledger.streams[name].parts
+            existing = [part for part in parts.current if part.kind == "part"]
+            self._format.observe_parts(name, (self._files.current_path(parts, part) for part in existing))
 
     def _rewrite_parts(self, name: str) -> None:
         """Replace parts, in a commit of its own, so that all of them have the columns of the last one.
@@ -229,102 +207,63 @@ class OutputFolder:
         A stream without records has one empty part.
         """
         self._observe_parts(name)
-        stream = self.ledger.streams[name]
-        parts = [part for part in stream.current_parts if part.kind == "part"]
+        stream, synced = self.ledger.streams[name].parts, self._files.synced
+        parts = [part for part in stream.current if part.kind == "part"]
         empty = [part for part in parts if not part.rows] if any(part.rows for part in parts) else []
-        outdated = [
-            part
-            for part in parts
-            if part not in empty and self._format.is_outdated(name, self._current_path(name, part))
-        ]
+        paths = {part: self._files.current_path(stream, part) for part in parts if part not in empty}
+        outdated = {part: path for part, path in paths.items() if self._format.is_outdated(name, path)}
         if parts and not outdated and not empty:
             return
-        sealed: list[tuple[str, PartInfo]] = []
-        for part in outdated:
-            path = self._current_path(name, part)
-            sealed.append((part.kind, self._format.rewrite_part(name, path, self._new_path, synced=self._synced)))
+        sealed = [
+            (part.kind, self._format.rewrite_part(name, path, self._new_path, synced=synced))
+            for part, path in outdated.items()
+        ]
         if not parts:
-            sealed.append(("part", self._format.write_empty_part(name, self._new_path, synced=self._synced)))
+            sealed.append(("part", self._format.write_empty_part(name, self._new_path, synced=synced)))
         new = self._name_parts(name, sealed)
-        if self._synced:
-            with write_errors(self._in_progress):
-                self._fs.sync_folder(self._in_progress)
+        self._files.sync_in_progress()
         changes = {"parts": [part.to_json() for part in new], "replaces": [part.name for part in (*outdated, *empty)]}
         self._append({"op": "rewrite", "stream": name, **changes})
-        with write_errors(self.path):
+        with write_errors(self._files.path):
             if stream.hidden is None:
-                self._publish(name, new)
-            self._write_manifest(name)
-            self._remove_retired(name)
+                self._files.publish(stream, new)
+            self._update_files(name)
 
     def _name_parts(self, name: str, sealed: Iterable[tuple[str, PartInfo]]) -> list[Part]:
         """Parts with the next free numbers of the stream."""
-        stream = self.ledger.streams[name]
+        stream = self.ledger.streams[name].parts
         return [
             Part(kind, stream.generation, number, self._format.suffix(kind), *info)
-            for number, (kind, info) in enumerate(sealed, stream.next_part)
+            for number, (kind, info) in enumerate(sealed, stream.next_number)
         ]
-
-    def _ensure_folders(self, folders: Iterable[Path]) -> None:
-        """Create folders whose parents exist; their names are durable afterwards."""
-        new = [folder for folder in folders if folder not in self._folders]
-        for folder in new:
-            self._fs.make_folder(folder)
-        if self._synced:  # also if they exist: an earlier process may have ended before
-            for parent in dict.fromkeys(folder.parent for folder in new):
-                self._fs.sync_folder(parent)
-        self._folders.update(new)
-
-    def _publish(self, name: str, parts: Sequence[Part]) -> None:
-        """Make parts visible: rename them into the folders of their stream."""
-        stream = self.ledger.streams[name]
-        paths = {part.temp: self._visible_path(stream, part) for part in parts}
-        folders = dict.fromkeys(path.parent for path in paths.values())
-        self._ensure_folders(folders)
-        for temp, path in paths.items():
-            self._fs.rename(self._in_progress / temp, path)
-        if self._synced:
-            for folder in folders:
-                self._fs.sync_folder(folder)
 
     def _restore_files(self) -> None:
         """Repeat the renames that follow the last record of the journal, and remove files that no record names."""
-        missing: dict[str, list[Part]] = {}
-        streams = self.ledger.streams
-        self._ensure_folders([*map(self.path_of, streams), *map(self._private_path_of, streams.values())])
+        files, missing = self._files, dict[str, list[Part]]()
+        streams = {name: stream.parts for name, stream in self.ledger.streams.items()}
+        files.ensure_folders(folder for stream in streams.values() for folder in files.folders_of(stream))
         for name, stream in streams.items():
-            for folder in (self.path_of(name), self._private_path_of(stream)):
-                self._check_known_parts(name, folder, (stream.generation, stream.next_part - 1))
-            unpublished = [part for part in stream.parts if not self._exists(self._visible_path(stream, part), part)]
-            found = [part for part in unpublished if self._exists(self._in_progress / part.temp, part)]
-            self._publish(name, found)
+            for folder in files.folders_of(stream):
+                self._check_known_parts(name, folder, (stream.generation, stream.next_number - 1))
+            unpublished = [part for part in stream.visible if not files.is_visible(stream, part)]
+            found = [part for part in unpublished if files.is_in_progress(part)]
+            files.publish(stream, found)
             lost = [part for part in unpublished if part not in found]
-            lost += [part for part in stream.hidden or () if not self._exists(self._in_progress / part.temp, part)]
+            lost += [part for part in stream.hidden or () if not files.is_in_progress(part)]
             if lost:
                 missing[name] = lost
         if missing:
             self._handle_missing(missing)
-        kept = {part.temp for stream in self.ledger.streams.values() for part in stream.hidden or ()}
-        for path in sorted(self._in_progress.iterdir()):
-            if path.name not in kept:
-                self._fs.unlink(path)
+        files.remove_uncommitted({part.temp for stream in streams.values() for part in stream.hidden or ()})
         self._write_folder_names()
-        for name in self.ledger.streams:
-            self._write_manifest(name)
-            self._remove_retired(name)
-
-    def _exists(self, path: Path, part: Part) -> bool:
-        """Whether the file of a part exists and has its size."""
-        try:
-            return path.stat().st_size == part.bytes
-        except FileNotFoundError:
-            return False
+        for name in streams:
+            self._update_files(name)
 
     def _handle_missing(self, missing: Mapping[str, Sequence[Part]]) -> None:
         """Remove missing parts from the ledger if `ignore_missing_parts` is set; otherwise raise OutputMissing."""
         count = sum(map(len, missing.values()))
         name, parts = next(iter(missing.items()))
-        first = self._visible_path(self.ledger.streams[name], parts[0])
+        first = self._files.visible_path(self.ledger.streams[name].parts, parts[0])
         files = f"{first}" + (f" and {count - 1} more" if count > 1 else "")
         if not self._ignore_missing_parts:
             raise OutputMissing(
@@ -332,7 +271,8 @@ class OutputFolder:
                 hint="restore the files; if they were removed on purpose, set ignore_missing_parts=True",
             ).locate(stream=name)
         _log.warning("%s: missing, and no longer part of the output", files)
-        self.ledger.forget_parts(missing)
+        for name, parts in missing.items():
+            self.ledger.streams[name].parts.forget(parts)
 
     def _check_known_parts(self, name: str, folder: Path, last: tuple[int, int]) -> None:
         """Raises StateCorrupt for a part that is newer than `last`, a (generation, number).
@@ -342,13 +282,13 @@ class OutputFolder:
         for path in folder.iterdir() if folder.is_dir() else ():
             if (found := _PART_NAME.match(path.name)) and (int(found[1]), int(found[2])) > last:
                 raise StateCorrupt(
-                    f"the journal in {self._private} has lost its last records: it does not contain {path}",
+                    f"the journal in {self._files.private} has lost its last records: it does not contain {path}",
                     hint="restore the folder from a copy; or remove such files: their records are then read again",
                 ).locate(stream=name)
 
     def _choose_folders(self, names: Iterable[str]) -> dict[str, str]:
         """The folders of new streams: different ones also where case makes no difference. Raises ConfigError."""
-        used = {stream.folder.lower() for stream in self.ledger.streams.values()}
+        used = {stream.parts.folder.lower() for stream in self.ledger.streams.values()}
         folders: dict[str, str] = {}
         for name in names:
             try:
@@ -360,61 +300,36 @@ class OutputFolder:
             used.add(folder.lower())
         return folders
 
-    def _remove_retired(self, name: str) -> None:
-        stream = self.ledger.streams[name]
-        if not stream.retired:
-            return
-        for part in stream.retired:
-            for path in (self._visible_path(stream, part), self._in_progress / part.temp):
-                with suppress(FileNotFoundError):
-                    self._fs.unlink(path)
-        if self._synced:  # the next snapshot no longer lists them, so the removal must be durable
-            for folder in {self._visible_path(stream, part).parent for part in stream.retired}:
-                if folder in self._folders:
-                    self._fs.sync_folder(folder)
-        stream.retired = []
+    def _update_files(self, name: str) -> None:
+        """Write the manifest of a stream, then remove its retired parts."""
+        self._write_manifest(name)
+        self._files.remove_retired(self.ledger.streams[name].parts)
 
     def _write_manifest(self, name: str) -> None:
         """Write the manifest of the visible parts, unless it is up to date."""
         stream = self.ledger.streams[name]
-        parts = [part for part in stream.parts if part.kind == "part"]
+        parts = [part for part in stream.parts.visible if part.kind == "part"]
+        quarantined = [part for part in stream.parts.visible if part.kind != "part"]
         manifest = {
             "stream": name,
-            "folder": stream.folder,
-            "generation": stream.visible_generation,
+            "folder": stream.parts.folder,
+            "generation": stream.parts.visible_generation,
             "complete": stream.visible_complete,
-            "missing_children": dict(stream.missing_children),
+            "missing_children": dict(stream.last_complete.missing_children),
             "rows": sum(part.rows for part in parts),
             "bytes": sum(part.bytes for part in parts),
-            "parts": [_manifest_entry(part) for part in parts],
-            "quarantined": [_manifest_entry(part) for part in stream.parts if part.kind != "part"],
-            "columns": self._format.column_names(self._visible_path(stream, parts[-1])) if parts else {},
+            "parts": list(map(_manifest_entry, parts)),
+            "quarantined": list(map(_manifest_entry, quarantined)),
+            "columns": self._format.column_names(self._files.visible_path(stream.parts, parts[-1])) if parts else {},
         }
-        folder = self._private_path_of(stream)
-        self._ensure_folders([folder])
-        self._write_json(folder / "manifest.json", manifest)
+        _, folder = self._files.folders_of(stream.parts)
+        self._files.ensure_folders([folder])
+        self._files.write_json(folder / "manifest.json", manifest)
 
     def _write_folder_names(self) -> None:
         """Write the folder of each stream, unless the file is up to date."""
-        folders = {name: stream.folder for name, stream in self.ledger.streams.items()}
-        self._write_json(self._private / "streams.json", folders)
-
-    def _write_json(self, path: Path, value: Mapping[str, Any]) -> None:
-        """Replace the content of a file, unless it is this value already."""
-        text = encode(value) + b"\n"
-        with suppress(FileNotFoundError):
-            if path.read_bytes() == text:
-                return
-        self._replace_file(path, text)
-
-    def _replace_file(self, path: Path, text: bytes) -> None:
-        partial = path.with_suffix(".partial")
-        with suppress(FileNotFoundError):
-            self._fs.unlink(partial)
-        write_file(self._fs, partial, text, synced=self._synced)
-        self._fs.rename(partial, path)
-        if self._synced:
-            self._fs.sync_folder(path.parent)
+        folders = {name: stream.parts.folder for name, stream in self.ledger.streams.items()}
+        self._files.write_json(self._files.private / "streams.json", folders)
 
 
 def _manifest_entry(part: Part) -> dict[str, Any]:

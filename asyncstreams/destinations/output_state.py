@@ -125,7 +125,7 @@ def _stream_output(name: str, stream: StreamLedger, rows: int) -> StreamOutput:
         state.frontier,
         partitions,
         _moment(stream.last_run),
-        _moment(stream.last_complete),
+        _moment(stream.last_complete.at),
     )
 
 
@@ -134,7 +134,7 @@ def _status(stream: StreamLedger) -> StreamStatus:
         return "sample"
     if stream.is_reset:
         return "reset"
-    if stream.hidden is not None:
+    if stream.is_replaced:
         return "being replaced"
     return "unfinished" if stream.is_open or not stream.is_complete else "complete"
 

@@ -18,9 +18,9 @@ from .arrow_columns import Columns, import_pyarrow
 from .base import Destination, OutputMode, check_part_size
 from .column_names import column_names
 from .column_types import ColumnType
-from .folder_writer import FolderWriter
+from .jsonl import LinesFormat
 from .output_folder import OutputFolder
-from .part_files import LinesFormat, NewPath, PartInfo, PartInProgress
+from .part_files import FolderFiles, NewPath, PartInfo, PartInProgress
 from .writer_protocol import StreamSchema
 
 ParquetCompression: TypeAlias = Literal["zstd", "snappy", "gzip"] | None
@@ -80,13 +80,14 @@ class Parquet(Destination):
             raise ConfigError(f"Parquet(row_group_size={size!r}): must be a number of rows, at least 1")
         import_pyarrow("parquet")
 
-    def new_writer(self) -> FolderWriter:
+    def new_writer(self) -> OutputFolder:
         """A writer for the folder, not opened yet."""
-        synced = self.fsync != "none"
-        folder = OutputFolder(
-            Path(self.path), self.fs, ParquetFormat(self), synced=synced, ignore_missing_parts=self.ignore_missing_parts
+        return OutputFolder(
+            FolderFiles(Path(self.path), self.fs, synced=self.fsync != "none"),
+            ParquetFormat(self),
+            part_size=self.part_size,
+            ignore_missing_parts=self.ignore_missing_parts,
         )
-        return FolderWriter(folder, synced=synced, part_size=self.part_size)
 
 
 class ParquetFormat:

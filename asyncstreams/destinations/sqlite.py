@@ -20,15 +20,8 @@ from .column_names import ColumnNames, unused_name
 from .column_types import ColumnType, declared_types, holds_integer, key_value, too_many_columns, with_integers
 from .line_records import decode_records
 from .row_order import RowOrder
-from .table_writer import (
-    RESERVED_PREFIX,
-    KeyCheck,
-    TableWriter,
-    duplicate_keys,
-    missing_key,
-    quote_name,
-    quote_text,
-)
+from .table_engine import RESERVED_PREFIX, TableKey, quote_name, quote_text
+from .table_writer import TableWriter
 from .writer_protocol import StreamSchema
 
 _BUSY_TIMEOUT_S = 30.0
@@ -241,13 +234,11 @@ class SqliteTable:
         is_keyed: bool,
     ) -> None:
         self.name = name
-        self._engine, self._schema, self._names, self._is_keyed = engine, schema, names, is_keyed
-        self._kept: Sequence[str] = names.kept_fields
-        self._key = known["key"] if known is not None else None
+        self._engine, self._schema, self._names = engine, schema, names
+        self._key = TableKey(name, schema.key, names, known, is_keyed=is_keyed)
         self._exists = known is not None
         self._integers = {name: kind for name, kind in declared_types(schema.schema).items() if holds_integer(kind)}
-        self._key_fields = {path[0] for path in schema.key if len(path) == 1} if is_keyed else set[str]()
-        self._key_check = KeyCheck(name, schema.key, is_new=known is None)
+        self._key_fields = frozenset(self._key.fields if is_keyed else ())
         self._insert_sql = ""
 
     @property
@@ -255,21 +246,18 @@ class SqliteTable:
         return [*self._names.fields.values(), *self._names.nested.values()]
 
     def to_json(self) -> Mapping[str, Any] | None:
-        return {**self._names.to_json(), "key": self._key} if self._exists else None
+        return {**self._names.to_json(), "key": self._key.stored} if self._exists else None
 
     def prepare(self) -> None:
-        wanted = list(map(list, self._schema.key)) if self._is_keyed else None
         names = [name for (name,) in self._engine.execute("SELECT name FROM pragma_index_list(?)", self.name)]
         indexes = [name for name in names if name.startswith(_KEY_INDEX_PREFIX)]
-        if wanted == self._key and bool(indexes) == self._is_keyed:
+        if self._key.is_ready and bool(indexes) == self._key.is_keyed:
             return
         for index in indexes:
             self._engine.execute(f"DROP INDEX {quote_name(index)}")
-        self._key = None
-        if self._is_keyed:
-            missing = [path for path in self._schema.key if len(path) > 1 and self._names.of_path(path) is None]
-            if missing and self._engine.execute(f"SELECT 1 FROM {quote_name(self.name)} LIMIT 1"):
-                raise missing_key(self.name, missing[0])
+        self._key.stored = None
+        if self._key.is_keyed:
+            self._key.check_stored_rows(self._engine)
             self._ensure_columns(())
 
     def create(self) -> None:
@@ -277,7 +265,7 @@ class SqliteTable:
         self._ensure_columns(() if self._exists else properties)
 
     def keep_columns(self) -> None:
-        self._ensure_columns(self._kept)
+        self._ensure_columns(self._names.kept_fields)
 
     def load(self, lines: bytes) -> int:
         records = decode_records(lines)
@@ -289,10 +277,10 @@ class SqliteTable:
         for text in self._names.nested:
             path = decode(text.encode())
             columns.append(_storable([key_value(value_at(record, path)) for record in records]))
-        if self._is_keyed:
+        if self._key.is_keyed:
             values = dict(zip(self.column_names, columns, strict=True))
-            keys = zip(*(values[self._names.of_path(path) or ""] for path in self._schema.key), strict=True)
-            self._key_check.check(list(keys).count((None,) * len(self._schema.key)), lambda: records)
+            keys = [values[column] for column in self._key.columns]
+            self._key.check_records([*zip(*keys, strict=True)].count((None,) * len(keys)), lambda: records)
         self._engine.execute_many(self._insert_sql or self._build_insert(), zip(*columns, strict=True))
         return len(records)
 
@@ -306,10 +294,8 @@ class SqliteTable:
 
     def _ensure_columns(self, fields: Iterable[str]) -> None:
         """Create the table, or add columns, so that the primary key and all these fields have one."""
-        paths = self._schema.key if self._is_keyed else [path for path in self._schema.key if len(path) == 1]
-        fields = [*(path[0] for path in paths if len(path) == 1), *fields]
-        new = [field for field in dict.fromkeys(fields) if field not in self._names.fields]
-        nested = [path for path in paths if self._names.of_path(path) is None and len(path) > 1]
+        new = [field for field in dict.fromkeys([*self._key.fields, *fields]) if field not in self._names.fields]
+        nested = self._key.missing_nested
         count = len(self.column_names) + len(new) + len(nested)
         if count > _MAX_COLUMNS:
             raise too_many_columns(count, _MAX_COLUMNS)
@@ -322,24 +308,20 @@ class SqliteTable:
             self._exists = True
         if columns:
             self._insert_sql = ""
-        if self._is_keyed and self._exists and self._key is None:
+        if self._key.is_keyed and self._exists and self._key.stored is None:
             self._create_index()
 
     def _create_index(self) -> None:
         """Create the unique index of the primary key. Raises ConfigError if rows share a key."""
         key, table = ", ".join(self._key_expressions()), quote_name(self.name)
-        query = f"SELECT count(*) FROM (SELECT 1 FROM {table} GROUP BY {key} HAVING count(*) > 1)"
-        [[duplicates]] = self._engine.execute(query)
-        if duplicates:
-            raise duplicate_keys(self.name, self._schema.key, duplicates)
+        self._key.check_unique(self._engine, key)
         # The index of a replacement keeps its name when the table gets that of the stream.
         index = unused_name(_KEY_INDEX_PREFIX + self.name, {name.casefold() for name in self._engine.table_names()})
         self._engine.execute(f"CREATE UNIQUE INDEX {quote_name(index)} ON {table} ({key})")
-        self._key = list(map(list, self._schema.key))
+        self._key.mark_ready()
 
     def _key_expressions(self) -> Iterable[str]:
-        for path in self._schema.key:
-            column = quote_name(self._names.of_path(path) or "")
+        for column in map(quote_name, self._key.columns):
             # A blob is no JSON value, so nothing else equals null.
             text = f"WHEN 'integer' THEN CAST({column} AS TEXT) WHEN 'null' THEN x''"
             yield f"CASE typeof({column}) {text} ELSE {column} END"
@@ -348,7 +330,7 @@ class SqliteTable:
         columns = list(map(quote_name, self.column_names))
         placeholders = ", ".join("?" * len(columns))
         statement = f"INSERT INTO {quote_name(self.name)} ({', '.join(columns)}) VALUES ({placeholders})"
-        if self._is_keyed:
+        if self._key.is_keyed:
             sets = ", ".join(f"{column} = excluded.{column}" for column in columns)
             statement += f" ON CONFLICT ({', '.join(self._key_expressions())}) DO UPDATE SET {sets}"
             statement += self._unless_newer()

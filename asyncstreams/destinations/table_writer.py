@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import logging
 import secrets
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any
 
 from .._json import as_object, decode, encode
 from ..errors import (
@@ -21,115 +19,22 @@ from ..errors import (
     ConfigError,
     MalformedJSON,
     OutputMissing,
-    OutputWriteError,
     StateCorrupt,
     StateIncompatible,
 )
-from ..state.stream_state import value_at
 from ..storage.file_lock import OutputLock
 from ..storage.filesystem import write_errors
 from .column_names import shortened
 from .journal import SnapshotTrigger
 from .ledger import JournalRecord, Ledger, is_replacement
-from .line_records import decode_records, iter_blocks
+from .line_records import SpillFile, decode_records, iter_blocks
+from .table_engine import RESERVED_PREFIX, Engine, EngineTable, quote_name
 from .writer_protocol import MAX_FAILURES_KEPT, Chunk, CommitPayload, FailedSlice, OutputContents, StreamSchema
 
-RESERVED_PREFIX = "_asyncstreams"
-"""Prefix of all tables that do not belong to a stream."""
 _METADATA, _JOURNAL, _QUARANTINED = RESERVED_PREFIX, f"{RESERVED_PREFIX}_journal", f"{RESERVED_PREFIX}_quarantined"
 _ERRORS = f"{RESERVED_PREFIX}_errors"
 _FORMAT = 3
 _log = logging.getLogger("asyncstreams")
-
-
-class EngineTable(Protocol):
-    """The table of one stream, or of its replacement."""
-
-    name: str
-
-    @property
-    def column_names(self) -> Collection[str]:
-        """The names of its columns."""
-        ...
-
-    def prepare(self) -> None:
-        """Make a table that exists ready for its primary key, or for rows that share a key.
-
-        Raises ConfigError if rows share a key in a keyed table.
-        """
-        ...
-
-    def load(self, lines: bytes) -> int:
-        """Insert records, adding the columns that they need; return their number.
-
-        In a keyed table they replace rows with the same key. Raises OutputWriteError for records that do not fit into a
-        table.
-        """
-        ...
-
-    def create(self) -> None:
-        """Create the table without rows, with the columns known so far."""
-        ...
-
-    def keep_columns(self) -> None:
-        """Add the columns of the earlier table that this one replaces."""
-        ...
-
-    def to_json(self) -> Any:
-        """The columns, as a JSON value to be stored; None: the table does not exist."""
-        ...
-
-
-class Engine(Protocol):
-    """A database engine. Blocking; one caller at a time. Raises LocalError with a message for the user."""
-
-    block_bytes: int
-    """Approximate size of the blocks of lines that a table loads at once."""
-    copies_tables: bool
-    """Whether a table may be copied in any mode, and so lose what others added to it."""
-
-    def open(self) -> None: ...
-
-    def close(self) -> None: ...
-
-    def transaction(self) -> AbstractContextManager[None]:
-        """A transaction: committed when the block ends, rolled back if it raises."""
-        ...
-
-    def execute(self, statement: str, *values: Any) -> Sequence[Sequence[Any]]:
-        """Execute one statement with `?` placeholders, and return its rows."""
-        ...
-
-    def table_names(self) -> set[str]:
-        """The names of all tables, and of everything that shares their names, such as views."""
-        ...
-
-    def column_names(self, table: str) -> Sequence[str]:
-        """The names of the columns that a table has; empty if it is not a table."""
-        ...
-
-    def constraints(self, table: str) -> Sequence[str]:
-        """What others added to a table that is lost when the table is replaced, except columns."""
-        ...
-
-    def has_dependents(self, table: str) -> bool:
-        """Whether others made views, indexes or triggers that use a table."""
-        ...
-
-    def replace_table(self, old: str, new: str) -> None:
-        """Drop table `old` and give its name to `new`; indexes and triggers that others made are created again."""
-        ...
-
-    def refresh_views(self) -> None:
-        """Make views valid whose tables have changed; outside of a transaction."""
-        ...
-
-    def open_table(self, name: str, schema: StreamSchema, known: Any, earlier: Any, *, is_keyed: bool) -> EngineTable:
-        """A table; `known` is the stored result of `EngineTable.to_json`, or None if the table does not exist yet.
-
-        `earlier` is that of the table that it will replace, or None. Fields keep the column names of that table.
-        """
-        ...
 
 
 class TableWriter:
@@ -231,11 +136,11 @@ class TableWriter:
 
     def finish_stream(self, record: JournalRecord) -> None:
         stream = record["stream"]
-        hidden = self._ledger.streams[stream].hidden is not None
+        is_replaced = self._ledger.streams[stream].is_replaced
         with self._engine.transaction():
             table = self._table(stream)
             table.create()
-            if hidden:
+            if is_replaced:
                 if table.to_json() is None or self._engine.has_dependents(self._visible_name(stream)):
                     table.keep_columns()
                 self._replace_visible(stream, table)
@@ -270,7 +175,7 @@ class TableWriter:
             with self._engine.transaction():
                 self._check_journal()
                 ledger = self._recover() if _METADATA in tables else Ledger()
-            names = {name: known.folder or name for name, known in ledger.streams.items()}
+            names = {name: known.parts.folder or name for name, known in ledger.streams.items()}
             rows = {name: self._count_rows(table) for name, table in names.items() if table in tables}
             return OutputContents(ledger, rows)
         finally:
@@ -310,7 +215,7 @@ class TableWriter:
             return
         is_replaced = started is not None and (known.is_provisional or is_replacement(started))
         visible, hidden = self._visible_name(name), self._hidden_name(name)
-        target = hidden if is_replaced or known.hidden is not None else visible
+        target = hidden if is_replaced or known.is_replaced else visible
         mode = known.mode if started is None else started["mode"]
         key = record.get("keys", {}).get(name, ())
         for table_name in {visible, target}:
@@ -387,12 +292,12 @@ class TableWriter:
     def _table_name(self, name: str) -> str:
         """The table that the rows of a stream currently go to."""
         stream = self._ledger.streams.get(name)
-        return self._visible_name(name) if stream is None or stream.hidden is None else self._hidden_name(name)
+        return self._visible_name(name) if stream is None or not stream.is_replaced else self._hidden_name(name)
 
     def _visible_name(self, name: str) -> str:
         """The table of a stream."""
         stream = self._ledger.streams.get(name)
-        return name if stream is None or not stream.folder else stream.folder
+        return (stream and stream.parts.folder) or name
 
     def _hidden_name(self, name: str) -> str:
         """The table that replaces that of a stream when it is complete."""
@@ -401,7 +306,7 @@ class TableWriter:
     def _quarantine_label(self, name: str) -> str:
         """What the quarantined rows of a stream have as its name; they are hidden as long as its rows are."""
         stream = self._ledger.streams.get(name)
-        return name if stream is None or stream.hidden is None else self._hidden_name(name)
+        return name if stream is None or not stream.is_replaced else self._hidden_name(name)
 
     def _drop_visible(self, name: str) -> None:
         self._drop_table(self._visible_name(name), name)
@@ -520,96 +425,6 @@ class TableWriter:
                 hint="restore the file from a copy, or remove it to read everything again",
             ) from None
         return ledger
-
-
-class SpillFile:
-    """Lines that wait for their commit, in one temporary file per kind. Raises OSError."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._files: dict[str, IO[bytes]] = {}
-
-    def write(self, chunks: Iterable[Chunk]) -> None:
-        for chunk in chunks:
-            file = self._files.get(chunk.kind)
-            if file is None:
-                file = self._files[chunk.kind] = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115  see close
-            file.write(chunk.lines)
-
-    def iter_blocks(self, size: int) -> Iterator[tuple[str, bytes]]:
-        """All lines by kind, in blocks of about `size` bytes that end with a line."""
-        for kind, file in self._files.items():
-            file.seek(0)
-            while lines := file.read(size):
-                yield kind, lines + file.readline() if not lines.endswith(b"\n") else lines
-
-    def close(self) -> None:
-        for file in self._files.values():
-            file.close()
-
-
-def quote_name(name: str) -> str:
-    """The name as a quoted SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def duplicate_keys(table: str, key: Sequence[Sequence[str]], count: int) -> ConfigError:
-    """The error for a table that cannot be upserted, because `count` of its keys are in several rows each."""
-    fields = ", ".join(".".join(path) for path in key)
-    return ConfigError(
-        f'mode="upsert" cannot be kept: table {table} has several rows for {count:,} value{"s" * (count > 1)} of the '
-        f"primary key {fields}",
-        hint='remove the duplicates, or use mode="append", or mode="replace" to read everything again',
-    )
-
-
-def quote_text(text: str) -> str:
-    """The text as an SQL string."""
-    return "'" + text.replace("'", "''") + "'"
-
-
-class KeyCheck:
-    """Reports records of a keyed table without a primary key, which are one row, since null equals null."""
-
-    def __init__(self, table: str, key: Sequence[Sequence[str]], *, is_new: bool) -> None:
-        self._table, self._key, self._is_new = table, key, is_new
-        self._is_warned = False
-
-    def check(self, without_key: int, records: Callable[[], Sequence[Mapping[str, Any]]]) -> None:
-        """Check a block with this number of records whose key is null, or missing.
-
-        Raises OutputWriteError if the key is missing in all of the first records: primary_key is a mistake then.
-        """
-        is_first, self._is_new = self._is_new, False
-        if without_key < 2:
-            return
-        fields = ", ".join(".".join(path) for path in self._key)
-        if is_first and not any(_has_path(record, path) for record in records() for path in self._key):
-            raise OutputWriteError(
-                f"table {self._table}: none of the first records has the primary key {fields}",
-                hint="correct primary_key: records without a key would all be the same row",
-            )
-        if not self._is_warned:
-            self._is_warned = True
-            _log.warning(
-                "%s: %d records have no value of the primary key %s, and are one row: null equals null",
-                self._table,
-                without_key,
-                fields,
-            )
-
-
-def _has_path(record: Mapping[str, Any], path: Sequence[str]) -> bool:
-    parent = as_object(value_at(record, path[:-1]))
-    return parent is not None and path[-1] in parent
-
-
-def missing_key(table: str, path: Sequence[str]) -> ConfigError:
-    """The error for a table that cannot be upserted, because its rows were written without this nested key."""
-    return ConfigError(
-        f'mode="upsert" cannot be kept: earlier runs wrote the rows of table {table} without the key {".".join(path)}',
-        hint='use mode="replace" once to read everything again',
-    )
 
 
 def _is_unicode(text: str) -> bool:

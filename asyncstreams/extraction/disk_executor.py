@@ -1,11 +1,10 @@
-"""A worker thread for blocking disk work: jobs run one at a time, in order, off the event loop."""
+"""Blocking disk work off the event loop: a worker thread, and a task that cancellations do not reach at once."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor, Future
-from contextlib import contextmanager
 from functools import partial
 from queue import SimpleQueue
 from threading import Thread
@@ -15,8 +14,6 @@ import anyio
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-_MAX_QUEUED_BYTES = 16 * 2**20
 
 
 class _DaemonThread(Executor):
@@ -50,97 +47,62 @@ class _DaemonThread(Executor):
 
 
 class DiskExecutor:
-    """Runs the blocking jobs of one output in a thread, in order.
+    """Runs the blocking jobs of one output in a thread, in the order of the calls."""
 
-    After the first failure no submitted job starts, and `on_failure` is called on the event loop.
-    """
-
-    def __init__(self, on_failure: Callable[[], None]) -> None:
+    def __init__(self) -> None:
         self._thread = _DaemonThread("asyncstreams-output")
-        self._on_failure = on_failure
-        self._jobs: dict[asyncio.Future[Any], int] = {}
-        self._is_closed = False
-        self.failure: BaseException | None = None
-        self._grace: anyio.CancelScope | None = None
-        self._postponed: asyncio.CancelledError | None = None
-
-    def submit(self, job: Callable[[], T], on_done: Callable[[T], None] | None = None, size: int = 0) -> None:
-        """Queue a job that holds `size` bytes of memory; `on_done` receives its result on the event loop."""
-        if self.failure is not None or self._is_closed:
-            return
-        future = asyncio.get_running_loop().run_in_executor(self._thread, self._run_unless_failed, job)
-        self._jobs[future] = size
-        future.add_done_callback(partial(self._finish_job, on_done))
 
     async def run(self, job: Callable[[], T]) -> T:
-        """Run a job, even after a failure, and return its result; cancelling the caller does not cancel the job."""
+        """Run a job and return its result; cancelling the caller does not cancel the job."""
         future = asyncio.get_running_loop().run_in_executor(self._thread, job)
-        self._jobs[future] = 0
-        future.add_done_callback(self._remove_job)
-        await self._wait([future])
+        future.add_done_callback(_retrieve_error)
+        await asyncio.wait([future])
         return future.result()
 
-    async def wait_for_capacity(self) -> None:
-        """Wait until queued jobs hold at most 16 MiB."""
-        while self._jobs and sum(self._jobs.values()) > _MAX_QUEUED_BYTES:
-            await asyncio.wait(self._jobs, return_when=asyncio.FIRST_COMPLETED)
-
-    async def join(self) -> None:
-        """Wait for all jobs, including those that finished jobs submit."""
-        while self._jobs:
-            await self._wait(list(self._jobs))
-
-    @contextmanager
-    def grace_period(self, deadline: float) -> Generator[None]:
-        """A block that waits for its jobs until `deadline`, in time of the event loop, however often it is cancelled.
-
-        The caller raises such cancellations later, with `raise_postponed`.
-        """
-        try:
-            with anyio.CancelScope(deadline=deadline, shield=True) as self._grace:
-                yield
-        finally:
-            self._grace = None
-
-    def raise_postponed(self) -> None:
-        """Raise a cancellation that came within a grace period."""
-        if self._postponed is not None:
-            raise self._postponed
-
     async def close(self, last: Callable[[], T]) -> T:
-        """Run the last job after the queued ones, then stop the thread; jobs submitted meanwhile are dropped."""
-        self._is_closed = True
+        """Run the last job, then stop the thread, even if the caller is cancelled."""
         try:
             return await self.run(last)
         finally:
             self._thread.shutdown()
 
-    async def _wait(self, futures: Sequence[asyncio.Future[Any]]) -> None:
-        while True:
-            try:
-                await asyncio.wait(futures)
-            except asyncio.CancelledError as error:
-                if self._grace is None or self._grace.cancel_called:
-                    raise
-                self._postponed = error
-            else:
-                return
 
-    def _run_unless_failed(self, job: Callable[[], T]) -> T | None:
-        if self.failure is not None:
-            return None
+def _retrieve_error(future: asyncio.Future[Any]) -> None:
+    """Keep asyncio from logging the error of a job whose caller was cancelled."""
+    if not future.cancelled():
+        future.exception()
+
+
+class ProtectedTask:
+    """Work that goes on when its task group is cancelled, for at most a grace period.
+
+    The task group raises its cancellation, however often it comes, when the work has ended.
+    """
+
+    def __init__(self, work: Callable[[], Awaitable[None]]) -> None:
+        self._work = work
+        self._scope = anyio.CancelScope(shield=True)
+        self._ended = anyio.Event()
+        self.failure: BaseException | None = None
+        """The error of the work."""
+
+    async def run(self, dependents: anyio.CancelScope) -> None:
+        """The task. If the work fails, `dependents` are cancelled; the caller raises `failure` afterwards."""
         try:
-            return job()
+            with self._scope:
+                await self._work()
+        except asyncio.CancelledError:
+            raise
         except BaseException as error:
-            self.failure = error  # set in the thread: the next job may start before the loop sees the failure
-            return None
+            self.failure = error
+            dependents.cancel()
+        finally:
+            self._ended.set()
 
-    def _finish_job(self, on_done: Callable[[Any], None] | None, future: asyncio.Future[Any]) -> None:
-        self._remove_job(future)
-        if self.failure is not None:
-            self._on_failure()
-        elif on_done is not None:
-            on_done(future.result())
+    async def wait(self) -> None:
+        """Wait until the work has ended."""
+        await self._ended.wait()
 
-    def _remove_job(self, future: asyncio.Future[Any]) -> None:
-        self._jobs.pop(future, None)
+    def limit(self, grace_s: float) -> None:
+        """End the work after `grace_s` from now, or earlier if an earlier call requires it."""
+        self._scope.deadline = min(self._scope.deadline, anyio.current_time() + grace_s)

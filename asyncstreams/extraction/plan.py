@@ -124,7 +124,7 @@ def _starts_over(to: Destination, stream: Stream, known: StreamLedger, mode: Mod
         return False
     if known.is_reset or (known.is_untouched and not _is_compatible(stream, known)):
         return True
-    if not to.resume and known.is_open and (mode == "replace" or known.hidden is not None):
+    if not to.resume and known.is_open and (mode == "replace" or known.is_replaced):
         return True
     if stream.name not in scope.refresh:
         return False

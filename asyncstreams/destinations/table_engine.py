@@ -1,0 +1,223 @@
+"""Database engines as a TableWriter uses them, and the primary keys of their tables."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from .._json import as_object
+from ..errors import ConfigError, OutputWriteError
+from ..state.stream_state import value_at
+from .column_names import ColumnNames
+from .writer_protocol import StreamSchema
+
+RESERVED_PREFIX = "_asyncstreams"
+"""Prefix of all tables that do not belong to a stream."""
+_log = logging.getLogger("asyncstreams")
+
+
+class EngineTable(Protocol):
+    """The table of one stream, or of its replacement."""
+
+    name: str
+
+    @property
+    def column_names(self) -> Collection[str]:
+        """The names of its columns."""
+        ...
+
+    def prepare(self) -> None:
+        """Make a table that exists ready for its primary key, or for rows that share a key.
+
+        Raises ConfigError if rows share a key in a keyed table.
+        """
+        ...
+
+    def load(self, lines: bytes) -> int:
+        """Insert records, adding the columns that they need; return their number.
+
+        In a keyed table they replace rows with the same key. Raises OutputWriteError for records that do not fit into a
+        table.
+        """
+        ...
+
+    def create(self) -> None:
+        """Create the table without rows, with the columns known so far."""
+        ...
+
+    def keep_columns(self) -> None:
+        """Add the columns of the earlier table that this one replaces."""
+        ...
+
+    def to_json(self) -> Any:
+        """The columns, as a JSON value to be stored; None: the table does not exist."""
+        ...
+
+
+class Engine(Protocol):
+    """A database engine. Blocking; one caller at a time. Raises LocalError with a message for the user."""
+
+    block_bytes: int
+    """Approximate size of the blocks of lines that a table loads at once."""
+    copies_tables: bool
+    """Whether a table may be copied in any mode, and so lose what others added to it."""
+
+    def open(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """A transaction: committed when the block ends, rolled back if it raises."""
+        ...
+
+    def execute(self, statement: str, *values: Any) -> Sequence[Sequence[Any]]:
+        """Execute one statement with `?` placeholders, and return its rows."""
+        ...
+
+    def table_names(self) -> set[str]:
+        """The names of all tables, and of everything that shares their names, such as views."""
+        ...
+
+    def column_names(self, table: str) -> Sequence[str]:
+        """The names of the columns that a table has; empty if it is not a table."""
+        ...
+
+    def constraints(self, table: str) -> Sequence[str]:
+        """What others added to a table that is lost when the table is replaced, except columns."""
+        ...
+
+    def has_dependents(self, table: str) -> bool:
+        """Whether others made views, indexes or triggers that use a table."""
+        ...
+
+    def replace_table(self, old: str, new: str) -> None:
+        """Drop table `old` and give its name to `new`; indexes and triggers that others made are created again."""
+        ...
+
+    def refresh_views(self) -> None:
+        """Make views valid whose tables have changed; outside of a transaction."""
+        ...
+
+    def open_table(self, name: str, schema: StreamSchema, known: Any, earlier: Any, *, is_keyed: bool) -> EngineTable:
+        """A table; `known` is the stored result of `EngineTable.to_json`, or None if the table does not exist yet.
+
+        `earlier` is that of the table that it will replace, or None. Fields keep the column names of that table.
+        """
+        ...
+
+
+class TableKey:
+    """The primary key of one table. A nested key has a column of its own, which only a keyed table needs.
+
+    In a table that `is_keyed`, rows with the same key replace one another. `stored` is the key for which the table is
+    ready, as a JSON value; None: for none. `names` has the columns.
+    """
+
+    def __init__(
+        self,
+        table: str,
+        paths: Sequence[Sequence[str]],
+        names: ColumnNames,
+        known: Mapping[str, Any] | None,
+        *,
+        is_keyed: bool,
+    ) -> None:
+        self._table, self._paths, self._names, self.is_keyed = table, paths, names, is_keyed
+        self.stored: Any = known["key"] if known is not None else None
+        self._is_new, self._is_warned = known is None, False
+
+    @property
+    def fields(self) -> Sequence[str]:
+        """The fields of the key that are not nested."""
+        return [path[0] for path in self._paths if len(path) == 1]
+
+    @property
+    def nested(self) -> Sequence[Sequence[str]]:
+        """The nested paths of the key, if it is that of the table."""
+        return [path for path in self._paths if len(path) > 1] if self.is_keyed else ()
+
+    @property
+    def missing_nested(self) -> Sequence[Sequence[str]]:
+        """The nested paths that have no column yet."""
+        return [path for path in self.nested if self._names.of_path(path) is None]
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The columns of the key, in the order of its paths."""
+        return [self._names.of_path(path) or "" for path in self._paths]
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the table is ready for this key, or for none if it is not keyed."""
+        return bool(self.stored == self._wanted)
+
+    def mark_ready(self) -> None:
+        self.stored = self._wanted
+
+    def check_stored_rows(self, engine: Engine) -> None:
+        """Raises ConfigError if the table has rows that were written without a nested key."""
+        missing = self.missing_nested
+        if missing and engine.execute(f"SELECT 1 FROM {quote_name(self._table)} LIMIT 1"):
+            raise ConfigError(
+                f'mode="upsert" cannot be kept: earlier runs wrote the rows of table {self._table} without the key '
+                f"{'.'.join(missing[0])}",
+                hint='use mode="replace" once to read everything again',
+            )
+
+    def check_unique(self, engine: Engine, key: str) -> None:
+        """Raises ConfigError if several rows of the table have the same values of the expressions `key`."""
+        query = f"SELECT 1 FROM {quote_name(self._table)} GROUP BY {key} HAVING count(*) > 1"
+        [[count]] = engine.execute(f"SELECT count(*) FROM ({query})")
+        if count:
+            raise ConfigError(
+                f'mode="upsert" cannot be kept: table {self._table} has several rows for {count:,} '
+                f"value{'s' * (count > 1)} of the primary key {self._shown}",
+                hint='remove the duplicates, or use mode="append", or mode="replace" to read everything again',
+            )
+
+    def check_records(self, without_key: int, records: Callable[[], Sequence[Mapping[str, Any]]]) -> None:
+        """Check a block with this number of records whose key is null, or missing.
+
+        Raises OutputWriteError if the key is missing in all of the first records: primary_key is a mistake then.
+        """
+        is_first, self._is_new = self._is_new, False
+        if without_key < 2:
+            return
+        if is_first and not any(_has_path(record, path) for record in records() for path in self._paths):
+            raise OutputWriteError(
+                f"table {self._table}: none of the first records has the primary key {self._shown}",
+                hint="correct primary_key: records without a key would all be the same row",
+            )
+        if not self._is_warned:
+            self._is_warned = True
+            _log.warning(
+                "%s: %d records have no value of the primary key %s, and are one row: null equals null",
+                self._table,
+                without_key,
+                self._shown,
+            )
+
+    @property
+    def _wanted(self) -> Any:
+        return list(map(list, self._paths)) if self.is_keyed else None
+
+    @property
+    def _shown(self) -> str:
+        return ", ".join(".".join(path) for path in self._paths)
+
+
+def _has_path(record: Mapping[str, Any], path: Sequence[str]) -> bool:
+    parent = as_object(value_at(record, path[:-1]))
+    return parent is not None and path[-1] in parent
+
+
+def quote_name(name: str) -> str:
+    """The name as a quoted SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def quote_text(text: str) -> str:
+    """The text as an SQL string."""
+    return "'" + text.replace("'", "''") + "'"
