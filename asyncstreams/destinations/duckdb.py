@@ -119,26 +119,17 @@ class DuckEngine(ArrowEngine):
 
     def has_dependents(self, table: str) -> bool:
         query = "SELECT 1 FROM duckdb_views() WHERE NOT internal AND contains(lower(sql), lower(?)) LIMIT 1"
-        return bool(self._indexes_of(table) or self.execute(query, table))
+        return bool(self._objects_on(table) or self.execute(query, table))
 
     def replace_table(self, old: str, new: str) -> None:
-        indexes, comments = self._indexes_of(old), self._comments_of(old)
-        self.execute(f"DROP TABLE IF EXISTS {quote_name(old)}")
-        self.execute(f"ALTER TABLE {quote_name(new)} RENAME TO {quote_name(old)}")
+        comments = self._comments_of(old)
+        super().replace_table(old, new)
         kept = {name.casefold() for name in self.column_names(old)}
         for column, comment in comments:
             target = "TABLE" if column is None else "COLUMN"
             name = quote_name(old) if column is None else f"{quote_name(old)}.{quote_name(column)}"
             if column is None or column.casefold() in kept:
                 self.execute(f"COMMENT ON {target} {name} IS {quote_text(comment)}")
-        for name, statement in indexes:
-            try:
-                self.execute(statement)
-            except OutputWriteError as error:
-                raise OutputWriteError(
-                    f"{self._path}: index {name} of table {old} does not fit its new rows",
-                    hint="drop the index, and run again",
-                ) from error
 
     def refresh_views(self) -> None:
         # Before version 2 a view keeps the types of its columns, and fails if they change.
@@ -171,10 +162,9 @@ class DuckEngine(ArrowEngine):
             return "Contents of view were altered" in str(error)
         return False
 
-    def _indexes_of(self, table: str) -> Sequence[Sequence[str]]:
-        """Name and SQL of the indexes of a table, all of which others made."""
-        query = "SELECT index_name, sql FROM duckdb_indexes() WHERE schema_name = 'main' AND table_name = ?"
-        return [row for row in self.execute(query, table) if row[1]]
+    def _objects_on(self, table: str) -> Sequence[Sequence[str]]:
+        query = "SELECT 'index', index_name, sql FROM duckdb_indexes() WHERE schema_name = 'main' AND table_name = ?"
+        return [row for row in self.execute(query, table) if row[2]]
 
     def _unique_indexes(self) -> Sequence[str]:
         """The unique indexes, all of which others made; on another connection, since the transaction has failed."""

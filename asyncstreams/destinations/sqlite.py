@@ -121,18 +121,9 @@ class SqliteEngine(Engine):
         return bool(self._objects_on(table) or self.execute(query, table))
 
     def replace_table(self, old: str, new: str) -> None:
-        objects = self._objects_on(old)
-        self.execute(f"DROP TABLE IF EXISTS {quote_name(old)}")
-        self.execute(f"ALTER TABLE {quote_name(new)} RENAME TO {quote_name(old)}")
-        for kind, name, statement in objects:
-            try:
-                self.execute(statement)
-            except OutputWriteError as error:
-                raise OutputWriteError(
-                    f"{self._path}: {kind} {name} of table {old} does not fit its new rows: {error.__cause__}",
-                    hint=f"drop the {kind}, and run again: the rows are ready, and replace the table when it fits",
-                ) from error
-        if triggers := [name for kind, name, _ in objects if kind == "trigger"]:
+        triggers = [name for kind, name, _ in self._objects_on(old) if kind == "trigger"]
+        super().replace_table(old, new)
+        if triggers:
             _log.warning("%s: its rows were replaced without running its triggers: %s", old, ", ".join(triggers))
 
     def refresh_views(self) -> None:
@@ -145,7 +136,6 @@ class SqliteEngine(Engine):
         return SqliteTable(self, name, schema, known, ColumnNames(known, earlier, taken), is_keyed=is_keyed)
 
     def _objects_on(self, table: str) -> Sequence[Sequence[str]]:
-        """Type, name and SQL of the indexes and triggers of a table that others made."""
         query = (
             "SELECT type, name, sql FROM sqlite_master WHERE type IN ('index', 'trigger') "
             "AND tbl_name = ? COLLATE NOCASE AND sql IS NOT NULL AND substr(name, 1, ?) <> ? ORDER BY rowid"

@@ -79,9 +79,20 @@ class Engine(ABC):
     def has_dependents(self, table: str) -> bool:
         """Whether others made views, indexes or triggers that use a table."""
 
-    @abstractmethod
     def replace_table(self, old: str, new: str) -> None:
         """Drop table `old` and give its name to `new`; indexes and triggers that others made are created again."""
+        objects = self._objects_on(old)
+        self.execute(f"DROP TABLE IF EXISTS {quote_name(old)}")
+        self.execute(f"ALTER TABLE {quote_name(new)} RENAME TO {quote_name(old)}")
+        for kind, name, statement in objects:
+            try:
+                self.execute(statement)
+            except OutputWriteError as error:
+                cause = str(error.__cause__).partition("\n")[0]
+                raise OutputWriteError(
+                    f"{self._path}: {kind} {name} of table {old} does not fit its new rows: {cause}",
+                    hint=f"drop the {kind}, and run again: the rows are ready, and replace the table when it fits",
+                ) from error
 
     @abstractmethod
     def refresh_views(self) -> None:
@@ -93,6 +104,10 @@ class Engine(ABC):
 
         `earlier` is that of the table that it will replace, or None. Fields keep the column names of that table.
         """
+
+    @abstractmethod
+    def _objects_on(self, table: str) -> Sequence[Sequence[str]]:
+        """Type, name and SQL of the indexes and triggers of a table, all of which others made."""
 
     @abstractmethod
     def _translate(self, error: Exception) -> LocalError:

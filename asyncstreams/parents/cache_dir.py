@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import ConfigError
-from ..storage.file_names import file_name
+from ..storage.filesystem import file_name
 from ..storage.framing import LOG_FORMAT, CorruptData, LogFooter
 from .log_file import LogFile, open_complete
 
