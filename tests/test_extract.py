@@ -40,8 +40,7 @@ from asyncstreams import (
     UnexpectedContent,
 )
 from asyncstreams.storage.file_lock import OutputLock
-from asyncstreams.storage.file_names import file_name
-from asyncstreams.storage.filesystem import FileSystem
+from asyncstreams.storage.filesystem import FileSystem, file_name
 
 
 class Regions(HttpStream):

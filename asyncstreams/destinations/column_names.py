@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from .._json import encode
-from ..storage.file_names import short_hash
+from ..storage.filesystem import short_hash
 
 _MAX_BYTES = 255
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
-from ..errors import ConfigError, OutputLocked, OutputWriteError, StateCorrupt
-from ..storage.filesystem import write_errors
+from ..errors import ConfigError, LocalError, OutputLocked, OutputWriteError, StateCorrupt
 from .arrow_columns import import_pyarrow
 from .base import Destination, TableMode
-from .duckdb_table import BATCH, DuckTable
-from .table_engine import quote_name, quote_text
+from .duckdb_table import BATCH, ArrowEngine, DuckTable
+from .table_engine import quote_name, quote_text, unwritable
 from .table_writer import TableWriter
 from .writer_protocol import StreamSchema
 
@@ -70,43 +69,22 @@ class DuckDB(Destination):
         return TableWriter(path, DuckEngine(path, connect, nested=self.nested == "struct"))
 
 
-class DuckEngine:
+class DuckEngine(ArrowEngine):
     """Engine of DuckDB."""
 
     block_bytes = 2**20
     copies_tables = True
 
     def __init__(self, path: Path, connect: Callable[..., Any], *, nested: bool) -> None:
-        self._path, self._connect, self._nested = path, connect, nested
         self._module = _import_duckdb()
-        self._connection: Any = None
+        super().__init__(path, self._module.Error)
+        self._connect, self._nested = connect, nested
 
     def open(self) -> None:
         with self._translate_errors():
             self._connection = self._connect(str(self._path))
             # Commits go to the write-ahead log first; a higher threshold moves them into the tables less often.
             self._connection.execute(f"SET checkpoint_threshold = '{_CHECKPOINT_THRESHOLD}'").fetchall()
-
-    def close(self) -> None:
-        if self._connection is not None:
-            connection, self._connection = self._connection, None
-            connection.close()
-
-    @contextmanager
-    def transaction(self) -> Generator[None]:
-        with self._translate_errors():
-            self._connection.execute("BEGIN")
-            try:
-                yield
-                self._connection.execute("COMMIT")
-            except BaseException:
-                with suppress(self._module.Error):
-                    self._connection.execute("ROLLBACK")
-                raise
-
-    def execute(self, statement: str, *values: Any) -> Sequence[Sequence[Any]]:
-        with self._translate_errors():
-            return cast(Sequence[Sequence[Any]], self._connection.execute(statement, list(values)).fetchall())
 
     def execute_with_table(self, table: Any, *statements: str) -> None:
         with self._translate_errors():
@@ -115,7 +93,7 @@ class DuckEngine:
                 for statement in statements:
                     self._connection.execute(statement).fetchall()
             except BaseException:
-                with suppress(self._module.Error):  # it fails in a transaction that has failed
+                with suppress(self._driver_error):  # it fails in a transaction that has failed
                     self._connection.unregister(BATCH)
                 raise
             self._connection.unregister(BATCH)
@@ -141,26 +119,17 @@ class DuckEngine:
 
     def has_dependents(self, table: str) -> bool:
         query = "SELECT 1 FROM duckdb_views() WHERE NOT internal AND contains(lower(sql), lower(?)) LIMIT 1"
-        return bool(self._indexes_of(table) or self.execute(query, table))
+        return bool(self._objects_on(table) or self.execute(query, table))
 
     def replace_table(self, old: str, new: str) -> None:
-        indexes, comments = self._indexes_of(old), self._comments_of(old)
-        self.execute(f"DROP TABLE IF EXISTS {quote_name(old)}")
-        self.execute(f"ALTER TABLE {quote_name(new)} RENAME TO {quote_name(old)}")
+        comments = self._comments_of(old)
+        super().replace_table(old, new)
         kept = {name.casefold() for name in self.column_names(old)}
         for column, comment in comments:
             target = "TABLE" if column is None else "COLUMN"
             name = quote_name(old) if column is None else f"{quote_name(old)}.{quote_name(column)}"
             if column is None or column.casefold() in kept:
                 self.execute(f"COMMENT ON {target} {name} IS {quote_text(comment)}")
-        for name, statement in indexes:
-            try:
-                self.execute(statement)
-            except OutputWriteError as error:
-                raise OutputWriteError(
-                    f"{self._path}: index {name} of table {old} does not fit its new rows",
-                    hint="drop the index, and run again",
-                ) from error
 
     def refresh_views(self) -> None:
         # Before version 2 a view keeps the types of its columns, and fails if they change.
@@ -193,61 +162,51 @@ class DuckEngine:
             return "Contents of view were altered" in str(error)
         return False
 
-    def _indexes_of(self, table: str) -> Sequence[Sequence[str]]:
-        """Name and SQL of the indexes of a table, all of which others made."""
-        query = "SELECT index_name, sql FROM duckdb_indexes() WHERE schema_name = 'main' AND table_name = ?"
-        return [row for row in self.execute(query, table) if row[1]]
+    def _objects_on(self, table: str) -> Sequence[Sequence[str]]:
+        query = "SELECT 'index', index_name, sql FROM duckdb_indexes() WHERE schema_name = 'main' AND table_name = ?"
+        return [row for row in self.execute(query, table) if row[2]]
 
     def _unique_indexes(self) -> Sequence[str]:
         """The unique indexes, all of which others made; on another connection, since the transaction has failed."""
         query = "SELECT 'unique index ' || index_name FROM duckdb_indexes() WHERE is_unique ORDER BY index_name"
         return [name for (name,) in self._connection.cursor().execute(query).fetchall()]
 
-    @contextmanager
-    def _translate_errors(self) -> Generator[None]:
-        """Raise errors of duckdb and the file system as LocalErrors."""
-        try:
-            with write_errors(self._path):
-                yield
-        except self._module.Error as error:
-            text = str(error).partition("\n")[0]
-            if "different configuration" in text or "already attached" in text:
-                raise OutputLocked(
-                    f"{self._path} is open in this process, through another connection of duckdb",
-                    holder="this process",
-                    since=None,
-                    hint="close() that connection, or detach the file there, and run again",
-                ) from None
-            if isinstance(error, self._module.TransactionException) and "conflict" in text.lower():
-                raise OutputLocked(
-                    f"{self._path}: another connection of this process is changing the same table: {text}",
-                    holder="this process",
-                    since=None,
-                    hint="commit or close() that connection, and run again: the run resumes from its last commit",
-                ) from None
-            if isinstance(error, self._module.ConstraintException):
-                indexes = ", ".join(self._unique_indexes()) or "a constraint"
-                raise OutputWriteError(
-                    f"{self._path}: new rows of the stream do not fit what others added to its table: {indexes}",
-                    hint="drop it, and run again: everything committed before is intact",
-                ) from error
-            if "lock" in text and "Could not" in text:
-                found = _LOCK_HOLDER.search(str(error))
-                holder = f"process {found[2]} ({found[1]})" if found else "another process"
-                raise OutputLocked(
-                    f"{self._path} is opened by {holder}, and only one process can open a DuckDB file for writing",
-                    holder=holder,
-                    since=None,
-                    hint="close it in that process, or extract to another file",
-                ) from None
-            if "not a valid DuckDB" in text or "extension" in text:  # an extension is suggested for other databases
-                raise StateCorrupt(
-                    f"{self._path}: {text}", hint="restore the file from a copy, or extract to another file"
-                ) from None
-            raise OutputWriteError(
-                f"{self._path} cannot be written: {text}",
-                hint="everything committed before is intact, and the next run resumes from there",
-            ) from error
+    def _translate(self, error: Exception) -> LocalError:
+        text = str(error).partition("\n")[0]
+        if "different configuration" in text or "already attached" in text:
+            return OutputLocked(
+                f"{self._path} is open in this process, through another connection of duckdb",
+                holder="this process",
+                since=None,
+                hint="close() that connection, or detach the file there, and run again",
+            )
+        if isinstance(error, self._module.TransactionException) and "conflict" in text.lower():
+            return OutputLocked(
+                f"{self._path}: another connection of this process is changing the same table: {text}",
+                holder="this process",
+                since=None,
+                hint="commit or close() that connection, and run again: the run resumes from its last commit",
+            )
+        if isinstance(error, self._module.ConstraintException):
+            indexes = ", ".join(self._unique_indexes()) or "a constraint"
+            return OutputWriteError(
+                f"{self._path}: new rows of the stream do not fit what others added to its table: {indexes}",
+                hint="drop it, and run again: everything committed before is intact",
+            )
+        if "lock" in text and "Could not" in text:
+            found = _LOCK_HOLDER.search(str(error))
+            holder = f"process {found[2]} ({found[1]})" if found else "another process"
+            return OutputLocked(
+                f"{self._path} is opened by {holder}, and only one process can open a DuckDB file for writing",
+                holder=holder,
+                since=None,
+                hint="close it in that process, or extract to another file",
+            )
+        if "not a valid DuckDB" in text or "extension" in text:  # an extension is suggested for other databases
+            return StateCorrupt(
+                f"{self._path}: {text}", hint="restore the file from a copy, or extract to another file"
+            )
+        return unwritable(self._path, text)
 
 
 def _import_duckdb() -> Any:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from abc import abstractmethod
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from importlib import import_module
 from itertools import count
-from typing import Any, Protocol
+from typing import Any
 
 from .._json import decode
 from ..state.stream_state import value_at
@@ -31,7 +32,7 @@ from .column_types import (
     key_text,
 )
 from .line_records import decode_records
-from .table_engine import RESERVED_PREFIX, Engine, TableKey, quote_name
+from .table_engine import RESERVED_PREFIX, Engine, EngineTable, quote_name
 from .writer_protocol import StreamSchema
 
 BATCH = f"{RESERVED_PREFIX}_batch"
@@ -54,20 +55,20 @@ _SQL_TYPES = {
 }
 
 
-class ArrowEngine(Engine, Protocol):
+class ArrowEngine(Engine):
     """An Engine that exchanges Arrow tables with its database."""
 
+    @abstractmethod
     def execute_with_table(self, table: Any, *statements: str) -> None:
         """Execute statements that refer to an Arrow table by the name `BATCH`."""
-        ...
 
+    @abstractmethod
     def fetch_arrow(self, query: str) -> Any:
         """The result of a query as an Arrow table."""
-        ...
 
 
-class DuckTable:
-    """EngineTable of DuckDB. A nested key has a text column of its own."""
+class DuckTable(EngineTable):
+    """A table with typed columns. A nested key has a text column."""
 
     def __init__(
         self,
@@ -80,12 +81,10 @@ class DuckTable:
         is_keyed: bool,
         nested: bool,
     ) -> None:
-        self.name = name
+        super().__init__(name, schema, known, ColumnNames(known, earlier, ()), is_keyed=is_keyed)
         self._engine, self._order = engine, schema.order
         stored: Mapping[str, Any] = known or {"types": {}, "changes": {}}
         self._earlier: Mapping[str, Any] = earlier or {"types": {}, "changes": {}}
-        self._names = ColumnNames(known, earlier, ())
-        self._key = TableKey(name, schema.key, self._names, known, is_keyed=is_keyed)
         self._declared = declared_types(schema.schema)
         self._columns = Columns(
             stored["types"],
@@ -98,21 +97,10 @@ class DuckTable:
         # A column that became JSON in the earlier table does so at once in its replacement.
         settled = {field: count for field, count in self._earlier["changes"].items() if count >= _MAX_REWRITES}
         self._changes: Counter[str] = Counter(stored["changes"] if known is not None else settled)
-        self._exists = known is not None
 
-    @property
-    def column_names(self) -> Collection[str]:
-        return [*self._names.fields.values(), *self._names.nested.values()]
-
-    def to_json(self) -> Mapping[str, Any] | None:
-        if not self._exists:
-            return None
-        return {
-            "types": self._stored_types,
-            **self._names.to_json(),
-            "key": self._key.stored,
-            "changes": dict(self._changes),
-        }
+    def to_json(self) -> dict[str, Any] | None:
+        fields = super().to_json()
+        return fields and {**fields, "types": self._stored_types, "changes": dict(self._changes)}
 
     def prepare(self) -> None:
         if self._key.is_ready:

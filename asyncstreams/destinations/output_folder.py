@@ -21,8 +21,7 @@ from typing import Any
 from .._json import encode
 from ..errors import ConfigError, OutputMissing, StateCorrupt
 from ..storage.file_lock import OutputLock
-from ..storage.file_names import file_name
-from ..storage.filesystem import write_errors
+from ..storage.filesystem import file_name, write_errors
 from .journal import Journal
 from .ledger import JournalRecord, Ledger, Part
 from .part_files import FolderFiles, PartBatches, PartFormat, PartInfo
@@ -90,7 +89,6 @@ class OutputFolder:
         self._format.describe_stream(stream, schema)
 
     def write(self, stream: str, batch_id: Hashable, chunks: Iterable[Chunk]) -> None:
-        """Append lines to the files of a batch, which are not visible yet."""
         self._observe_parts(stream)
         self._batches.write(stream, batch_id, chunks)
 
@@ -121,7 +119,6 @@ class OutputFolder:
         return record
 
     def finish_stream(self, record: JournalRecord) -> None:
-        """Mark a stream as completely read; its hidden parts replace the visible ones."""
         stream = record["stream"]
         self._rewrite_parts(stream)
         was_replaced = self.ledger.streams[stream].is_replaced
@@ -133,7 +130,6 @@ class OutputFolder:
             self._update_files(stream)
 
     def end_run(self, record: JournalRecord) -> None:
-        """Record the end of the run, so that the next run does not resume it."""
         self._append(record)
 
     def record_failures(self, failures: Sequence[FailedSlice]) -> None:
@@ -156,7 +152,6 @@ class OutputFolder:
         return OutputContents(ledger, rows)
 
     def reset(self, record: JournalRecord) -> None:
-        """Forget the state of streams, and remove the parts that do not stay."""
         self._append(record)
         with write_errors(self._files.path):
             for name in record["streams"]:
@@ -172,7 +167,6 @@ class OutputFolder:
             self._journal.write_snapshot(self.ledger)
 
     def close(self) -> None:
-        """Discard what was not committed, and release the folder."""
         try:
             self._batches.close()
             with suppress(OSError):

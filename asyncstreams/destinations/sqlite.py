@@ -5,22 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 from .._json import decode, encode
-from ..errors import OutputLocked, OutputWriteError, StateCorrupt
+from ..errors import LocalError, OutputLocked, OutputWriteError, StateCorrupt
 from ..state.stream_state import value_at
-from ..storage.filesystem import DATA_MODE, write_errors
+from ..storage.filesystem import DATA_MODE
 from .base import Destination, TableMode
 from .column_names import ColumnNames, unused_name
 from .column_types import ColumnType, declared_types, holds_integer, key_value, too_many_columns, with_integers
 from .line_records import decode_records
 from .row_order import RowOrder
-from .table_engine import RESERVED_PREFIX, TableKey, quote_name, quote_text
+from .table_engine import RESERVED_PREFIX, Engine, EngineTable, quote_name, quote_text, unwritable
 from .table_writer import TableWriter
 from .writer_protocol import StreamSchema
 
@@ -72,15 +71,16 @@ class SQLite(Destination):
         return TableWriter(path, SqliteEngine(path, self.connect, synced=self.fsync != "none"))
 
 
-class SqliteEngine:
+class SqliteEngine(Engine):
     """Engine of SQLite. Other processes can read while it writes."""
 
     block_bytes = 256 * 2**10
     copies_tables = False
+    begin_statement = "BEGIN IMMEDIATE"
 
     def __init__(self, path: Path, connect: Callable[..., sqlite3.Connection], *, synced: bool) -> None:
-        self._path, self._connect, self._synced = path, connect, synced
-        self._connection: sqlite3.Connection | None = None
+        super().__init__(path, sqlite3.DatabaseError)
+        self._connect, self._synced = connect, synced
         self._orders: dict[str, RowOrder] = {}
 
     def open(self) -> None:
@@ -100,31 +100,10 @@ class SqliteEngine:
             self._connection.execute("PRAGMA legacy_alter_table = ON")
             self._connection.create_function(_REPLACES, 3, self._replaces)
 
-    def close(self) -> None:
-        if self._connection is not None:
-            connection, self._connection = self._connection, None
-            connection.close()  # the last connection merges the write-ahead log into the file
-
-    @contextmanager
-    def transaction(self) -> Generator[None]:
-        with self._translate_errors():
-            self._run("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._run("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):
-                    self._run("ROLLBACK")
-                raise
-
-    def execute(self, statement: str, *values: Any) -> Sequence[Sequence[Any]]:
-        with self._translate_errors():
-            return self._run(statement, values).fetchall()
-
     def execute_many(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
         """Execute a statement once for each row."""
         with self._translate_errors():
-            self._opened.executemany(statement, rows)
+            self._connection.executemany(statement, rows)
 
     def table_names(self) -> set[str]:
         return {name for (name,) in self.execute("SELECT name FROM sqlite_master WHERE type <> 'trigger'")}
@@ -142,18 +121,9 @@ class SqliteEngine:
         return bool(self._objects_on(table) or self.execute(query, table))
 
     def replace_table(self, old: str, new: str) -> None:
-        objects = self._objects_on(old)
-        self.execute(f"DROP TABLE IF EXISTS {quote_name(old)}")
-        self.execute(f"ALTER TABLE {quote_name(new)} RENAME TO {quote_name(old)}")
-        for kind, name, statement in objects:
-            try:
-                self.execute(statement)
-            except OutputWriteError as error:
-                raise OutputWriteError(
-                    f"{self._path}: {kind} {name} of table {old} does not fit its new rows: {error.__cause__}",
-                    hint=f"drop the {kind}, and run again: the rows are ready, and replace the table when it fits",
-                ) from error
-        if triggers := [name for kind, name, _ in objects if kind == "trigger"]:
+        triggers = [name for kind, name, _ in self._objects_on(old) if kind == "trigger"]
+        super().replace_table(old, new)
+        if triggers:
             _log.warning("%s: its rows were replaced without running its triggers: %s", old, ", ".join(triggers))
 
     def refresh_views(self) -> None:
@@ -166,7 +136,6 @@ class SqliteEngine:
         return SqliteTable(self, name, schema, known, ColumnNames(known, earlier, taken), is_keyed=is_keyed)
 
     def _objects_on(self, table: str) -> Sequence[Sequence[str]]:
-        """Type, name and SQL of the indexes and triggers of a table that others made."""
         query = (
             "SELECT type, name, sql FROM sqlite_master WHERE type IN ('index', 'trigger') "
             "AND tbl_name = ? COLLATE NOCASE AND sql IS NOT NULL AND substr(name, 1, ?) <> ? ORDER BY rowid"
@@ -177,47 +146,30 @@ class SqliteEngine:
         order = self._orders[table]
         return order.replaces(_at_path(new, order.path), _at_path(stored, order.path))
 
-    @property
-    def _opened(self) -> sqlite3.Connection:
-        assert self._connection is not None
-        return self._connection
-
-    def _run(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
-        return self._opened.execute(statement, values)
-
-    @contextmanager
-    def _translate_errors(self) -> Generator[None]:
-        """Raise errors of sqlite3 and the file system as LocalErrors."""
-        try:
-            with write_errors(self._path):
-                yield
-        except sqlite3.IntegrityError as error:
-            raise OutputWriteError(
-                f"{self._path}: {error}",
+    def _translate(self, error: Exception) -> LocalError:
+        text = str(error)
+        if isinstance(error, sqlite3.IntegrityError):
+            return OutputWriteError(
+                f"{self._path}: {text}",
                 hint="an index or a trigger that others made refuses rows of the stream: drop it, and run again",
-            ) from error
-        except sqlite3.DatabaseError as error:
-            text = str(error)
-            if "locked" in text:
-                raise OutputLocked(
-                    f"{self._path} is being written to by another program, or another connection of this one, which "
-                    f"held it for {_BUSY_TIMEOUT_S:.0f} s",
-                    holder="another program",
-                    since=None,
-                    hint="commit or close() that connection, or extract to another file",
-                ) from error
-            if "not a database" in text or "malformed" in text:
-                raise StateCorrupt(
-                    f"{self._path}: {text}", hint="restore the file from a copy, or extract to another file"
-                ) from error
-            raise OutputWriteError(
-                f"{self._path} cannot be written: {text}",
-                hint="everything committed before is intact, and the next run resumes from there",
-            ) from error
+            )
+        if "locked" in text:
+            return OutputLocked(
+                f"{self._path} is being written to by another program, or another connection of this one, which "
+                f"held it for {_BUSY_TIMEOUT_S:.0f} s",
+                holder="another program",
+                since=None,
+                hint="commit or close() that connection, or extract to another file",
+            )
+        if "not a database" in text or "malformed" in text:
+            return StateCorrupt(
+                f"{self._path}: {text}", hint="restore the file from a copy, or extract to another file"
+            )
+        return unwritable(self._path, text)
 
 
-class SqliteTable:
-    """EngineTable of SQLite, with untyped columns.
+class SqliteTable(EngineTable):
+    """A table with untyped columns.
 
     The key of a keyed table is a unique index of expressions, in which null equals null and 1 equals "1". A nested key
     has a column of its own.
@@ -233,20 +185,11 @@ class SqliteTable:
         *,
         is_keyed: bool,
     ) -> None:
-        self.name = name
-        self._engine, self._schema, self._names = engine, schema, names
-        self._key = TableKey(name, schema.key, names, known, is_keyed=is_keyed)
-        self._exists = known is not None
+        super().__init__(name, schema, known, names, is_keyed=is_keyed)
+        self._engine, self._schema = engine, schema
         self._integers = {name: kind for name, kind in declared_types(schema.schema).items() if holds_integer(kind)}
         self._key_fields = frozenset(self._key.fields if is_keyed else ())
         self._insert_sql = ""
-
-    @property
-    def column_names(self) -> Collection[str]:
-        return [*self._names.fields.values(), *self._names.nested.values()]
-
-    def to_json(self) -> Mapping[str, Any] | None:
-        return {**self._names.to_json(), "key": self._key.stored} if self._exists else None
 
     def prepare(self) -> None:
         names = [name for (name,) in self._engine.execute("SELECT name FROM pragma_index_list(?)", self.name)]

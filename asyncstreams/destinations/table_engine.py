@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, ClassVar, cast
 
 from .._json import as_object
-from ..errors import ConfigError, OutputWriteError
+from ..errors import ConfigError, LocalError, OutputWriteError
 from ..state.stream_state import value_at
+from ..storage.filesystem import write_errors
 from .column_names import ColumnNames
 from .writer_protocol import StreamSchema
 
@@ -18,94 +21,149 @@ RESERVED_PREFIX = "_asyncstreams"
 _log = logging.getLogger("asyncstreams")
 
 
-class EngineTable(Protocol):
+class Engine(ABC):
+    """A database engine. Blocking; one caller at a time. Raises LocalError with a message for the user.
+
+    `driver_error` is the base class of the exceptions of the driver.
+    """
+
+    block_bytes: ClassVar[int]
+    """Approximate size of the blocks of lines that a table loads at once."""
+    copies_tables: ClassVar[bool]
+    """Whether a table may be copied in any mode, and so lose what others added to it."""
+    begin_statement: ClassVar[str] = "BEGIN"
+
+    def __init__(self, path: Path, driver_error: type[Exception]) -> None:
+        self._path, self._driver_error = path, driver_error
+        self._connection: Any = None
+
+    @abstractmethod
+    def open(self) -> None: ...
+
+    def close(self) -> None:
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            connection.close()
+
+    @contextmanager
+    def transaction(self) -> Generator[None]:
+        """A transaction: committed when the block ends, rolled back if it raises."""
+        with self._translate_errors():
+            self._connection.execute(self.begin_statement)
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                with suppress(self._driver_error):
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def execute(self, statement: str, *values: Any) -> Sequence[Sequence[Any]]:
+        """Execute one statement with `?` placeholders, and return its rows."""
+        with self._translate_errors():
+            return cast(Sequence[Sequence[Any]], self._connection.execute(statement, list(values)).fetchall())
+
+    @abstractmethod
+    def table_names(self) -> set[str]:
+        """The names of all tables, and of everything that shares their names, such as views."""
+
+    @abstractmethod
+    def column_names(self, table: str) -> Sequence[str]:
+        """The names of the columns that a table has; empty if it is not a table."""
+
+    @abstractmethod
+    def constraints(self, table: str) -> Sequence[str]:
+        """What others added to a table that is lost when the table is replaced, except columns."""
+
+    @abstractmethod
+    def has_dependents(self, table: str) -> bool:
+        """Whether others made views, indexes or triggers that use a table."""
+
+    def replace_table(self, old: str, new: str) -> None:
+        """Drop table `old` and give its name to `new`; indexes and triggers that others made are created again."""
+        objects = self._objects_on(old)
+        self.execute(f"DROP TABLE IF EXISTS {quote_name(old)}")
+        self.execute(f"ALTER TABLE {quote_name(new)} RENAME TO {quote_name(old)}")
+        for kind, name, statement in objects:
+            try:
+                self.execute(statement)
+            except OutputWriteError as error:
+                cause = str(error.__cause__).partition("\n")[0]
+                raise OutputWriteError(
+                    f"{self._path}: {kind} {name} of table {old} does not fit its new rows: {cause}",
+                    hint=f"drop the {kind}, and run again: the rows are ready, and replace the table when it fits",
+                ) from error
+
+    @abstractmethod
+    def refresh_views(self) -> None:
+        """Make views valid whose tables have changed; outside of a transaction."""
+
+    @abstractmethod
+    def open_table(self, name: str, schema: StreamSchema, known: Any, earlier: Any, *, is_keyed: bool) -> EngineTable:
+        """A table; `known` is the stored result of `EngineTable.to_json`, or None if the table does not exist yet.
+
+        `earlier` is that of the table that it will replace, or None. Fields keep the column names of that table.
+        """
+
+    @abstractmethod
+    def _objects_on(self, table: str) -> Sequence[Sequence[str]]:
+        """Type, name and SQL of the indexes and triggers of a table, all of which others made."""
+
+    @abstractmethod
+    def _translate(self, error: Exception) -> LocalError:
+        """The error for the user in place of an exception of the driver."""
+
+    @contextmanager
+    def _translate_errors(self) -> Generator[None]:
+        """Raise errors of the driver and the file system as LocalErrors."""
+        try:
+            with write_errors(self._path):
+                yield
+        except self._driver_error as error:
+            raise self._translate(error) from error
+
+
+class EngineTable(ABC):
     """The table of one stream, or of its replacement."""
 
-    name: str
+    def __init__(
+        self, name: str, schema: StreamSchema, known: Mapping[str, Any] | None, names: ColumnNames, *, is_keyed: bool
+    ) -> None:
+        self.name, self._names = name, names
+        self._key = TableKey(name, schema.key, names, known, is_keyed=is_keyed)
+        self._exists = known is not None
 
     @property
     def column_names(self) -> Collection[str]:
         """The names of its columns."""
-        ...
+        return [*self._names.fields.values(), *self._names.nested.values()]
 
+    @abstractmethod
     def prepare(self) -> None:
         """Make a table that exists ready for its primary key, or for rows that share a key.
 
         Raises ConfigError if rows share a key in a keyed table.
         """
-        ...
 
+    @abstractmethod
     def load(self, lines: bytes) -> int:
         """Insert records, adding the columns that they need; return their number.
 
         In a keyed table they replace rows with the same key. Raises OutputWriteError for records that do not fit into a
         table.
         """
-        ...
 
+    @abstractmethod
     def create(self) -> None:
         """Create the table without rows, with the columns known so far."""
-        ...
 
+    @abstractmethod
     def keep_columns(self) -> None:
         """Add the columns of the earlier table that this one replaces."""
-        ...
 
-    def to_json(self) -> Any:
+    def to_json(self) -> dict[str, Any] | None:
         """The columns, as a JSON value to be stored; None: the table does not exist."""
-        ...
-
-
-class Engine(Protocol):
-    """A database engine. Blocking; one caller at a time. Raises LocalError with a message for the user."""
-
-    block_bytes: int
-    """Approximate size of the blocks of lines that a table loads at once."""
-    copies_tables: bool
-    """Whether a table may be copied in any mode, and so lose what others added to it."""
-
-    def open(self) -> None: ...
-
-    def close(self) -> None: ...
-
-    def transaction(self) -> AbstractContextManager[None]:
-        """A transaction: committed when the block ends, rolled back if it raises."""
-        ...
-
-    def execute(self, statement: str, *values: Any) -> Sequence[Sequence[Any]]:
-        """Execute one statement with `?` placeholders, and return its rows."""
-        ...
-
-    def table_names(self) -> set[str]:
-        """The names of all tables, and of everything that shares their names, such as views."""
-        ...
-
-    def column_names(self, table: str) -> Sequence[str]:
-        """The names of the columns that a table has; empty if it is not a table."""
-        ...
-
-    def constraints(self, table: str) -> Sequence[str]:
-        """What others added to a table that is lost when the table is replaced, except columns."""
-        ...
-
-    def has_dependents(self, table: str) -> bool:
-        """Whether others made views, indexes or triggers that use a table."""
-        ...
-
-    def replace_table(self, old: str, new: str) -> None:
-        """Drop table `old` and give its name to `new`; indexes and triggers that others made are created again."""
-        ...
-
-    def refresh_views(self) -> None:
-        """Make views valid whose tables have changed; outside of a transaction."""
-        ...
-
-    def open_table(self, name: str, schema: StreamSchema, known: Any, earlier: Any, *, is_keyed: bool) -> EngineTable:
-        """A table; `known` is the stored result of `EngineTable.to_json`, or None if the table does not exist yet.
-
-        `earlier` is that of the table that it will replace, or None. Fields keep the column names of that table.
-        """
-        ...
+        return {**self._names.to_json(), "key": self._key.stored} if self._exists else None
 
 
 class TableKey:
@@ -221,3 +279,11 @@ def quote_name(name: str) -> str:
 def quote_text(text: str) -> str:
     """The text as an SQL string."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def unwritable(path: Path, problem: str) -> OutputWriteError:
+    """The error for a file that cannot be written."""
+    return OutputWriteError(
+        f"{path} cannot be written: {problem}",
+        hint="everything committed before is intact, and the next run resumes from there",
+    )

@@ -56,6 +56,14 @@ class StreamExtraction:
             entry["identity"], self.new_identity = self.new_identity, None
         return CommitPayload(entry, {batch_id: buffer.chunks for batch_id, buffer in batch.buffers.items()})
 
+    def add_commit(self, entry: Mapping[str, Any]) -> None:
+        """Count what a commit has written, by its entry in the journal."""
+        self.report = self.report.with_commit(entry)
+
+    def complete(self, outcome: ReadOutcome, parents: Mapping[str, Any]) -> None:
+        """Note that the stream was read completely."""
+        self.outcome, self.parents = outcome, parents
+
     def pop_finish(self, now: float) -> JournalRecord:
         """The journal record that finishes the stream; `now` in seconds since 1970."""
         assert self.outcome is not None
@@ -139,7 +147,7 @@ class CommitLoop:
 
     def finish_stream(self, stream: str, outcome: ReadOutcome, parents: Mapping[str, Any]) -> None:
         """Finish a stream that was read completely, as soon as all its pages are committed."""
-        self.streams[stream].outcome, self.streams[stream].parents = outcome, parents
+        self.streams[stream].complete(outcome, parents)
         self._wake()
 
     async def wait_for_capacity(self) -> None:
@@ -175,19 +183,22 @@ class CommitLoop:
     async def _commit(self) -> None:
         """Write the next batch, apply it to the ledger and the reports, and finish the streams that it completes."""
         finished = [stream for stream in self.streams.values() if stream.is_finishable]
-        abandoned, batches = self._batcher.pop_abandoned(), self._batcher.pop_batches(self._clock.monotonic())
-        self._next.add_commit(
-            abandoned, {name: self.streams[name].pop_payload(batch) for name, batch in batches.items()}
-        )
+        self._add_commit()
         record = await self._write()
         if record is not None:
             self._writer.ledger.apply(record)
             for name, entry in record["streams"].items():
-                self.streams[name].report = self.streams[name].report.with_commit(entry)
+                self.streams[name].add_commit(entry)
         await self._disk.run(partial(self._finish, [stream.pop_finish(self._clock.wall()) for stream in finished]))
 
+    def _add_commit(self) -> None:
+        abandoned = self._batcher.pop_abandoned()  # their covered lines join the batches
+        batches = self._batcher.pop_batches(self._clock.monotonic())
+        payloads = {name: self.streams[name].pop_payload(batch) for name, batch in batches.items()}
+        self._next.add_commit(abandoned, payloads)
+
     async def _write(self) -> JournalRecord | None:
-        """Write the next batch, which holds its memory until then."""
+        """Write the next batch; nothing holds its lines any longer when this returns."""
         batch, self._next = self._next, DiskBatch()
         self._written_bytes = batch.size
         record = await self._disk.run(partial(batch.write, self._writer))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from ..errors import ConfigError
-from ..storage.file_names import file_name
+from ..storage.filesystem import file_name
 from ..storage.framing import (
     HEAD_SIZE,
     LOG_FORMAT,
