@@ -306,12 +306,17 @@ def _check_types(class_name: str, stream: object) -> None:
 
 
 def check_cache(class_name: str, stream: object) -> None:
-    """Raises ConfigError for an invalid `cache_filename` or `cache_dir`."""
+    """Raises ConfigError for an invalid `cache_filename`, `cache_version` or `cache_dir`."""
     name = getattr(stream, "cache_filename", "")
     if not isinstance(name, str) or re.search(r"[/\\\0]", name) or name.startswith("."):
         raise ConfigError(
             f"{class_name}.cache_filename = {name!r}: expected a file name prefix, without folders",
             hint="set cache_dir for the folder",
+        )
+    version = getattr(stream, "cache_version", None)
+    if isinstance(version, bool) or not isinstance(version, str | int | None):
+        raise ConfigError(
+            f"{class_name}.cache_version is of type {type(version).__name__}: expected a str, an integer or None"
         )
     folder = getattr(stream, "cache_dir", None)
     if folder is not None and not isinstance(folder, str | os.PathLike):

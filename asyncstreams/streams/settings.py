@@ -151,6 +151,8 @@ class StreamSettings:
     """Seconds for which cached records are valid, above 0, from the start of the read."""
     cache_filename: str = ""
     """Prefix of the cache file names. Default: the name of the stream."""
+    cache_version: str | int | None = None
+    """Any value; change it to make cached records invalid, for example after the upgrade of a library."""
     cache_dir: str | PathLike[str] | None = None
     """Folder of the cache. None: the environment variable REQUEST_CACHE_PATH, or else the user's cache folder."""
     cursor_field: CursorField = None
