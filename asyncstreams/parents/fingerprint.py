@@ -51,7 +51,6 @@ _INSTALLED = frozenset(("site-packages", "dist-packages"))
 _LOGGERS = frozenset(("logging", "structlog", "loguru"))
 _CALLABLES = (FunctionType, property, classmethod, staticmethod)
 _PARTIALS = (partial, partialmethod)
-_PATTERN: type[re.Pattern[Any]] = re.Pattern
 _CACHED_FUNCTION = type(lru_cache(len))
 _ENVIRONMENT = (os.environ, getattr(os, "environb", os.environ), os.getenv)
 
@@ -157,8 +156,9 @@ class _CacheKeyEncoder(_StreamEncoder):
 
     def encode_object(self, value: Any, depth: int) -> Iterator[bytes]:
         module = type(value).__module__
-        if isinstance(value, _PATTERN):
-            yield f"{value.pattern!r} {value.flags}".encode()
+        if isinstance(value, re.Pattern):
+            pattern = cast(re.Pattern[str], value)
+            yield f"{pattern.pattern!r} {pattern.flags}".encode()
         elif isinstance(value, httpx.URL):
             yield str(value).encode()
         elif isinstance(value, _PARTIALS):

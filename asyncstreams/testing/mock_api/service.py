@@ -209,7 +209,7 @@ class MockService:
         if match.slot is not None:
             return record_response(dataset, match.slot)
         resource = dataset.resource
-        names = resource.since_param, resource.until_param
+        names = resource.data.since_param, resource.data.until_param
         since, until = (request.params.get(name) for name in names)
         try:
             slots = dataset.slots_between(dataset.slots(match.parent_slot), since, until)
@@ -219,7 +219,7 @@ class MockService:
         if fault is not None and fault.kind == "duplicate_page":
             window = replace(window, offset=max(0, window.offset - window.size))
         elif fault is not None and fault.kind == "cycle":
-            numbered = resource.effective_paging in ("page", "offset")
+            numbered = resource.layout.effective_paging in ("page", "offset")
             window = replace(window, offset=0) if numbered else replace(window, next_offset=0)
         gzip = self.settings.gzip and request.accepts_gzip and fault is None
         return self._page_cache.get_page(dataset, window, request.url, gzip=gzip)
