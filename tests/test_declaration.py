@@ -395,7 +395,9 @@ async def test_slices_that_are_not_mappings_are_refused(slices):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("max_concurrency", 0), ("max_concurrency", "8"), ("weight", 0), ("max_failed_slices", -1)]
+    ("name", "value"),
+    [("max_concurrency", 0), ("max_concurrency", "8"), ("weight", 0), ("max_failed_slices", -1)]
+    + [("cache_version", True), ("cache_version", 1.5)],
 )
 async def test_number_that_would_block_reading_is_refused(name, value):
     stream = type("Items", (HttpStream,), {"url_base": "https://api.test/", "path": lambda self, context: "items"})()

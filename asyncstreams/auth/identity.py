@@ -130,7 +130,8 @@ class ValueEncoder:
                     yield from self.encode_callable(function, depth + 1)
             return
         if isinstance(value, classmethod | staticmethod):
-            value = cast(Any, value).__func__
+            yield from self.encode_callable(cast(Any, value).__func__, depth)
+            return
         if isinstance(value, MethodType):
             # The bound object itself may hold this method: encoding it would not terminate.
             yield type(value.__self__).__qualname__.encode()
@@ -138,7 +139,7 @@ class ValueEncoder:
         if not isinstance(value, FunctionType):
             yield from self.encode(value, depth + 1)
             return
-        yield from _instructions(value.__code__)
+        yield from code_parts(value.__code__)
         for default in (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()):
             yield from self.encode(default, depth + 1)
         for cell in value.__closure__ or ():
@@ -155,12 +156,13 @@ def _slots(class_: type) -> Sequence[str]:
     return (slots,) if isinstance(slots, str) else tuple(slots)
 
 
-def _instructions(code: CodeType) -> Iterator[bytes]:
+def code_parts(code: CodeType) -> Iterator[bytes]:
+    """The instructions, names and constants of a code object; equal for equal source in one version of Python."""
     yield code.co_code
     yield repr((code.co_names, code.co_varnames, code.co_freevars)).encode()
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield from _instructions(constant)
+            yield from code_parts(constant)
         elif isinstance(constant, frozenset):  # of `in {...}`, whose order varies
             yield repr(sorted(cast(Set[object], constant), key=repr)).encode()
         else:

@@ -197,6 +197,8 @@ class StreamSettings:
     """Seconds for which cached records are valid, above 0, from the start of the read."""
     cache_filename: Annotated[str, check_cache_filename, READING] = ""
     """Prefix of the cache file names. Default: the name of the stream."""
+    cache_version: Annotated[str | int | None, of_type((str, int, type(None)), "a str, an integer or None")] = None
+    """Any value; change it to make cached records invalid, for example after the upgrade of a library."""
     cache_dir: Annotated[str | PathLike[str] | None, of_type((str, PathLike, type(None)), "a path"), READING] = None
     """Folder of the cache. None: the environment variable REQUEST_CACHE_PATH, or else the user's cache folder."""
     cursor_field: Annotated[CursorField, check_cursor_field] = None

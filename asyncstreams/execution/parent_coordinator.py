@@ -19,7 +19,7 @@ from ..auth.identity import NotFingerprintable
 from ..cursors.durations import parse_duration
 from ..errors import ConfigError, LocalError
 from ..models import Page, Record
-from ..parents.fingerprint import fingerprint
+from ..parents.fingerprint import fingerprint, process_fingerprint
 from ..parents.log import ParentLog, merge_pages
 from ..parents.log_file import CacheDir, LogFile, resolve_cache_dir
 from ..parents.projection import decoder_for
@@ -342,7 +342,7 @@ class ParentCoordinator:
     def _fingerprint(self, stream: Stream) -> str | None:
         if id(stream) not in self._fingerprints:
             try:
-                self._fingerprints[id(stream)] = fingerprint(stream)
+                self._fingerprints[id(stream)] = process_fingerprint(stream)
             except NotFingerprintable:
                 self._fingerprints[id(stream)] = None
         return self._fingerprints[id(stream)]

@@ -60,6 +60,88 @@ class _Segment(NamedTuple):
         return self.admitted + sum(max(0.0, rate * step.seconds - step.sent) for step in self.steps[:-1])
 
 
+class _OpenSegment:
+    """The requests since the last refusal, up to the first one that is refused."""
+
+    def __init__(self) -> None:
+        self.refused: tuple[float, int] | None = None
+        """Time and number of the first refused request; None before a refusal."""
+        self.refused_at = -math.inf  # that of the segment before
+        self._sent = 0
+        self._marks: list[tuple[float, int]] = []  # start time and first request number of each step
+        self._next_mark = 0
+
+    def add_request(self, now: float, *, is_free: bool) -> int:
+        """Add a request and return its number; `is_free`: no rate holds."""
+        if not self._marks:
+            self._marks.append((now, self._sent))
+            self._next_mark = self._sent + 1
+        elif is_free and self._sent >= self._next_mark:
+            # Until concurrency has grown, the bucket overflows: the steps show how much.
+            self._marks.append((now, self._sent))
+            self._next_mark = 2 * self._sent - self._marks[0][1]
+        self._sent += 1
+        return self._sent - 1
+
+    def add_refusal(self, sent_at: float, number: int) -> None:
+        if self._marks and number >= self._marks[0][1] and (self.refused is None or number < self.refused[1]):
+            self.refused = sent_at, number
+
+    def begin_step(self, now: float) -> None:
+        self._marks.append((now, self._sent))
+
+    def finish(self, refused: tuple[float, int], now: float, max_rate: float) -> _Segment:
+        """The segment that `refused` ends, while the next one begins."""
+        marks = [mark for mark in self._marks if mark[1] <= refused[1] and mark[0] <= refused[0]] + [refused]
+        steps = [_Step(end - begin, beyond - first) for (begin, first), (end, beyond) in pairwise(marks)]
+        started_at, refused_at = marks[0][0], self.refused_at
+        self._marks, self.refused, self.refused_at = [], None, refused[0]
+        return _Segment(steps, max(_MIN_SEGMENT_S, now - started_at), max_rate, started_at - refused_at)
+
+
+class _FormerRate:
+    """The rate before a fall, which is tried again after 5 s, 10 s, 20 s ..., since the fall may be temporary."""
+
+    def __init__(self) -> None:
+        self._rate: float | None = None
+        self._fallen_rate: float | None = None  # while the former rate is tried
+        self._try_at, self._interval_s = math.inf, _FIRST_RETURN_S
+
+    @property
+    def is_on_trial(self) -> bool:
+        return self._fallen_rate is not None
+
+    def is_due(self, now: float) -> bool:
+        return self._rate is not None and now >= self._try_at
+
+    def record_fall(self, rate: float) -> None:
+        self._rate = rate
+
+    def postpone(self, now: float) -> None:
+        self._try_at = now + self._interval_s
+
+    def begin_trial(self, fallen_rate: float) -> float:
+        """The former rate, to be tried now."""
+        assert self._rate is not None
+        self._fallen_rate = fallen_rate
+        return self._rate
+
+    def accept(self) -> None:
+        """The former rate is valid again."""
+        self._rate = self._fallen_rate = None
+        self._interval_s = _FIRST_RETURN_S
+
+    def reject(self) -> float:
+        """The rate that holds again, since the former one is not valid yet."""
+        assert self._fallen_rate is not None
+        rate, self._fallen_rate = self._fallen_rate, None
+        self._interval_s = min(_MAX_RETURN_S, 2 * self._interval_s)
+        return rate
+
+    def cancel_trial(self) -> None:
+        self._fallen_rate = None
+
+
 class AdaptiveRate:
     """A request rate learned from refusals; without refusals, requests are not delayed.
 
@@ -69,8 +151,7 @@ class AdaptiveRate:
     pause that follows. The first guess is the geometric mean of the two; it is raised by half each
     second until the next refusal. A bucket that is not full again when a pause ends shows its rate from
     one refusal to the next. What a full one holds is sent at once when the rate is known. A measured
-    rate is raised in steps that double, since the limit may have been lifted. A rate that fell is tried
-    again after 5 s, 10 s, 20 s ..., since the fall may be temporary.
+    rate is raised in steps that double, since the limit may have been lifted.
     """
 
     def __init__(self) -> None:
@@ -79,20 +160,13 @@ class AdaptiveRate:
         """The rate that the server reports; it holds from the first refusal on, since a burst may be allowed before."""
         self._is_measured = False
         self._next_at = -math.inf
+        self._open_segment = _OpenSegment()
         self._segments: deque[_Segment] = deque(maxlen=_MAX_SEGMENTS)
-        self._sent = 0
-        # Start time and first request number of each step of this segment.
-        self._marks: list[tuple[float, int]] = []
-        self._next_mark = 0
         self._is_bursting = False
         self._credit = 0.0  # requests of the burst that are sent without a delay
-        self._refused_at = -math.inf
-        self._refused: tuple[float, int] | None = None
         self._raised_at = -math.inf
         self._step = _FIRST_STEP
-        self._former_rate: float | None = None
-        self._rate_before_return: float | None = None
-        self._return_at, self._return_after = math.inf, _FIRST_RETURN_S
+        self._former = _FormerRate()
 
     def available_at(self, now: float) -> float:
         """When the next request may be sent."""
@@ -100,35 +174,26 @@ class AdaptiveRate:
 
     def record_request(self, now: float) -> int:
         """Record that a request was sent. Returns its number, which `record_refusal` needs."""
-        if self._refused is not None and now > self._refused[0]:
-            self._learn(self._refused, now)
-        if not self._marks:
-            self._marks.append((now, self._sent))
-            self._next_mark = self._sent + 1
-        elif self.rate is None and self._sent >= self._next_mark:
-            # Until concurrency has grown, the bucket overflows: the steps show how much.
-            self._marks.append((now, self._sent))
-            self._next_mark = 2 * self._sent - self._marks[0][1]
+        refused = self._open_segment.refused
+        if refused is not None and now > refused[0]:
+            self._learn(refused, now)
         self._is_bursting = self._credit >= 1
         if self._is_bursting:
             self._credit -= 1
         elif self.rate is not None:
             self._next_at = max(self._next_at, now - _MAX_CATCH_UP_S) + 1 / self.rate
-        self._sent += 1
-        return self._sent - 1
+        return self._open_segment.add_request(now, is_free=self.rate is None)
 
     def record_success(self, now: float, *, is_limiting: bool) -> None:
         """Record a response that is no refusal; `is_limiting`: other requests wait for this rate."""
-        if self.rate is None or self._refused is not None or self.rate == self.reported:
+        if self.rate is None or self._open_segment.refused is not None or self.rate == self.reported:
             return
-        if self._rate_before_return is not None:
+        if self._former.is_on_trial:
             if now - self._raised_at >= _PROBATION_S:
-                self._former_rate = self._rate_before_return = None
-                self._return_after = _FIRST_RETURN_S
-        elif self._former_rate is not None and now >= self._return_at:
+                self._former.accept()
+        elif self._former.is_due(now):
             if is_limiting:
-                self._rate_before_return = self.rate
-                self._change_rate(self._former_rate, now)
+                self._change_rate(self._former.begin_trial(self.rate), now)
         elif now - self._raised_at >= (_RAISE_INTERVAL_S if self._is_measured else _GUESS_RAISE_INTERVAL_S):
             faster = 1 + (self._step if self._is_measured else _GUESS_STEP)
             if is_limiting and self._is_measured:
@@ -137,38 +202,28 @@ class AdaptiveRate:
 
     def record_refusal(self, sent_at: float, request_number: int) -> None:
         """Record a refusal, which starts a pause; simultaneous refusals count as one."""
-        if (
-            self._marks
-            and request_number >= self._marks[0][1]
-            and (self._refused is None or request_number < self._refused[1])
-        ):
-            self._refused = sent_at, request_number
+        self._open_segment.add_refusal(sent_at, request_number)
 
     def _change_rate(self, rate: float, now: float) -> None:
         if self.reported is not None:
             rate = min(rate, self.reported)
         if rate != self.rate:
-            self._marks.append((now, self._sent))
+            self._open_segment.begin_step(now)
         self.rate, self._raised_at = rate, now
 
     def _learn(self, refused: tuple[float, int], now: float) -> None:
         """Begin a new segment, and estimate the rate from the one that ended."""
         self._credit = 0.0
-        marks = [mark for mark in self._marks if mark[1] <= refused[1] and mark[0] <= refused[0]] + [refused]
-        steps = [_Step(end - begin, beyond - first) for (begin, first), (end, beyond) in pairwise(marks)]
-        started_at = marks[0][0]
         before, was_measured = self.rate, self._is_measured
         max_rate = math.inf if before is None or self._is_bursting else before
-        last = _Segment(steps, max(_MIN_SEGMENT_S, now - started_at), max_rate, started_at - self._refused_at)
-        self._marks, self._refused, self._refused_at = [], None, refused[0]
+        last = self._open_segment.finish(refused, now, max_rate)
         self._raised_at, self._step = now, _FIRST_STEP
         if self.reported is not None and (before is None or before > self.reported):
-            self.rate, self._is_measured, self._rate_before_return = self.reported, True, None
+            self.rate, self._is_measured = self.reported, True
+            self._former.cancel_trial()
             self._segments.clear()
-        elif self._rate_before_return is not None:
-            # The former rate is not valid again yet.
-            self.rate, self._rate_before_return = self._rate_before_return, None
-            self._return_after = min(_MAX_RETURN_S, 2 * self._return_after)
+        elif self._former.is_on_trial:
+            self.rate = self._former.reject()
         elif last.admitted == 0 and before is not None:
             # Refused from its first request on: earlier measurements are no longer valid.
             self.rate, self._is_measured = max(min(before, _MIN_GUESS), before / 2), False
@@ -179,8 +234,8 @@ class AdaptiveRate:
             if before is None and last.admitted < _MIN_EVIDENCE_REQUESTS:
                 self.rate = max(self.rate, _MIN_FIRST_GUESS)
         if before is not None and was_measured and self.rate < _FALL_FACTOR * before:
-            self._former_rate = before
-        self._return_at = now + self._return_after
+            self._former.record_fall(before)
+        self._former.postpone(now)
 
     def _estimate(self, last: _Segment) -> float:
         if (refill := _refill(self._segments)) is not None:
@@ -196,7 +251,7 @@ class AdaptiveRate:
             # The first segment shows how much the bucket holds, which absorbs an error of the estimate.
             fill_s = max(0.0, first.demand(slope) / slope - first.seconds)
             safety = min(_MAX_SAFETY_FACTOR, safety + _SAFETY_PER_S * fill_s)
-            self._credit = _SPENT_BURST * slope * min(fill_s, self._raised_at - self._refused_at)
+            self._credit = _SPENT_BURST * slope * min(fill_s, self._raised_at - self._open_segment.refused_at)
         return max(_MIN_RATE, lowest, safety * min(slope, last.rate))
 
 

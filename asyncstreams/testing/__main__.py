@@ -115,9 +115,9 @@ def _summary(resource: Resource) -> str:
     records = f"{number} records{f' per parent in {resource.parent}' if resource.parent else ''}"
     if resource.forbidden:
         return f"{records}, answers 403 Forbidden"
-    if resource.effective_paging == "none":
-        return f"{records}, one {resource.format} response"
-    return f"{records}, paging: {resource.effective_paging}"
+    if resource.layout.effective_paging == "none":
+        return f"{records}, one {resource.layout.format} response"
+    return f"{records}, paging: {resource.layout.effective_paging}"
 
 
 def _build_parser() -> argparse.ArgumentParser:

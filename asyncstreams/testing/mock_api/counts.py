@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
+
+
+@dataclass(slots=True)
+class AdmissionCounts:
+    """Requests that authentication or a quota refused or delayed, and OAuth2 tokens."""
+
+    refused_by_auth: int = 0
+    refused_by_quota: int = 0
+    queued_by_quota: int = 0
+    tokens_issued: int = 0
+    tokens_reused: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +31,7 @@ class Counts:
     - `connections`, `open_connections`: accepted so far, and open now.
     - `in_flight`, `peak_in_flight`: requests in progress now, and the most at once.
     - `refused_by_auth`, `refused_by_quota`, `queued_by_quota`: requests that authentication or a quota refused,
-      and those that a quota delayed.
+      and those that a quota delayed. `admission` holds them and the tokens.
     - `tokens_issued`, `tokens_reused`: OAuth2 access tokens issued, and attempts to use a refresh token again.
     - `seconds`: time since the start, by the clock of the API.
 
@@ -28,8 +39,6 @@ class Counts:
     counts above 0.
     """
 
-    requests: int = 0
-    records: int = 0
     bytes: int = 0
     by_resource: Mapping[str, int] = field(default_factory=dict[str, int])
     records_by_resource: Mapping[str, int] = field(default_factory=dict[str, int])
@@ -39,23 +48,52 @@ class Counts:
     open_connections: int = 0
     in_flight: int = 0
     peak_in_flight: int = 0
-    refused_by_auth: int = 0
-    refused_by_quota: int = 0
-    queued_by_quota: int = 0
-    tokens_issued: int = 0
-    tokens_reused: int = 0
+    admission: AdmissionCounts = field(default_factory=AdmissionCounts)
     seconds: float = 0.0
 
+    @property
+    def requests(self) -> int:
+        return sum(self.by_resource.values())
+
+    @property
+    def records(self) -> int:
+        return sum(self.records_by_resource.values())
+
+    @property
+    def refused_by_auth(self) -> int:
+        return self.admission.refused_by_auth
+
+    @property
+    def refused_by_quota(self) -> int:
+        return self.admission.refused_by_quota
+
+    @property
+    def queued_by_quota(self) -> int:
+        return self.admission.queued_by_quota
+
+    @property
+    def tokens_issued(self) -> int:
+        return self.admission.tokens_issued
+
+    @property
+    def tokens_reused(self) -> int:
+        return self.admission.tokens_reused
+
     def as_dict(self) -> dict[str, Any]:
-        """The counts as a dict for JSON, in which the keys of `by_status` are text."""
-        return {**asdict(self), "by_status": {str(status): number for status, number in self.by_status.items()}}
+        """The counts as a flat dict for JSON, in which the keys of `by_status` are text."""
+        values = asdict(self)
+        admission = values.pop("admission")
+        by_status = {str(status): number for status, number in self.by_status.items()}
+        return {"requests": self.requests, "records": self.records, **values, **admission, "by_status": by_status}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Counts:
         """Counts from the dict that `as_dict` returned, also after encoding as JSON."""
-        by_status = {int(status): number for status, number in data["by_status"].items()}
-        fields: dict[str, Any] = {**data, "by_status": by_status}
-        return cls(**fields)
+        values = dict(data)
+        admission = AdmissionCounts(**{item.name: values.pop(item.name) for item in fields(AdmissionCounts)})
+        del values["requests"], values["records"]
+        values["by_status"] = {int(status): number for status, number in data["by_status"].items()}
+        return cls(**values, admission=admission)
 
     def __str__(self) -> str:
         """A table of name and number, one row a line."""
@@ -97,8 +135,7 @@ class CountsRecorder:
         self.faults = Counter[str]()
         self.connections = self.open_connections = 0
         self.in_flight = self.peak_in_flight = 0
-        self.refused_by_auth = self.refused_by_quota = self.queued_by_quota = 0
-        self.tokens_issued = self.tokens_reused = 0
+        self.admission = AdmissionCounts()
 
     def counts_for(self, resource: str, status: int) -> ResourceCounts:
         counts = self.by_resource_and_status.get((resource, status))
@@ -116,8 +153,6 @@ class CountsRecorder:
         # 0 stands for requests whose connection ended before a status was sent.
         del by_status[0]
         return Counts(
-            requests=by_resource.total(),
-            records=records_by_resource.total(),
             bytes=sum(counts.bytes for counts in all_counts),
             by_resource=dict(+by_resource),
             records_by_resource=dict(+records_by_resource),
@@ -127,10 +162,6 @@ class CountsRecorder:
             open_connections=self.open_connections,
             in_flight=self.in_flight,
             peak_in_flight=self.peak_in_flight,
-            refused_by_auth=self.refused_by_auth,
-            refused_by_quota=self.refused_by_quota,
-            queued_by_quota=self.queued_by_quota,
-            tokens_issued=self.tokens_issued,
-            tokens_reused=self.tokens_reused,
+            admission=replace(self.admission),
             seconds=seconds,
         )

@@ -44,14 +44,14 @@ class Dataset:
             yield from self.slots(parent_slot)
 
     def record(self, slot: int) -> Record:
-        make = self.resource.record
+        make = self.resource.data.record
         record = self._customer(slot) if make is None else make(slot + 1, random.Random(draw_bits(self._key, slot)))
         if self.parent is not None:
             record.setdefault(self._parent_field, self.parent.id_of(slot // self._width))
         return record
 
     def id_of(self, slot: int) -> Any:
-        return slot + 1 if self._has_sequential_ids else self.record(slot)[self.resource.id_field]
+        return slot + 1 if self._has_sequential_ids else self.record(slot)[self.resource.data.id_field]
 
     def find_slot(self, id_text: str, parent_slot: int = 0) -> int | None:
         """The slot of the record with this id among the children of one parent; None if there is none."""
@@ -69,10 +69,10 @@ class Dataset:
         """The slots with a cursor in [since, until). Raises ValueError for a bound that cannot be compared with it."""
         if not slots or (since is None and until is None):
             return slots
-        sample = self.record(slots[0]).get(self.resource.cursor_field)
+        sample = self.record(slots[0]).get(self.resource.data.cursor_field)
 
         def cursor(slot: int) -> Any:
-            return _comparable(self.record(slot)[self.resource.cursor_field], sample)
+            return _comparable(self.record(slot)[self.resource.data.cursor_field], sample)
 
         first = 0 if since is None else bisect_left(slots, _comparable(since, sample), key=cursor)
         last = len(slots) if until is None else bisect_left(slots, _comparable(until, sample), key=cursor)
@@ -80,7 +80,7 @@ class Dataset:
 
     @property
     def _has_sequential_ids(self) -> bool:
-        return self.resource.record is None
+        return self.resource.data.record is None
 
     @property
     def _parent_field(self) -> str:
@@ -91,9 +91,9 @@ class Dataset:
         first, last = _FIRST[bits % 14], _LAST[(bits >> 8) % 12]
         city, country = _CITIES[(bits >> 16) % 6]
         cents = (bits >> 24) % 100_000
-        moment = _START + timedelta(seconds=slot * self.resource.every)
+        moment = _START + timedelta(seconds=slot * self.resource.data.every)
         return {
-            self.resource.id_field: slot + 1,
+            self.resource.data.id_field: slot + 1,
             "name": f"{first} {last}",
             "email": f"{first}{slot + 1}@example.com",
             "active": bits >> 41 & 3 > 0,
@@ -104,7 +104,7 @@ class Dataset:
             "tags": _TAGS[(bits >> 54) % 5],
             "city": {"name": city, "country": country},
             "note": _NOTES[(bits >> 57) % 4],
-            self.resource.cursor_field: f"{moment:%Y-%m-%dT%H:%M:%SZ}",
+            self.resource.data.cursor_field: f"{moment:%Y-%m-%dT%H:%M:%SZ}",
         }
 
 

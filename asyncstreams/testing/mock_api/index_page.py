@@ -48,13 +48,13 @@ def render_stream_source(route_path: str, resource: Resource, url: str, auth: Au
     variable = re.sub(r"\W", "_", resource.name)
     name = "".join(word.capitalize() for word in variable.split("_"))
     lines = [f"class {name}(HttpStream):", f'    url_base = "{url}"']
-    if resource.has_envelope:
-        lines.append(f'    records_path = "{resource.records_at}"')
+    if resource.layout.has_envelope:
+        lines.append(f'    records_path = "{resource.layout.records_at}"')
     if paginator := _render_paginator(resource):
         lines.append(f"    paginator = {paginator}")
     lines += ["", "    def path(self, context):", f"        return {_render_path(route_path)}"]
-    if resource.format != "json":
-        reader = "ndjson" if resource.format == "ndjson" else "csv_rows"
+    if resource.layout.format != "json":
+        reader = "ndjson" if resource.layout.format == "ndjson" else "csv_rows"
         lines += [
             "",
             "    async def parse_response(self, response, context):",
@@ -90,27 +90,29 @@ def render_curl(path: str, url: str, auth: Auth | None) -> str:
 def _describe_route(route: Route) -> dict[str, Any]:
     resource = route.dataset.resource
     params: dict[str, str] = {}
-    if resource.effective_paging != "none":
-        params[resource.page_size_param] = f"page size, default {resource.page_size}, at most {resource.page_size_cap}"
-    if resource.effective_paging in ("page", "link"):
-        params[resource.page_param] = f"page number, from {resource.first_page}"
-    elif resource.effective_paging == "offset":
-        params[resource.offset_param] = "number of records to skip, from 0"
-    elif resource.effective_paging != "none":
-        params[resource.cursor_param] = "cursor from the previous page"
-    params[resource.since_param] = f"lower bound of {resource.cursor_field}, inclusive"
-    params[resource.until_param] = f"upper bound of {resource.cursor_field}, exclusive"
+    if resource.layout.effective_paging != "none":
+        params[resource.layout.page_size_param] = (
+            f"page size, default {resource.layout.page_size}, at most {resource.layout.page_size_cap}"
+        )
+    if resource.layout.effective_paging in ("page", "link"):
+        params[resource.layout.page_param] = f"page number, from {resource.layout.first_page}"
+    elif resource.layout.effective_paging == "offset":
+        params[resource.layout.offset_param] = "number of records to skip, from 0"
+    elif resource.layout.effective_paging != "none":
+        params[resource.layout.cursor_param] = "cursor from the previous page"
+    params[resource.data.since_param] = f"lower bound of {resource.data.cursor_field}, inclusive"
+    params[resource.data.until_param] = f"upper bound of {resource.data.cursor_field}, exclusive"
     return {
         "name": resource.name,
         "path": f"/{route.path}",
         "count": list(resource.count) if isinstance(resource.count, tuple) else resource.count,
-        "paging": resource.effective_paging,
-        "format": resource.format,
-        "records_at": resource.records_at if resource.has_envelope else None,
-        "next_at": _describe_location(resource.next_location)
-        if resource.effective_paging in ("cursor", "next_url", "continue")
+        "paging": resource.layout.effective_paging,
+        "format": resource.layout.format,
+        "records_at": resource.layout.records_at if resource.layout.has_envelope else None,
+        "next_at": _describe_location(resource.layout.next_location)
+        if resource.layout.effective_paging in ("cursor", "next_url", "continue")
         else None,
-        "total_at": _describe_location(resource.total_location),
+        "total_at": _describe_location(resource.layout.total_location),
         "parent": resource.parent,
         "parameters": params,
     }
@@ -121,25 +123,29 @@ def _describe_location(at: str | Header | None) -> str | None:
 
 
 def _render_paginator(resource: Resource) -> str:
-    total, size = resource.total_location, resource.page_size
-    size_arg = "" if resource.page_size_param == "per_page" else f', size_param="{resource.page_size_param}"'
-    if resource.effective_paging == "page":
-        param = "" if resource.page_param == "page" else f'"{resource.page_param}", '
-        start = "" if resource.first_page == 1 else f"start={resource.first_page}, "
+    total, size = resource.layout.total_location, resource.layout.page_size
+    size_arg = (
+        "" if resource.layout.page_size_param == "per_page" else f', size_param="{resource.layout.page_size_param}"'
+    )
+    if resource.layout.effective_paging == "page":
+        param = "" if resource.layout.page_param == "page" else f'"{resource.layout.page_param}", '
+        start = "" if resource.layout.first_page == 1 else f"start={resource.layout.first_page}, "
         total_arg = f", total_items={_render_selector(total)}" if total else ""
         return f"PageNumber({param}{start}size={size}{size_arg}{total_arg})"
-    if resource.effective_paging == "offset":
-        param = "" if resource.offset_param == "offset" else f'"{resource.offset_param}", '
-        size_arg = "" if resource.page_size_param == "limit" else f', limit_param="{resource.page_size_param}"'
+    if resource.layout.effective_paging == "offset":
+        param = "" if resource.layout.offset_param == "offset" else f'"{resource.layout.offset_param}", '
+        size_arg = (
+            "" if resource.layout.page_size_param == "limit" else f', limit_param="{resource.layout.page_size_param}"'
+        )
         return f"Offset({param}limit={size}{size_arg}{f', total={_render_selector(total)}' if total else ''})"
-    if resource.effective_paging == "cursor":
-        param = "" if resource.cursor_param == "cursor" else f', param="{resource.cursor_param}"'
-        return f"Cursor({_render_selector(resource.next_location)}{param})"
-    if resource.effective_paging == "next_url":
-        return f"NextUrl({_render_selector(resource.next_location)})"
-    if resource.effective_paging == "continue":
-        return f"Continuation({_render_selector(resource.next_location)})"
-    return "LinkHeader()" if resource.effective_paging == "link" else ""
+    if resource.layout.effective_paging == "cursor":
+        param = "" if resource.layout.cursor_param == "cursor" else f', param="{resource.layout.cursor_param}"'
+        return f"Cursor({_render_selector(resource.layout.next_location)}{param})"
+    if resource.layout.effective_paging == "next_url":
+        return f"NextUrl({_render_selector(resource.layout.next_location)})"
+    if resource.layout.effective_paging == "continue":
+        return f"Continuation({_render_selector(resource.layout.next_location)})"
+    return "LinkHeader()" if resource.layout.effective_paging == "link" else ""
 
 
 def _render_path(path: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import unquote_plus
 
-from .counts import CountsRecorder
+from .counts import AdmissionCounts
 from .mock_auth import OAuth2, basic_credentials, bearer_token, equal_secrets, unauthorized
 from .seeding import draw_bits
 from .wire_messages import MockResponse, ReceivedRequest, json_body, make_response
@@ -29,8 +29,8 @@ class _AccessToken:
 class TokenEndpoint:
     """Token endpoint for one OAuth2. Time comes in as an argument, in seconds."""
 
-    def __init__(self, settings: OAuth2, key: int, ledger: CountsRecorder) -> None:
-        self.settings, self._key, self._recorder = settings, key, ledger
+    def __init__(self, settings: OAuth2, key: int, counts: AdmissionCounts) -> None:
+        self.settings, self._key, self._counts = settings, key, counts
         self._access_tokens: dict[str, _AccessToken] = {}
         self._active_refresh_tokens: dict[str, _TokenFamily] = {settings.refresh_token: _TokenFamily()}
         self._used_refresh_tokens: dict[str, _TokenFamily] = {}
@@ -67,7 +67,7 @@ class TokenEndpoint:
         presented = params.get("refresh_token", "")
         if (family := self._used_refresh_tokens.get(presented)) is not None:
             family.is_revoked = True
-            self._recorder.tokens_reused += 1
+            self._counts.tokens_reused += 1
             return _error_response(
                 400, "invalid_grant", "the refresh token was used before; all tokens derived from it are revoked"
             )
@@ -77,8 +77,8 @@ class TokenEndpoint:
         return self._grant(family, presented, now)
 
     def _grant(self, family: _TokenFamily | None, presented: str | None, now: float) -> MockResponse:
-        self._recorder.tokens_issued += 1
-        number = self._recorder.tokens_issued
+        self._counts.tokens_issued += 1
+        number = self._counts.tokens_issued
         access = f"access-{draw_bits(self._key, number):016x}"
         self._drop_expired(now)
         lifetime = self.settings.expires_in

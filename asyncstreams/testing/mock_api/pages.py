@@ -34,9 +34,9 @@ class PageCache:
     def get_page(self, dataset: Dataset, window: PageWindow, url: str, *, gzip: bool) -> MockResponse:
         """The response for a window. Links to other pages start with `url`."""
         resource = dataset.resource
-        if resource.effective_paging == "none" and window.total > _MAX_BUFFERED_RECORDS:
+        if resource.layout.effective_paging == "none" and window.total > _MAX_BUFFERED_RECORDS:
             return self._stream_export(dataset, window, gzip)
-        link_url = url if resource.effective_paging in ("link", "next_url") else ""
+        link_url = url if resource.layout.effective_paging in ("link", "next_url") else ""
         slots = window.slots
         position = (slots.start, slots.stop, window.offset, window.size, window.next_offset, *window.params.items())
         return self._get_or_build(
@@ -93,23 +93,26 @@ def _response_start(dataset: Dataset, window: PageWindow, url: str, gzip: bool) 
     headers = paging.paging_headers(dataset.resource, window, url)
     if gzip:
         headers |= {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
-    return start_lines(200, _CONTENT_TYPES[dataset.resource.format], headers)
+    return start_lines(200, _CONTENT_TYPES[dataset.resource.layout.format], headers)
 
 
 def _envelope(dataset: Dataset, window: PageWindow, url: str = "") -> tuple[bytes, bytes, bytes]:
     """The bytes before the records, between two pieces of them, and after them."""
     resource = dataset.resource
-    if resource.format == "ndjson":
+    if resource.layout.format == "ndjson":
         return b"", b"", b""
-    if resource.format == "csv":
+    if resource.layout.format == "csv":
         first = next(iter(window.slots), None)
         return b"" if first is None else _encode_csv([list(dataset.record(first))]), b"", b""
-    if not resource.has_envelope:
+    if not resource.layout.has_envelope:
         return b"[", b",", b"]"
     # The object is encoded with a placeholder, at which it is then split.
     placeholder = "\x00records\x00"
     envelope: dict[str, Any] = {}
-    for path, value in {resource.records_at or "": placeholder, **paging.paging_fields(resource, window, url)}.items():
+    for path, value in {
+        resource.layout.records_at or "": placeholder,
+        **paging.paging_fields(resource, window, url),
+    }.items():
         _set_path(envelope, path, value)
     before, _, after = orjson.dumps(envelope).partition(orjson.dumps(placeholder))
     return before + b"[", b",", b"]" + after
@@ -124,9 +127,9 @@ def _set_path(target: dict[str, Any], path: str, value: Any) -> None:
 
 def _encode_records(dataset: Dataset, slots: range) -> bytes:
     records = [dataset.record(slot) for slot in slots]
-    if dataset.resource.format == "json":
+    if dataset.resource.layout.format == "json":
         return orjson.dumps(records)[1:-1]
-    if dataset.resource.format == "ndjson":
+    if dataset.resource.layout.format == "ndjson":
         return b"".join([orjson.dumps(record) + b"\n" for record in records])
     return _encode_csv([[_csv_cell(value) for value in record.values()] for record in records])
 

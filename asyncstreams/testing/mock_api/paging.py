@@ -43,16 +43,21 @@ class PageWindow:
 
 def page_window(resource: Resource, slots: range, params: Mapping[str, str]) -> PageWindow:
     """The page that the parameters of a request select. Raises BadRequest for an invalid parameter."""
-    if resource.effective_paging == "none":
+    if resource.layout.effective_paging == "none":
         return PageWindow(slots, 0, max(1, len(slots)), None)
-    size = min(int_param(params, resource.page_size_param, resource.page_size, minimum=1), resource.page_size_cap)
-    if resource.effective_paging in ("page", "link"):
-        number = int_param(params, resource.page_param, resource.first_page, minimum=resource.first_page)
-        offset = (number - resource.first_page) * size
-    elif resource.effective_paging == "offset":
-        offset = int_param(params, resource.offset_param, 0, minimum=0)
+    size = min(
+        int_param(params, resource.layout.page_size_param, resource.layout.page_size, minimum=1),
+        resource.layout.page_size_cap,
+    )
+    if resource.layout.effective_paging in ("page", "link"):
+        number = int_param(
+            params, resource.layout.page_param, resource.layout.first_page, minimum=resource.layout.first_page
+        )
+        offset = (number - resource.layout.first_page) * size
+    elif resource.layout.effective_paging == "offset":
+        offset = int_param(params, resource.layout.offset_param, 0, minimum=0)
     else:
-        offset = _decode_cursor(resource, params.get(resource.cursor_param))
+        offset = _decode_cursor(resource, params.get(resource.layout.cursor_param))
     next_offset = offset + size if offset + size < len(slots) else None
     return PageWindow(slots, offset, size, next_offset, _repeated_params(resource, params))
 
@@ -60,29 +65,29 @@ def page_window(resource: Resource, slots: range, params: Mapping[str, str]) -> 
 def paging_fields(resource: Resource, window: PageWindow, url: str) -> dict[str, Any]:
     """The fields next to the records in a JSON object, by dotted path."""
     fields: dict[str, Any] = {}
-    if isinstance(at := resource.total_location, str):
+    if isinstance(at := resource.layout.total_location, str):
         fields[at] = window.total
-        if resource.total is True:
+        if resource.layout.total is True:
             fields["meta.pages"] = window.page_count
-    paging, next_offset = resource.effective_paging, window.next_offset
-    if not isinstance(at := resource.next_location, str) or paging not in ("cursor", "next_url", "continue"):
+    paging, next_offset = resource.layout.effective_paging, window.next_offset
+    if not isinstance(at := resource.layout.next_location, str) or paging not in ("cursor", "next_url", "continue"):
         return fields
     if paging == "cursor":
         fields[at] = None if next_offset is None else encode_cursor(resource, next_offset)
     elif paging == "next_url":
         fields[at] = None if next_offset is None else _link(resource, window, url, next_offset)
     elif next_offset is not None:
-        fields[at] = {resource.cursor_param: encode_cursor(resource, next_offset), "continue": "-||"}
+        fields[at] = {resource.layout.cursor_param: encode_cursor(resource, next_offset), "continue": "-||"}
     return fields
 
 
 def paging_headers(resource: Resource, window: PageWindow, url: str) -> dict[str, str]:
     """The response headers with the total, the next cursor or the links."""
     headers: dict[str, str] = {}
-    if isinstance(at := resource.total_location, Header):
+    if isinstance(at := resource.layout.total_location, Header):
         headers[at.name] = str(window.total)
-    paging, next_offset = resource.effective_paging, window.next_offset
-    if paging == "cursor" and isinstance(at := resource.next_location, Header) and next_offset is not None:
+    paging, next_offset = resource.layout.effective_paging, window.next_offset
+    if paging == "cursor" and isinstance(at := resource.layout.next_location, Header) and next_offset is not None:
         headers[at.name] = encode_cursor(resource, next_offset)
     if paging == "link" and window.total:
         last = (window.page_count - 1) * window.size
@@ -119,19 +124,19 @@ def _decode_cursor(resource: Resource, cursor: str | None) -> int:
             return int(number)
     except (binascii.Error, ValueError):
         pass
-    name = resource.cursor_param
+    name = resource.layout.cursor_param
     raise BadRequest(400, f"{name}={cursor[:40]}: not a cursor of this resource", parameter=name)
 
 
 def _repeated_params(resource: Resource, params: Mapping[str, str]) -> dict[str, str]:
     """The parameters that links to other pages repeat. Credentials are not among them."""
-    names = (resource.page_size_param, resource.since_param, resource.until_param)
+    names = (resource.layout.page_size_param, resource.data.since_param, resource.data.until_param)
     return {name: params[name] for name in names if name in params}
 
 
 def _link(resource: Resource, window: PageWindow, url: str, offset: int) -> str:
-    if resource.effective_paging == "link":
-        position = {resource.page_param: str(offset // window.size + resource.first_page)}
+    if resource.layout.effective_paging == "link":
+        position = {resource.layout.page_param: str(offset // window.size + resource.layout.first_page)}
     else:
-        position = {resource.cursor_param: encode_cursor(resource, offset)}
+        position = {resource.layout.cursor_param: encode_cursor(resource, offset)}
     return f"{url}?{urlencode({**window.params, **position}, quote_via=quote)}"

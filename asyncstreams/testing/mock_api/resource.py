@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
 from typing import Literal, TypeAlias
 
 from ...errors import ConfigError
@@ -28,6 +28,94 @@ _PATH_SEGMENT = re.compile(r"[^/{}?#\s]+|\{id\}")
 
 
 @dataclass(frozen=True, slots=True)
+class PageLayout:
+    """The pages of a resource: their size and format, their query parameters, and the fields beside the records."""
+
+    paging: Paging | None
+    format: Format
+    page_size: int
+    max_page_size: int | None
+    total: bool | str | Header
+    records_at: str | None
+    next_at: str | Header | None
+    page_param: str
+    first_page: int
+    offset_param: str
+    cursor_param: str
+    size_param: str | None
+
+    @property
+    def effective_paging(self) -> Paging:
+        """The paging with its default filled in."""
+        return self.paging or ("page" if self.format == "json" else "none")
+
+    @property
+    def page_size_param(self) -> str:
+        """The name of the parameter for the page size."""
+        return self.size_param or _SIZE_PARAMS.get(self.effective_paging, "limit")
+
+    @property
+    def page_size_cap(self) -> int:
+        """The maximum page size with its default filled in."""
+        return self.max_page_size or max(1_000, self.page_size)
+
+    @property
+    def has_envelope(self) -> bool:
+        """Whether the body is an object, which can hold fields next to the records."""
+        return self.format == "json" and self.records_at is not None
+
+    @property
+    def next_location(self) -> str | Header:
+        """Where the cursor, URL or mapping of the next page is, for a paging that has one."""
+        return self.next_at or (
+            _NEXT_AT.get(self.effective_paging, "next") if self.has_envelope else Header("Next-Cursor")
+        )
+
+    @property
+    def total_location(self) -> str | Header | None:
+        """Where the total is; None if the API does not send it."""
+        if self.total is True:
+            return "meta.total" if self.has_envelope else Header("X-Total-Count")
+        return self.total or None
+
+    def check(self, name: str) -> None:
+        """Raises ConfigError for settings that are invalid or exclude each other; `name` is that of the resource."""
+        for setting, size in (("page_size", self.page_size), ("max_page_size", self.page_size_cap)):
+            if size < 1:
+                raise ConfigError(f"Resource({name!r}, {setting}={size}): {setting} must be at least 1")
+        for setting, value, allowed in (
+            ("paging", self.effective_paging, _PAGINGS),
+            ("format", self.format, _FORMATS),
+        ):
+            if value not in allowed:
+                raise ConfigError(
+                    f"Resource({name!r}, {setting}={value!r}): {setting} must be one of {', '.join(map(repr, allowed))}"
+                )
+        if not self.has_envelope and self.effective_paging in ("next_url", "continue"):
+            raise ConfigError(
+                f"Resource({name!r}, paging={self.effective_paging!r}): the body has no field for the next page",
+                hint='set records_at="data", or use paging="link" or "cursor", which can use a header',
+            )
+        if not self.has_envelope and isinstance(self.total, str):
+            raise ConfigError(
+                f"Resource({name!r}, total={self.total!r}): the body has no field for the total",
+                hint="use Header(...)",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class RecordData:
+    """The records of a resource: how each is made, and the fields and query parameters that select them."""
+
+    record: Callable[[int, random.Random], Record] | None
+    id_field: str
+    cursor_field: str
+    every: int
+    since_param: str
+    until_param: str
+
+
+@dataclass(frozen=True, slots=True, init=False)
 class Resource:
     """A resource of a MockApi with `count` records (default 1,000), at `/<name>` or at `/<path>`.
 
@@ -67,74 +155,61 @@ class Resource:
     """
 
     name: str
-    count: int | tuple[int, int] = 1_000
-    path: str | None = None
-    page_size: int = 100
-    max_page_size: int | None = None
-    paging: Paging | None = None
-    total: bool | str | Header = False
-    records_at: str | None = "data"
-    next_at: str | Header | None = None
-    format: Format = "json"
-    record: Callable[[int, random.Random], Record] | None = None
-    id_field: str = "id"
-    cursor_field: str = "updated_at"
-    every: int = 60
-    page_param: str = "page"
-    first_page: int = 1
-    offset_param: str = "offset"
-    cursor_param: str = "cursor"
-    size_param: str | None = None
-    since_param: str = "since"
-    until_param: str = "until"
-    parent: str | None = None
-    parent_field: str | None = None
-    forbidden: bool = False
-    auth: Auth | Inherit | None = "inherit"
-    quota: Quota | Inherit | None = "inherit"
-    latency: Latency | Inherit | None = "inherit"
-    faults: tuple[Fault, ...] = ()
+    count: int | tuple[int, int]
+    path: str | None
+    parent: str | None
+    parent_field: str | None
+    layout: PageLayout
+    data: RecordData
+    forbidden: bool
+    auth: Auth | Inherit | None
+    quota: Quota | Inherit | None
+    latency: Latency | Inherit | None
+    faults: tuple[Fault, ...]
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        name: str,
+        count: int | tuple[int, int] = 1_000,
+        path: str | None = None,
+        page_size: int = 100,
+        max_page_size: int | None = None,
+        paging: Paging | None = None,
+        total: bool | str | Header = False,
+        records_at: str | None = "data",
+        next_at: str | Header | None = None,
+        format: Format = "json",  # noqa: A002  # the name is public
+        record: Callable[[int, random.Random], Record] | None = None,
+        id_field: str = "id",
+        cursor_field: str = "updated_at",
+        every: int = 60,
+        page_param: str = "page",
+        first_page: int = 1,
+        offset_param: str = "offset",
+        cursor_param: str = "cursor",
+        size_param: str | None = None,
+        since_param: str = "since",
+        until_param: str = "until",
+        parent: str | None = None,
+        parent_field: str | None = None,
+        forbidden: bool = False,
+        auth: Auth | Inherit | None = "inherit",
+        quota: Quota | Inherit | None = "inherit",
+        latency: Latency | Inherit | None = "inherit",
+        faults: Iterable[Fault] = (),
+    ) -> None:
+        layout = PageLayout(
+            paging, format, page_size, max_page_size, total, records_at, next_at, page_param, first_page, offset_param,
+            cursor_param, size_param,
+        )  # fmt: skip
+        data = RecordData(record, id_field, cursor_field, every, since_param, until_param)
+        values = (name, count, path, parent, parent_field, layout, data, forbidden, auth, quota, latency, tuple(faults))
+        for item, value in zip(fields(self), values, strict=True):
+            object.__setattr__(self, item.name, value)  # the class is frozen
         self._check_name_and_path()
-        self._check_sizes()
-        self._check_paging()
-        check_latency(f"Resource({self.name!r})", self.latency)
-        object.__setattr__(self, "faults", tuple(self.faults))
-
-    @property
-    def effective_paging(self) -> Paging:
-        """The paging with its default filled in."""
-        return self.paging or ("page" if self.format == "json" else "none")
-
-    @property
-    def page_size_param(self) -> str:
-        """The name of the parameter for the page size."""
-        return self.size_param or _SIZE_PARAMS.get(self.effective_paging, "limit")
-
-    @property
-    def page_size_cap(self) -> int:
-        """The maximum page size with its default filled in."""
-        return self.max_page_size or max(1_000, self.page_size)
-
-    @property
-    def has_envelope(self) -> bool:
-        """Whether the body is an object, which can hold fields next to the records."""
-        return self.format == "json" and self.records_at is not None
-
-    @property
-    def next_location(self) -> str | Header:
-        """Where the cursor, URL or mapping of the next page is, for a paging that has one."""
-        return self.next_at or (
-            _NEXT_AT.get(self.effective_paging, "next") if self.has_envelope else Header("Next-Cursor")
-        )
-
-    @property
-    def total_location(self) -> str | Header | None:
-        """Where the total is; None if the API does not send it."""
-        if self.total is True:
-            return "meta.total" if self.has_envelope else Header("X-Total-Count")
-        return self.total or None
+        self._check_count()
+        layout.check(name)
+        check_latency(f"Resource({name!r})", latency)
 
     def _check_name_and_path(self) -> None:
         if not self.name or not _PATH_SEGMENT.fullmatch(self.name) or self.name.startswith("_"):
@@ -147,7 +222,7 @@ class Resource:
                 f"Resource({self.name!r}, path={self.path!r}): invalid path", hint="an example is v1/customers"
             )
 
-    def _check_sizes(self) -> None:
+    def _check_count(self) -> None:
         low, high = self.count if isinstance(self.count, tuple) else (self.count, self.count)
         if not 0 <= low <= high:
             raise ConfigError(f"Resource({self.name!r}, count={self.count!r}): count must be 0 or more, or (low, high)")
@@ -155,26 +230,6 @@ class Resource:
             raise ConfigError(
                 f"Resource({self.name!r}, count={self.count!r}): only a resource with a parent can have a range",
                 hint="use a number, or set parent=",
-            )
-        for name, value in (("page_size", self.page_size), ("max_page_size", self.page_size_cap)):
-            if value < 1:
-                raise ConfigError(f"Resource({self.name!r}, {name}={value}): {name} must be at least 1")
-
-    def _check_paging(self) -> None:
-        for name, value, allowed in (("paging", self.effective_paging, _PAGINGS), ("format", self.format, _FORMATS)):
-            if value not in allowed:
-                raise ConfigError(
-                    f"Resource({self.name!r}, {name}={value!r}): {name} must be one of {', '.join(map(repr, allowed))}"
-                )
-        if not self.has_envelope and self.effective_paging in ("next_url", "continue"):
-            raise ConfigError(
-                f"Resource({self.name!r}, paging={self.effective_paging!r}): the body has no field for the next page",
-                hint='set records_at="data", or use paging="link" or "cursor", which can use a header',
-            )
-        if not self.has_envelope and isinstance(self.total, str):
-            raise ConfigError(
-                f"Resource({self.name!r}, total={self.total!r}): the body has no field for the total",
-                hint="use Header(...)",
             )
 
 

@@ -47,6 +47,34 @@ class PreparedReply:
         self.records = 0
 
 
+class ReplyCache:
+    """Prepared replies by the bytes of their requests. It is cleared when it holds too many or too large ones."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self.clear()
+
+    def clear(self) -> None:
+        self._by_head: dict[bytes, PreparedReply] = {}
+        self._bytes = 0
+
+    def get(self, head: bytes) -> PreparedReply | None:
+        return self._by_head.get(head)
+
+    def add(self, head: bytes, prepared: PreparedReply) -> None:
+        if len(self._by_head) >= _MAX_CACHED_REQUESTS:
+            self.clear()
+        self._by_head[head] = prepared
+        prepared.is_cached = True
+        self.add_bytes(len(head))
+
+    def add_bytes(self, size: int) -> None:
+        """Add the size of a page or payload that a cached reply holds."""
+        self._bytes += size
+        if self._bytes > self._max_bytes:
+            self.clear()
+
+
 @dataclass(slots=True)
 class Reply:
     """The steps to send after `delay` seconds. `counts` is None for a reply that is not counted."""
@@ -66,12 +94,11 @@ class MockService:
         self.recorder = CountsRecorder()
         # Half of the budget is for pages, half for requests and their responses.
         self._page_cache = PageCache(settings.cache_bytes // 2)
-        self._prepared_by_head: dict[bytes, PreparedReply] = {}
-        self._cached_bytes = 0
+        self._reply_cache = ReplyCache(settings.cache_bytes // 2)
         self._started_at = clock.monotonic()
         self._request_number = 0
         self._meters: dict[str, tuple[Quota, FixedWindow | TokenBucket]] = {}
-        self._token_endpoints: dict[int, TokenEndpoint] = {}
+        self._token_endpoints: dict[OAuth2, TokenEndpoint] = {}
         self._fault_counters: dict[str, list[FaultCounter]] = {}
         self.reload_settings()
 
@@ -85,28 +112,24 @@ class MockService:
         auths = [settings.auth, *(resource.auth for resource in settings.resources)]
         self._oauth_by_path = {auth.path: auth for auth in auths if isinstance(auth, OAuth2)}
         self._page_cache.clear()
-        self._prepared_by_head, self._cached_bytes = {}, 0
+        self._reply_cache.clear()
 
     def find_ready(self, head: bytes) -> PreparedReply | None:
         """The cached reply to exactly these bytes, if it has a constant payload; otherwise None."""
-        prepared = self._prepared_by_head.get(head)
+        prepared = self._reply_cache.get(head)
         # The list of faults can change without a call of reload_settings.
         return None if prepared is None or prepared.payload is None or self.settings.faults else prepared
 
     def prepare(self, head: bytes, body: bytes = b"") -> PreparedReply:
         """Parse a request, or return the cached one. Raises ValueError if it is not an HTTP request."""
-        found = None if body else self._prepared_by_head.get(head)
+        found = None if body else self._reply_cache.get(head)
         if found is not None:
             return found
         prepared = PreparedReply(read_request(head, body))
         headers = prepared.request.headers
         has_body = "content-length" in headers or "transfer-encoding" in headers
         if not has_body and not prepared.request.path.startswith(_CONTROL_PREFIX):
-            if len(self._prepared_by_head) >= _MAX_CACHED_REQUESTS:
-                self._prepared_by_head, self._cached_bytes = {}, 0
-            self._prepared_by_head[head] = prepared
-            prepared.is_cached = True
-            self._add_cached_bytes(len(head))
+            self._reply_cache.add(head, prepared)
         return prepared
 
     def reply(self, prepared: PreparedReply) -> Reply:
@@ -166,10 +189,10 @@ class MockService:
             decision = self._meter("" if resource.quota == "inherit" else resource.name, quota).admit(now)
             quota_headers = quota_header_lines(quota, decision, self._clock.wall())
             if not decision.allowed:
-                self.recorder.refused_by_quota += 1
+                self.recorder.admission.refused_by_quota += 1
                 refused = BadRequest(quota.status, f"more than {quota.limit} requests in {quota.per:g} seconds")
                 return self._reply_with(prepared, refused.response, resource.name, quota_headers, delay)
-            self.recorder.queued_by_quota += decision.wait > 0
+            self.recorder.admission.queued_by_quota += decision.wait > 0
             delay += decision.wait
         fault = self._pick_fault(match.route, request)
         if fault is not None:
@@ -180,7 +203,7 @@ class MockService:
         reply = self._reply_with(prepared, page, resource.name, quota_headers, delay)
         if prepared.is_cached and prepared.page is None:
             prepared.page = page
-            self._add_cached_bytes(len(page.body))
+            self._reply_cache.add_bytes(len(page.body))
             if page.iter_pieces is None and quota is None and self._is_constant(resource):
                 self._cache_payload(prepared, page, reply)
         return reply
@@ -190,13 +213,7 @@ class MockService:
         head_only = prepared.request.method == "HEAD"
         prepared.payload = page.encode(keep_alive=prepared.keep_alive, head_only=head_only)
         prepared.counts, prepared.records = reply.counts, reply.records
-        self._add_cached_bytes(len(prepared.payload))
-
-    def _add_cached_bytes(self, size: int) -> None:
-        """Add `size` to the bytes held by the cached requests, and clear the cache above its budget."""
-        self._cached_bytes += size
-        if self._cached_bytes > self.settings.cache_bytes // 2:
-            self._prepared_by_head, self._cached_bytes = {}, 0
+        self._reply_cache.add_bytes(len(prepared.payload))
 
     def _is_constant(self, resource: Resource) -> bool:
         """Whether only the request's bytes decide the response. The caller checks the quota."""
@@ -209,7 +226,7 @@ class MockService:
         if match.slot is not None:
             return record_response(dataset, match.slot)
         resource = dataset.resource
-        names = resource.since_param, resource.until_param
+        names = resource.data.since_param, resource.data.until_param
         since, until = (request.params.get(name) for name in names)
         try:
             slots = dataset.slots_between(dataset.slots(match.parent_slot), since, until)
@@ -219,7 +236,7 @@ class MockService:
         if fault is not None and fault.kind == "duplicate_page":
             window = replace(window, offset=max(0, window.offset - window.size))
         elif fault is not None and fault.kind == "cycle":
-            numbered = resource.effective_paging in ("page", "offset")
+            numbered = resource.layout.effective_paging in ("page", "offset")
             window = replace(window, offset=0) if numbered else replace(window, next_offset=0)
         gzip = self.settings.gzip and request.accepts_gzip and fault is None
         return self._page_cache.get_page(dataset, window, request.url, gzip=gzip)
@@ -292,14 +309,14 @@ class MockService:
             elif auth is not None:
                 auth.check(request)
         except BadRequest:
-            self.recorder.refused_by_auth += 1
+            self.recorder.admission.refused_by_auth += 1
             raise
 
     def _token_endpoint(self, auth: OAuth2) -> TokenEndpoint:
-        endpoint = self._token_endpoints.get(id(auth))
+        endpoint = self._token_endpoints.get(auth)
         if endpoint is None:
-            endpoint = TokenEndpoint(auth, seed_key(self.settings.seed, auth.path), self.recorder)
-            self._token_endpoints[id(auth)] = endpoint
+            endpoint = TokenEndpoint(auth, seed_key(self.settings.seed, auth.path), self.recorder.admission)
+            self._token_endpoints[auth] = endpoint
         return endpoint
 
     def _meter(self, name: str, quota: Quota) -> FixedWindow | TokenBucket:
