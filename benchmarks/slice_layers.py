@@ -64,6 +64,9 @@ LAYER_NAMES = (SCHEDULER, FETCH, CLIENT, SENDER, TRANSPORT, OTHER)
 PLAN = next(plan for plan in READ_PLANS if plan.name == "many")
 SOCKET_WRITE = asyncio.selector_events._SelectorSocketTransport.write.__code__  # type: ignore[attr-defined]
 Program = Callable[[Job, Output], Coroutine[Any, Any, None]]
+Costs = tuple[float, ...]
+"""Python calls, C calls and µs of CPU of a slice."""
+NOTHING: Costs = (0.0, 0.0, 0.0)
 
 
 class LayerProfile:
@@ -97,17 +100,14 @@ class LayerProfile:
             self.c_calls[module] += 1
         self._since = time.thread_time_ns()
 
-    def by_layer(self, counts: Counter[str]) -> Counter[str]:
-        layers = Counter[str]()
-        for module, count in counts.items():
-            layers[layer(module)] += count
-        return layers
 
-
-def layer(module: str) -> str:
-    """The layer of a module, which is a path within the package; "" is the event loop and the benchmark itself."""
-    prefixes = [prefix for prefix in LAYERS if module.startswith(prefix)]
-    return LAYERS[max(prefixes, key=len)] if prefixes else OTHER
+def by_layer(counts: Counter[str]) -> Counter[str]:
+    """The same counts by layer. Modules are paths within the package; "" is the event loop and the benchmark itself."""
+    layers = Counter[str]()
+    for module, count in counts.items():
+        prefixes = [prefix for prefix in LAYERS if module.startswith(prefix)]
+        layers[LAYERS[max(prefixes, key=len)] if prefixes else OTHER] += count
+    return layers
 
 
 def _module(code: CodeType) -> str | None:
@@ -179,32 +179,30 @@ def print_tables(
     profiles: list[LayerProfile], costs: list[float], script: list[float], *, slices: int, modules: int
 ) -> None:
     """Print the costs of layers and, if asked for, of modules, and with asyncio's loop the frames of a write."""
-    ratio = statistics.median(cost / request for cost, request in zip(costs, script, strict=True))
     print(f"{slices:,} slices of one page, {len(costs)} rounds; load average {os.getloadavg()[0]:.1f}")
+    measured = list(zip(profiles, costs, strict=True))
     print("| layer | Python calls | C calls | µs of CPU |\n|---|---|---|---|")
-    rows = [_costs_by(profile, cost, slices, profile.by_layer) for profile, cost in zip(profiles, costs, strict=True)]
+    layers = [_costs_by(by_layer, profile, cost, slices) for profile, cost in measured]
     for name in LAYER_NAMES:
-        print(_row(name, [row.get(name, (0.0, 0.0, 0.0)) for row in rows]))
-    print(_row("a slice", [tuple(map(sum, zip(*row.values(), strict=True))) for row in rows]))
+        print(_row(name, [row.get(name, NOTHING) for row in layers]))
+    print(_row("a slice", [tuple(map(sum, zip(*row.values(), strict=True))) for row in layers]))
     print(f"| the script's request | | | {statistics.median(script):.0f} |")
-    print(f"\nto the script: {ratio:.2f}")
+    ratios = [cost / request for cost, request in zip(costs, script, strict=True)]
+    print(f"\nto the script: {statistics.median(ratios):.2f} ({min(ratios):.2f} - {max(ratios):.2f})")
     if modules:
         print("\n| module | Python calls | C calls | µs of CPU |\n|---|---|---|---|")
-        rows = [_costs_by(profile, cost, slices, Counter) for profile, cost in zip(profiles, costs, strict=True)]
+        rows = [_costs_by(Counter, profile, cost, slices) for profile, cost in measured]
         for name, _ in sorted(rows[0].items(), key=lambda item: -item[1][2])[:modules]:
-            print(_row(name or "event loop, consumer", [row.get(name, (0.0, 0.0, 0.0)) for row in rows]))
+            print(_row(name or "event loop, consumer", [row.get(name, NOTHING) for row in rows]))
     stacks = sum((profile.write_stacks for profile in profiles), Counter[tuple[str, ...]]())
     for frames, _ in stacks.most_common(1):
         print(f"\nframes from the scheduler to the socket's write: {len(frames)}\n{' > '.join(frames)}")
 
 
-Costs = tuple[float, ...]
-
-
 def _costs_by(
-    profile: LayerProfile, cost: float, slices: int, group: Callable[[Counter[str]], Counter[str]]
+    group: Callable[[Counter[str]], Counter[str]], profile: LayerProfile, cost: float, slices: int
 ) -> dict[str, Costs]:
-    """Python calls, C calls and µs of a slice, whose sum is the cost that was measured without the profiler."""
+    """The costs of each group of modules, whose µs add up to the cost that was measured without the profiler."""
     overhead = (profile.ns.total() / 1e3 - cost * slices) / profile.events.total()
     calls, c_calls, ns, events = map(group, (profile.calls, profile.c_calls, profile.ns, profile.events))
     return {
