@@ -50,12 +50,12 @@ format: $(VENV)/.ready  ## Format the code and apply automatic fixes (a few seco
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.bench  ## Benchmark the CPU per page, complete jobs and type casting against hand-written scripts (20 minutes)
+bench: $(VENV)/.bench  ## Benchmark the CPU per page, complete jobs and type casting against hand-written scripts (30 minutes)
 	$(BIN)/python benchmarks/read.py
 	$(BIN)/python benchmarks/compare.py $(ARGS)
 	$(BIN)/python benchmarks/transform.py
 
-bench-figures: $(VENV)/.bench  ## Benchmark the jobs that have an aim beside the script, with both event loops (40 minutes)
+bench-figures: $(VENV)/.bench  ## Benchmark the jobs that have an aim beside the script, with both event loops (20 minutes)
 	$(BIN)/python benchmarks/compare.py --jobs 'numbered slices' 'numbered cpu' pages many declared cursor records faults --contenders asyncstreams 'aiohttp script' $(ARGS)
 	$(BIN)/python benchmarks/compare.py --extract $(ARGS)
 	$(BIN)/python benchmarks/substreams.py --parts tree $(ARGS)
