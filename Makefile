@@ -6,7 +6,7 @@ PEERS := airbyte_cdk dlt singer
 # The tests start hundreds of processes: with this variable, each of them would compile everything that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-long test-simulations test-properties test-crash test-servers docs lint types mypy pyright format bench bench-transport bench-peers bench-sim bench-substreams bench-extract bench-journal bench-tables bench-mock bench-imports bench-crash soak clean
+.PHONY: help demo test test-long test-simulations test-properties test-crash test-servers docs lint types mypy pyright format bench bench-figures bench-slice bench-transport bench-peers bench-sim bench-substreams bench-extract bench-journal bench-tables bench-mock bench-imports bench-crash soak clean
 
 help:  ## List these targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -50,10 +50,18 @@ format: $(VENV)/.ready  ## Format the code and apply automatic fixes (a few seco
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.bench  ## Benchmark the CPU per page, complete jobs and type casting against hand-written scripts (20 minutes)
+bench: $(VENV)/.bench  ## Benchmark the CPU per page, complete jobs and type casting against hand-written scripts (30 minutes)
 	$(BIN)/python benchmarks/read.py
 	$(BIN)/python benchmarks/compare.py $(ARGS)
 	$(BIN)/python benchmarks/transform.py
+
+bench-figures: $(VENV)/.bench  ## Benchmark the jobs that have an aim beside the script, with both event loops (20 minutes)
+	$(BIN)/python benchmarks/compare.py --jobs 'numbered slices' 'numbered cpu' pages many declared cursor records faults --contenders asyncstreams 'aiohttp script' $(ARGS)
+	$(BIN)/python benchmarks/compare.py --extract $(ARGS)
+	$(BIN)/python benchmarks/substreams.py --parts tree $(ARGS)
+
+bench-slice: $(VENV)/.bench  ## Print calls and CPU of a slice of one page by layer, beside the script's request (1 minute)
+	$(BIN)/python benchmarks/slice_layers.py $(ARGS)
 
 bench-transport: $(VENV)/.bench  ## Benchmark the CPU of a page through the transport alone and the client, http and https, both event loops (15 minutes)
 	$(BIN)/python benchmarks/transport.py $(ARGS)

@@ -22,7 +22,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plan import EXTRACT, EXTRACT_PLANS, HAND_WRITTEN, OURS, READ_PLANS, Aim, Plan, Size
+from plan import (
+    AIOHTTP_SCRIPT,
+    AIOHTTP_SCRIPTS,
+    DECODED,
+    EXTRACT_PLANS,
+    HTTPX_SCRIPT,
+    MSGSPEC_SCRIPT,
+    OURS,
+    RAW,
+    READ_PLANS,
+    Aim,
+    Plan,
+    Size,
+)
 
 from asyncstreams.testing import MockApi
 
@@ -57,19 +70,24 @@ class Contender:
         return done.stdout.strip() == "True"
 
 
+SCRIPTS = (
+    Contender(AIOHTTP_SCRIPTS[0], "aiohttp_script.py", ("aiohttp", "orjson", "uvloop"), uvloop=True),
+    Contender(AIOHTTP_SCRIPTS[1], "aiohttp_script.py", ("aiohttp", "orjson")),
+)
 CONTENDERS = (
     Contender(OURS[0], "ours.py", ("asyncstreams", "uvloop"), uvloop=True),
     Contender(OURS[1], "ours.py", ("asyncstreams",)),
-    Contender(HAND_WRITTEN[0], "aiohttp_script.py", ("aiohttp", "orjson", "uvloop"), uvloop=True),
-    Contender(HAND_WRITTEN[1], "aiohttp_script.py", ("aiohttp", "orjson")),
-    Contender(HAND_WRITTEN[2], "httpx_script.py", ("httpx", "orjson")),
+    *SCRIPTS,
+    Contender(HTTPX_SCRIPT, "httpx_script.py", ("httpx", "orjson")),
 )
 
 EXTRACT_CONTENDERS = (
-    Contender(EXTRACT[0], "extract.py", ("asyncstreams", "uvloop"), uvloop=True, decode_records=True),
-    Contender(EXTRACT[1], "extract.py", ("asyncstreams", "uvloop"), uvloop=True),
-    CONTENDERS[2],
-    Contender(HAND_WRITTEN[3], "msgspec_script.py", ("aiohttp", "msgspec", "uvloop")),
+    Contender(DECODED, "extract.py", ("asyncstreams", "uvloop"), uvloop=True, decode_records=True),
+    Contender(f"{DECODED}, asyncio loop", "extract.py", ("asyncstreams",), decode_records=True),
+    Contender(RAW, "extract.py", ("asyncstreams", "uvloop"), uvloop=True),
+    Contender(f"{RAW}, asyncio loop", "extract.py", ("asyncstreams",)),
+    *SCRIPTS,
+    Contender(MSGSPEC_SCRIPT, "msgspec_script.py", ("aiohttp", "msgspec", "uvloop"), uvloop=True),
 )
 
 
@@ -118,7 +136,13 @@ class JobRun:
         cache_bytes = 2 * sum(map(self.plan.record_count, self.sizes)) * 300 + 2**26
         resources = self.plan.resources(self.sizes)
         with MockApi(
-            *resources, latency=self.plan.latency, process=True, uvloop=_has_uvloop(), cache_bytes=cache_bytes
+            *resources,
+            latency=self.plan.latency,
+            quota=self.plan.quota,
+            faults=self.plan.faults,
+            process=True,
+            uvloop=_has_uvloop(),
+            cache_bytes=cache_bytes,
         ) as api:
             if server_core is not None:
                 os.sched_setaffinity(api.pid, {server_core})
@@ -136,31 +160,27 @@ class JobRun:
     def ratios(self, aim: Aim, size: Size, name: str) -> list[float]:
         """The ratio of the aim in each round that has both measurements; empty without a counterpart."""
         rounds, other = self.measurements[size, name], size
-        if aim.against == "ideal":
-            return [
-                aim_value(measurement, aim, size) / self.plan.ideal_seconds(size) for measurement in rounds.values()
-            ]
-        base = self.measurements.get((size, aim.against), {})
+        if aim.against in ("ideal", ""):
+            unit = self.plan.ideal_seconds(size) if aim.against else 1.0
+            return [aim_value(measurement, aim, size) / unit for measurement in rounds.values()]
+        base = self.measurements.get((size, self._base(aim, name)), {})
         if aim.against == "smaller" and size != self.sizes[0]:
             other = self.sizes[0]
             base = self.measurements[other, name]
         common = [number for number in rounds if number in base]
         return [aim_value(rounds[number], aim, size) / aim_value(base[number], aim, other) for number in common]
 
+    def _base(self, aim: Aim, name: str) -> str:
+        """The contender that `name` is compared with: the aiohttp script on the same event loop, or the named one."""
+        is_on_uvloop = any(contender.name == name and contender.uvloop for contender in self.contenders)
+        return AIOHTTP_SCRIPTS[0 if is_on_uvloop else 1] if aim.against == AIOHTTP_SCRIPT else aim.against
+
     def _measure_once(self, api: MockApi, contender: Contender, size: Size) -> Measurement:
         before = api.counts.requests
         with tempfile.TemporaryDirectory() as folder:
             out = folder if self._writes else "-"
             command = [*contender.command, self.plan.shape, api.url, out, *self.plan.arguments(size)]
-            environment = {
-                **os.environ,
-                "UVLOOP": "1" if contender.uvloop else "0",
-                "DECODE_RECORDS": "1" if contender.decode_records else "0",
-            }
-            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment)
-            if done.returncode:
-                raise SystemExit(f"{contender.name} failed at {self.plan.name}:\n{done.stderr[-4000:]}")
-            result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+            result = run_program(command, contender.uvloop, DECODE_RECORDS="1" if contender.decode_records else "0")
             self._check(contender.name, result, size, Path(folder) if self._writes else None)
         requests = api.counts.requests - before
         return Measurement(result["wall"], result["cpu"], result["peak_mb"], requests, result["versions"])
@@ -176,6 +196,16 @@ class JobRun:
             raise SystemExit(
                 f"{name}: read {result['records']} of {count} records of {self.plan.name}, or some more than once"
             )
+
+
+def run_program(command: Sequence[str], uvloop: bool, **environment: str) -> dict[str, Any]:
+    """The measurement that the program of a contender prints. Raises SystemExit if the program fails."""
+    environment = {**os.environ, "UVLOOP": "1" if uvloop else "0", **environment}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command[1:])} failed:\n{done.stderr[-4000:]}")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
 def aim_value(measurement: Measurement, aim: Aim, size: Size) -> float:
@@ -236,14 +266,13 @@ def job_table(run: JobRun) -> list[str]:
 
 def aim_rows(run: JobRun) -> list[str]:
     """The table of aims: a row for each aim and each of its contenders."""
-    rows = ["| aim | | measured | |", "|---|---|---|---|"]
+    rows = ["| aim | | measured | spread | |", "|---|---|---|---|---|"]
     for aim in run.plan.aims:
-        for name in (aim.contender,) if aim.contender else OURS:
-            ratios = run.ratios(aim, run.sizes[-1], name) if (run.sizes[-1], name) in run.measurements else []
-            if ratios:
-                median = statistics.median(ratios)
-                reached = "reached" if median <= aim.max_ratio else "not reached"
-                rows.append(f"| {aim.name} at most {aim.max_ratio:g} | {name} | {median:.2f} | {reached} |")
+        for name in [contender.name for contender in run.contenders if contender.name.startswith(aim.contender)]:
+            if ratios := run.ratios(aim, run.sizes[-1], name):
+                measured = median_and_range(ratios, ".2f")
+                reached = "reached" if statistics.median(ratios) <= aim.maximum else "not reached"
+                rows.append(f"| {aim.name} at most {aim.maximum:g} | {name} | {measured} | {reached} |")
     return rows if len(rows) > 2 else []
 
 

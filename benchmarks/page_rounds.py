@@ -135,7 +135,7 @@ def _measure(contenders: Mapping[str, Contender], load: Load, loop: str, rounds:
     for number in range(rounds + 1):
         # The order alternates: the speed of a shared machine drifts within a round.
         for name in list(contenders)[:: 1 if number % 2 else -1]:
-            with _frozen_heap(), asyncio.Runner(loop_factory=new_loop) as runner:
+            with frozen_heap(), asyncio.Runner(loop_factory=new_loop) as runner:
                 seconds = runner.run(_call(contenders[name], load))
             if number:  # the first round warms up
                 costs[name].append(seconds / load.pages * 1e6)
@@ -147,7 +147,7 @@ async def _call(contender: Contender, load: Load) -> float:
 
 
 @contextmanager
-def _frozen_heap() -> Iterator[None]:
+def frozen_heap() -> Iterator[None]:
     """Keep the garbage collector from traversing what other contenders have imported and left."""
     gc.collect()
     gc.freeze()

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import math
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,17 +26,16 @@ sys.path.insert(0, str(HERE / "jobs"))
 
 import httpx  # noqa: E402
 import orjson  # noqa: E402
-from compare import median_and_range  # noqa: E402
+from compare import median_and_range, run_program  # noqa: E402
 from mock_api import processor_name  # noqa: E402
+from plan import AIOHTTP_SCRIPTS, OURS  # noqa: E402
 from tree import BATCH_SIZE, CHILDREN, CONNECTIONS, PAGE_SIZE, Customers, ParentCounter  # noqa: E402
 
 from asyncstreams.testing import MockApi, Resource  # noqa: E402
 
 LATENCY_S = 0.02
 TREE_PARENTS, REPLAYED_PARENTS, FEW_PARENTS, MANY_PARENTS = 2_000, 50_000, 10_000, 1_000_000
-AIOHTTP_SCRIPT, PROTOCOL_SCRIPT, HTTPX_LOOP = "aiohttp script", "httptools and callbacks", "hand-written httpx + orjson"
-UVLOOP_BY_CONTENDER = {"asyncstreams": "1", "asyncstreams, asyncio loop": "0"}
-TIMEOUT_S = 900
+PROTOCOL_SCRIPT, HTTPX_LOOP = "httptools and callbacks", "hand-written httpx + orjson"
 
 
 @dataclass
@@ -81,16 +78,12 @@ class Benchmark:
                 os.sched_setaffinity(api.pid, {self._server_core})
             yield api
 
-    def run_job(self, job: str, api: MockApi, uvloop: str, folder: str | None = None) -> dict[str, Any]:
+    def run_job(self, job: str, api: MockApi, uvloop: bool, folder: str | None = None) -> dict[str, Any]:
         """The result of the program, with its number of requests for parents as `parent_requests`."""
         before = api.counts.by_resource.get("customers", 0)
         command = [sys.executable, str(HERE / "jobs" / "tree.py"), job, api.url]
         command += [] if folder is None else ["--folder", folder]
-        environment = {**os.environ, "UVLOOP": uvloop if self.has_uvloop else "0"}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment)
-        if done.returncode:
-            raise SystemExit(f"{job} failed:\n{done.stderr[-4000:]}")
-        result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        result = run_program(command, uvloop and self.has_uvloop)
         self.results.versions |= result["versions"]
         return {**result, "parent_requests": api.counts.by_resource.get("customers", 0) - before}
 
@@ -102,13 +95,13 @@ def measure_tree(bench: Benchmark) -> None:
     requests = len(CHILDREN) * parents
     # Only the first page of parents leaves connections idle.
     ideal = bench.latency * (1 + math.ceil(requests / CONNECTIONS))
-    contenders = {
-        name: ("streams", uvloop) for name, uvloop in UVLOOP_BY_CONTENDER.items() if uvloop == "0" or bench.has_uvloop
-    }
-    contenders["asyncstreams, parents given"] = ("slices", "1")
-    contenders[AIOHTTP_SCRIPT] = ("workers", "1")
+    contenders: dict[str, tuple[str, bool]] = {}
+    for loop, uvloop in enumerate((True, False)):
+        if bench.has_uvloop or not uvloop:
+            contenders |= {OURS[loop]: ("streams", uvloop), AIOHTTP_SCRIPTS[loop]: ("workers", uvloop)}
+    contenders["asyncstreams, parents given"] = ("slices", bench.has_uvloop)
     if _is_installed("httptools"):  # the lower bound on this machine
-        contenders[PROTOCOL_SCRIPT] = ("protocol", "1")
+        contenders[PROTOCOL_SCRIPT] = ("protocol", bench.has_uvloop)
     measurements: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
     resources = [Resource("customers", parents, total=True)]
     resources += [Resource(name, 1, parent="customers") for name in CHILDREN]
@@ -121,8 +114,9 @@ def measure_tree(bench: Benchmark) -> None:
                 if number:  # the first round warms up the server
                     measurements[name].append(result)
     rows: list[str] = []
-    script_walls = [result["wall"] for result in measurements[AIOHTTP_SCRIPT]]
     for name, results in measurements.items():
+        script = AIOHTTP_SCRIPTS[0 if contenders[name][1] else 1]
+        script_walls = [result["wall"] for result in measurements[script]]
         walls, cpus = [result["wall"] for result in results], [result["cpu"] for result in results]
         ratios = [wall / ideal for wall in walls]
         script_ratios = [wall / script_wall for wall, script_wall in zip(walls, script_walls, strict=True)]
@@ -130,15 +124,17 @@ def measure_tree(bench: Benchmark) -> None:
         cells = [median_and_range(walls, ".2f"), median_and_range(cpus, ".2f"), ", ".join(map(str, parent_requests))]
         cells += [median_and_range(ratios, ".2f"), median_and_range(script_ratios, ".2f")]
         rows.append(f"| {name} | {' | '.join(cells)} |")
-        if name in UVLOOP_BY_CONTENDER:
+        if name in OURS:
             aim, reached = f"requests for parents: {pages}", parent_requests == [pages]
             bench.results.add_aim(aim, name, str(parent_requests[-1]), reached=reached)
             median = statistics.median(ratios)
             bench.results.add_aim("wall to ideal at most 1.15", name, f"{median:.2f}", reached=median <= 1.15)
+            median = statistics.median(script_ratios)
+            bench.results.add_aim("wall to aiohttp script at most 1.1", name, f"{median:.2f}", reached=median <= 1.1)
     title = f"tree: {parents:,} parents in {pages} pages, {len(CHILDREN)} children of each in one request each, "
     title += f"{bench.latency * 1000:g} ms, {CONNECTIONS} connections, {bench.rounds} rounds; ideal {ideal:.3g} s"
     head = ["contender", "wall s", "spread", "CPU s", "spread", "requests for parents", "wall to ideal", "spread"]
-    bench.results.add_table(title, [*head, f"wall to {AIOHTTP_SCRIPT}", "spread"], rows)
+    bench.results.add_table(title, [*head, "wall to aiohttp script", "spread"], rows)
 
 
 def measure_replay(bench: Benchmark) -> None:
@@ -200,7 +196,7 @@ def measure_memory(bench: Benchmark) -> None:
                 with tempfile.TemporaryDirectory() as folder:
                     for kind, cache in (("fetched", None), ("fetched and cached", folder), ("cached log", folder)):
                         bench.log(f"memory: {parents:,} parents: round {number} of {rounds}: {kind}")
-                        result = bench.run_job("log", api, "0", cache)
+                        result = bench.run_job("log", api, False, cache)
                         if result["found"]["ids of customers"] != parents * (parents + 1) // 2:
                             raise SystemExit(f"{kind}: did not read each parent once")
                         if kind == "cached log" and result["parent_requests"]:

@@ -66,8 +66,8 @@ def test_extract_is_compared_with_scripts_in_both_modes() -> None:
     aims = [line for line in done.stdout.splitlines() if line.startswith("| CPU to ")]
     assert [line.split(" | ")[1] for line in aims] == [
         "extract, decoded records",
-        "extract, raw passthrough",
-        "extract, raw passthrough",
+        "extract, decoded records, asyncio loop",
+        *["extract, raw passthrough", "extract, raw passthrough, asyncio loop"] * 2,
     ]
 
 
@@ -79,6 +79,31 @@ def test_asyncstreams_reads_the_other_jobs() -> None:
     assert done.returncode == 0, done.stderr
     assert all(f"**{job}**" in done.stdout for job in ("cursor", "many"))
     assert "| CPU per slice to few slices at most 1.2 |" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("job", "measure"),
+    {
+        "numbered slices": "CPU",
+        "numbered cpu": "CPU",
+        "cursor": "wall",
+        "records": "CPU",
+        "many": "CPU",
+        "declared": "wall",
+        "faults": "wall",
+    }.items(),
+)
+def test_job_is_compared_with_the_script_on_the_same_loop(job: str, measure: str) -> None:
+    if not are_installed("aiohttp"):
+        pytest.skip("needs aiohttp")
+    contenders = ("asyncstreams, asyncio loop", "aiohttp script, asyncio loop")
+
+    done = compare("--jobs", job, "--scale", "0.005", "--contenders", *contenders)
+
+    assert done.returncode == 0, done.stderr
+    (row,) = [line for line in done.stdout.splitlines() if line.startswith(f"| {measure} to aiohttp script at most ")]
+    assert row.split(" | ")[1] == contenders[0]
+    assert float(row.split(" | ")[2]) > 0
 
 
 @pytest.mark.parametrize("jsonl", [True, False])
@@ -127,6 +152,23 @@ def test_substreams_benchmark_requests_each_parent_once() -> None:
     aims = [line for line in output.splitlines() if line.startswith("| requests for parents: 1 |")]
     assert len(aims) == 2
     assert all(line.endswith("| 1 | reached |") for line in aims)
+    assert output.count("| wall to aiohttp script at most 1.1 |") == 2
+
+
+def test_slice_cost_is_divided_among_the_layers() -> None:
+    if not are_installed("aiohttp"):
+        pytest.skip("needs aiohttp")
+
+    output = run_benchmark("slice_layers.py", "--slices", "100", "--rounds", "1", "--modules", "5")
+
+    layers, _ratio, modules, frames = output.split("\n\n")
+    calls = [int(line.split(" | ")[1]) for line in layers.splitlines()[3:-1]]
+    assert abs(sum(calls[:-1]) - calls[-1]) <= len(calls)
+    assert all(count > 0 for count in calls)
+    assert len(modules.splitlines()) == 2 + 5
+    first, *_, last = frames.splitlines()[1].split(" > ")
+    assert first.startswith("execution/")
+    assert last.startswith("wire/")
 
 
 @pytest.mark.parametrize(

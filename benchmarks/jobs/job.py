@@ -28,7 +28,8 @@ class Job:
     "pages": one resource with numbered pages, whose first page has the number of pages at `meta.pages`.
     "cursor": one resource whose pages have the next cursor at `meta.next`.
 
-    Records are at `data`. The consumer pauses for `pause` seconds after every `every`-th page.
+    Records are at `data`. The consumer pauses for `pause` seconds after every `every`-th page. `timeout` (seconds
+    for a response or its next part) and `rate` (requests a second) are 0 for none.
     """
 
     shape: str
@@ -39,6 +40,8 @@ class Job:
     concurrency: int
     pause: float
     every: int
+    timeout: float = 0.0
+    rate: float = 0.0
 
     def slice_url(self, number: int) -> str:
         return self.url + self.path.format(number)
@@ -139,6 +142,7 @@ def _parse_job() -> Job:
     parser.add_argument("--concurrency", type=int, default=1)
     parser.add_argument("--pause", type=float, default=0.0, help="seconds")
     parser.add_argument("--every", type=int, default=1, help="number of pages between pauses")
+    parser.add_argument("--timeout", type=float, default=0.0, help="seconds for a response or its next part")
+    parser.add_argument("--rate", type=float, default=0.0, help="requests a second")
     args = parser.parse_args()
-    out = None if args.out == "-" else Path(args.out)
-    return Job(args.shape, args.url, out, args.path, args.slices, args.concurrency, args.pause, args.every)
+    return Job(**{**vars(args), "out": None if args.out == "-" else Path(args.out)})

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from job import Job, Output, run
 
-from asyncstreams import Cursor, HttpStream, PageNumber, Paginator, RequestContext
+from asyncstreams import Cursor, HttpStream, PageNumber, Paginator, RateLimit, RequestContext, Timeouts
 
 WITH_UVLOOP = os.environ.get("UVLOOP") == "1"
 LOOP_FACTORY = importlib.import_module("uvloop").new_event_loop if WITH_UVLOOP else None
@@ -22,7 +22,11 @@ class SlicedStream(HttpStream):
     paginator: Paginator | None = Cursor("meta.next")
 
     def __init__(self, job: Job) -> None:
-        super().__init__(max_concurrency=job.concurrency)
+        super().__init__(
+            max_concurrency=job.concurrency,
+            rate_limit=RateLimit(job.rate, smooth=True) if job.rate else None,
+            timeouts=Timeouts(first_byte=job.timeout, read=job.timeout) if job.timeout else Timeouts(),
+        )
         self.url_base = job.url
         self.job = job
 

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
+from aiohttp_script import Api
 from job import peak_mb
 
 from asyncstreams import HttpStream, HttpSubStream, PageNumber, RequestContext, Slice, Source
@@ -128,16 +129,15 @@ async def read_by_slices(url: str, _: str | None) -> Counter[str]:
 
 
 async def read_by_workers(url: str, _: str | None) -> Counter[str]:
-    """Workers and a queue, without retries, limits and checks. Each page of parents queues its children."""
+    """Workers and a queue, without limits and checks. Each page of parents queues its children."""
     found = Counter[str]()
     todo: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
     connector = aiohttp.TCPConnector(limit=CONNECTIONS)
     async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session:
+        api = Api(session)
 
         async def get(name: str, path: str) -> Any:
-            async with session.get(url + path) as response:
-                response.raise_for_status()
-                body = orjson.loads(await response.read())
+            body = await api.fetch(url + path)
             _add_counts(found, name, body["data"])
             if name == "customers":
                 for request in _child_requests(body["data"]):
