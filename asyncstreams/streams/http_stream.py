@@ -349,7 +349,7 @@ class HttpStream(StreamSettings):
                 )
 
             try:
-                classified = await client.fetch(make, client.new_retry_state(RequestContext()))
+                classified = await client.receive(make, client.new_retry_state(RequestContext()))
             except HttpStatusError as error:
                 error.from_page_request = False
                 raise
