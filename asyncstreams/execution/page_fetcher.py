@@ -67,7 +67,7 @@ class PageFetcher:
         self, context: RequestContext, previous_url: str | None, slot: RequestSlot | None, page: int
     ) -> ReceivedPage:
         """Send the request of a page; `previous_url` is the URL of the response that named its token."""
-        retry = self._client.new_retry_state(context, slot, page)
+        retry = RetryState(context, slot, page)
         return ReceivedPage(await self._client.receive(partial(self._build, previous_url), retry), retry)
 
     def fetch(
@@ -81,7 +81,7 @@ class PageFetcher:
         """Fetch and parse a page, or parse `fetched` if its response is here already."""
         received = None
         if fetched is None:
-            retry = self._client.new_retry_state(context, slot, page)
+            retry = RetryState(context, slot, page)
         else:
             received, retry = fetched
             retry.slot = slot

@@ -15,7 +15,7 @@ from ..clock import Clock
 from ..errors import HostUnavailable, RateLimitWaitTooLong
 from ..events import EventEmitter, WaitStarted
 from ..models import RateLimit
-from ..protocols import Stream
+from ..protocols import RequestSlot, Stream
 from ..rate_limits.governor import Governor, Permit, PermitRequest, PermitWaits, QuotaClient
 from ..rate_limits.wait_reason import LONG_WAIT_S, Wait, WaitReason
 from .origin import Origin
@@ -106,8 +106,7 @@ class Admission(PermitWaits):
         is_usual = has_credential and origin is self._base_origin
         client = self._base_client if is_usual else None
         if client is None and has_credential and self._tokens is not None:
-            client = self._tokens.choose_client(origin)
-            return client.governor.permit(client, attempt.slot, TokenWaits(self._tokens, origin))
+            return self._tokens.permit(origin, attempt.slot)
         if client is None:
             governor = self._governor_for(origin, has_credential=has_credential)
             # The declared limits are those of the credential.
@@ -201,9 +200,10 @@ class TokenList:
         self._tokens: Sequence[SigningAuth] = [token for token in shared if isinstance(token, SigningAuth)]
         self._positions: dict[QuotaClient, int] = {}
 
-    def track(self, wait: Wait, client: QuotaClient) -> AbstractContextManager[None]:
-        """Track a wait for the quota of a token. Raises as `Admission.track`."""
-        return self._admission.track(wait, client)
+    def permit(self, origin: Origin, slot: RequestSlot | None) -> PermitRequest:
+        """A permit for the token that is best when it is granted."""
+        client = self.choose_client(origin)
+        return client.governor.permit(client, slot, TokenWaits(self._admission, self, origin))
 
     def choose_client(self, origin: Origin) -> QuotaClient:
         """The client of the token that is best now, whose turn ends with this request."""
@@ -255,12 +255,12 @@ class TokenList:
 class TokenWaits(PermitWaits):
     """The waits of one request that can be sent with any of several tokens."""
 
-    def __init__(self, tokens: TokenList, origin: Origin) -> None:
-        self._tokens, self._origin = tokens, origin
+    def __init__(self, admission: Admission, tokens: TokenList, origin: Origin) -> None:
+        self._admission, self._tokens, self._origin = admission, tokens, origin
 
     def track(self, wait: Wait, client: QuotaClient) -> AbstractContextManager[None]:
         """Track a wait for the quota of one token. Raises as `Admission.track`."""
-        return self._tokens.track(wait, client)
+        return self._admission.track(wait, client)
 
     def choose_client(self, client: QuotaClient) -> QuotaClient:
         """The client of the token that is best now."""

@@ -13,7 +13,7 @@ from ..errors import AsyncStreamsError, ConfigError, HostUnavailable, MalformedJ
 from ..events import EventEmitter
 from ..messages import Request, Response, shown_url
 from ..models import RequestContext, ResponseAction
-from ..protocols import Middleware, RequestSlot, Send, Stream
+from ..protocols import Middleware, Send, Stream
 from ..rate_limits.circuit_breaker import RETRY_COST, THROTTLE_COST
 from ..rate_limits.quota_headers import exhausted_for, only_a_resource_is_exhausted, reset_without_state
 from ..rate_limits.retry_after import backoff_seconds, body_retry_after, retry_after
@@ -79,12 +79,6 @@ class HttpClient:
         if stream.middleware:
             innermost: Send = self._send_from_middleware
             self._middleware = reduce(_wrap, reversed(stream.middleware), innermost)
-
-    def new_retry_state(
-        self, context: RequestContext, slot: RequestSlot | None = None, page: int | None = None
-    ) -> RetryState:
-        """The retry state of a new page; its slot is released while the page waits. `page` None: a detail request."""
-        return RetryState(context, slot, page)
 
     @property
     def activity(self) -> int:
@@ -216,7 +210,7 @@ class HttpClient:
         if isinstance(error, httpx.UnsupportedProtocol):
             error = ConfigError("only http and https URLs can be requested")
         elif isinstance(error, httpx.TransportError):
-            error = self._sender.to_error(error, attempt.redirected or request)
+            error = self._sender.dispatcher.to_error(error, attempt.redirected or request)
         elif isinstance(error, EarlyTimeout):
             self._sender.dispatcher.answer_times.count_early_timeout()
         was_received = not isinstance(error, HostUnavailable) or error.was_sent

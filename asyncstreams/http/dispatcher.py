@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import httpx
 
-from ..errors import ConfigError
+from ..errors import AsyncStreamsError, ConfigError
 from ..messages import Request, Response
 from ..models import BodyLimits
 from ..protocols import Stream
@@ -19,7 +19,7 @@ from .body import read_body, stream_body
 from .origin import Origin, origin_of
 from .origin_guard import OriginGuard, url_of
 from .request_builder import USER_AGENT, Attempt
-from .response_errors import MAX_ERROR_BODY_BYTES
+from .response_errors import MAX_ERROR_BODY_BYTES, transport_error
 from .send_options import ClientOptions, SendOptions
 from .session import Session, as_transport, check_extensions
 from .timeouts import Activity, AnswerTimes, AttemptTimeout
@@ -39,11 +39,6 @@ class Dispatcher:
         self.answer_times = AnswerTimes()
         if authenticator is not None:
             self.require_encryption(guard.allowed_origins)
-
-    @property
-    def base_origin(self) -> Origin:
-        """The origin of `url_base`."""
-        return self._guard.base_origin
 
     @property
     def looks_up_names(self) -> bool:
@@ -111,6 +106,10 @@ class Dispatcher:
             max_bytes = None if response.is_success else MAX_ERROR_BODY_BYTES
             response.set_body(await read_body(response, _TOKEN_LIMITS, timeout, max_bytes=max_bytes))
         return response
+
+    def to_error(self, error: httpx.TransportError, request: httpx.Request) -> AsyncStreamsError:
+        """The library's error for a transport error."""
+        return transport_error(error, request, self._authenticator, is_own=self._guard.is_own(request))
 
     def require_encryption(self, origins: Iterable[Origin]) -> None:
         """Raise ConfigError if a credential would be sent unencrypted over a network."""

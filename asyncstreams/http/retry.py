@@ -348,7 +348,7 @@ class RetryState:
         "tries",
     )
 
-    def __init__(self, context: RequestContext, slot: RequestSlot | None, page: int | None) -> None:
+    def __init__(self, context: RequestContext, slot: RequestSlot | None = None, page: int | None = None) -> None:
         self._context, self._page, self.slot = context, page, slot
         self.attempt = self.tries = self.throttles = 0
         self.time = PageTime()

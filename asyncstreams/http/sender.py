@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 import httpx
 
 from ..auth.authenticators import SigningAuth
-from ..errors import AsyncStreamsError, HttpStatusError
+from ..errors import HttpStatusError
 from ..messages import Request, Response
 from ..protocols import Stream
 from ..rate_limits.governor import Governor
@@ -17,7 +17,6 @@ from .origin import Origin, OriginPattern
 from .origin_guard import OriginGuard, header_pairs, url_of
 from .redirects import MAX_REDIRECTS
 from .request_builder import Attempt
-from .response_errors import transport_error
 from .session import Session
 from .signing import FlowSender, complete_request, needs_final_request, signs_in_place
 
@@ -75,10 +74,6 @@ class RequestSender:
             self.admission.drop_token(attempt.permit)
         elif (invalidate_token := getattr(self._authenticator, "invalidate_token", None)) is not None:
             invalidate_token(request)
-
-    def to_error(self, error: httpx.TransportError, request: httpx.Request) -> AsyncStreamsError:
-        """The library's error for a transport error."""
-        return transport_error(error, request, self._authenticator, is_own=self._guard.is_own(request))
 
     async def _send_and_follow(self, request: httpx.Request, attempt: Attempt) -> Response:
         """Send a request to any origin, and follow its redirects."""

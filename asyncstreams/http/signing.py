@@ -22,7 +22,7 @@ from .admission import Admission
 from .dispatcher import Dispatcher, discard, to_request
 from .origin import Origin, origin_of
 from .request_builder import Attempt
-from .response_errors import is_transient, transport_error
+from .response_errors import is_transient
 from .send_options import SendOptions
 from .session import Session
 
@@ -189,8 +189,7 @@ class FlowSender:
             async with governor.permit(governor.add_client("token", adaptive=False)):
                 response = await self._dispatcher.send_token_request(request, options)
         except httpx.TransportError as error:
-            is_own = origin == self._dispatcher.base_origin
-            failure = transport_error(error, request, self._authenticator, is_own=is_own)
+            failure = self._dispatcher.to_error(error, request)
             failure.args = (f"the token endpoint {failure.message}",)
         else:
             if not is_transient(response.status_code):

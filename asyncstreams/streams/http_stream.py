@@ -30,6 +30,7 @@ from ..extraction.sink_loop import check_destination, extract_to_sink
 from ..http.client import HttpClient
 from ..http.request_builder import RequestBody
 from ..http.response_errors import default_action, should_be_retried
+from ..http.retry import RetryState
 from ..http.send_options import check_transport_options
 from ..http.session import Session, SessionPool
 from ..messages import Request, Response
@@ -349,7 +350,7 @@ class HttpStream(StreamSettings):
                 )
 
             try:
-                classified = await client.receive(make, client.new_retry_state(RequestContext()))
+                classified = await client.receive(make, RetryState(RequestContext()))
             except HttpStatusError as error:
                 error.from_page_request = False
                 raise
