@@ -425,8 +425,7 @@ class Response(httpx.Response):
     def set_page_records(self, records: Sequence[Record]) -> None:
         """Show the records of this response to later hooks, as `context.page_records`."""
         attempt = self.request.extensions["asyncstreams"]
-        context = replace(attempt.context, page_records=records)
-        self.request.extensions["asyncstreams"] = attempt._replace(context=context)
+        attempt.context = replace(attempt.context, page_records=records)
 
     def raise_for_status(self) -> Response:
         """Raise httpx.HTTPStatusError for a status other than 2xx. The message shows the URL without its query."""

@@ -6,26 +6,26 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from random import Random
-from typing import Protocol
+from typing import Protocol, cast
 
 import httpx
 
 from asyncstreams import RateLimit, Response
 from asyncstreams.rate_limits.circuit_breaker import RETRY_COST
-from asyncstreams.rate_limits.governor import Governor, HostState, Permit, QuotaClient
+from asyncstreams.rate_limits.governor import Governor, HostState, Permit, PermitWaits, QuotaClient
 from asyncstreams.rate_limits.loop_lag import LoopLag
 from asyncstreams.rate_limits.quota_headers import reported_quotas
-from asyncstreams.rate_limits.wait_reason import LONG_WAIT_S, WaitReason
+from asyncstreams.rate_limits.wait_reason import Wait, WaitReason
 from asyncstreams.testing import VirtualClock
 
 _REQUEST = httpx.Request("GET", "https://api.test/")
 LATENCY = 0.05  # seconds
 WALL = 1.8e9  # seconds since 1970 at the start
-_PROBE_INTERVAL_S, _WAKE_EARLY_S = 1.0, 0.5
 _SERVER_WAITS = (WaitReason.PAUSED, WaitReason.QUOTA)
 _MAX_SERVER_WAITS = 4  # sum of the waits of a page, as a multiple of the longest
 _TIMER_TOLERANCE_S = 1e-6
@@ -267,21 +267,15 @@ class SimulatedRun:
 
     async def _fetch_page(self, governor: CheckedGovernor, client: QuotaClient) -> None:
         attempt, failures, refusals, cost, ordered = 0, 0, 0, 0.0, 0.0
+        waits = BoundedWaits(self.max_server_wait)
         while True:
-            permit = await self._wait_for_permit(governor, client)
-            if permit is None:
+            try:
+                async with governor.permit(client, waits=waits) as permit:
+                    attempt += 1
+                    reply = await self._send(permit, attempt)
+            except WaitTooLong:
                 self.failed_pages += 1
                 return
-            attempt += 1
-            sent_at = self.now()
-            reply = self.server.respond(sent_at)
-            await asyncio.sleep(reply.after)
-            self.sent.append(SentRequest(client.name, sent_at, reply.status, self.now(), attempt, reply.retry_after))
-            quotas = (
-                reported_quotas(reply.headers, WALL + self.now(), governor.host.server_clock) if reply.headers else ()
-            )
-            governor.record_first_byte(permit, quotas)
-            governor.release(permit)
             governor.check_invariants()
             if reply.status == 200:
                 governor.record_success(permit, cost)
@@ -308,34 +302,42 @@ class SimulatedRun:
                 return
             await asyncio.sleep(self._random.uniform(0.0, min(30.0, 0.25 * 2 ** (failures - 1))))
 
+    async def _send(self, permit: Permit, attempt: int) -> Reply:
+        """Send a request, and report its first byte."""
+        governor, sent_at = permit.governor, self.now()
+        reply = self.server.respond(sent_at)
+        await asyncio.sleep(reply.after)
+        self.sent.append(SentRequest(permit.client.name, sent_at, reply.status, self.now(), attempt, reply.retry_after))
+        quotas = reported_quotas(reply.headers, WALL + self.now(), governor.host.server_clock) if reply.headers else ()
+        governor.record_first_byte(permit, quotas)
+        return reply
+
     def _own_pause(self, refusals: int) -> float:
         """Seconds of the pause after a refusal without Retry-After, as in RetryState."""
         minimum = self._random.uniform(0.5, 0.6)
         return max(minimum, self._random.uniform(0.0, min(60.0, 0.5 * 2.0 ** (refusals - 1))))
 
-    async def _wait_for_permit(self, governor: CheckedGovernor, client: QuotaClient) -> Permit | None:
-        """Wait for a permit as RequestSender does; None if the wait would be longer than `max_server_wait`."""
-        while (permit := governor.acquire_nowait(client)) is None:
-            wait = governor.current_wait(client)
-            if wait is not None and wait.reason in _SERVER_WAITS and self.max_server_wait < wait.seconds < math.inf:
-                return None
-            if wait is None or (
-                wait.reason is not WaitReason.HOST_DOWN and (wait.seconds < LONG_WAIT_S or wait.seconds == math.inf)
-            ):
-                if (permit := await governor.acquire(client)) is not None:
-                    return permit
-                continue
-            assert wait.reason, "a wait without a reason"
-            await asyncio.sleep(
-                (
-                    _PROBE_INTERVAL_S
-                    if wait.reason is WaitReason.HOST_DOWN
-                    else min(wait.seconds, wait.min_seconds + LONG_WAIT_S)
-                )
-                - _WAKE_EARLY_S
-            )
-            governor.check_invariants()
-        return permit
+
+class WaitTooLong(Exception):
+    """The server orders a longer wait than a page accepts."""
+
+
+class BoundedWaits(PermitWaits):
+    """Refuses waits for the server that are longer than `max_server_wait`."""
+
+    def __init__(self, max_server_wait: float) -> None:
+        self._max_server_wait = max_server_wait
+
+    def track(self, wait: Wait, client: QuotaClient) -> AbstractContextManager[None]:
+        """Raises WaitTooLong."""
+        assert wait.reason, "a wait without a reason"
+        if wait.reason in _SERVER_WAITS and self._max_server_wait < wait.seconds < math.inf:
+            raise WaitTooLong
+        return super().track(wait, client)
+
+    def choose_client(self, client: QuotaClient) -> QuotaClient:
+        cast(CheckedGovernor, client.governor).check_invariants()
+        return client
 
 
 class CheckedGovernor(Governor):
@@ -344,7 +346,7 @@ class CheckedGovernor(Governor):
     def check_invariants(self) -> None:
         """Check that every wait ends: a response will come, or a timer is set for the next admission."""
         if self._queue and not self.host.in_flight:
-            now = self._clock.monotonic()
+            now = self.clock.monotonic()
             admissions = [self._admission_at(client, now) for client in self._queue]
             assert max(admissions) < math.inf, "a wait that nothing ends"
             assert self._timer is not None, "a wait without a timer"
@@ -355,9 +357,9 @@ class CheckedGovernor(Governor):
 
     def _admission_at(self, client: QuotaClient, now: float) -> float:
         """When all gates admit a request, the pause and those behind it."""
-        resumes_at, self._resumes_at = self._resumes_at, 0.0
+        resumes_at, self._pause.resumes_at = self._pause.resumes_at, 0.0
         at, _ = self._earliest_admission(client, now)
-        self._resumes_at = resumes_at
+        self._pause.resumes_at = resumes_at
         return max(at, resumes_at)
 
     def _issue_permit(self, client: QuotaClient, now: float) -> Permit:

@@ -14,7 +14,7 @@ from asyncstreams import RateLimit
 from asyncstreams.rate_limits.governor import Governor, HostState, Permit, QuotaClient
 from asyncstreams.rate_limits.loop_lag import LoopLag
 from asyncstreams.rate_limits.quota_headers import ReportedQuota
-from asyncstreams.rate_limits.wait_reason import LONG_WAIT_S, WaitReason
+from asyncstreams.rate_limits.wait_reason import WaitReason
 from asyncstreams.testing import VirtualClock
 
 
@@ -46,7 +46,13 @@ class Chaos:
         self.clients = [
             (
                 governor,
-                governor.add_client(f"{number}", random.uniform(0.5, 4), limits[number % 3], adaptive=number != 3),
+                governor.add_client(
+                    f"{number}",
+                    random.uniform(0.5, 4),
+                    limits[number % 3],
+                    adaptive=number != 3,
+                    accept_long_waits=False,
+                ),
             )
             for governor in self.governors
             for number in range(4)
@@ -54,13 +60,12 @@ class Chaos:
         self.finished = 0
 
     async def worker(self, governor: CheckedGovernor, client: QuotaClient) -> None:
-        permit = await self.wait_for_permit(governor, client)
         try:
-            await asyncio.sleep(self.random.expovariate(20))
-            if self.random.random() < 0.3:
-                governor.record_first_byte(permit, quota(self.random.randrange(20), self.random.uniform(0, 5)))
+            async with governor.permit(client) as permit:
+                await asyncio.sleep(self.random.expovariate(20))
+                if self.random.random() < 0.3:
+                    governor.record_first_byte(permit, quota(self.random.randrange(20), self.random.uniform(0, 5)))
         finally:
-            governor.release(permit)
             governor.check_invariants()
         outcome = self.random.random()
         if outcome < 0.6:
@@ -71,17 +76,6 @@ class Chaos:
             governor.record_refusal(permit, has_retry_after=outcome < 0.8)
             governor.pause_for(self.random.expovariate(1))
         self.finished += 1
-
-    async def wait_for_permit(self, governor: CheckedGovernor, client: QuotaClient) -> Permit:
-        while (permit := governor.acquire_nowait(client)) is None:
-            wait = governor.current_wait(client)
-            if wait is None or (
-                wait.reason is not WaitReason.HOST_DOWN and (wait.seconds < LONG_WAIT_S or wait.seconds == math.inf)
-            ):
-                return await governor.acquire(client)
-            await asyncio.sleep(LONG_WAIT_S if wait.reason is WaitReason.HOST_DOWN else wait.seconds - LONG_WAIT_S / 2)
-            governor.check_invariants()
-        return permit
 
     async def run(self) -> int:
         """Run all workers. Returns the number of cancelled ones."""

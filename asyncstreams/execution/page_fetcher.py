@@ -1,18 +1,19 @@
-"""Fetching and parsing of single pages, with retries of unreadable bodies."""
+"""Fetching and parsing of single pages."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import NamedTuple, cast
 
 from .._json import as_object, has_lone_surrogate, replace_surrogates
 from ..content.error_text import shown_keys
 from ..errors import AsyncStreamsError, ConfigError, InvalidSlice, MalformedJSON
 from ..http.client import HttpClient
-from ..http.response_errors import unexpected_body_error
-from ..http.retry import RetryState
+from ..http.response_errors import concerns_response, unexpected_body_error
+from ..http.retry import ClassifiedResponse, RetryState
 from ..messages import Request, Response, shown_url
 from ..models import Record, RequestContext, ResponseAction, shorten
 from ..protocols import ParsedRecords, RequestSlot, Stream
@@ -33,14 +34,8 @@ class RecordBatch(NamedTuple):
 class ReceivedPage(NamedTuple):
     """The response for a page, not decoded yet."""
 
-    response: Response
-    action: ResponseAction
+    received: ClassifiedResponse
     retry: RetryState
-
-    @property
-    def size(self) -> int:
-        """Bytes of the body, 0 while it is still arriving."""
-        return len(self.response.content) if self.response.has_body else 0
 
 
 class ParsedPage(NamedTuple):
@@ -72,54 +67,47 @@ class PageFetcher:
         self, context: RequestContext, previous_url: str | None, slot: RequestSlot | None, page: int
     ) -> ReceivedPage:
         """Send the request of a page; `previous_url` is the URL of the response that named its token."""
-        retry = self._client.new_retry_state(context, slot, page)
-        return await self._send(previous_url, retry)
+        retry = RetryState(context, slot, page)
+        return ReceivedPage(await self._client.receive(partial(self._build, previous_url), retry), retry)
 
-    async def fetch(
+    def fetch(
         self,
         context: RequestContext,
         previous_url: str | None,
         slot: RequestSlot,
         page: int,
-        received: ReceivedPage | None = None,
-    ) -> ParsedPage:
-        """Fetch and parse a page, or parse `received` if its response is here already."""
-        if received is None:
-            await slot.ensure_acquired()
-            received = await self.receive(context, previous_url, slot, page)
-        while True:
-            response, action, retry = received
-            if action is not ResponseAction.SUCCESS or response.status_code == 204:
-                await response.aclose()
-                return ParsedPage(response, action, [], retry)
-            try:
-                if response.has_body:
-                    return ParsedPage(response, action, await self._parse_body(response), retry, received.size)
-                return await self._open_stream(response, action, retry)
-            except AsyncStreamsError as error:
-                own = _concerns_response(error, response)
-                locate_error(error, response, retry)
-                if not own or not self._may_refetch(error, retry):
-                    raise
-                retry.slot = slot
-                await retry.wait_for_retry(error)
-                await slot.ensure_acquired()
-                received = await self._send(previous_url, retry)
+        fetched: ReceivedPage | None = None,
+    ) -> Awaitable[ParsedPage]:
+        """Fetch and parse a page, or parse `fetched` if its response is here already."""
+        received = None
+        if fetched is None:
+            retry = RetryState(context, slot, page)
+        else:
+            received, retry = fetched
+            retry.slot = slot
+        return self._client.fetch(partial(self._build, previous_url), retry, partial(self._parse, retry), received)
 
-    async def _send(self, previous_url: str | None, retry: RetryState) -> ReceivedPage:
-        def build(context: RequestContext) -> Request:
-            try:
-                request = self._client.builder.build_page_request(context, previous_url)
-            except (ConfigError, LookupError, TypeError, AttributeError, ValueError) as error:
-                if (invalid := _as_invalid_slice(self._stream, context, error)) is None:
-                    raise
-                raise invalid from error
-            if self._on_surrogates is not None:
-                attempt = request.extensions["asyncstreams"]
-                request.extensions["asyncstreams"] = attempt._replace(on_surrogates=self._on_surrogates)
-            return request
+    def _build(self, previous_url: str | None, context: RequestContext) -> Request:
+        try:
+            request = self._client.builder.build_page_request(context, previous_url)
+        except (ConfigError, LookupError, TypeError, AttributeError, ValueError) as error:
+            if (invalid := _as_invalid_slice(self._stream, context, error)) is None:
+                raise
+            raise invalid from error
+        if self._on_surrogates is not None:
+            request.extensions["asyncstreams"].on_surrogates = self._on_surrogates
+        return request
 
-        return ReceivedPage(*await self._client.fetch(build, retry), retry)
+    async def _parse(self, retry: RetryState, received: ClassifiedResponse) -> ParsedPage:
+        """The page of a response. Raises AsyncStreamsError for a body that cannot be parsed."""
+        response, action = received
+        if action is not ResponseAction.SUCCESS or response.status_code == 204:
+            await response.aclose()
+            return ParsedPage(response, action, [], retry)
+        if response.has_body:
+            records = await self._parse_body(response)
+            return ParsedPage(response, action, records, retry, len(response.content))
+        return await self._open_stream(response, action, retry)
 
     async def _open_stream(self, response: Response, action: ResponseAction, retry: RetryState) -> ParsedPage:
         """Parse the first batch of a body that is still arriving. Before that, the request can be repeated."""
@@ -142,7 +130,7 @@ class PageFetcher:
             parsed = self._stream.parse_response(response, response.context)
             records = cast("list[Record]", parsed) if type(parsed) is list else await self._to_list(parsed)
         except MalformedJSON as error:
-            if not _concerns_response(error, response):
+            if not concerns_response(error, response):
                 raise  # about the response of a detail call, whose own retries are used up
             raise unexpected_body_error(self._stream, response, error) from None
         return records if self._stream.uses_default_parser else self._checked(records)
@@ -175,12 +163,6 @@ class PageFetcher:
             raise
         finally:
             await response.aclose()
-
-    def _may_refetch(self, error: AsyncStreamsError, retry: RetryState) -> bool:
-        if not self._stream.idempotent:
-            return False
-        # Malformed JSON may be a body that was silently cut short: it is fetched once more.
-        return error.retryable or (isinstance(error, MalformedJSON) and retry.claim_reread())
 
     def _list_from_iterable(self, parsed: Iterable[Record]) -> list[Record]:
         if isinstance(parsed, list):
@@ -241,14 +223,9 @@ def requested_url(response: Response) -> str:
 
 
 def locate_error(error: AsyncStreamsError, response: Response, retry: RetryState) -> None:
-    if _concerns_response(error, response):
+    if concerns_response(error, response):
         url, status = shown_url(response.request), response.status_code
         error.locate(tries=retry.attempt, method=response.request.method, url=url, status=status)
-
-
-def _concerns_response(error: AsyncStreamsError, response: Response) -> bool:
-    """Whether an error of `parse_response` concerns this response, rather than that of a detail call."""
-    return error.url is None or error.url == shown_url(response.request)
 
 
 def _type_name(value: object) -> str:

@@ -13,7 +13,6 @@ from ..errors import ConfigError, CrossOriginLink
 from ..messages import Request, Response
 from ..protocols import Stream
 from ..redaction import RevealedSecrets, safe_url
-from .extension_keys import PAUSED_KEY, SLOT_KEY, UNCREDENTIALED_KEY
 from .origin import Origin, OriginPattern, absolute_url, cross_origin_error, is_private_address, origin_of
 from .redirects import carries_secret, header_secrets, parameter_secrets, redirect_target
 from .request_builder import DEFAULT_HEADERS
@@ -21,7 +20,7 @@ from .send_options import SendOptions
 from .session import uses_proxy
 
 _log = logging.getLogger("asyncstreams")
-_KEPT_EXTENSIONS = ("asyncstreams", "timeout", PAUSED_KEY, SLOT_KEY)
+_KEPT_EXTENSIONS = ("asyncstreams", "timeout")
 
 
 class OriginGuard:
@@ -41,7 +40,7 @@ class OriginGuard:
         self.base_origin = origin_of(stream.url_base)
         self._base_prefix = f"{self.base_origin}/"
         self._stream = stream
-        self._allowed = allowed
+        self.allowed_origins = allowed
         self._uncredentialed = uncredentialed
         self._credential = credential
         self._secrets = secrets
@@ -52,8 +51,11 @@ class OriginGuard:
         """Whether a request goes to the origin of `url_base`, as its URL is usually written."""
         return url_of(request).startswith(self._base_prefix)
 
-    def origin_for(self, request: httpx.Request) -> Origin:
-        """The origin of a request, checked before any connection, also after changes by middleware."""
+    def origin_for(self, request: httpx.Request, *, has_credential: bool = True) -> Origin:
+        """The origin of a request, checked before any connection, also after changes by middleware and signing.
+
+        Without the stream's credential, a request may follow redirects to any origin.
+        """
         url = url_of(request)
         if url.startswith(self._base_prefix):
             return self.base_origin
@@ -62,8 +64,8 @@ class OriginGuard:
         except ValueError as error:
             raise CrossOriginLink(f"links to a URL that cannot be requested ({error}): {safe_url(url)!r}") from None
         if (
-            origin in self._allowed
-            or UNCREDENTIALED_KEY in request.extensions
+            origin in self.allowed_origins
+            or not has_credential
             or any(pattern.matches(origin) for pattern in self._uncredentialed)
         ):
             return origin
@@ -76,7 +78,7 @@ class OriginGuard:
         body.
         """
         origin = self.origin_for(request)
-        if origin in self._allowed:
+        if origin in self.allowed_origins:
             return request
         has_body = bool(getattr(request, "_content", b""))
         if has_body or request.method not in ("GET", "HEAD"):
@@ -97,24 +99,31 @@ class OriginGuard:
         return _bare_request(request, url)
 
     async def redirected_request(
-        self, request: httpx.Request, response: Response, headers: list[tuple[str, str]], *, looks_up_names: bool
-    ) -> Request:
-        """The request that follows a redirect of `request`; `headers` are its headers before it was signed.
+        self,
+        request: httpx.Request,
+        response: Response,
+        headers: list[tuple[str, str]],
+        *,
+        was_own: bool,
+        looks_up_names: bool,
+    ) -> tuple[Request, bool]:
+        """The request that follows a redirect of `request`, and whether the credential goes along.
 
-        Once a chain of redirects has left the stream's origins, no later request has the credential. Raises
-        CrossOriginLink or HttpStatusError for a redirect that is not followed.
+        `headers` are those of `request` before it was signed. `was_own`: it had the credential. Once a chain of
+        redirects has left the stream's origins, no later request has it. Raises CrossOriginLink or HttpStatusError
+        for a redirect that is not followed.
         """
-        was_own = UNCREDENTIALED_KEY not in request.extensions
         url, origin, is_own = redirect_target(
             request,
             response,
-            self._allowed if was_own else frozenset(),
+            self.allowed_origins if was_own else frozenset(),
             allows_private=self.base_origin.is_private,
             show_url=self._secrets.mask_url,
         )
         if is_own:
             extensions = dict(request.extensions)
-            return Request(request.method, url, headers=list(headers), content=request.read(), extensions=extensions)
+            content = request.read()
+            return Request(request.method, url, headers=list(headers), content=content, extensions=extensions), True
         secrets = set(held_secrets(self._credential))
         if was_own:
             sent = response.request
@@ -130,7 +139,7 @@ class OriginGuard:
                 f"redirects to {origin}, whose address is not public: nothing was sent there",
                 status=response.status_code,
             )
-        return _bare_request(request, url)
+        return _bare_request(request, url), False
 
     async def _leaves_public_network(self, origin: Origin, options: SendOptions) -> bool:
         """Whether a name has a private address, and that of the stream has none. A proxy looks names up itself."""
@@ -163,7 +172,6 @@ def header_pairs(request: httpx.Request) -> list[tuple[str, str]]:
 def _bare_request(request: httpx.Request, url: str) -> Request:
     """A request that contains nothing of the stream but its method and URL."""
     extensions = {name: request.extensions[name] for name in _KEPT_EXTENSIONS if name in request.extensions}
-    extensions[UNCREDENTIALED_KEY] = True
     return Request(request.method, url, headers=list(DEFAULT_HEADERS), extensions=extensions)
 
 

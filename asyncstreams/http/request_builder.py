@@ -6,6 +6,7 @@ import functools
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import httpx
@@ -16,7 +17,8 @@ from ..content.decoders import ACCEPT_ENCODING
 from ..errors import ConfigError
 from ..messages import Request
 from ..models import PageRequest, ParamsInput, RequestContext, Secret
-from ..protocols import Stream
+from ..protocols import RequestSlot, Stream
+from ..rate_limits.governor import Permit
 from ..redaction import MASK, RevealedSecrets
 from ..urls import Pairs, formatted_secret, join, merge_params, param_pairs, with_params
 from .origin import Origin, OriginPattern, allowed_origins, canonical_url, resolve, uncredentialed_origins
@@ -36,8 +38,12 @@ _NO_HEADERS: Mapping[str, str] = {}
 _NO_PAGE = PageRequest()
 
 
-class Attempt(NamedTuple):
-    """One attempt to send a request, in `request.extensions["asyncstreams"]` for middleware."""
+@dataclass(slots=True, eq=False, repr=False)
+class Attempt:
+    """One attempt to send a request, in `request.extensions["asyncstreams"]` for middleware.
+
+    The fields from `slot` on are the sender's: what sending needs, and what came of it.
+    """
 
     stream: Stream
     context: RequestContext
@@ -46,6 +52,21 @@ class Attempt(NamedTuple):
     secrets: RevealedSecrets | None = None
     on_surrogates: Callable[[], None] | None = None
     """Called when lone surrogates of the response are replaced by U+FFFD; None: they are an error."""
+    slot: RequestSlot | None = None
+    """The slot of the slice, released during long waits."""
+    permit: Permit | None = None
+    """The last permit, under which the outcome is recorded; None if a middleware produced the response."""
+    waited_s: float = 0.0
+    """Seconds that the request waited for permits."""
+    redirected: Request | None = None
+    """The request of the last redirect that was followed."""
+    without_credential: bool = False
+    """Whether the last request was sent without the stream's credential, cookies and headers."""
+
+    def add_permit(self, permit: Permit) -> None:
+        """Note that the next request is sent under this permit."""
+        self.permit = permit
+        self.waited_s += permit.waited_s
 
 
 class RequestBody(NamedTuple):

@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 import logging
+import ssl
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
+
+import httpx
 
 from ..auth.authenticators import held_secrets
 from ..content.error_text import decode_text, error_text, is_html_page, shown_text
 from ..errors import (
     AsyncStreamsError,
     AuthError,
+    ConfigError,
+    HostUnavailable,
     HttpStatusError,
     MalformedJSON,
+    MalformedResponse,
     RemoteError,
     RequestBlocked,
     UnexpectedContent,
 )
-from ..messages import Response
+from ..messages import Response, shown_url
 from ..models import ResponseAction
 from ..protocols import Stream
 from ..rate_limits.quota_headers import asks_to_wait
 from ..rate_limits.retry_after import body_retry_after, retry_after, should_retry
 from ..rate_limits.throttle_reasons import has_throttle_reason, reports_throttling
 from ..redaction import safe_url, scrub, sent_secrets
-from .extension_keys import UNCREDENTIALED_KEY
+from ..wire.transport_errors import (
+    CertificateRejected,
+    HostNotFound,
+    InvalidResponse,
+    ProxyAuthenticationRequired,
+    ProxyUnreachable,
+    TunnelRefused,
+)
 from .graphql import GraphqlError, errors_in, graphql_errors, has_partial_data, is_graphql, is_throttled
 
 _log = logging.getLogger("asyncstreams")
@@ -63,9 +76,11 @@ _HINTS = {
     414: "the URL is too long: request less data at once, or use POST",
     422: "the API rejects the value of a parameter: compare the parameters with its documentation",
 }
-
-
 _CREDENTIAL_STATUSES = (401, 407)
+
+
+class HostNameNotFound(HostUnavailable):
+    """The host name cannot be resolved, perhaps only temporarily."""
 
 
 def is_transient(status: int) -> bool:
@@ -137,15 +152,20 @@ def partial_data_warning(stream: Stream, response: Response) -> str | None:
     return _graphql_message(stream, response, errors) if errors else None
 
 
-def refusal_error(stream: Stream, response: Response, *, renewed: bool = False) -> AsyncStreamsError:
-    """The error for a response that is not a success."""
+def refusal_error(
+    stream: Stream, response: Response, *, renewed: bool = False, has_credential: bool = True
+) -> AsyncStreamsError:
+    """The error for a response that is not a success.
+
+    `renewed`: the request had a new credential. `has_credential`: it had the stream's at all.
+    """
     status = response.status_code
     if 200 <= status < 300 and (errors := graphql_errors(response)):
         return _graphql_error(stream, response, response.json(), errors)
     if is_blocked(response):
         return _blocked_error(stream, response)
     problem = _with_message(stream, response)
-    if status in (401, 403) and UNCREDENTIALED_KEY in response.request.extensions:
+    if status in (401, 403) and not has_credential:
         error = HttpStatusError(
             problem,
             status=status,
@@ -289,6 +309,11 @@ def _readable_body(response: Response) -> tuple[bytes, bool]:
         return response.content, False
 
 
+def concerns_response(error: AsyncStreamsError, response: Response) -> bool:
+    """Whether an error of `parse_response` concerns this response, rather than that of a detail request."""
+    return error.url is None or error.url == shown_url(response.request)
+
+
 def secrets_of(stream: Stream, response: Response) -> set[str]:
     """Every secret that a response to this request might echo."""
     return {*sent_secrets(response.request), *held_secrets(stream.authenticator)} - {""}
@@ -299,3 +324,63 @@ def _phrase(status: int) -> str:
         return HTTPStatus(status).phrase
     except ValueError:
         return ""
+
+
+def transport_error(
+    error: httpx.TransportError, request: httpx.Request, credential: object, *, is_own: bool
+) -> AsyncStreamsError:
+    """The library's error for a transport error. `is_own`: the request went to the origin of `url_base`."""
+    reason = scrub(str(error), {*sent_secrets(request), *held_secrets(credential)})
+    if isinstance(error, CertificateRejected) or _has_cause(error, ssl.SSLCertVerificationError):
+        hint = 'for a private certificate authority return {"verify": "/path/to/ca.pem"} from request_kwargs, '
+        hint += "or set SSL_CERT_FILE"
+        if "mismatch" in reason:
+            hint = "check the host in url_base; the extension sni_hostname gives the name to verify"
+        return ConfigError(f"the server's certificate was not accepted: {reason}", hint=hint)
+    if isinstance(error, httpx.LocalProtocolError):
+        return ConfigError(reason)
+    if isinstance(error, httpx.ProxyError):
+        return _proxy_error(error, reason)
+    if isinstance(error, InvalidResponse):
+        return MalformedResponse(f"sent a response that is not valid HTTP: {reason}")
+    is_unsent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+    failure = (HostNameNotFound if isinstance(error, HostNotFound) else HostUnavailable)(
+        f"{'did not answer' if is_unsent else 'failed'}: {reason}"
+    )
+    if isinstance(error, ProxyUnreachable):
+        failure.hint = "check that the proxy is running, and its address in request_kwargs or HTTP_PROXY, HTTPS_PROXY"
+    elif "refused" in reason.lower() or "connect call failed" in reason.lower():
+        failure.hint = "nothing listens there: check that the server is running"
+        if is_own:
+            failure.hint += ", and the host and port of url_base"
+    failure.retryable = True
+    failure.was_sent = not is_unsent
+    return failure
+
+
+def _has_cause(error: BaseException, kind: type[BaseException]) -> bool:
+    """Whether an exception of this kind led to the error; httpx's transports wrap it several times."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        if isinstance(cause, kind):
+            return True
+        seen.add(id(cause))
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+def _proxy_error(error: httpx.ProxyError, reason: str) -> AsyncStreamsError:
+    """The error for a proxy that refuses to pass a request on; httpx's transports give its status in the text."""
+    if isinstance(error, ProxyAuthenticationRequired) or reason.startswith("407"):
+        return ConfigError(
+            reason,
+            hint="write user name and password into the URL of the proxy, http://user:password@host:port, with special "
+            "characters percent-encoded",
+        )
+    failure = HostUnavailable(
+        reason if isinstance(error, TunnelRefused) else f"the proxy refused the connection: {reason}",
+        hint="check that the proxy may connect to this host and port, or except the host by NO_PROXY",
+    )
+    failure.was_sent = False
+    return failure

@@ -1,4 +1,4 @@
-"""Retry decisions: delays between tries, and the tries, time and waits of one page."""
+"""Retry decisions: what follows an attempt, the delays between tries, and what a page has used of its limits."""
 
 from __future__ import annotations
 
@@ -6,25 +6,35 @@ import logging
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from enum import Flag, auto
 from random import Random
+from typing import NamedTuple, TypeAlias, assert_never
 
-from ..errors import AsyncStreamsError, ConfigError, RateLimitWaitTooLong
+from ..clock import Clock
+from ..errors import (
+    AsyncStreamsError,
+    ConfigError,
+    HostUnavailable,
+    MalformedJSON,
+    MalformedResponse,
+    StallTimeout,
+)
 from ..events import EventEmitter, RetryScheduled
-from ..models import Backoff, RequestContext, shorten
+from ..messages import Response
+from ..models import Backoff, RequestContext, ResponseAction, shorten
 from ..protocols import RequestSlot, Stream
 from ..rate_limits.governor import Governor
 from ..rate_limits.wait_reason import WaitReason
-from .session import Session
-from .wait_tracker import WaitTracker
+from .admission import WaitTracker, wait_too_long
+from .timeouts import EarlyTimeout
 
 _log = logging.getLogger("asyncstreams")
 _THROTTLE_BACKOFF = Backoff(base=0.5, cap=60.0)
 _MIN_PAUSE_S, _MAX_MIN_PAUSE_S = 0.5, 0.6  # because a server that refuses must not receive the next request at once
 _MAX_SERVER_WAITS = 4  # sum of waits without a success, as a multiple of max_server_wait
 _MAX_EXPONENT = 60
-_YEAR_S = 366 * 86_400
+_GATEWAY_STATUSES = (502, 503, 504)  # sent by gateways in front of the API
 _LONG_WAIT_S = 10.0
 _MAX_OUTAGE_S = 120.0  # while the whole host is silent this long, no page runs out of tries
 
@@ -64,54 +74,300 @@ class StreamBackoff:
         return f"<StreamBackoff {self.failures} failures in a row>"
 
 
+class Remedy(Flag):
+    """What is tried once for each page."""
+
+    NONE = 0
+    REFRESH_AUTH = auto()
+    """A new token after a refusal."""
+    REREAD = auto()
+    """Another request after JSON or HTTP that is malformed: it may be an undetected truncation."""
+    QUOTA_WAIT = auto()
+    """A wait for a quota that may not be the reason of a refusal."""
+
+
+class ClassifiedResponse(NamedTuple):
+    """A response that is used, and the action that `classify` chose for it."""
+
+    response: Response
+    action: ResponseAction
+
+
+class Refusal(NamedTuple):
+    """A response that is not used, and the action that `classify` chose for it."""
+
+    response: Response
+    action: ResponseAction
+    error: AsyncStreamsError
+    """Raised if the request is not repeated."""
+    if_no_limit: AsyncStreamsError | None = None
+    """Raised if a wait for the quota does not help; None if a limit is certainly the reason."""
+    wait: float | None = None
+    """Seconds of the author's `backoff_time`."""
+    ordered: float | None = None
+    """Seconds that the server orders, or that a used-up quota implies."""
+    is_of_resource: bool = False
+    """Whether only a resource of the quota is used up, so that streams that draw on others go on."""
+
+    @property
+    def is_host_failure(self) -> bool:
+        """Whether the host failed, and ordered no wait."""
+        return self.ordered is None
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the API itself sent nothing."""
+        return self.response.status_code in _GATEWAY_STATUSES
+
+    @property
+    def is_overload(self) -> bool:
+        """Whether this is a sign of overload."""
+        return self.response.status_code == 503
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An attempt without a usable response. `was_received`: the server may have received the request."""
+
+    error: AsyncStreamsError
+    was_received: bool = True
+    is_unread: bool = False
+    """Whether a response has come whose body could not be parsed."""
+
+    @property
+    def is_host_failure(self) -> bool:
+        """Whether there was no response."""
+        return not self.is_unread
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the API itself sent nothing."""
+        return isinstance(self.error, HostUnavailable)
+
+    @property
+    def is_overload(self) -> bool:
+        """Whether this is a sign of overload."""
+        return isinstance(self.error, StallTimeout) and not isinstance(self.error, EarlyTimeout)
+
+
+Outcome: TypeAlias = ClassifiedResponse | Refusal | Failure
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptFacts:
+    """What a decision depends on beside the outcome."""
+
+    tries: int
+    """Tries that the page has spent before this one."""
+    max_tries: int
+    time_left: float
+    """Seconds of `max_time` that are left."""
+    idempotent: bool
+    remedies: Remedy = Remedy.NONE
+    """Those that were used."""
+    is_host_down: bool = False
+    """Whether the host is down, or is with this failure."""
+    is_in_outage: bool = False
+    """Whether the host is silent, so that the page may have more tries."""
+    has_spare_token: bool = False
+    """Whether another token is left in place of one that is rejected."""
+    can_switch_token: bool = False
+    """Whether another token can be used while this one pauses."""
+
+
+class Done(NamedTuple):
+    """The response is used."""
+
+    received: ClassifiedResponse
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshAuth:
+    """Repeat the request with a new token; `drops_token`: with another one of the list."""
+
+    response: Response
+    drops_token: bool = False
+    remedy: Remedy = Remedy.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Spend a try, and repeat the request after a wait."""
+
+    error: AsyncStreamsError
+    after: float | None
+    """Seconds; None for those of our backoff, which are drawn at random."""
+    is_ordered: bool = False
+    """Whether the server ordered the wait, which then spends no time of the page."""
+    max_wait: float = math.inf
+    """The page gives up before a longer wait of its own."""
+    remedy: Remedy = Remedy.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class Throttle:
+    """Pause the quota, and repeat the request afterwards, which spends no try; or at once with another token."""
+
+    response: Response
+    error: AsyncStreamsError
+    after: float | None
+    """Seconds; None for those of our backoff, which are drawn at random."""
+    is_of_resource: bool = False
+    """Whether the pause is left to the quotas that the response reports."""
+    switches_token: bool = False
+    remedy: Remedy = Remedy.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class WaitForHost:
+    """Repeat the request once the host has recovered, which spends no try."""
+
+    remedy: Remedy = Remedy.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """Raise the error. `is_answer`: the host works; `gave_up`: the tries or the time are used up."""
+
+    error: AsyncStreamsError
+    is_answer: bool = False
+    gave_up: bool = False
+
+
+Decision: TypeAlias = Done | RefreshAuth | Retry | Throttle | WaitForHost | Fail
+FINAL_ACTIONS = (ResponseAction.SUCCESS, ResponseAction.IGNORE, ResponseAction.RESET_PAGINATION)
+
+
+def decide(outcome: Outcome, facts: AttemptFacts) -> Decision:
+    """What follows an attempt. Pure: without I/O, clock and chance."""
+    match outcome:
+        case ClassifiedResponse():
+            return Done(outcome)
+        case Refusal(action=ResponseAction.FAIL | ResponseAction.REFRESH_AUTH):
+            return _decide_rejection(outcome, facts)
+        case Refusal():
+            return _decide_refusal(outcome, facts)
+        case Failure():
+            return _decide_failure(outcome, facts)
+        case _:
+            assert_never(outcome)
+
+
+def _decide_rejection(refusal: Refusal, facts: AttemptFacts) -> Decision:
+    response = refusal.response
+    if response.status_code == 401 and facts.has_spare_token:
+        return RefreshAuth(response, drops_token=True)
+    if refusal.action is ResponseAction.REFRESH_AUTH and Remedy.REFRESH_AUTH not in facts.remedies:
+        return RefreshAuth(response, remedy=Remedy.REFRESH_AUTH)
+    return Fail(refusal.error, is_answer=True)
+
+
+def _decide_refusal(refusal: Refusal, facts: AttemptFacts) -> Decision:
+    if refusal.if_no_limit is not None and Remedy.QUOTA_WAIT in facts.remedies:
+        return Fail(refusal.if_no_limit, is_answer=True)
+    if not facts.idempotent:
+        return Fail(refusal.error)
+    if refusal.action is ResponseAction.RETRY:
+        return _repeat(refusal.error, facts, refusal.wait, refusal.ordered)
+    return Throttle(
+        refusal.response,
+        refusal.error,
+        refusal.ordered if refusal.wait is None else refusal.wait,
+        refusal.is_of_resource,
+        facts.can_switch_token,
+        Remedy.NONE if refusal.if_no_limit is None else Remedy.QUOTA_WAIT,
+    )
+
+
+def _decide_failure(failure: Failure, facts: AttemptFacts) -> Decision:
+    error, remedy = failure.error, Remedy.NONE
+    if isinstance(error, MalformedJSON | MalformedResponse) and not error.retryable:
+        remedy = Remedy.REREAD
+    is_retryable = error.retryable or (remedy is Remedy.REREAD and remedy not in facts.remedies)
+    if not is_retryable or (failure.was_received and not facts.idempotent):
+        return Fail(error)
+    return _repeat(error, facts, remedy=remedy)
+
+
+def _repeat(
+    error: AsyncStreamsError,
+    facts: AttemptFacts,
+    wait: float | None = None,
+    ordered: float | None = None,
+    remedy: Remedy = Remedy.NONE,
+) -> Decision:
+    """Another try, for `wait` of the author or `ordered` of the server, in seconds; None for our backoff."""
+    if facts.tries + 1 >= facts.max_tries and not facts.is_in_outage:
+        return Fail(error, gave_up=True)
+    if ordered is None and facts.is_host_down:
+        return WaitForHost(remedy)
+    if (wait or 0.0) > facts.time_left:
+        return Fail(error, gave_up=True)
+    is_ordered = ordered is not None
+    max_wait = math.inf if is_ordered else facts.time_left
+    return Retry(error, ordered if is_ordered else wait, is_ordered, max_wait, remedy)
+
+
+class PageTime:
+    """The time of one page that counts against `max_time`, on the monotonic clock.
+
+    `sent_at`: start of the current attempt. `ended_at`: when its response came, since the wait of the page for its
+    consumer does not count; None before. `excluded_s`: seconds of waits that the server ordered.
+    """
+
+    __slots__ = ("ended_at", "excluded_s", "sent_at", "started_at")
+
+    def __init__(self) -> None:
+        self.started_at = self.sent_at = self.excluded_s = 0.0
+        self.ended_at: float | None = None
+
+    def elapsed(self, now: float) -> float:
+        """Seconds that count."""
+        return (now if self.ended_at is None else self.ended_at) - self.started_at - self.excluded_s
+
+
 class RetryState:
-    """Tries, time and server-ordered waits that one page has used."""
+    """Tries, time, remedies and server-ordered waits that one page has used.
 
-    def __init__(
-        self,
-        stream: Stream,
-        context: RequestContext,
-        session: Session,
-        backoff: StreamBackoff,
-        events: EventEmitter,
-        wait_tracker: WaitTracker,
-        slot: RequestSlot | None,
-        page: int | None = None,
-    ) -> None:
-        self._stream, self._backoff, self._events, self._wait_tracker = stream, backoff, events, wait_tracker
-        self._clock, self._random = session.clock, session.random
-        self._context = context
-        self._page = page
-        self.slot = slot
-        self.attempt = 0
-        self.auth_refreshed = False
-        self.refused_by: set[Governor] = set()
-        """The governors of the tokens that have refused this page."""
-        self.waited_for_quota = False
-        """Whether the page has waited for a quota that may not be the reason of its refusal."""
-        self.budget_spent = 0.0
-        """Cost of the page's retries in the retry budget of the host."""
-        self.is_host_silent = False
-        """Whether the host answers no request at the moment, so that this page is not the cause."""
-        self._tries = 0
-        self._was_reread = False
-        self._paused_s = 0.0
-        self._ordered_wait_s = 0.0
-        self.throttles = 0
-        """Refusals for rate limiting."""
-        self._server_wait_s = 0.0
-        self.started_at = self._sent_at = 0.0
-        self._succeeded_at: float | None = None
+    `slot` is released while the page waits. `page` is None for a detail request. `attempt` counts requests, `tries`
+    failures that count against `max_tries`, and `throttles` refusals for rate limiting. `refused_by` are the governors
+    of the tokens that have refused the page, and `budget_spent` the cost of its retries in the budget of the host.
+    """
 
-    def begin_attempt(self) -> RequestContext:
+    __slots__ = (
+        "_context",
+        "_page",
+        "attempt",
+        "budget_spent",
+        "refused_by",
+        "remedies",
+        "server_wait_s",
+        "slot",
+        "throttles",
+        "time",
+        "tries",
+    )
+
+    def __init__(self, context: RequestContext, slot: RequestSlot | None = None, page: int | None = None) -> None:
+        self._context, self._page, self.slot = context, page, slot
+        self.attempt = self.tries = self.throttles = 0
+        self.time = PageTime()
+        self.remedies = Remedy.NONE
+        self.refused_by: frozenset[Governor] = frozenset()
+        self.budget_spent = self.server_wait_s = 0.0
+
+    def begin_attempt(self, now: float) -> RequestContext:
         """Start an attempt, and return its context, whose `attempt` counts from 1."""
         self.attempt += 1
-        self._sent_at = self._clock.monotonic()
-        self._succeeded_at = None
+        self.time.sent_at, self.time.ended_at = now, None
         if self.attempt > 1:
             return replace(self._context, attempt=self.attempt)
-        self.started_at = self._sent_at
+        self.time.started_at = now
         return self._context
+
+    def may_outlast_outage(self, now: float) -> bool:
+        """Whether tries are unlimited while the host is silent: with few pages an outage is detected late."""
+        return now - self.time.started_at < _MAX_OUTAGE_S
 
     @property
     def subject(self) -> str:
@@ -120,105 +376,97 @@ class RetryState:
         stream_slice = self._context.stream_slice
         return f"{page} of slice {shorten(str(stream_slice))}" if stream_slice else page
 
-    @property
-    def sent_at(self) -> float:
-        """Monotonic time at which the current attempt started."""
-        return self._sent_at
 
-    def exclude_pause(self, seconds: float) -> None:
-        """Exclude the seconds of a pause from the time of the page."""
-        self._paused_s += seconds
+class RetryWaits:
+    """The waits of one stream's pages between their attempts, with their events and log lines."""
 
-    @property
-    def can_retry(self) -> bool:
-        """Whether another try would follow a failure now."""
-        return self._tries + 1 < self._stream.max_tries or self._is_in_outage(self._clock.monotonic())
+    def __init__(
+        self, stream: Stream, clock: Clock, random: Random, events: EventEmitter, wait_tracker: WaitTracker
+    ) -> None:
+        self._stream, self._clock, self._random = stream, clock, random
+        self._events, self._wait_tracker = events, wait_tracker
+        self._backoff = StreamBackoff()
 
-    def claim_reread(self) -> bool:
-        """Use the page's only retry for malformed JSON; false if it was used before."""
-        first, self._was_reread = not self._was_reread, True
-        return first
-
-    def record_success(self) -> None:
-        """Stop the time of the page: its wait for the consumer does not count."""
-        self._succeeded_at = self._clock.monotonic()
+    def record_success(self, retry: RetryState) -> None:
+        """Record a response that is used: it stops the time of its page, and resets the backoff."""
+        retry.time.ended_at = self._clock.monotonic()
         if self._backoff.failures:
             self._backoff.record_success()
 
-    async def wait_for_retry(
-        self, error: AsyncStreamsError, *, wait: float | None = None, ordered: float | None = None
-    ) -> None:
-        """Spend a try and wait for the next one, for `wait` of the author or `ordered` of the server, in seconds.
+    async def back_off(self, decision: Retry, retry: RetryState) -> None:
+        """Spend a try, and wait for the next one.
 
-        Raises `error` if the tries or the time are used up, and RateLimitWaitTooLong as `record_throttle`.
+        Raises the error of the decision if the wait is too long for the page, and RateLimitWaitTooLong as `throttle`.
         """
-        now = self._clock.monotonic()
-        self._tries += 1
-        self._backoff.record_failure(self._sent_at, now)
-        delay = wait
-        if delay is None:
-            failures = max(self._tries, self._backoff.failures)
-            delay = full_jitter(failures, self._stream.backoff, self._random)
-            if ordered is not None:
-                # Jitter, so that requests refused together do not retry together.
-                delay = max(delay, ordered) + self._random.uniform(0.0, min(1.0, 0.1 * ordered))
-        own = 0.0 if ordered is not None else delay
-        until = now if self._succeeded_at is None else self._succeeded_at
-        elapsed = until - self.started_at - self._paused_s - self._ordered_wait_s
-        is_last = self._tries >= self._stream.max_tries and not self._is_in_outage(now)
-        if is_last or elapsed + own > self._stream.max_time:
-            self._log("give_up", error, None)
-            # A caller that catches it, such as a page with a detail request, must not retry it again.
-            error.retryable = False
-            raise error.locate(tries=self.attempt)
-        if ordered is not None:
-            self._spend_server_wait(error, ordered)
-            self._ordered_wait_s += delay
-        self._announce("retry", error, delay)
+        error, delay = decision.error, decision.after
+        self._spend_try(retry)
+        if delay is None or decision.is_ordered:
+            failures = max(retry.tries, self._backoff.failures)
+            own = full_jitter(failures, self._stream.backoff, self._random)
+            # An ordered wait has jitter, too, so that requests refused together do not retry together.
+            delay = own if delay is None else max(own, delay) + self._random.uniform(0.0, min(1.0, 0.1 * delay))
+        if delay > decision.max_wait:
+            raise self._give_up(error, retry)
+        if decision.is_ordered and decision.after is not None:
+            self._spend_server_wait(error, decision.after, retry)
+            retry.time.excluded_s += delay
+        self._announce("retry", error, delay, retry)
         with self._wait_tracker.track(WaitReason.RETRY_BACKOFF, delay):
-            async with nullcontext() if self.slot is None else self.slot.released():
+            async with nullcontext() if retry.slot is None else retry.slot.released():
                 await self._clock.sleep(delay)
 
-    def record_throttle(self, error: AsyncStreamsError, wait: float | None, *, is_waited_for: bool = True) -> float:
-        """Record a throttled attempt; return the seconds to pause, which spend no try. `wait` None: our backoff.
+    def throttle(self, decision: Throttle, retry: RetryState) -> float:
+        """Record a throttled attempt; return the seconds to pause.
 
-        Without `is_waited_for`, the page goes on with another token, and the pause is none of its waits.
-        Raises RateLimitWaitTooLong for more than the stream's `max_server_wait`, or if the waits
-        without a success add up to four times as much.
+        With another token, the pause is none of the page's waits. Raises RateLimitWaitTooLong for more than the
+        stream's `max_server_wait`, or if the waits without a success add up to four times as much.
         """
-        self.throttles += 1
-        own = full_jitter(self.throttles, _THROTTLE_BACKOFF, self._random)
-        delay = max(own, self._random.uniform(_MIN_PAUSE_S, _MAX_MIN_PAUSE_S)) if wait is None else wait
-        if is_waited_for:
-            self._spend_server_wait(error, delay)
-            self._announce("pause", error, delay)
+        error, delay = decision.error, decision.after
+        retry.throttles += 1
+        own = full_jitter(retry.throttles, _THROTTLE_BACKOFF, self._random)
+        if delay is None:
+            delay = max(own, self._random.uniform(_MIN_PAUSE_S, _MAX_MIN_PAUSE_S))
+        if not decision.switches_token:
+            self._spend_server_wait(error, delay, retry)
+            self._announce("pause", error, delay, retry)
         else:
             _log.warning(
                 "%s: %s: this token pauses for %.0f s, and %s goes on with another one",
                 self._stream.name,
                 error.message,
                 delay,
-                self.subject,
+                retry.subject,
             )
         return delay
 
-    def _is_in_outage(self, now: float) -> bool:
-        """Whether tries are unlimited because the host is silent: with few pages an outage is detected late."""
-        return self.is_host_silent and now - self.started_at < _MAX_OUTAGE_S
+    def give_up(self, error: AsyncStreamsError, retry: RetryState) -> AsyncStreamsError:
+        """The error of a page whose tries or time are used up, after a last one that failed."""
+        self._spend_try(retry)
+        return self._give_up(error, retry)
 
-    def _spend_server_wait(self, error: AsyncStreamsError, delay: float) -> None:
+    def _spend_try(self, retry: RetryState) -> None:
+        retry.tries += 1
+        self._backoff.record_failure(retry.time.sent_at, self._clock.monotonic())
+
+    def _give_up(self, error: AsyncStreamsError, retry: RetryState) -> AsyncStreamsError:
+        self._log("give_up", error, None, retry)
+        # A caller that catches it, such as a page with a detail request, must not retry it again.
+        error.retryable = False
+        return error.locate(tries=retry.attempt)
+
+    def _spend_server_wait(self, error: AsyncStreamsError, delay: float, retry: RetryState) -> None:
         max_wait = self._stream.max_server_wait
-        if delay > max_wait or self._server_wait_s + delay > max_wait * _MAX_SERVER_WAITS:
+        if delay > max_wait or retry.server_wait_s + delay > max_wait * _MAX_SERVER_WAITS:
             raise wait_too_long(self._stream, error.message, delay, self._clock.wall()).locate(
-                status=error.status, tries=self.attempt
+                status=error.status, tries=retry.attempt
             )
-        self._server_wait_s += delay
+        retry.server_wait_s += delay
 
-    def _announce(self, event: str, error: AsyncStreamsError, delay: float) -> None:
-        self._events.emit(RetryScheduled(self._stream.name, error.message, delay, self.attempt))
-        self._log(event, error, delay)
+    def _announce(self, event: str, error: AsyncStreamsError, delay: float, retry: RetryState) -> None:
+        self._events.emit(RetryScheduled(self._stream.name, error.message, delay, retry.attempt))
+        self._log(event, error, delay, retry)
 
-    def _log(self, event: str, error: AsyncStreamsError, delay: float | None) -> None:
+    def _log(self, event: str, error: AsyncStreamsError, delay: float | None, retry: RetryState) -> None:
         _log.log(
             # Giving up and long waits are logged at the default level.
             logging.WARNING if delay is None or delay >= _LONG_WAIT_S else logging.INFO,
@@ -226,22 +474,11 @@ class RetryState:
             self._stream.name,
             event,
             error.message,
-            self.subject,
+            retry.subject,
             "no try is left" if delay is None else f"next in {delay:.2f} s",
-            self.attempt,
-            extra={"event": event, "stream": self._stream.name, "delay": delay, "attempt": self.attempt},
+            retry.attempt,
+            extra={"event": event, "stream": self._stream.name, "delay": delay, "attempt": retry.attempt},
         )
-
-
-def wait_too_long(stream: Stream, reason: str, delay: float, wall: float) -> RateLimitWaitTooLong:
-    """The error for a wait of `delay` seconds from `wall`, which names the time of the next request."""
-    moment = ""
-    if delay <= _YEAR_S:
-        moment = f", at {datetime.fromtimestamp(wall + delay, UTC):%Y-%m-%d %H:%M:%S} UTC"
-    return RateLimitWaitTooLong(
-        f"{reason}; the next request is allowed in {delay:,.0f} s{moment}",
-        hint=f"start again then, or raise max_server_wait (now {stream.max_server_wait:g} s)",
-    )
 
 
 def checked_backoff_time(stream: Stream, hook: Callable[[], float | None]) -> float | None:

@@ -51,9 +51,7 @@ class Session:
         # The credential is stored as well: its id is unique only as long as it exists.
         self._governors: dict[tuple[Origin, int, str | None], tuple[Governor, object]] = {}
         self._hosts: dict[tuple[Origin, int], HostState] = {}
-        self._credentials: dict[Hashable, httpx.Auth] = {}
-        self._idle_channels: dict[int, list[object]] = {}
-        self._joined: dict[int, tuple[RenewingAuth, Hashable]] = {}
+        self._credentials = CredentialStore()
         self.cookies = CookieStore()
         self._lag = LoopLag()
         self.deadlines = Deadlines()
@@ -73,17 +71,11 @@ class Session:
 
         Equal OAuth2 clients, also of other open sessions of this process, share their tokens from now on.
         """
-        if authenticator is None:
-            return None
-        if not isinstance(authenticator, RenewingAuth):
-            return self._credentials.setdefault(credential_key(authenticator), authenticator)
-        if id(authenticator) not in self._joined:
-            self._joined[id(authenticator)] = authenticator, authenticator.join()
-        return self._credentials.setdefault(self._joined[id(authenticator)][1], authenticator)
+        return None if authenticator is None else self._credentials.share(authenticator)
 
     def idle_channels(self, credential: httpx.Auth) -> list[object]:
         """The connection channels of a credential that no request uses at the moment, to pop and to append."""
-        return self._idle_channels.setdefault(id(credential), [])
+        return self._credentials.idle_channels(credential)
 
     def governor_for(
         self, origin: Origin, credential: object, quota_group: str | None = None, *, one_of: object = None
@@ -106,14 +98,38 @@ class Session:
             async with AsyncExitStack() as stack:
                 for transport in self._transports.values():
                     stack.push_async_callback(transport.aclose)
-        for authenticator, _ in self._joined.values():
-            authenticator.leave()
-        self._joined.clear()
+        self._credentials.leave()
         self._transports.clear()
         self.cookies.clear()
         self.clients.clear()
         self._lag.stop()
         self.deadlines.stop()
+
+
+class CredentialStore:
+    """The credentials of one session: equal ones are one."""
+
+    def __init__(self) -> None:
+        self._shared: dict[Hashable, httpx.Auth] = {}
+        self._joined: dict[int, tuple[RenewingAuth, Hashable]] = {}
+        self._idle_channels: dict[int, list[object]] = {}
+
+    def share(self, authenticator: httpx.Auth) -> httpx.Auth:
+        """The first credential that is equal to this one."""
+        if not isinstance(authenticator, RenewingAuth):
+            return self._shared.setdefault(credential_key(authenticator), authenticator)
+        if id(authenticator) not in self._joined:
+            self._joined[id(authenticator)] = authenticator, authenticator.join()
+        return self._shared.setdefault(self._joined[id(authenticator)][1], authenticator)
+
+    def idle_channels(self, credential: httpx.Auth) -> list[object]:
+        return self._idle_channels.setdefault(id(credential), [])
+
+    def leave(self) -> None:
+        """End the use of tokens that other sessions share."""
+        for authenticator, _ in self._joined.values():
+            authenticator.leave()
+        self._joined.clear()
 
 
 class SessionPool:

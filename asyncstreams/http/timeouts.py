@@ -36,6 +36,10 @@ class AnswerTimes:
         self._seconds = array("d")
         self._count = 0
 
+    def count_early_timeout(self) -> None:
+        """Count an attempt that the limit ended."""
+        self.early_timeouts += 1
+
     def record(self, seconds: float) -> None:
         """Record the time to the first byte of a successful response."""
         if self._count < _KEPT_ANSWERS:
@@ -102,6 +106,26 @@ class Activity:
         self.count += 1
 
 
+class RateWindow:
+    """Bytes of a body and the seconds that they took, compared with `min_rate` every 30 s."""
+
+    __slots__ = ("_bytes", "_limits", "_seconds")
+
+    def __init__(self, limits: Timeouts) -> None:
+        self._limits = limits
+        self._bytes, self._seconds = 0, 0.0
+
+    def add(self, count: int, seconds: float) -> None:
+        """Count bytes. Raises StallTimeout below `min_rate`."""
+        self._bytes += count
+        self._seconds += seconds
+        if self._seconds >= _RATE_WINDOW_S:
+            if self._bytes < self._limits.min_rate * self._seconds:
+                problem = f"sent fewer than {self._limits.min_rate:g} bytes/s for {_RATE_WINDOW_S:g} s"
+                raise _stall_error("min_rate", problem)
+            self._bytes, self._seconds = 0, 0.0
+
+
 class AttemptTimeout:
     """An `asyncio.timeout` whose deadline moves by plain assignment.
 
@@ -111,20 +135,17 @@ class AttemptTimeout:
 
     __slots__ = (
         "_activity",
-        "_asked_at",
-        "_bytes",
         "_cancelling",
-        "_deadline",
         "_deadlines",
         "_expired",
         "_first_byte",
         "_limits",
-        "_loop",
+        "_max_silence",
+        "_moved_at",
         "_phase",
-        "_started_at",
+        "_rate",
         "_task",
         "_total_deadline",
-        "_window_start",
     )
 
     def __init__(
@@ -140,13 +161,12 @@ class AttemptTimeout:
         self._first_byte = min(limits.first_byte, first_byte)
         self._activity = Activity() if activity is None else activity
         self._activity.count += 1
-        self._deadlines, self._loop = deadlines, deadlines.loop
-        self._started_at = self._asked_at = now = deadlines.loop.time()
+        self._deadlines = deadlines
+        self._moved_at = now = deadlines.loop.time()
         self._total_deadline = now + limits.total if limit_total else math.inf
         self._phase = "first_byte"
-        self._deadline = now + limits.connect + self._first_byte
-        self._window_start = math.inf
-        self._bytes = 0
+        self._max_silence = limits.connect + self._first_byte
+        self._rate: RateWindow | None = None
         self._expired = False
 
     def __enter__(self) -> AttemptTimeout:
@@ -154,7 +174,7 @@ class AttemptTimeout:
         assert task is not None, "an AttemptTimeout cancels the task that uses it"
         self._task = task
         self._cancelling = task.cancelling()
-        self._deadlines.add(self, self._next_check_at(self._started_at))
+        self._deadlines.add(self, self._next_check_at(self._moved_at))
         return self
 
     def __exit__(
@@ -170,33 +190,30 @@ class AttemptTimeout:
 
         If a transport never calls this, the limit is `connect` plus `first_byte` from the start of the attempt.
         """
-        self._asked_at = self._loop.time()
-        self._deadline = self._asked_at + self._first_byte
+        self._moved_at = self._deadlines.loop.time()
+        self._max_silence = self._first_byte
 
     def start_body(self) -> float:
         """Start the limits on the body, after the headers have arrived; returns the seconds until they did."""
-        self._window_start = self._loop.time()
+        asked_at, self._moved_at = self._moved_at, self._deadlines.loop.time()
         self._phase = "read"
         self._activity.count += 1
-        self._deadline = self._window_start + self._limits.read
-        return self._window_start - self._asked_at
+        self._max_silence = self._limits.read
+        return self._moved_at - asked_at
 
     def add_bytes(self, count: int) -> None:
         """Count bytes of the body. Raises StallTimeout below `min_rate`."""
-        now = self._loop.time()
-        self._deadline = now + self._limits.read
-        self._bytes += count
+        moved_at, self._moved_at = self._moved_at, self._deadlines.loop.time()
         self._activity.count += 1
-        if now - self._window_start >= _RATE_WINDOW_S:
-            if self._bytes < self._limits.min_rate * (now - self._window_start):
-                raise _rate_stall(self._limits)
-            self._window_start, self._bytes = now, 0
+        if self._rate is None:
+            self._rate = RateWindow(self._limits)
+        self._rate.add(count, self._moved_at - moved_at)
 
     def cancel_if_expired(self, now: float) -> float:
         """Cancel the attempt if a limit has run out; return the time of the next check."""
         if self._expired:
             return math.inf
-        if now < min(self._deadline, self._total_deadline):
+        if now < min(self._moved_at + self._max_silence, self._total_deadline):
             return self._next_check_at(now)
         self._expired = True
         self._task.cancel()
@@ -204,11 +221,12 @@ class AttemptTimeout:
 
     def _next_check_at(self, now: float) -> float:
         # At most the shortest limit from now: no deadline set in the meantime can be earlier than that.
-        return min(self._deadline, self._total_deadline, now + min(self._limits.read, self._first_byte))
+        shortest = min(self._limits.read, self._first_byte)
+        return min(self._moved_at + self._max_silence, self._total_deadline, now + shortest)
 
     def _to_error(self) -> StallTimeout:
         limits = self._limits
-        if self._loop.time() >= self._total_deadline:
+        if self._deadlines.loop.time() >= self._total_deadline:
             return _stall_error("total", f"did not complete its response within {limits.total:g} s")
         if self._phase == "first_byte" and self._first_byte < limits.first_byte:
             return EarlyTimeout(f"sent no response within {self._first_byte:.1f} s, far longer than others took")
@@ -226,8 +244,7 @@ class TimedStream:
     def __init__(self, pieces: AsyncIterator[bytes], limits: Timeouts) -> None:
         self._pieces = pieces
         self._limits = limits
-        self._waited = 0.0
-        self._bytes = 0
+        self._rate = RateWindow(limits)
 
     def __aiter__(self) -> TimedStream:
         return self
@@ -240,12 +257,7 @@ class TimedStream:
                 piece = await anext(self._pieces)
         except TimeoutError:
             raise _read_stall(self._limits) from None
-        self._waited += now() - started_at
-        self._bytes += len(piece)
-        if self._waited >= _RATE_WINDOW_S:
-            if self._bytes < self._limits.min_rate * self._waited:
-                raise _rate_stall(self._limits)
-            self._waited, self._bytes = 0.0, 0
+        self._rate.add(len(piece), now() - started_at)
         return piece
 
     async def aclose(self) -> None:
@@ -257,10 +269,6 @@ class TimedStream:
 
 def _read_stall(limits: Timeouts) -> StallTimeout:
     return _stall_error("read", f"sent nothing for {limits.read:g} s within the body")
-
-
-def _rate_stall(limits: Timeouts) -> StallTimeout:
-    return _stall_error("min_rate", f"sent fewer than {limits.min_rate:g} bytes/s for {_RATE_WINDOW_S:g} s")
 
 
 def _stall_error(setting: str, problem: str) -> StallTimeout:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from random import Random
+from types import TracebackType
 from weakref import WeakSet
 
 from ..clock import Clock
 from ..models import RateLimit
+from ..protocols import RequestSlot
 from .adaptive_concurrency import ConcurrencyLimit
 from .adaptive_rate import AdaptiveRate
 from .circuit_breaker import RETRY_COST, THROTTLE_COST, CircuitBreaker
@@ -25,6 +28,9 @@ from .wait_reason import LONG_WAIT_S, Wait, WaitReason
 _MAX_SPREAD_S = 1.0
 _SPREAD_FRACTION = 0.1  # of the pause
 _MAX_LEAD_REQUESTS = 2  # by which a stream may be ahead of another on the same quota
+_NO_WAIT = Wait(0.0, WaitReason.CONCURRENCY, 0.0)
+_WAKE_EARLY_S = 0.5  # before the end of a long wait, to queue with the other requests
+_PROBE_INTERVAL_S = 1.0  # between checks of a host that is down
 
 
 class QuotaClient(QueueEntry["Permit"]):
@@ -33,6 +39,7 @@ class QuotaClient(QueueEntry["Permit"]):
     __slots__ = (
         "accepts_long_waits",
         "cost",
+        "governor",
         "in_flight",
         "is_adaptive",
         "name",
@@ -45,6 +52,7 @@ class QuotaClient(QueueEntry["Permit"]):
 
     def __init__(
         self,
+        governor: Governor,
         name: str,
         weight: float,
         cost: float,
@@ -55,6 +63,7 @@ class QuotaClient(QueueEntry["Permit"]):
         accepts_long_waits: bool,
     ) -> None:
         super().__init__(weight)
+        self.governor = governor
         self.in_flight = self.spent_in_window = self.window_number = 0
         self.name, self.cost = name, cost
         self.quota_names: set[str] = set()
@@ -66,7 +75,7 @@ class Permit:
     """The right to send one request now; released when its response has been read.
 
     `latency` is the time to the first byte in seconds, None while it is unknown. `is_probe` marks the
-    single request that is sent to a host that is down.
+    single request that is sent to a host that is down. `waited_s`: seconds until it was issued.
     """
 
     __slots__ = (
@@ -78,6 +87,7 @@ class Permit:
         "latency",
         "request_number",
         "sent_at",
+        "waited_s",
     )
 
     def __init__(self, governor: Governor, client: QuotaClient, sent_at: float, request_number: int) -> None:
@@ -85,6 +95,61 @@ class Permit:
         self.is_in_flight = True
         self.has_quota_report = self.is_probe = False
         self.latency: float | None = None
+        self.waited_s = 0.0
+
+
+class PermitWaits:
+    """What the sender of a request does about its waits for a permit: here it accepts all of them."""
+
+    def track(self, wait: Wait, client: QuotaClient) -> AbstractContextManager[None]:
+        """Track a wait inside the block. Raises an error for a wait that the sender does not accept."""
+        return nullcontext()
+
+    def choose_client(self, client: QuotaClient) -> QuotaClient:
+        """The client to go on with after a wait: the given one, or one whose quota has become better."""
+        return client
+
+
+_ANY_WAITS = PermitWaits()
+
+
+class PermitRequest:
+    """An async context manager that waits for a permit, and releases it at the end; see `Governor.permit`."""
+
+    __slots__ = ("_client", "_permit", "_slot", "_waits")
+
+    def __init__(self, client: QuotaClient, slot: RequestSlot | None, waits: PermitWaits) -> None:
+        self._client, self._slot, self._waits = client, slot, waits
+
+    async def __aenter__(self) -> Permit:
+        client = self._client
+        self._permit = permit = client.governor.acquire_nowait(client) or await self._wait(client)
+        if self._slot is not None:
+            self._slot.charge_request()
+        return permit
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._permit.governor.release(self._permit)
+
+    async def _wait(self, client: QuotaClient) -> Permit:
+        clock = client.governor.clock
+        began = clock.monotonic()
+        while True:
+            wait = client.governor.current_wait(client) or _NO_WAIT
+            is_down = wait.reason is WaitReason.HOST_DOWN
+            is_long = is_down or LONG_WAIT_S <= wait.seconds < math.inf
+            with self._waits.track(wait, client):
+                if client.accepts_long_waits or not is_long:
+                    if (permit := await client.governor.acquire(client)) is not None:
+                        permit.waited_s = clock.monotonic() - began
+                        return permit
+                else:
+                    async with nullcontext() if self._slot is None else self._slot.released():
+                        seconds = min(wait.seconds, wait.min_seconds + LONG_WAIT_S) - _WAKE_EARLY_S
+                        await clock.sleep(_PROBE_INTERVAL_S if is_down else seconds)
+            client = self._waits.choose_client(client)
 
 
 class HostState:
@@ -96,6 +161,68 @@ class HostState:
         self.concurrency = ConcurrencyLimit()
         self.circuit_breaker = CircuitBreaker(random)
         self.governors: list[Governor] = []
+
+
+class Pause:
+    """The pause of a quota, after which the waiting requests are spread over a tenth of it, at most one second.
+
+    `started_at`: when the pause in force began. Requests that were refused together, also those of other processes,
+    must not return together; they are called the herd.
+    """
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+        self._until = self._spread = 0.0
+        self._started_at = -math.inf
+        self.resumes_at = 0.0
+        """When the first request is admitted; 0 before the first pause."""
+        self.is_spreading = False
+        """Whether `admit` must be called for each request."""
+        self.next_at = 0.0
+        """When the next request of the herd is admitted."""
+        self._herd_left: int | None = None
+
+    def extend(self, seconds: float, now: float, sent_at: float | None = None) -> None:
+        """Pause for `seconds`; a longer pause that is already in force stays.
+
+        `sent_at`: of the request that was refused, if the pause is our own choice.
+        """
+        if sent_at is not None and sent_at <= self._started_at and now < self._until:
+            return
+        until = now + seconds
+        if until > self._until:
+            if now >= self._until:
+                self._started_at = now
+            self._until = until
+            self._spread = min(_MAX_SPREAD_S, seconds * _SPREAD_FRACTION)
+            resumes_at = until + self._random.uniform(0.0, self._spread / 2)
+            self.resumes_at = max(self.resumes_at, resumes_at)  # timers are set for the former one
+            self.is_spreading, self._herd_left = True, None
+
+    def admit(self, now: float, waiting: int) -> None:
+        """Record that a request of the herd is admitted, and `waiting` ones are left."""
+        left = waiting if self._herd_left is None else self._herd_left - 1
+        self._herd_left, self.is_spreading = left, left > 0
+        if left > 0:
+            seconds = self._until + self._spread - now
+            self.next_at = now + self._random.uniform(0.0, 2 * max(0.0, seconds) / left)
+            self.is_spreading = seconds > 0
+
+
+class DeclaredLimits:
+    """The declared limits of one quota, by their values: streams with equal ones share them."""
+
+    def __init__(self) -> None:
+        self._window_logs: dict[RateLimit, SlidingWindowLog] = {}
+        self._smooth_limiters: dict[RateLimit, SmoothLimiter] = {}
+
+    def window_logs(self, limits: Sequence[RateLimit]) -> list[SlidingWindowLog]:
+        """The log of each limit."""
+        return [self._window_logs.setdefault(limit, SlidingWindowLog(limit)) for limit in limits]
+
+    def smooth_limiters(self, limits: Sequence[RateLimit]) -> list[SmoothLimiter]:
+        """The limiter of each limit that is smooth."""
+        return [self._smooth_limiters.setdefault(limit, SmoothLimiter(limit)) for limit in limits if limit.smooth]
 
 
 class Governor:
@@ -114,14 +241,11 @@ class Governor:
     """
 
     def __init__(self, clock: Clock, random: Random, lag: LoopLag, host: HostState) -> None:
-        self._clock, self._random, self._lag, self.host = clock, random, lag, host
+        self.clock, self._lag, self.host = clock, lag, host
         host.governors.append(self)
         self._queue: FairQueue[QuotaClient] = FairQueue()
-        self._paused_until = self._resumes_at = self._spread = 0.0
-        self._pause_started_at = -math.inf
-        self._herd_left, self._herd_next_at = 0, 0.0
-        self._window_logs: dict[RateLimit, SlidingWindowLog] = {}
-        self._smooth_limiters: dict[RateLimit, SmoothLimiter] = {}
+        self._pause = Pause(random)
+        self._declared = DeclaredLimits()
         self._clients: WeakSet[QuotaClient] = WeakSet()
         self._is_shared = False
         self._timer: asyncio.TimerHandle | None = None
@@ -144,16 +268,13 @@ class Governor:
         `cost`: units that one request takes of the declared limits. Without `accept_long_waits`, the
         stream's requests leave the queue when their wait becomes LONG_WAIT_S or longer.
         """
-        window_logs = [self._window_logs.setdefault(limit, SlidingWindowLog(limit)) for limit in limits]
-        smooth_limiters = [
-            self._smooth_limiters.setdefault(limit, SmoothLimiter(limit)) for limit in limits if limit.smooth
-        ]
         client = QuotaClient(
+            self,
             name,
             weight,
             cost,
-            window_logs,
-            smooth_limiters,
+            self._declared.window_logs(limits),
+            self._declared.smooth_limiters(limits),
             is_adaptive=adaptive,
             accepts_long_waits=accept_long_waits,
         )
@@ -168,19 +289,7 @@ class Governor:
         this request was sent. Otherwise many requests that are refused together would draw a longer one.
         Afterwards the waiting requests are spread over a tenth of the pause, at most one second.
         """
-        now = self._clock.monotonic()
-        if refused is not None and refused.sent_at <= self._pause_started_at and now < self._paused_until:
-            return
-        paused_until = now + seconds
-        if paused_until > self._paused_until:
-            if now >= self._paused_until:
-                self._pause_started_at = now
-            self._paused_until = paused_until
-            # Requests that were refused together, also those of other processes, must not return together.
-            self._spread = min(_MAX_SPREAD_S, seconds * _SPREAD_FRACTION)
-            resumes_at = paused_until + self._random.uniform(0.0, self._spread / 2)
-            self._resumes_at = max(self._resumes_at, resumes_at)  # timers are set for the former one
-            self._herd_left = -1
+        self._pause.extend(seconds, self.clock.monotonic(), None if refused is None else refused.sent_at)
 
     @property
     def requests_left(self) -> float:
@@ -190,11 +299,12 @@ class Governor:
     @property
     def paused_for(self) -> float:
         """Seconds until the pause ends; 0 without a pause."""
-        return max(0.0, self._resumes_at - self._clock.monotonic()) if self._resumes_at else 0.0
+        resumes_at = self._pause.resumes_at
+        return max(0.0, resumes_at - self.clock.monotonic()) if resumes_at else 0.0
 
     def current_wait(self, client: QuotaClient) -> Wait | None:
         """Why and how long a request of this stream would have to wait now; None if it would be admitted."""
-        now = self._clock.monotonic()
+        now = self.clock.monotonic()
         at, reason = self._earliest_admission(client, now)
         if reason is WaitReason.HOST_DOWN and at == math.inf:
             # A probe is in flight; if it fails, the next one follows within this interval.
@@ -206,6 +316,16 @@ class Governor:
             return Wait(turn_at - now, turn_reason, at - now)
         return Wait(math.inf, WaitReason.CONCURRENCY, math.inf) if self._queue.entries else None
 
+    def permit(
+        self, client: QuotaClient, slot: RequestSlot | None = None, waits: PermitWaits = _ANY_WAITS
+    ) -> PermitRequest:
+        """Hold a permit inside `async with`, which waits for it; then the request is charged to the slot.
+
+        A client that does not accept long waits releases the slot for a wait of LONG_WAIT_S or longer, or while the
+        host is down, and joins the queue near the end of the wait. `waits` tracks each wait, or refuses it by an error.
+        """
+        return PermitRequest(client, slot, waits)
+
     def acquire_nowait(self, client: QuotaClient) -> Permit | None:
         """A permit if the request is admitted now and no other request waits, or None.
 
@@ -213,7 +333,7 @@ class Governor:
         """
         if self._queue.entries or client.smooth_limiters:
             return None
-        now = self._clock.monotonic()
+        now = self.clock.monotonic()
         if self._earliest_admission(client, now)[0] > now:
             return None
         self._queue.charge(client)
@@ -264,12 +384,12 @@ class Governor:
         self.in_flight -= 1
         self.host.in_flight -= 1
         if permit.is_probe:
-            self.host.circuit_breaker.finish_probe(self._clock.monotonic())
+            self.host.circuit_breaker.finish_probe(self.clock.monotonic())
         self._admit_on_host()
 
     def record_first_byte(self, permit: Permit, quotas: Sequence[ReportedQuota]) -> None:
         """Record that a response has begun, with the quotas that its headers report."""
-        now = self._clock.monotonic()
+        now = self.clock.monotonic()
         if quotas:
             permit.has_quota_report = True
             self.quota_windows.update(quotas, permit.sent_at, now, permit.client)
@@ -283,7 +403,7 @@ class Governor:
 
     def is_held_by_quota(self, client: QuotaClient) -> bool:
         """Whether the requests of a stream wait for a reported quota."""
-        now = self._clock.monotonic()
+        now = self.clock.monotonic()
         return self._quota_available_at(client, now) > now
 
     def record_success(self, permit: Permit, refund: float = 0.0) -> None:
@@ -291,7 +411,7 @@ class Governor:
 
         `refund`: units of the retry budget that the page's earlier tries have cost.
         """
-        now = self._clock.monotonic()
+        now = self.clock.monotonic()
         host = self.host
         if host.circuit_breaker.record_response(now, refund or 1.0):
             host.concurrency.restart()
@@ -307,7 +427,7 @@ class Governor:
 
     def record_refusal(self, permit: Permit, *, has_retry_after: bool) -> None:
         """Record a refusal for rate limiting. `has_retry_after`: the server also said how long to wait."""
-        now = self._clock.monotonic()
+        now = self.clock.monotonic()
         host = self.host
         if host.circuit_breaker.record_response(now, 0.0):
             host.concurrency.restart()
@@ -323,7 +443,7 @@ class Governor:
 
         `is_overload`: the failure is a sign of overload, such as a 503 or a timeout.
         """
-        now = self._clock.monotonic()
+        now = self.clock.monotonic()
         if is_overload:
             self.host.concurrency.record_overload(permit.sent_at, now)
         self.host.circuit_breaker.record_retry(RETRY_COST, now)
@@ -335,10 +455,15 @@ class Governor:
         return -math.inf < self.host.circuit_breaker.last_response_at <= moment
 
     @property
+    def is_down_after_failure(self) -> bool:
+        """Whether the host is down, or is once another failure is recorded."""
+        return self.host.circuit_breaker.is_down or self.host.circuit_breaker.budget < RETRY_COST
+
+    @property
     def down_for(self) -> float:
         """Seconds since the host was found to be down; 0 if it is up."""
         since = self.host.circuit_breaker.down_since
-        return 0.0 if since is None else self._clock.monotonic() - since
+        return 0.0 if since is None else self.clock.monotonic() - since
 
     def describe_limits(self, client: QuotaClient) -> str:
         """The limits found so far for a stream, as text; empty if there are none."""
@@ -347,15 +472,16 @@ class Governor:
             found.append(f"at most {self.host.concurrency.limit:.0f} requests in flight")
         if self.adaptive_rate.rate is not None:
             found.append(f"at most {self.adaptive_rate.rate:.1f} requests a second")
-        return ", ".join([*found, *self.quota_windows.describe(self._clock.monotonic())])
+        return ", ".join([*found, *self.quota_windows.describe(self.clock.monotonic())])
 
     def _earliest_admission(self, client: QuotaClient, now: float) -> tuple[float, WaitReason]:
         """When a request may be admitted, and the reason for the wait until then."""
         at, reason = now, WaitReason.CONCURRENCY
-        if self._resumes_at > now:
-            return self._resumes_at, WaitReason.PAUSED
-        if self._herd_left and self._herd_next_at > now:
-            at, reason = self._herd_next_at, WaitReason.PAUSED
+        pause = self._pause
+        if pause.resumes_at > now:
+            return pause.resumes_at, WaitReason.PAUSED
+        if pause.is_spreading and pause.next_at > now:
+            at, reason = pause.next_at, WaitReason.PAUSED
         host = self.host
         if host.circuit_breaker.is_down:
             if host.circuit_breaker.probe_at > at:
@@ -386,31 +512,20 @@ class Governor:
         request_number = self.adaptive_rate.record_request(now)
         for log in client.window_logs:
             log.record_request(client.cost, now)
-        if self._herd_left:
-            self._spread_herd(now)
+        if self._pause.is_spreading:
+            self._pause.admit(now, len(self._queue))
         permit = Permit(self, client, now, request_number)
         if self.host.circuit_breaker.is_down:
             permit.is_probe = True
             self.host.circuit_breaker.start_probe()
         return permit
 
-    def _spread_herd(self, now: float) -> None:
-        """After a pause, spread the waiting requests over `_spread` seconds."""
-        if self._herd_left < 0:
-            self._herd_left = len(self._queue) + 1
-        self._herd_left -= 1
-        if self._herd_left > 0:
-            left = self._paused_until + self._spread - now
-            self._herd_next_at = now + self._random.uniform(0.0, 2 * max(0.0, left) / self._herd_left)
-            if left <= 0:
-                self._herd_left = 0
-
     def _admit_waiting(self) -> None:
         """Issue permits while a waiting request may be admitted, then set a timer for the next one."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        now = self._clock.monotonic()
+        now = self.clock.monotonic()
         while self._queue.entries:
             earliest = math.inf
             for client in self._queue:

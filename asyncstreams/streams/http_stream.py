@@ -31,6 +31,7 @@ from ..extraction.sink_loop import check_destination, extract_to_sink
 from ..http.client import HttpClient
 from ..http.request_builder import RequestBody
 from ..http.response_errors import default_action, should_be_retried
+from ..http.retry import RetryState
 from ..http.send_options import check_transport_options
 from ..http.session import Session
 from ..messages import Request, Response
@@ -351,7 +352,7 @@ class HttpStream(StreamSettings):
                 )
 
             try:
-                classified = await client.fetch(make, client.new_retry_state(RequestContext()))
+                classified = await client.receive(make, RetryState(RequestContext()))
             except HttpStatusError as error:
                 error.from_page_request = False
                 raise
