@@ -21,7 +21,7 @@ from ..execution.report import RunReport, StreamReport, WriteReport
 from ..execution.scheduler import OpenClient, Scheduler
 from ..models import Page, Slice
 from ..protocols import Stream
-from ..records.json_lines import EncodedLines
+from ..records.json_lines import EncodedPage
 from ..state.compatibility import check_compatible, identity_of, identity_with_credential, use_declared_cursor
 from ..state.slice_checkpoint import SliceCheckpoint
 from ..state.stream_selection import ReadOutcome, StreamSelection
@@ -195,10 +195,9 @@ class Extraction:
             cast(SliceCheckpoint, page.checkpoint).is_abandoned and not is_truncated
         ):
             return  # its slice failed, or starts over
-        lines_by_kind = {"part": page.records, "quarantined": page.quarantined}
-        chunks = [
-            Chunk(kind, cast(EncodedLines, lines).data, len(lines)) for kind, lines in lines_by_kind.items() if lines
-        ]
+        assert isinstance(page, EncodedPage)  # of a selection with raw_passthrough
+        lines_by_kind = {"part": page.lines, "quarantined": page.quarantined_lines}
+        chunks = [Chunk(kind, lines.data, len(lines)) for kind, lines in lines_by_kind.items() if lines]
         now = self._clock.monotonic()
         self._batcher.add_page(page, chunks, now, is_complete=page.is_last or is_truncated)
         if self._batcher.seconds_until_commit(now) == 0:
