@@ -68,9 +68,7 @@ async def test_rotated_token_is_stored_without_waiting_for_a_pause(virtual_clock
     def handler(request):
         if request.url.host == "auth.example.com":
             # Meanwhile the API pauses all requests for ten minutes.
-            stream.own_reader.sessions._open[asyncio.get_running_loop()][0].governor_for(origin, oauth).pause_for(
-                600
-            )
+            stream.own_reader.sessions._open[asyncio.get_running_loop()][0].governor_for(origin, oauth).pause_for(600)
             return httpx.Response(200, json={"access_token": "a2", "refresh_token": "r2"})
         return httpx.Response(200, json=[])
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import anyio
 import pytest
 
-from asyncstreams.execution.worker_pool import WorkerPool
+from asyncstreams.execution.slice_scheduler import WorkerPool
 
 
 class Jobs:

@@ -9,7 +9,6 @@ from typing import Any
 from .._json import as_array, json_type_name
 from ..errors import ConfigError, MalformedJSON, PaginationUndeclared, UnexpectedContent
 from ..messages import Response
-from ..models import Record
 from ..pagination.numbered import (
     UNKNOWN_EXTENT,
     Extent,
@@ -23,6 +22,7 @@ from ..pagination.paginators import LinkHeader, NextUrl, Offset, ends_without_to
 from ..pagination.record_path import select_rows
 from ..pagination.selectors import ABSENT, as_count, describe_selector, explain_miss, select_path, select_value
 from ..pagination.undeclared import PaginationSign, find_next_page, find_sign, may_have_sign
+from ..records.raw_records import PageRecords, RawRecords
 from .stream_run import StreamRun
 
 
@@ -35,8 +35,8 @@ class NextToken:
 
     def __init__(self, run: StreamRun, *, is_resumed: bool = False) -> None:
         self._run, self._stream, self._is_resumed = run, run.stream, is_resumed
-        self._traits = run.pagination
-        self._tracker = ExtentTracker() if run.pagination.has_extent else None
+        self._traits = run.pagination.traits
+        self._tracker = ExtentTracker() if self._traits.has_extent else None
         self.extent = UNKNOWN_EXTENT
         """What the API declares about the length of the slice, as far as it is believed."""
 
@@ -55,29 +55,31 @@ class NextToken:
         return bool(self._stream.primary_key) or (self._traits.numbered is not None and has_rows)
 
     def find_rows(
-        self, records: list[Record], response: Response, record_count: int
+        self, records: PageRecords, response: Response, record_count: int
     ) -> tuple[Sequence[Any], int | None]:
         """The rows of a response, or records where they are unknown; and the number of rows that the API sent.
 
         The number is None if the paginator needs it, but it cannot be known. A paginator that does not need it gets
         the number of records.
         """
-        if self._stream.uses_default_parser or not self._traits.counts_rows:
+        if isinstance(records, RawRecords):
+            return records.items, record_count
+        if self._run.pagination.uses_default_parser or not self._traits.counts_rows:
             return records, record_count
         rows = find_rows(self._stream.records_path, response)
         if rows is None or (not rows and records):
             return records, response.rows_read
         return list(rows.values()) if isinstance(rows, dict) else rows, len(rows)
 
-    def next_token(self, token: Any, number: int, records: list[Record], response: Response, count: int | None) -> Any:
+    def next_token(self, token: Any, number: int, records: PageRecords, response: Response, count: int | None) -> Any:
         """The token after page `number`, which `token` requested; falsy or None at the end. `count` as by `find_rows`.
 
         `records` are those of the response, or the last ones of a streamed response. Raises ConfigError if the rows
         are needed and cannot be counted, and PaginationUndeclared.
         """
-        if self._traits.shows_records:
+        if self._traits.shows_records and not isinstance(records, RawRecords):
             response.set_page_records(records)
-        if not self._stream.uses_paginator:
+        if not self._run.pagination.uses_paginator:
             return self._stream.next_page_token(response, response.context)
         if self._traits.paginator is None:
             if not self._stream.single_page:
@@ -95,12 +97,13 @@ class NextToken:
                 self._check_uncounted(current, response)
             received = None if self._tracker is None or count is None or self._is_resumed else self._tracker.rows
             following = self._traits.numbered.next_within(current, self.extent, count, received)
-        self._run.has_counted_rows = self._run.has_counted_rows or count is not None
-        if following is None and number == 0 and records and not self._run.has_warned("pages"):
-            self._warn_of_ignored_page(response)
+        if count is not None:
+            self._run.pagination.mark_counted()
+        if following is None and number == 0 and records and not self._run.progress.has_warned("pages"):
+            self._warn_of_ignored_page(records, response)
         return following
 
-    def check_streamed(self, records: list[Record], response: Response) -> None:
+    def check_streamed(self, records: PageRecords, response: Response) -> None:
         """Check a response whose body is still arriving, before its first records are delivered.
 
         Raises ConfigError if its rows cannot be counted, and PaginationUndeclared.
@@ -108,10 +111,10 @@ class NextToken:
         _, count = self.find_rows(records, response, len(records))
         if count is None and self._tracker is None:
             raise self._uncountable_error(response)
-        if self._stream.uses_paginator and self._traits.paginator is None and not self._stream.single_page:
+        if self._run.pagination.uses_paginator and self._traits.paginator is None and not self._stream.single_page:
             self._report_sign(find_next_page(response))
 
-    def _declare(self, number: int, records: list[Record], response: Response, count: int | None) -> None:
+    def _declare(self, number: int, records: PageRecords, response: Response, count: int | None) -> None:
         """Combine what a response declares with what earlier ones did."""
         assert self._traits.numbered is not None
         assert self._tracker is not None
@@ -119,15 +122,14 @@ class NextToken:
         # A record, however made, proves that there was a row, and a total of 0 beside some array is not believed.
         min_rows = int(bool(records) or any(array_lengths(json_body(response)))) if count is None else count
         self.extent = self._tracker.add_page(declared, min_rows)
-        name = self._stream.name
         if (rejected := self._tracker.rejected) is not None:
             total, received = rejected
-            self._run.warn_once(
+            self._run.progress.warn_once(
                 "total",
-                f"{name}: the API declares a total of {total:,}, but sent {received}; the total is not "
+                f"the API declares a total of {total:,}, but sent {received}; the total is not "
                 "believed, and pages are read until one is empty",
             )
-        if number == 0 and not self._run.has_warned("selector"):
+        if number == 0 and not self._run.progress.has_warned("selector"):
             self._warn_of_unread_totals(response, declared)
 
     def _check_uncounted(self, token: Any, response: Response) -> None:
@@ -149,9 +151,9 @@ class NextToken:
             )
         body = json_body(response)
         if body is None:
-            self._run.warn_once(
+            self._run.progress.warn_once(
                 "size",
-                f"{self._stream.name}: the rows of a page cannot be counted, so each page is assumed to have "
+                f"the rows of a page cannot be counted, so each page is assumed to have "
                 f"{size:,}; if the API sends fewer, rows are left out",
             )
         elif expected > 0 and expected not in array_lengths(body):
@@ -178,13 +180,13 @@ class NextToken:
                 kind = json_type_name(value)
                 why = None if is_read else f"{describe_selector(selector)} is a JSON {kind} that is no whole number"
             if why is not None:
-                self._run.warn_once("selector", f"{self._stream.name}: the end of the pages is not declared: {why}")
+                self._run.progress.warn_once("selector", f"the end of the pages is not declared: {why}")
 
     def _uncountable_error(self, response: Response, reason: str = "") -> Exception:
         """The error for a page whose rows cannot be counted, with the places at which they may be."""
         path, paginator = self._stream.records_path, type(self._traits.paginator).__name__
         body = json_body(response)
-        if self._run.has_counted_rows:
+        if self._run.pagination.has_counted_rows:
             rows = body if path is None else select_rows(path, body)
             kind = json_type_name(None if rows is ABSENT else rows)
             place = "as the body" if path is None else f"at records_path = {path!r}"
@@ -209,31 +211,31 @@ class NextToken:
             hint=hint,
         )
 
-    def _check_undeclared(self, records: list[Record], response: Response, count: int) -> None:
+    def _check_undeclared(self, records: PageRecords, response: Response, count: int) -> None:
         """Raises PaginationUndeclared, or warns, if the only page of a slice names further pages."""
         path = self._stream.records_path
         if response.decoded_json is None and response.has_body and may_have_sign(response.content, count):
             json_body(response)  # not decoded yet, as in raw passthrough
-        sign = find_sign(response, count if self._stream.uses_default_parser else 0, path)
-        if sign is not None and not self._stream.uses_default_parser:
+        sign = find_sign(response, count if self._run.pagination.uses_default_parser else 0, path)
+        if sign is not None and not self._run.pagination.uses_default_parser:
             sign = find_sign(response, self._count_for_total(records, response, count), path)
         self._report_sign(sign)
 
     def _report_sign(self, sign: PaginationSign | None) -> None:
         if sign is None:
             return
-        if sign.is_certain and not self._run.is_preview:
+        if sign.is_certain and not self._run.bounds.is_preview:
             raise PaginationUndeclared(
                 f"has {sign.where}, but the stream has no paginator, so its other pages would be left out",
                 hint=_declaration_hint(sign),
             )
-        self._run.warn_once(
+        self._run.progress.warn_once(
             "pages",
-            f"{self._stream.name}: the first page is treated as the only one: the response has {sign.where}, but the "
+            f"the first page is treated as the only one: the response has {sign.where}, but the "
             f"stream has no paginator; {_declaration_hint(sign)}",
         )
 
-    def _count_for_total(self, records: list[Record], response: Response, count: int) -> int:
+    def _count_for_total(self, records: PageRecords, response: Response, count: int) -> int:
         """The number of rows with which a total is compared; where they are unknown, at least that number."""
         rows = find_rows(self._stream.records_path, response)
         if rows is not None and (rows or not records):
@@ -242,11 +244,13 @@ class NextToken:
         lengths = [len(select_path(path, body)) for path in candidate_paths(body)]
         return max([count, response.rows_read or 0, *lengths])
 
-    def _warn_of_ignored_page(self, response: Response) -> None:
+    def _warn_of_ignored_page(self, records: PageRecords, response: Response) -> None:
         """Warn, once per stream, if the only page of a slice names a next page that the paginator does not read."""
+        if self._run.pagination.was_searched(records, response):
+            return
         selector = getattr(self._traits.paginator, "selector", None)
-        if self._run.raw_reader is not None:
-            if self._run.slices_done:
+        if isinstance(records, RawRecords):
+            if self._run.progress.slices_done:
                 return  # decoding costs time, and the first slices would have shown it
             with suppress(MalformedJSON):  # such as a number beyond a double, which raw passthrough copies unchanged
                 response.json()
@@ -258,7 +262,7 @@ class NextToken:
         ):
             why = f"the response has {sign.where}, but {self._traits.paginator} does not read it"
         if why is not None:
-            self._run.warn_once("pages", f"{self._stream.name}: the first page is treated as the only one: {why}")
+            self._run.progress.warn_once("pages", f"the first page is treated as the only one: {why}")
 
 
 def _declaration_hint(sign: PaginationSign) -> str:

@@ -17,7 +17,7 @@ from ..http.retry import ClassifiedResponse, RetryState
 from ..messages import Request, Response, shown_url
 from ..models import Record, RequestContext, ResponseAction, shorten
 from ..protocols import ParsedRecords, RequestSlot, Stream
-from ..records.raw_records import RawReader
+from ..records.raw_records import PageRecords, RawReader
 
 _MAX_BATCH_RECORDS = 1000
 _MAX_BATCH_BYTES = 2**20
@@ -43,7 +43,7 @@ class ParsedPage(NamedTuple):
 
     response: Response
     action: ResponseAction
-    records: list[Record]
+    records: PageRecords
     retry: RetryState
     size: int = 0
     more: AsyncGenerator[RecordBatch] | None = None
@@ -121,11 +121,11 @@ class PageFetcher:
             await batches.aclose()
         return ParsedPage(response, action, first.records, retry, first.size, None if first.is_last else batches)
 
-    async def _parse_body(self, response: Response) -> list[Record]:
+    async def _parse_body(self, response: Response) -> PageRecords:
         """The records of a complete body, from `parse_response`. Raises UnexpectedContent and MalformedJSON."""
         await self._wait_for_capacity()
-        if self._raw is not None and (lines := self._raw.extract_records(response)) is not None:
-            return cast("list[Record]", lines)
+        if self._raw is not None and (raw := self._raw.extract_records(response)) is not None:
+            return raw
         try:
             parsed = self._stream.parse_response(response, response.context)
             records = cast("list[Record]", parsed) if type(parsed) is list else await self._to_list(parsed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -21,7 +20,6 @@ _LOOP_HINT = (
     "check that the API supports the paging parameter, and its name; if equal pages are expected, set "
     "detect_loops = False"
 )
-_log = logging.getLogger("asyncstreams")
 
 
 class LoopGuard:
@@ -95,20 +93,20 @@ class DriftDetector:
     """Warns if a row of the last 100 pages appears again: rows move, so others may be missing."""
 
     def __init__(self, run: StreamRun) -> None:
-        self._run, self._key = run, run.stream.primary_key
+        self._progress, self._key = run.progress, str(run.stream.primary_key)
         self._pages: deque[list[Hashable]] = deque()
         self._keys: set[Hashable] = set()
 
     def repeats_last_page(self, records: list[Record]) -> bool:
         """Whether a page has the keys of the page before it, in the same order."""
         try:
-            return bool(self._pages) and [record[str(self._key)] for record in records] == self._pages[-1]
+            return bool(self._pages) and [record[self._key] for record in records] == self._pages[-1]
         except (KeyError, TypeError):
             return False  # keys are missing
 
     def observe_page(self, number: int, records: list[Record]) -> None:
         """Compare the records of the next page, in the order of the API, with those of earlier pages."""
-        if not isinstance(self._key, str) or self._run.drift_reported:
+        if self._progress.has_warned("drift"):
             return
         try:
             keys: list[Hashable] = [record[self._key] for record in records]
@@ -116,22 +114,15 @@ class DriftDetector:
         except (KeyError, TypeError):
             return  # keys are missing or not hashable
         if repeats:
-            self._run.drift_reported = True
-            _log.warning(
-                "%s: rows of page %d were on an earlier page: the API moves rows during the read, so some may be read "
-                "twice and others not at all; sort by a field that does not change, or use cursor pagination",
-                self._run.stream.name,
-                number,
+            self._progress.warn_once(
+                "drift",
+                f"rows of page {number} were on an earlier page: the API moves rows during the read, so some may be "
+                "read twice and others not at all; sort by a field that does not change, or use cursor pagination",
             )
         self._pages.append(keys)
         self._keys.update(keys)
         if len(self._pages) > _MAX_REMEMBERED_PAGES:
             self._keys.difference_update(self._pages.popleft())
-
-
-def may_drift(stream: Stream) -> bool:
-    """Whether rows can move between the pages of a stream: pages are counted, and rows have keys."""
-    return isinstance(stream.primary_key, str) and stream.uses_paginator and hasattr(stream.paginator, "predict_tokens")
 
 
 def _hash(token: Any) -> int:

@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import anyio
 
@@ -24,12 +24,12 @@ from ..parents.log import ParentLog, merge_pages
 from ..parents.log_file import CacheDir, LogFile, resolve_cache_dir
 from ..parents.projection import decoder_for
 from ..protocols import Stream
-from ..records.json_lines import EncodedLines, encoding_error
+from ..records.json_lines import EncodedPage, encoding_error, page_counts
 from ..state.compatibility import identity_of
 from ..state.stream_selection import StreamSelection, state_of
 from ..state.stream_state import StreamState, empty_state
 from ..storage.framing import CorruptData, LogFooter
-from .page_queue import PageQueueSender
+from .page_queue import PageQueue, PageQueueSender
 from .slots import Slot
 
 _log = logging.getLogger("asyncstreams")
@@ -92,15 +92,17 @@ class ParentPageSender:
     replays_delivered = True
 
     def __init__(
-        self, writer: ParentWriter, consumer: PageQueueSender | None, limit: int | None, *, on_demand: bool
+        self,
+        log: ParentLog,
+        consumer: PageQueueSender | None,
+        limit: int | None,
+        *,
+        children_state: StreamState | None,
+        on_demand: bool,
+        is_cached: bool,
     ) -> None:
-        self.log, self.children_state, self._consumer, self._remaining = (
-            writer.log,
-            writer.children_state,
-            consumer,
-            limit,
-        )
-        self._on_demand, self._is_cached = on_demand, writer.cache is not None
+        self.log, self._consumer, self._remaining = log, consumer, limit
+        self.children_state, self._on_demand, self._is_cached = children_state, on_demand, is_cached
 
     @property
     def has_demand(self) -> bool:
@@ -118,11 +120,13 @@ class ParentPageSender:
         await self._append(page)
 
     async def _append(self, page: Page) -> None:
-        if page.records:
-            # As JSON: the consumer may change its records, but children get them unchanged.
-            records: object = page.records
+        # As JSON: the consumer may change its records, but children get them unchanged.
+        if isinstance(page, EncodedPage):
+            if page.lines:
+                await self.log.append(page.lines.to_json_array(), len(page.lines))
+        elif page.records:
             try:
-                text = records.to_json_array() if isinstance(records, EncodedLines) else encode(records)
+                text = encode(page.records)
             except TypeError as error:
                 failure = encoding_error(error, page.records).locate(stream=page.stream, page=page.number)
                 raise failure from None
@@ -137,7 +141,7 @@ class ParentPageSender:
             return
         if self._remaining is not None:
             page = page.truncate(self._remaining)
-            self._remaining -= len(page.records)
+            self._remaining -= page_counts(page)[0]
         await self._consumer.put(page, size, on_delivered)
 
     async def wait_for_demand(self, slot: Slot) -> None:
@@ -150,13 +154,77 @@ class ParentPageSender:
             await self.log.wait_for_capacity()
 
 
-class ParentWriter(NamedTuple):
-    """A stream that is written to a log. `children_state` is its state as its children keep it."""
+class StreamNode:
+    """A stream of a run among its parents and children: the log that it writes, and the feed that it reads."""
 
-    selection: StreamSelection
-    log: ParentLog
-    cache: CachedLog | None
-    children_state: StreamState | None
+    def __init__(self, selection: StreamSelection, *, is_limited_run: bool) -> None:
+        self.selection, self._is_limited_run = selection, is_limited_run
+        self.feed: ParentFeed | None = None
+        """The records of its parents, if its slices are made from them."""
+        self.log: ParentLog | None = None
+        """The log of its records, if children or the cache need them."""
+        self._cache: CachedLog | None = None
+        self._children_state: StreamState | None = None
+        self._incremental_parents: list[StreamNode] = []
+
+    def write_to(self, log: ParentLog, cache: CachedLog | None) -> ParentLog:
+        """Write the records of the stream into a log."""
+        self.log, self._cache = log, cache
+        return log
+
+    def connect(self, feed: ParentFeed) -> None:
+        """Read the slices of the stream from a feed of its parents."""
+        self.feed = feed
+
+    def add_incremental_parent(self, parent: StreamNode, state: StreamState) -> None:
+        """Keep the state of a parent, which is read from `state` on, together with that of the stream."""
+        if parent._children_state is None:
+            parent._children_state = state.copy()
+        if parent not in self._incremental_parents:
+            self._incremental_parents.append(parent)
+
+    def parent_states(self) -> dict[str, StreamState]:
+        """The states of the parents that the stream reads incrementally, by name."""
+        found: dict[str, StreamState] = {}
+        for parent in self._incremental_parents:
+            assert parent._children_state is not None
+            state = found[parent.selection.stream.name] = parent._children_state.copy()
+            state.parents = parent.parent_states()
+        return found
+
+    def sender_to(self, queue: PageQueue) -> PageQueueSender | ParentPageSender:
+        """The sender for the pages of the stream."""
+        selection = self.selection
+        sender = queue.add_sender(selection.stream.weight)
+        if self.log is None:
+            return sender
+        return ParentPageSender(
+            self.log,
+            sender if selection.is_emitted else None,
+            selection.limit,
+            children_state=self._children_state,
+            on_demand=self._is_limited_run,
+            is_cached=self._cache is not None,
+        )
+
+    @property
+    def max_records(self) -> int | None:
+        """The record limit of the stream; a parent in a limited run is read on demand instead."""
+        return sys.maxsize if self.log is not None and self._is_limited_run else self.selection.limit
+
+    async def finish(self, *, is_complete: bool) -> None:
+        """End the log of a stream that was read, completely or not."""
+        if self.log is not None and is_complete:
+            await self.log.finish(None if self._cache is None else self._cache.store)
+        elif self.log is not None:
+            self.log.abort()
+
+    def close(self) -> None:
+        """End the log and the feed of the stream, whatever the outcome."""
+        if self.log is not None:
+            self.log.abort()
+        if self.feed is not None:
+            self.feed.close()
 
 
 class ParentCoordinator:
@@ -167,185 +235,138 @@ class ParentCoordinator:
     """
 
     def __init__(self, selections: Sequence[StreamSelection]) -> None:
-        self.selections = list(selections)
-        self._writers: dict[int, ParentWriter] = {}
-        self._cached_logs: dict[int, ParentLog] = {}
-        self._feeds: dict[int, ParentFeed] = {}
-        self._incremental_parents: dict[int, dict[str, ParentWriter]] = {}
-        self._fingerprints: dict[int, str | None] = {}
-        self._caches: dict[int, CachedLog | None] = {}
-        self._has_limit = any(selection.limit is not None for selection in selections)
+        self._is_limited = any(selection.limit is not None for selection in selections)
+        self._nodes = [StreamNode(selection, is_limited_run=self._is_limited) for selection in selections]
+        self._lookups: list[CacheLookup] = []
 
     @asynccontextmanager
-    async def resolve_parents(self) -> AsyncGenerator[None]:
-        """Find all parents on entry, close their logs on exit. Raises ConfigError."""
+    async def resolve_parents(self) -> AsyncGenerator[Sequence[StreamNode]]:
+        """Find all parents on entry, and yield all streams; close their logs on exit. Raises ConfigError."""
         try:
             # Those that need only new parents first: in a first run, others can share their read.
-            pending = deque(sorted(self.selections, key=lambda selection: not selection.stream.incremental_dependency))
+            pending = deque(sorted(self._nodes, key=lambda node: not node.selection.stream.incremental_dependency))
             while pending:
-                before = len(self.selections)
+                before = len(self._nodes)
                 await self._connect_parents(pending.popleft())
-                pending += self.selections[before:]
-            yield
+                pending += self._nodes[before:]
+            yield self._nodes
         finally:
-            for log in (*(writer.log for writer in self._writers.values()), *self._cached_logs.values()):
-                log.close()
+            logs = [node.log for node in self._nodes] + [lookup.log for lookup in self._lookups]
+            for log in logs:
+                if log is not None:
+                    log.close()
 
-    def feed_for(self, selection: StreamSelection) -> ParentFeed | None:
-        return self._feeds.get(id(selection))
-
-    def parent_states(self, selection: StreamSelection) -> dict[str, StreamState]:
-        """The states of the parents that a stream reads incrementally, by name."""
-        found: dict[str, StreamState] = {}
-        for name, writer in self._incremental_parents.get(id(selection), {}).items():
-            assert writer.children_state is not None
-            found[name] = writer.children_state.copy()
-            found[name].parents = self.parent_states(writer.selection)
-        return found
-
-    def sender_for(
-        self, selection: StreamSelection, add_sender: Callable[[float], PageQueueSender]
-    ) -> PageQueueSender | ParentPageSender:
-        """The sender for the pages of a stream."""
-        sender = add_sender(selection.stream.weight)
-        writer = self._writers.get(id(selection))
-        if writer is None:
-            return sender
-        consumer = sender if selection.is_emitted else None
-        return ParentPageSender(writer, consumer, selection.limit, on_demand=self._has_limit)
-
-    def max_records(self, selection: StreamSelection) -> int | None:
-        """The record limit of a stream; a parent in a limited run is read on demand instead."""
-        if id(selection) in self._writers and self._has_limit:
-            return sys.maxsize
-        return selection.limit
-
-    async def finish(self, selection: StreamSelection, *, is_complete: bool) -> None:
-        """End the log of a stream that was read, completely or not."""
-        if (writer := self._writers.get(id(selection))) is None:
-            return
-        if is_complete:
-            await writer.log.finish(None if writer.cache is None else writer.cache.store)
-        else:
-            writer.log.abort()
-
-    def close_stream(self, selection: StreamSelection) -> None:
-        """End the log of a stream and its own feed, whatever the outcome."""
-        if (writer := self._writers.get(id(selection))) is not None:
-            writer.log.abort()
-        if (feed := self.feed_for(selection)) is not None:
-            feed.close()
-
-    async def _connect_parents(self, selection: StreamSelection) -> None:
-        stream = selection.stream
-        if stream.use_cache and id(selection) not in self._writers and selection.reads_everything:
-            await self._add_writer(selection)
+    async def _connect_parents(self, node: StreamNode) -> None:
+        selection, stream = node.selection, node.selection.stream
+        if stream.use_cache and node.log is None and selection.reads_everything:
+            await self._open_log(node)
         if stream.parents and selection.slices is None:
-            logs = [(parent, await self._log_for(parent, selection)) for parent in stream.parents]
-            self._feeds[id(selection)] = ParentFeed(stream, logs)
+            node.connect(ParentFeed(stream, [(parent, await self._log_for(parent, node)) for parent in stream.parents]))
 
-    async def _log_for(self, parent: Stream, child: StreamSelection) -> ParentLog:
+    async def _log_for(self, parent: Stream, child: StreamNode) -> ParentLog:
         """The log of a parent: of a stream of this run, from the cache, or of a parent that is added to the run."""
-        required = _required_state(child, parent)
-        for selection in self.selections:
-            is_equivalent = selection.stream is parent or self._are_equivalent(selection.stream, parent)
-            if not is_equivalent and selection.stream.name == parent.name:
+        selection = child.selection
+        required = _required_state(selection, parent)
+        for node in self._nodes:
+            stream = node.selection.stream
+            is_equivalent = stream is parent or self._are_equivalent(stream, parent)
+            if not is_equivalent and stream.name == parent.name:
                 raise ConfigError(
                     f"two different streams named {parent.name!r} in one run: one of them is a parent",
                     hint="give one of them another `name`, or use the same stream for both",
                 )
-            if is_equivalent and _satisfies(selection, required, has_state_store=child.has_state_store):
-                return (await self._writer_for(selection, child, required)).log
-        if required is not None:
-            hidden = StreamSelection(
-                parent,
-                None,
-                required.copy(),
-                None,
-                is_emitted=False,
-                replaces_surrogates=child.replaces_surrogates,
-                feeds_children=child.has_state_store,
-            )
-        else:
-            if id(parent) in self._cached_logs:
-                return self._cached_logs[id(parent)]
-            hidden = StreamSelection(
-                parent,
-                None,
-                state_of(parent, None),
-                None,
-                is_emitted=False,
-                replaces_surrogates=child.replaces_surrogates,
-            )
-            if parent.use_cache and (cached := await self._find_cached(parent)) is not None:
-                self._cached_logs[id(parent)] = cached
+            if is_equivalent and _satisfies(node.selection, required, has_state_store=selection.has_state_store):
+                return await self._share_log(node, child, required)
+        if required is None:
+            lookup = self._lookup(parent)
+            if parent.use_cache and (cached := await lookup.find_log()) is not None:
                 return cached
-        self.selections.append(hidden)
-        return (await self._writer_for(hidden, child, required)).log
-
-    async def _writer_for(
-        self, parent: StreamSelection, child: StreamSelection, required: StreamState | None
-    ) -> ParentWriter:
-        """The writer of a parent, which also tracks the state that the child keeps of it."""
-        writer = self._writers.get(id(parent)) or await self._add_writer(parent)
-        if required is not None and child.has_state_store:
-            if writer.children_state is None:
-                writer = self._writers[id(parent)] = writer._replace(children_state=required.copy())
-            self._incremental_parents.setdefault(id(child), {})[parent.stream.name] = writer
-        return writer
-
-    async def _add_writer(self, selection: StreamSelection) -> ParentWriter:
-        stream = selection.stream
-        cache: CachedLog | None = None
-        if stream.use_cache and selection.reads_everything and not self._has_limit:
-            cache = await self._cache_for(stream)
-        log = (
-            ParentLog(LogFile.create_temporary, _warn_once(stream.name))
-            if cache is None
-            else ParentLog(cache.open, cache.warn)
+        hidden = StreamSelection(
+            parent,
+            None,
+            state_of(parent, None) if required is None else required.copy(),
+            None,
+            is_emitted=False,
+            replaces_surrogates=selection.replaces_surrogates,
+            feeds_children=required is not None and selection.has_state_store,
         )
-        writer = self._writers[id(selection)] = ParentWriter(selection, log, cache, None)
-        return writer
+        node = StreamNode(hidden, is_limited_run=self._is_limited)
+        self._nodes.append(node)
+        return await self._share_log(node, child, required)
 
-    async def _cache_for(self, stream: Stream) -> CachedLog | None:
-        """The cache entry of a stream; None, with a warning, if it cannot be cached."""
-        if id(stream) not in self._caches:
-            self._caches[id(stream)] = await self._open_cache(stream)
-        return self._caches[id(stream)]
+    async def _share_log(self, parent: StreamNode, child: StreamNode, required: StreamState | None) -> ParentLog:
+        """The log of a parent, which also tracks the state that the child keeps of it."""
+        log = parent.log or await self._open_log(parent)
+        if required is not None and child.selection.has_state_store:
+            child.add_incremental_parent(parent, required)
+        return log
 
-    async def _open_cache(self, stream: Stream) -> CachedLog | None:
-        try:
-            return await anyio.to_thread.run_sync(CachedLog, stream)
-        except NotFingerprintable as error:
-            _log.warning("%s is not cached: it has no stable fingerprint: %s", stream.name, error)
-        except OSError as error:
-            _warn_once(stream.name)(error)
-        return None
-
-    async def _find_cached(self, stream: Stream) -> ParentLog | None:
-        cache = await self._cache_for(stream)
+    async def _open_log(self, node: StreamNode) -> ParentLog:
+        stream = node.selection.stream
+        cache: CachedLog | None = None
+        if stream.use_cache and node.selection.reads_everything and not self._is_limited:
+            cache = await self._lookup(stream).find_entry()
         if cache is None:
-            return None
-        try:
-            found = await anyio.to_thread.run_sync(cache.find)
-        except OSError as error:
-            cache.warn(error)
-            return None
-        return None if found is None else ParentLog.from_file(*found)
+            return node.write_to(ParentLog(LogFile.create_temporary, _warn_once(stream.name)), None)
+        return node.write_to(ParentLog(cache.open, cache.warn), cache)
 
     def _are_equivalent(self, first: Stream, second: Stream) -> bool:
         if type(first) is not type(second) or first.name != second.name:
             return False
-        key = self._fingerprint(first)
-        return key is not None and key == self._fingerprint(second)
+        key = self._lookup(first).fingerprint
+        return key is not None and key == self._lookup(second).fingerprint
 
-    def _fingerprint(self, stream: Stream) -> str | None:
-        if id(stream) not in self._fingerprints:
+    def _lookup(self, stream: Stream) -> CacheLookup:
+        found = next((lookup for lookup in self._lookups if lookup.stream is stream), None)
+        if found is None:
+            found = CacheLookup(stream)
+            self._lookups.append(found)
+        return found
+
+
+class CacheLookup:
+    """What a run knows of the cache of one stream object: fingerprint, entry and log, each found once."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.log: ParentLog | None = None
+        """The log of an earlier run, once it was found."""
+        self._entry: CachedLog | None = None
+        self._is_opened = False
+
+    @cached_property
+    def fingerprint(self) -> str | None:
+        """The fingerprint of the stream; None if it has none."""
+        try:
+            return process_fingerprint(self.stream)
+        except NotFingerprintable:
+            return None
+
+    async def find_entry(self) -> CachedLog | None:
+        """The cache entry of the stream; None, with a warning, if it cannot be cached."""
+        if not self._is_opened:
+            self._entry, self._is_opened = await self._open_entry(), True
+        return self._entry
+
+    async def find_log(self) -> ParentLog | None:
+        """The log of an earlier run; None without one."""
+        if self.log is None and (entry := await self.find_entry()) is not None:
             try:
-                self._fingerprints[id(stream)] = process_fingerprint(stream)
-            except NotFingerprintable:
-                self._fingerprints[id(stream)] = None
-        return self._fingerprints[id(stream)]
+                found = await anyio.to_thread.run_sync(entry.find)
+            except OSError as error:
+                entry.warn(error)
+            else:
+                self.log = None if found is None else ParentLog.from_file(*found)
+        return self.log
+
+    async def _open_entry(self) -> CachedLog | None:
+        try:
+            return await anyio.to_thread.run_sync(CachedLog, self.stream)
+        except NotFingerprintable as error:
+            _log.warning("%s is not cached: it has no stable fingerprint: %s", self.stream.name, error)
+        except OSError as error:
+            _warn_once(self.stream.name)(error)
+        return None
 
 
 def _required_state(child: StreamSelection, parent: Stream) -> StreamState | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from typing import Protocol
 
 import anyio
 
@@ -17,6 +18,13 @@ from .stream_run import StreamRun
 _PROGRESS_INTERVAL_S = 30.0
 _SILENCE_S, _SILENCE_CHECK_S = 30.0, 5.0
 _log = logging.getLogger("asyncstreams")
+
+
+class RunSource(Protocol):
+    """The runs of the streams that have begun."""
+
+    @property
+    def runs(self) -> Sequence[StreamRun]: ...
 
 
 def log_start(run: StreamRun) -> None:
@@ -44,25 +52,26 @@ def log_end(run: StreamRun, outcome: str) -> None:
     """Log that a stream ends, with the pages and records that were read."""
     if not _log.isEnabledFor(logging.INFO):
         return
-    counts = {"ignored": run.slices_ignored, "missing": run.slices_missing, "failed": len(run.failed)}
+    progress = run.progress
+    counts = {"ignored": progress.slices_ignored, "missing": run.slices_missing, "failed": len(progress.failures)}
     slices = "".join(
         f", {count:,} {'slice' if count == 1 else 'slices'} {name}" for name, count in counts.items() if count
     )
-    quarantined = f", {run.read_quarantined:,} quarantined" if run.read_quarantined else ""
+    quarantined = f", {progress.read.quarantined:,} quarantined" if progress.read.quarantined else ""
     _log.info(
         "%s: %s: %s pages, %s records%s%s in %.1f s",
         run.stream.name,
         outcome,
-        f"{run.read_pages:,}",
-        f"{run.read_records:,}",
+        f"{progress.read.pages:,}",
+        f"{progress.read.records:,}",
         quarantined,
         slices,
-        run.client.clock.monotonic() - run.started_at,
+        run.client.clock.monotonic() - progress.started_at,
     )
 
 
 @asynccontextmanager
-async def log_silences(clock: Clock, runs: Sequence[StreamRun], page_queue: PageQueue) -> AsyncGenerator[None]:
+async def log_silences(clock: Clock, source: RunSource, page_queue: PageQueue) -> AsyncGenerator[None]:
     """Inside the block, log once in 30 s that nothing moves in a run, and why.
 
     This is a warning if the consumer waits for a page, and INFO if it works on one.
@@ -71,19 +80,19 @@ async def log_silences(clock: Clock, runs: Sequence[StreamRun], page_queue: Page
         yield
         return
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_watch_silences, clock, runs, page_queue)
+        tasks.start_soon(_watch_silences, clock, source, page_queue)
         try:
             yield
         finally:
             tasks.cancel_scope.cancel()
 
 
-async def _watch_silences(clock: Clock, runs: Sequence[StreamRun], page_queue: PageQueue) -> None:
+async def _watch_silences(clock: Clock, source: RunSource, page_queue: PageQueue) -> None:
     before, silent_since, logged_at = -1, clock.monotonic(), 0.0
     while True:
         await clock.sleep(_SILENCE_CHECK_S)
-        now = clock.monotonic()
-        moves = sum(run.client.activity + run.pages + run.slices_started for run in runs)
+        now, runs = clock.monotonic(), source.runs
+        moves = sum(run.client.activity + run.progress.delivered.pages + run.progress.slices_started for run in runs)
         if moves != before:
             before, silent_since, logged_at = moves, now, now
         elif now - logged_at >= _SILENCE_S:
@@ -106,8 +115,8 @@ async def _repeat_progress(run: StreamRun) -> None:
 
 
 def _describe_start(run: StreamRun) -> list[str]:
-    stream, state = run.stream, run.state
-    limit = f"at most {run.remaining_records:,} records" if run.remaining_records is not None else ""
+    stream, state, max_records = run.stream, run.selection.state, run.bounds.remaining
+    limit = "" if max_records is None else f"at most {max_records:,} records"
     parents = f"for each record of {' and '.join(parent.name for parent in stream.parents)}" if stream.parents else ""
     cursor = ""
     if run.incremental is not None:

@@ -45,7 +45,7 @@ async def read_sequentially(stream: Stream, client: HttpClient) -> AsyncGenerato
 
 
 def _new_run(stream: Stream, client: HttpClient) -> StreamRun:
-    return StreamRun(
+    return StreamRun.create(
         StreamSelection(stream, None, state_of(stream, None), 1),
         client,
         RecordValidator(stream, None),
@@ -66,9 +66,11 @@ async def _read_pages(run: StreamRun, max_missing: int | None = None) -> AsyncGe
                 stream_slice: Slice | None = pending_slice.stream_slice
                 while stream_slice is not None:
                     reader = SliceReader(run, slot, stream_slice, None)
-                    async with aclosing(reader.pages()) as pages:
-                        async for page, _ in pages:
-                            yield page
+                    try:
+                        while (sized := await reader.read_page()) is not None:
+                            yield sized[0]
+                    finally:
+                        await reader.close()
                     stream_slice = reader.next_range()
             except HttpStatusError as error:
                 if run.children is None or not run.children.concerns(error):

@@ -5,19 +5,18 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AsyncStreamsError, ConfigError, CursorMismatch, InvalidSlice, PaginationLoop, UnexpectedContent
 from ..messages import Response, shown_url
-from ..models import Page, Record, RequestContext, ResponseAction, Slice, shorten
+from ..models import Page, RequestContext, ResponseAction, Slice, shorten
 from ..parents.projection import IncompleteRecord
-from ..records.raw_records import are_raw
+from ..records.raw_records import PageRecords, RawRecords, visible_fields
 from ..state.slice_checkpoint import SliceCheckpoint
-from ..state.stream_state import ResumePoint, StreamState
+from ..state.stream_state import ResumePoint
 from .next_token import NextToken
-from .page_fetcher import PageFetcher, ParsedPage, ReceivedPage, RecordBatch, locate_error, requested_url
-from .pagination_guard import DriftDetector, LoopGuard, may_drift
+from .page_fetcher import ParsedPage, ReceivedPage, RecordBatch, locate_error, requested_url
+from .pagination_guard import DriftDetector, LoopGuard
 from .read_ahead import ReadAhead
 from .slots import Slot
 from .stream_run import StreamRun
@@ -30,7 +29,7 @@ _log = logging.getLogger("asyncstreams")
 
 
 class SliceReader:
-    """Reads the pages of one slice in order."""
+    """Reads the pages of one slice in order. Its user closes it."""
 
     def __init__(
         self,
@@ -41,103 +40,80 @@ class SliceReader:
         *,
         already_delivered: bool = False,
     ) -> None:
-        self._run, self._stream, self._slice, self._slot = run, run.stream, stream_slice, slot
-        self._tasks = tasks
-        self._fetcher = PageFetcher(
-            run.stream, run.client, run.sender.wait_for_capacity, run.raw_reader, run.on_surrogates
-        )
+        self._run, self._slot, self._slice, self._tasks = run, slot, stream_slice, tasks
         self._resets = 0
-        self._is_finished = False
+        self._ahead: ReadAhead | None = None
+        self._body: StreamedBody | None = None
         self.is_ignored = False
         """Whether an ignored response ended the slice."""
         self.delivered_pages = math.inf if already_delivered else 0
         """Number of first pages that an earlier run delivered; they are read again for child streams only."""
-        self._checkpoint = None if already_delivered else run.checkpoint_for(stream_slice)
-        self._state = run.state
-        if self._checkpoint is not None and isinstance(run.state, StreamState) and self._checkpoint.partitions[0]:
-            self._state = run.state.of(self._checkpoint.partitions[0])
+        self._checkpoint = None if already_delivered else run.checkpoints.new_checkpoint(stream_slice)
+        self._state = run.checkpoints.state_of(self._checkpoint)
         resume = None if self._checkpoint is None else self._checkpoint.resume
         if resume is not None and run.sender.replays_delivered:
             self.delivered_pages, resume = resume.number, None
-        self._start(resume)
-
-    def _start(self, resume: ResumePoint | None = None) -> None:
-        """Prepare to read from the first page, or from the page after the last checkpoint."""
-        self._ahead = self._new_read_ahead(self._tasks) if resume is None else None
-        self._drift = DriftDetector(self._run) if may_drift(self._stream) else None
-        self._number = 0 if resume is None else resume.number
-        self._token: Any = None if resume is None else resume.token
-        self._previous_url: str | None = None
-        self._guard: LoopGuard | None = None
-        self._next = NextToken(self._run, is_resumed=resume is not None)
+        self._pagination = SlicePagination(run, resume)
 
     def next_range(self) -> Slice | None:
         """The range to read after this slice, once it has been read, if the cursor grows without end."""
-        return self._checkpoint.next_range() if self._checkpoint is not None and self._is_finished else None
+        if self._checkpoint is None or not self._pagination.is_finished:
+            return None
+        return self._checkpoint.next_range()
 
-    async def pages(self) -> AsyncGenerator[tuple[Page, int]]:
-        """Yield every page with its size in bytes, in order. Errors name stream, slice and page."""
+    async def read_page(self) -> tuple[Page, int] | None:
+        """The next page with its size in bytes; None after the last one. Errors name stream, slice and page."""
+        stream = self._run.selection.stream
         try:
-            self._check_parents()
-            while not self._is_finished:
-                if self._guard is not None and self._token is not None:
-                    self._guard.check_token(self._number, self._token)
+            while not self._pagination.is_finished:
+                if self._body is not None:
+                    return await self._next_batch(self._body)
+                if stream.parent_fields is not None:
+                    _check_parents(self._slice)
                 fetched = await self._fetch_next()
-                if fetched.more is None:
-                    if (page := self._complete_page(fetched)) is not None:
-                        size = fetched.size
-                        # Only the consumer keeps a page. Otherwise each slice that waits for its next page would
-                        # keep the last one in memory, beyond the reach of the processor's caches.
-                        del fetched
-                        yield page, size
-                        self._number += 1
-                        del page
-                    continue
-                async with aclosing(self._streamed_pages(fetched, fetched.more)) as pages:
-                    async for sized in pages:
-                        yield sized
-                        self._number += 1
+                if fetched.more is not None:
+                    return self._open_body(fetched, fetched.more)
+                if (page := self._complete_page(fetched)) is not None:
+                    return page, fetched.size
         except AsyncStreamsError as error:
+            number = self._pagination.number
             error.redact(self._run.client.secrets)
-            declaration_fits = self._run.has_parsed_response or bool(self._stream.parents)
+            declaration_fits = self._run.pagination.has_parsed_response or bool(stream.parents)
             if isinstance(error, ConfigError) and error.depends_on_data and declaration_fits:
                 text = UnexpectedContent(error.message, hint=error.hint)
-                text.locate(stream=self._stream.name, stream_slice=self._slice, page=self._number)
+                text.locate(stream=stream.name, stream_slice=self._slice, page=number)
                 raise text.locate(url=error.url, method=error.method, status=error.status, tries=error.tries) from error
-            error.locate(stream=self._stream.name, stream_slice=self._slice, page=self._number)
+            error.locate(stream=stream.name, stream_slice=self._slice, page=number)
             raise
         except Exception as error:
-            error.add_note(f"asyncstreams: in stream {self._stream.name!r}, slice {self._slice!r}, page {self._number}")
+            number = self._pagination.number
+            error.add_note(f"asyncstreams: in stream {stream.name!r}, slice {self._slice!r}, page {number}")
             raise
-        finally:
-            if self._ahead is not None:
-                self._ahead.discard()
-            if self._checkpoint is not None and not self._is_finished:
-                self._checkpoint.is_abandoned = True
+        return None
 
-    def _check_parents(self) -> None:
-        """Raises InvalidSlice if a record of a parent lacks a field of `parent_fields`."""
-        if self._stream.parent_fields is None:
-            return
-        for record in (self._slice.get("parent"), *(self._slice.get("parents") or ())):
-            if isinstance(record, IncompleteRecord):
-                hint = "correct the name, or omit parent_fields to get the complete record in the slice"
-                raise InvalidSlice(record.problem, hint=hint)
+    async def close(self) -> None:
+        """Discard what was fetched ahead or is still arriving. A slice that is not finished is abandoned."""
+        if self._ahead is not None:
+            self._ahead.discard()
+        if self._checkpoint is not None and not self._pagination.is_finished:
+            self._checkpoint.is_abandoned = True
+        if self._body is not None:
+            await self._body.more.aclose()
 
     async def _fetch_next(self) -> ParsedPage:
-        received: ReceivedPage | None = None
-        if self._ahead is not None and self._ahead.is_next(self._token):
+        pagination = self._pagination
+        pagination.check_token()
+        token, received = pagination.token, None
+        if self._ahead is not None and self._ahead.is_next(token):
             # Speculative requests have their own slots.
             self._slot.release()
             received = await self._ahead.pop_next()
-        context = self._context(self._token)
-        return await self._fetcher.fetch(context, self._previous_url, self._slot, self._number, received)
+        context = RequestContext(self._slice, token, self._state)
+        return await self._run.fetcher.fetch(context, pagination.last_url, self._slot, pagination.number, received)
 
     async def _receive(self, token: Any, slot: Slot, page: int) -> ReceivedPage:
-        return await self._fetcher.receive(self._context(token), self._previous_url, slot, page)
-
-    def _context(self, token: Any) -> RequestContext:
-        return RequestContext(self._slice, token, self._state)
+        context = RequestContext(self._slice, token, self._state)
+        return await self._run.fetcher.receive(context, self._pagination.last_url, slot, page)
 
     def _complete_page(self, fetched: ParsedPage) -> Page | None:
         """The page of a complete response; None if the pagination is reset."""
@@ -146,129 +122,85 @@ class SliceReader:
                 self._restart()
                 return None
             if fetched.action is not ResponseAction.SUCCESS or fetched.response.status_code == 204:
-                self._is_finished = True
+                self._pagination.finish()
                 if fetched.action is ResponseAction.IGNORE:
                     self._log_ignored(fetched.response)
-                return self._build_page([], fetched, is_last=True)
-            return self._finish_response(fetched.records, fetched)
+                return self._build_page([], fetched.response)
+            return self._finish_response(fetched.records, fetched, len(fetched.records))
         except AsyncStreamsError as error:
             locate_error(error, fetched.response, fetched.retry)
             raise
 
-    async def _streamed_pages(
-        self, fetched: ParsedPage, more: AsyncGenerator[RecordBatch]
-    ) -> AsyncGenerator[tuple[Page, int]]:
-        """Yield the pages of a body that is still arriving."""
+    def _open_body(self, fetched: ParsedPage, more: AsyncGenerator[RecordBatch]) -> tuple[Page, int]:
+        """The page of the first records of a body that is still arriving."""
+        self._body = StreamedBody(fetched, more)
+        self._run.pagination.mark_parsed()
         try:
-            async with aclosing(more):
-                count = len(fetched.records)
-                self._run.has_parsed_response = True
-                self._next.check_streamed(fetched.records, fetched.response)
-                yield self._build_page(fetched.records, fetched, is_last=False), fetched.size
-                async for batch in more:
-                    count += len(batch.records)
-                    if batch.is_last:
-                        yield self._finish_response(batch.records, fetched, count), batch.size
-                    else:
-                        yield self._build_page(batch.records, fetched, is_last=False), batch.size
+            self._pagination.next.check_streamed(fetched.records, fetched.response)
+            return self._build_page(fetched.records, fetched.response), fetched.size
         except AsyncStreamsError as error:
             locate_error(error, fetched.response, fetched.retry)
             raise
 
-    def _finish_response(self, records: list[Record], fetched: ParsedPage, streamed: int | None = None) -> Page:
-        """The last page of a response; also determines the next token. `streamed` is the number of all its records."""
-        response = fetched.response
-        self._run.has_parsed_response = True
-        previous_url = requested_url(response)
-        rows, count = self._next.find_rows(records, response, len(records) if streamed is None else streamed)
-        token = self._next.next_token(self._token, self._number, records, response, count)
-        self._is_finished = token is None if self._stream.uses_paginator else not token
-        if self._repeats_last_page(rows, records, previous_url, is_complete=streamed is None):
-            self._is_finished, records, token = True, [], None
-        self._previous_url, self._token = previous_url, token
-        if self._ahead is not None and not self._is_finished:
-            if self._number == 0:
-                self._ahead.start(fetched, count or 0, token)
-            self._ahead.observe_page(self._number, count or 0, token)
-        if self._drift is not None:
-            self._drift.observe_page(self._number, self._visible_fields(records))
-        return self._build_page(records, fetched, is_last=self._is_finished, token=None if self._is_finished else token)
+    async def _next_batch(self, body: StreamedBody) -> tuple[Page, int]:
+        """The page of the next records of a body that is still arriving."""
+        fetched = body.fetched
+        try:
+            batch = await body.next_batch()
+            if not batch.is_last:
+                return self._build_page(batch.records, fetched.response), batch.size
+            self._body = None
+            return self._finish_response(batch.records, fetched, body.count, is_complete=False), batch.size
+        except AsyncStreamsError as error:
+            locate_error(error, fetched.response, fetched.retry)
+            raise
 
-    def _repeats_last_page(self, rows: Sequence[Any], records: list[Record], url: str, *, is_complete: bool) -> bool:
-        """Whether a page is the last one again, beyond the end of the pages. Raises PaginationLoop."""
-        if self._guard is None:
-            if not self._is_finished:
-                has_rows = self._stream.uses_default_parser or rows is not records
-                must_differ = self._number == 0 and self._next.must_pages_differ(has_rows=has_rows)
-                self._guard = LoopGuard(self._stream, url, must_differ=must_differ)
-                self._guard.check_page(rows, is_complete=is_complete)
-            return False
-        if not self._guard.check_page(rows, is_complete=is_complete):
-            return False
-        if self._is_finished or not (self._stream.primary_key and self._next.guesses_pages):
-            return False
-        if self._drift is not None and not self._drift.repeats_last_page(self._visible_fields(records)):
-            return False
-        self._run.repeated_pages += 1
-        self._run.warn_once(
-            "repeated",
-            f"{self._stream.name}: page {self._number} repeats page {self._number - 1}: the API sends its last page "
-            "again for numbers beyond it, so this is taken as the end, and the page is left out",
-        )
-        return True
+    def _finish_response(
+        self, records: PageRecords, fetched: ParsedPage, record_count: int, *, is_complete: bool = True
+    ) -> Page:
+        """The page of a response; also finds the next token. If not `is_complete`, `records` are its last ones."""
+        response, pagination = fetched.response, self._pagination
+        self._run.pagination.mark_parsed()
+        rows, count = pagination.next.find_rows(records, response, record_count)
+        if not pagination.advance(records, rows, count, response, is_complete=is_complete):
+            records = []
+        if not pagination.is_finished:
+            if pagination.number == 0:
+                self._start_ahead(fetched, count or 0)
+            if self._ahead is not None:
+                self._ahead.observe_page(pagination.number, count or 0, pagination.token)
+        pagination.observe_records(records)
+        return self._build_page(records, response)
 
-    def _new_read_ahead(self, tasks: TaskGroup | None) -> ReadAhead | None:
-        """A ReadAhead if the paginator can predict tokens and no record limit is set, or None."""
-        paginator: Any = self._stream.paginator if self._stream.uses_paginator else None
-        if (
-            tasks is None
-            or not self._run.reads_ahead
-            or self._stream.streams_body
-            or not hasattr(paginator, "predict_tokens")
-        ):
-            return None
-        return ReadAhead(paginator, self._receive, tasks, self._run.slots)
+    def _start_ahead(self, first: ParsedPage, count: int) -> None:
+        """Fetch pages ahead if the paginator can predict their tokens and no record limit is set."""
+        predictor = self._run.pagination.predictor
+        if predictor is not None and self._tasks is not None:
+            self._ahead = ReadAhead(predictor, self._receive, self._tasks, self._run.slots)
+            self._ahead.start(first, count, self._pagination.token)
 
-    def _build_page(self, records: list[Record], fetched: ParsedPage, *, is_last: bool, token: Any = None) -> Page:
-        checkpoint = (
-            self._checkpoint if self._number >= self.delivered_pages else None
-        )  # replayed pages have no checkpoint
+    def _build_page(self, records: PageRecords, response: Response) -> Page:
+        pagination = self._pagination
+        number, is_last = pagination.number, pagination.is_finished
+        checkpoint = self._checkpoint
+        if number < self.delivered_pages:
+            checkpoint = None  # replayed pages have none
         if checkpoint is not None:
-            count, records = len(records), self._filter_records(checkpoint, records, fetched.response)
-            checkpoint.register_page(self._number, count, token, is_last=is_last)
-        records, quarantined = self._run.prepare_records(*self._run.validator.validate_page(records))
-        return Page(self._stream.name, self._slice, self._number, records, is_last, quarantined, checkpoint)
-
-    def _filter_records(self, checkpoint: SliceCheckpoint, records: list[Record], response: Response) -> list[Record]:
-        """The records of a page that belong to the slice."""
-        if not checkpoint.filters_records:
-            return records
-        visible = self._visible_fields(records)
-        try:
-            chosen = checkpoint.filter_page(visible, response)
-        except CursorMismatch:
-            raw = self._run.raw_reader
-            if raw is not None and are_raw(records):  # the error names a field like the missing one
-                checkpoint.filter_page(raw.decode_records(records), response)
-            raise
-        if visible is records:
-            return chosen
-        wanted = set(map(id, chosen))
-        return [record for record, fields in zip(records, visible, strict=True) if id(fields) in wanted]
-
-    def _visible_fields(self, records: list[Record]) -> list[Record]:
-        """The records, or for raw records their decoded keys and cursors."""
-        raw = self._run.raw_reader
-        return raw.decode_fields(records) if raw is not None and are_raw(records) else records
+            count, records = len(records), _filter_records(checkpoint, records, response)
+            token = None if self._body is not None else pagination.token
+            checkpoint.register_page(number, count, token, is_last=is_last)
+        page = self._run.pages.build(self._slice, number, records, is_last=is_last, checkpoint=checkpoint)
+        pagination.count_page()
+        return page
 
     def _log_ignored(self, response: Response) -> None:
         self.is_ignored = True
         subject = f"the slice {shorten(str(self._slice))}" if self._slice else "the slice"
         _log.info(
             "%s: %s is ignored from page %d on: %s answered %d, and classify() returned IGNORE",
-            self._stream.name,
+            self._run.stream.name,
             subject,
-            self._number,
+            self._pagination.number,
             shown_url(response.request),
             response.status_code,
         )
@@ -278,10 +210,13 @@ class SliceReader:
         if self._resets > _MAX_RESETS:
             raise PaginationLoop(f"reset the pagination of the slice more than {_MAX_RESETS} times")
         _log.warning(
-            "%s: the pagination was reset, so %d pages of the slice are read twice", self._stream.name, self._number
+            "%s: the pagination was reset, so %d pages of the slice are read twice",
+            self._run.stream.name,
+            self._pagination.number,
         )
         if self._ahead is not None:
             self._ahead.discard()
+            self._ahead = None
         if self._checkpoint is not None:
             if self._checkpoint.has_progress:
                 raise PaginationLoop(
@@ -289,5 +224,115 @@ class SliceReader:
                     hint="remove state_checkpoint_interval, since the pages of this API change between reads",
                 )
             self._checkpoint.is_abandoned = True
-            self._checkpoint = self._run.checkpoint_for(self._slice)
-        self._start()
+            self._checkpoint = self._run.checkpoints.new_checkpoint(self._slice)
+        self._pagination = SlicePagination(self._run)
+
+
+class SlicePagination:
+    """The position of one slice in its pages, from its start or a checkpoint on, and the checks that it moves on."""
+
+    def __init__(self, run: StreamRun, resume: ResumePoint | None = None) -> None:
+        self._run = run
+        self.number = 0 if resume is None else resume.number
+        """Number of the page that is read now."""
+        self.token: Any = None if resume is None else resume.token
+        self.last_url: str | None = None
+        """The URL of the response that named the token."""
+        self.is_finished = False
+        self.next = NextToken(run, is_resumed=resume is not None)
+        self._guard: LoopGuard | None = None
+        self._drift: DriftDetector | None = None
+
+    def check_token(self) -> None:
+        """Check the token of the next page before it is requested. Raises PaginationLoop."""
+        if self._guard is not None and self.token is not None:
+            self._guard.check_token(self.number, self.token)
+
+    def finish(self) -> None:
+        """End the slice with the current page."""
+        self.is_finished, self.token = True, None
+
+    def advance(
+        self, records: PageRecords, rows: Sequence[Any], count: int | None, response: Response, *, is_complete: bool
+    ) -> bool:
+        """Find the next token. False for the last page again, beyond the end of the pages. Raises PaginationLoop."""
+        facts = self._run.pagination
+        token = self.next.next_token(self.token, self.number, records, response, count)
+        is_last = token is None if facts.uses_paginator else not token
+        if self._guard is None:
+            if is_last:  # the only page, of which nothing has to be remembered
+                self.finish()
+                return True
+            has_rows = facts.uses_default_parser or rows is not records
+            must_differ = self.number == 0 and self.next.must_pages_differ(has_rows=has_rows)
+            self._guard = LoopGuard(self._run.stream, requested_url(response), must_differ=must_differ)
+            self._drift = DriftDetector(self._run) if facts.may_drift else None
+        is_equal = self._guard.check_page(rows, is_complete=is_complete)
+        if is_last or (is_equal and self._repeats_last_page(records)):
+            self.finish()
+            return is_last
+        self.last_url, self.token = requested_url(response), token
+        return True
+
+    def observe_records(self, records: PageRecords) -> None:
+        """Compare the records of a response with those of earlier ones."""
+        if self._drift is not None:
+            self._drift.observe_page(self.number, visible_fields(records))
+
+    def count_page(self) -> None:
+        """Move on to the next page."""
+        self.number += 1
+
+    def _repeats_last_page(self, records: PageRecords) -> bool:
+        """Whether a page that equals the one before it is the last one again, beyond the end of the pages."""
+        stream = self._run.stream
+        if not (stream.primary_key and self.next.guesses_pages):
+            return False
+        if self._drift is not None and not self._drift.repeats_last_page(visible_fields(records)):
+            return False
+        self._run.pagination.count_repeated_page()
+        self._run.progress.warn_once(
+            "repeated",
+            f"page {self.number} repeats page {self.number - 1}: the API sends its last page again for numbers "
+            "beyond it, so this is taken as the end, and the page is left out",
+        )
+        return True
+
+
+class StreamedBody:
+    """A response whose body is still arriving; `count` is the number of its records so far."""
+
+    def __init__(self, fetched: ParsedPage, more: AsyncGenerator[RecordBatch]) -> None:
+        self.fetched, self.more = fetched, more
+        self.count = len(fetched.records)
+
+    async def next_batch(self) -> RecordBatch:
+        """The next records; the body is closed after the last ones."""
+        batch = await anext(self.more)
+        self.count += len(batch.records)
+        if batch.is_last:
+            await self.more.aclose()
+        return batch
+
+
+def _check_parents(stream_slice: Slice) -> None:
+    """Raises InvalidSlice if a record of a parent lacks a field of `parent_fields`."""
+    for record in (stream_slice.get("parent"), *(stream_slice.get("parents") or ())):
+        if isinstance(record, IncompleteRecord):
+            hint = "correct the name, or omit parent_fields to get the complete record in the slice"
+            raise InvalidSlice(record.problem, hint=hint)
+
+
+def _filter_records(checkpoint: SliceCheckpoint, records: PageRecords, response: Response) -> PageRecords:
+    """The records of a page that belong to the slice."""
+    if not checkpoint.filters_records:
+        return records
+    if not isinstance(records, RawRecords):
+        return checkpoint.filter_page(records, response)
+    fields = records.fields()
+    try:
+        chosen = checkpoint.filter_page(fields, response)
+    except CursorMismatch:
+        checkpoint.filter_page(records.decode(), response)  # whose error names a field like the missing one
+        raise
+    return records if chosen is fields else records.select(fields, chosen)

@@ -1,25 +1,32 @@
-"""Per-run state of one stream: shared services and progress counters."""
+"""Per-run state of one stream: the services that its slices share, and its progress."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple, TypeAlias, cast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
 import anyio
 
+from .._json import as_object
 from ..errors import InvalidSlice
 from ..http.client import HttpClient
-from ..models import Page, QuarantinedRecord, Record, Slice
+from ..messages import Response
+from ..models import Page, Slice
 from ..pagination.paginators import PaginatorTraits
-from ..records.json_lines import encode_quarantined, encode_records, encoding_error
-from ..records.raw_records import RawReader, has_unmodified_records, reason_to_decode
-from ..records.record_validation import RecordValidator
-from ..state.incremental import plan_incremental
+from ..pagination.undeclared import has_sign_headers
+from ..protocols import CountedPaginator, Stream
+from ..records.json_lines import page_counts
+from ..records.raw_records import PageRecords
+from ..records.record_validation import PageBuilder, RecordValidator
+from ..state.incremental import IncrementalPlan, plan_incremental
 from ..state.slice_checkpoint import SliceCheckpoint
 from ..state.stream_selection import StreamSelection
 from ..state.stream_state import StreamState
 from .missing_children import MissingChildren
+from .page_fetcher import PageFetcher
 from .page_queue import PageQueueSender
 from .parent_coordinator import ParentFeed, ParentPageSender
 from .report import StreamReport
@@ -27,7 +34,6 @@ from .slots import Slot, StreamSlots
 
 _log = logging.getLogger("asyncstreams")
 PageSender: TypeAlias = PageQueueSender | ParentPageSender
-Quarantined: TypeAlias = tuple[QuarantinedRecord, ...]
 
 
 class ActiveSlice(NamedTuple):
@@ -45,15 +51,26 @@ class ActiveSlice(NamedTuple):
     problem: InvalidSlice | None = None
 
 
+@dataclass(frozen=True, slots=True)
 class StreamRun:
-    """The services that the slices of one stream share, and the counters of its progress.
+    """What the slices of one stream share during one run; `feed` and `children` only in a substream."""
 
-    `pages`, `records` and `quarantined` count what was delivered to the consumer, and those with `read_` what was
-    read. Only the tasks of the stream change it.
-    """
+    selection: StreamSelection
+    client: HttpClient
+    fetcher: PageFetcher
+    pages: PageBuilder
+    checkpoints: CheckpointFactory
+    slots: StreamSlots
+    sender: PageSender
+    bounds: ReadBounds
+    pagination: PaginationFacts
+    progress: StreamProgress
+    feed: ParentFeed | None
+    children: MissingChildren | None
 
-    def __init__(
-        self,
+    @classmethod
+    def create(
+        cls,
         selection: StreamSelection,
         client: HttpClient,
         validator: RecordValidator,
@@ -63,101 +80,69 @@ class StreamRun:
         max_records: int | None = None,
         *,
         is_preview: bool = False,
-    ) -> None:
-        self.stream, self.state = selection.stream, selection.state
-        self.client, self.validator, self.slots, self.sender = client, validator, slots, sender
-        self.selection, self.feed = selection, feed
-        now = selection.stream.clock.wall()
-        self.incremental = plan_incremental(
-            self.stream,
-            self.state,
-            now,
-            has_state_store=selection.has_state_store,
-            state_for_children=sender.children_state,
-            schema=validator.json_schema,
-            cursor_range=selection.cursor_range,
+    ) -> StreamRun:
+        """The state of a run that begins now."""
+        stream, state = selection.stream, selection.state
+        progress = StreamProgress(stream.name, client.clock.monotonic())
+        pages = PageBuilder(stream, validator, encodes=selection.raw_passthrough)
+        on_surrogates = None
+        if selection.replaces_surrogates:
+            message = "lone surrogates are written as U+FFFD (surrogates='replace')"
+            on_surrogates = partial(progress.warn_once, "surrogates", message)
+        known = state if isinstance(state, StreamState) else None
+        leaves_out = stream.parents and stream.missing_child == "skip"
+        return cls(
+            selection,
+            client,
+            PageFetcher(stream, client, sender.wait_for_capacity, pages.raw_reader, on_surrogates),
+            pages,
+            CheckpointFactory(selection, sender.children_state, validator.json_schema, progress),
+            slots,
+            sender,
+            ReadBounds(max_records, is_preview=is_preview),
+            PaginationFacts(stream, reads_ahead=max_records is None and stream.parallel_pages),
+            progress,
+            feed,
+            MissingChildren(stream, known) if leaves_out else None,
         )
-        self.not_raw_because = (
-            reason_to_decode(self.stream, has_schema=validator.has_schema) if selection.raw_passthrough else ""
-        )
-        self.raw_reader = RawReader(self.stream) if self.not_raw_because is None else None
-        self._is_decoded = has_unmodified_records(self.stream)
-        self.on_surrogates = self._warn_of_surrogates if selection.replaces_surrogates else None
-        """Called when lone surrogates of a response are replaced; None: they are an error."""
-        self.remaining_records = max_records
-        self.is_preview = is_preview or max_records is not None
-        """Whether the stream is not read to its end, so that undeclared pages are not an error."""
-        self.reads_ahead = max_records is None and selection.stream.parallel_pages
-        self.pages = self.records = self.quarantined = 0
-        self.read_pages = self.read_records = self.read_quarantined = 0
-        self.slices_started = self.slices_done = self.slices_ignored = self.pending_checkpoints = 0
-        known = self.state if isinstance(self.state, StreamState) else None
-        self.children = (
-            MissingChildren(self.stream, known) if self.stream.parents and self.stream.missing_child == "skip" else None
-        )
-        self.started_at = client.clock.monotonic()
-        self.failed: list[tuple[Slice, Exception]] = []
-        self.has_read_page = self.stopped_early = self.drift_reported = False
-        self.has_parsed_response = False
-        """Whether one response has been parsed, so that the declaration fits the API."""
-        self.pagination = PaginatorTraits.of(self.stream.paginator, uses_paginator=self.stream.uses_paginator)
-        self.has_counted_rows = False
-        """Whether the rows of one page have been counted, so that the paginator fits the API."""
-        self.repeated_pages = 0
-        self._warnings: set[str] = set()
-        self._cancelled: list[tuple[ActiveSlice, BaseException]] = []
 
-    def warn_once(self, kind: str, message: str) -> None:
-        """Log the first warning of its kind."""
-        if kind not in self._warnings:
-            self._warnings.add(kind)
-            _log.warning("%s", message)
+    @property
+    def stream(self) -> Stream:
+        return self.selection.stream
 
-    def _warn_of_surrogates(self) -> None:
-        message = f"{self.stream.name}: lone surrogates are written as U+FFFD (surrogates='replace')"
-        self.warn_once("surrogates", message)
-
-    def has_warned(self, kind: str) -> bool:
-        """Whether a warning of this kind has been logged."""
-        return kind in self._warnings
-
-    def checkpoint_for(self, stream_slice: Slice) -> SliceCheckpoint | None:
-        """A new checkpoint of a slice; None if no state is kept and no records are filtered by cursor."""
-        state_store, state = self.selection.state_store, self.state
-        if not isinstance(state, StreamState) or (state_store is None and self.incremental is None):
-            return None
-        return SliceCheckpoint(
-            self.stream,
-            state,
-            state_store,
-            self.sender.children_state,
-            self.incremental,
-            stream_slice,
-            self._count_pending,
-        )
+    @property
+    def incremental(self) -> IncrementalPlan | None:
+        """How records belong to intervals of the cursor; None for a stream without one."""
+        return self.checkpoints.incremental
 
     @property
     def report(self) -> StreamReport:
         """What has been delivered so far."""
-        numbers = self.pages, self.records, self.quarantined, self.slices_done, len(self.failed), self.slices_ignored
+        progress, plan = self.progress, self.incremental
+        delivered = progress.delivered
         return StreamReport(
             self.stream.name,
-            *numbers,
-            raw_passthrough=self.raw_reader is not None,
-            not_raw_because=self.not_raw_because or "",
-            repeated_pages=self.repeated_pages,
+            delivered.pages,
+            delivered.records,
+            delivered.quarantined,
+            progress.slices_done,
+            len(progress.failures),
+            progress.slices_ignored,
+            raw_passthrough=self.pages.raw_reader is not None,
+            not_raw_because=self.pages.not_raw_because,
+            repeated_pages=self.pagination.repeated_pages,
             missing=self.slices_missing,
             missing_children=self.missing_children,
-            outside_window=0 if self.incremental is None else self.incremental.outside_window,
-            left_for_next_run=0 if self.incremental is None else self.incremental.left_for_next_run,
-            left_from=None if self.incremental is None else self.incremental.left_from,
+            outside_window=0 if plan is None else plan.outside_window,
+            left_for_next_run=0 if plan is None else plan.left_for_next_run,
+            left_from=None if plan is None else plan.left_from,
             early_timeouts=self.client.early_timeouts,
         )
 
     @property
     def is_fully_acknowledged(self) -> bool:
         """Whether the stream was read completely and no checkpoint is pending."""
-        return not (self.pending_checkpoints or self.failed or self.stopped_early)
+        return self.progress.is_fully_acknowledged
 
     @property
     def slices_missing(self) -> int:
@@ -169,72 +154,230 @@ class StreamRun:
         """The first of these slices, as texts, with the status of each."""
         return {} if self.children is None else dict(self.children.named)
 
-    def _count_pending(self, change: int) -> None:
-        self.pending_checkpoints += change
-
     def explain(self) -> str:
         """Describe the progress of the stream and what its requests wait for."""
-        open_slices = self.slices_started - self.slices_done - self.slices_ignored - self.slices_missing
-        open_slices -= len(self.failed)
-        failed = f", {self.slices_ignored:,} ignored" if self.slices_ignored else ""
+        progress, failures = self.progress, len(self.progress.failures)
+        finished = progress.slices_done + progress.slices_ignored + self.slices_missing + failures
+        failed = f", {progress.slices_ignored:,} ignored" if progress.slices_ignored else ""
         failed += f", {self.slices_missing:,} missing" if self.slices_missing else ""
-        failed += f", {len(self.failed)} failed" if self.failed else ""
-        parents = self._describe_parents()
+        failed += f", {failures} failed" if failures else ""
+        parents = ""
+        if self.feed is not None:
+            parents = f" of {self.feed.parent_count:,} parents" + ("" if self.feed.is_complete else " so far")
         waits = "".join(f"; {text}" for text in (self.client.describe_limits(), str(self.client.wait_tracker)) if text)
         return (
-            f"{self.stream.name}: {open_slices} slices open, {self.slots.held} of {self.slots.max_slots} slots in use; "
-            f"{self.slices_done:,} slices done{parents}{failed}, {self.pages:,} pages, {self.records:,} records" + waits
+            f"{self.stream.name}: {progress.slices_started - finished} slices open, {self.slots.held} of "
+            f"{self.slots.max_slots} slots in use; {progress.slices_done:,} slices done{parents}{failed}, "
+            f"{progress.delivered.pages:,} pages, {progress.delivered.records:,} records" + waits
         )
-
-    def _describe_parents(self) -> str:
-        if self.feed is None:
-            return ""
-        return f" of {self.feed.parent_count:,} parents" + ("" if self.feed.is_complete else " so far")
 
     async def wait_for_demand(self, slot: Slot) -> bool:
         """Wait until it is decided whether another page is needed. If not, mark the stream as stopped early."""
         await self.sender.wait_for_demand(slot)
         if not self.sender.has_demand:
-            self.stopped_early = True
+            self.progress.stop_early()
             return False
         return True
 
-    def count_read(self, page: Page) -> None:
-        """Count a page that was read, and is about to be delivered."""
-        self.has_read_page = True
-        self.read_pages += 1
-        self.read_records += len(page.records)
-        self.read_quarantined += len(page.quarantined)
+
+class PageCounts:
+    """Numbers of pages, of their records and of their quarantined records."""
+
+    def __init__(self) -> None:
+        self.pages = self.records = self.quarantined = 0
+
+    def add(self, page: Page) -> None:
+        records, quarantined = page_counts(page)
+        self.pages += 1
+        self.records += records
+        self.quarantined += quarantined
+
+
+class StreamProgress:
+    """What has become of the pages and slices of one stream so far: counters, failures and warnings.
+
+    `read` counts the pages that were read, and `delivered` those that the consumer received.
+    """
+
+    def __init__(self, name: str, started_at: float) -> None:
+        self._name, self.started_at = name, started_at
+        self.read, self.delivered = PageCounts(), PageCounts()
+        self.slices_started = self.slices_done = self.slices_ignored = 0
+        self.failures: list[tuple[Slice, Exception]] = []
+        self.stopped_early = False
+        """Whether slices were not started, or not read to their end, although none of them failed."""
+        self._pending_checkpoints = 0
+        self._cancelled: list[tuple[ActiveSlice, BaseException]] = []
+        self._warnings: set[str] = set()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all slices that were started were read, and none is left out."""
+        return not (self.failures or self.stopped_early)
+
+    @property
+    def is_fully_acknowledged(self) -> bool:
+        """Whether the stream was read completely and no checkpoint is pending."""
+        return self.is_complete and not self._pending_checkpoints
+
+    def start_slices(self, count: int = 1) -> int:
+        """Count slices that start, or parts beyond the first; the number of all so far."""
+        self.slices_started += count
+        return self.slices_started
+
+    def finish_slice(self, *, is_ignored: bool) -> None:
+        """Count a slice that was read completely, or ended by an ignored response."""
+        if is_ignored:
+            self.slices_ignored += 1
+        else:
+            self.slices_done += 1
+
+    def record_failure(self, stream_slice: Slice, error: Exception) -> None:
+        self.failures.append((stream_slice, error))
 
     def record_cancelled(self, active: ActiveSlice, error: BaseException) -> None:
         """Note that a slice was cancelled."""
         self._cancelled.append((active, error))
 
-    def cancelled_slices(self) -> Iterable[tuple[Slice, BaseException]]:
-        """The cancelled slices with their errors, in the order in which they were started."""
-        cancelled = sorted(self._cancelled, key=lambda entry: entry[0].number)
+    def pop_cancelled(self) -> Sequence[tuple[Slice, BaseException]]:
+        """Remove the cancelled slices: each with its error, in the order in which they were started."""
+        cancelled, self._cancelled = sorted(self._cancelled, key=lambda entry: entry[0].number), []
         return [(active.stream_slice, error) for active, error in cancelled]
 
-    def prepare_records(self, records: list[Record], quarantined: Quarantined) -> tuple[list[Record], Quarantined]:
-        """Encode the records for raw passthrough, if requested. Raises `encoding_error`."""
-        if not self.selection.raw_passthrough:
-            return records, quarantined
-        try:
-            lines = cast("list[Record]", encode_records(records, is_json=self._is_decoded))
-            return lines, cast(Quarantined, encode_quarantined(quarantined)) if quarantined else ()
-        except TypeError as error:
-            failure = encoding_error(error, [*records, *(entry.record for entry in quarantined)])
-        raise failure
+    def count_pending(self, change: int) -> None:
+        """Count the checkpoints that are not acknowledged yet."""
+        self._pending_checkpoints += change
 
-    def apply_limit(self, page: Page) -> Page:
+    def stop_early(self) -> None:
+        """Note that some slices are not started, or not read to their end."""
+        self.stopped_early = True
+
+    def warn_once(self, kind: str, message: str) -> None:
+        """Log the first warning of its kind."""
+        if kind not in self._warnings:
+            self._warnings.add(kind)
+            _log.warning("%s: %s", self._name, message)
+
+    def has_warned(self, kind: str) -> bool:
+        """Whether a warning of this kind has been logged."""
+        return kind in self._warnings
+
+
+class ReadBounds:
+    """How much of a stream is read: at most `remaining` more records, or None for all.
+
+    Of a preview, pages that the stream does not declare are no error.
+    """
+
+    def __init__(self, max_records: int | None, *, is_preview: bool) -> None:
+        self.remaining = max_records
+        self.is_preview = is_preview or max_records is not None
+
+    @property
+    def is_limited(self) -> bool:
+        return self.remaining is not None
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether no further record is needed."""
+        return self.remaining is not None and self.remaining <= 0
+
+    def apply(self, page: Page) -> Page:
         """Truncate a page to the remaining records of the limit, and count them."""
-        assert self.remaining_records is not None
-        page = page.truncate(self.remaining_records)
-        self.remaining_records -= len(page.records)
+        if self.remaining is None:
+            return page
+        page = page.truncate(self.remaining)
+        self.remaining -= page_counts(page)[0]
         return page
 
-    def count_delivered(self, page: Page) -> None:
-        """Count a page that the consumer received."""
-        self.pages += 1
-        self.records += len(page.records)
-        self.quarantined += len(page.quarantined)
+
+class PaginationFacts:
+    """What the declaration of a stream says about its pages, and what its responses have shown so far."""
+
+    def __init__(self, stream: Stream, *, reads_ahead: bool) -> None:
+        self.uses_paginator, self.uses_default_parser = stream.uses_paginator, stream.uses_default_parser
+        self.traits = PaginatorTraits.of(stream.paginator, uses_paginator=stream.uses_paginator)
+        paginator: Any = stream.paginator if stream.uses_paginator else None
+        is_counted = hasattr(paginator, "predict_tokens")
+        self.predictor: CountedPaginator | None = (
+            paginator if is_counted and reads_ahead and not stream.streams_body else None
+        )
+        """The paginator, if it predicts the tokens of pages that are read ahead."""
+        self.may_drift = is_counted and isinstance(stream.primary_key, str)
+        """Whether rows can move between pages: they are counted, and rows have keys."""
+        self.has_parsed_response = False
+        """Whether one response has been parsed, so that the declaration fits the API."""
+        self.has_counted_rows = False
+        """Whether the rows of one page have been counted, so that the paginator fits the API."""
+        self.repeated_pages = 0
+        self._searched_fields: dict[str, Any] | None = None
+
+    def mark_parsed(self) -> None:
+        self.has_parsed_response = True
+
+    def mark_counted(self) -> None:
+        self.has_counted_rows = True
+
+    def count_repeated_page(self) -> None:
+        """Count a page beyond the end that repeats the last one."""
+        self.repeated_pages += 1
+
+    def was_searched(self, records: PageRecords, response: Response) -> bool:
+        """Whether the fields beside the records equal those of the last response, which was searched for a next page.
+
+        If not, this response is the last one from now on.
+        """
+        body = as_object(response.decoded_json)
+        if body is None or has_sign_headers(response.layout):
+            return False
+        fields = {name: value for name, value in body.items() if value is not records}
+        if len(fields) == len(body):
+            return False  # the records are not in the body itself, so that the fields may contain them
+        if fields == self._searched_fields:
+            return True
+        self._searched_fields = fields
+        return False
+
+
+class CheckpointFactory:
+    """Creates the checkpoints of the slices of one stream, which share its incremental plan."""
+
+    def __init__(
+        self,
+        selection: StreamSelection,
+        children_state: StreamState | None,
+        json_schema: Mapping[str, Any] | None,
+        progress: StreamProgress,
+    ) -> None:
+        self._selection, self._children_state, self._progress = selection, children_state, progress
+        self.incremental = plan_incremental(
+            selection.stream,
+            selection.state,
+            selection.stream.clock.wall(),
+            has_state_store=selection.has_state_store,
+            state_for_children=children_state,
+            schema=json_schema,
+            cursor_range=selection.cursor_range,
+        )
+        is_needed = selection.state_store is not None or self.incremental is not None
+        self._state = selection.state if isinstance(selection.state, StreamState) and is_needed else None
+
+    def new_checkpoint(self, stream_slice: Slice) -> SliceCheckpoint | None:
+        """A new checkpoint of a slice; None if no state is kept and no records are filtered by cursor."""
+        if self._state is None:
+            return None
+        return SliceCheckpoint(
+            self._selection.stream,
+            self._state,
+            self._selection.state_store,
+            self._children_state,
+            self.incremental,
+            stream_slice,
+            self._progress.count_pending,
+        )
+
+    def state_of(self, checkpoint: SliceCheckpoint | None) -> Mapping[str, Any]:
+        """The state that the hooks of a slice see: that of its partition, if it has one."""
+        if self._state is None or checkpoint is None or not checkpoint.partitions[0]:
+            return self._selection.state
+        return self._state.of(checkpoint.partitions[0])

@@ -22,7 +22,7 @@ from ..execution.report import RunReport, StreamReport, WriteReport
 from ..execution.scheduler import OpenClient, Scheduler
 from ..models import Page, Slice
 from ..protocols import Stream
-from ..records.json_lines import EncodedLines
+from ..records.json_lines import EncodedPage
 from ..redaction import MASK, cut_queries
 from ..state.compatibility import check_compatible, identity_of, identity_with_credential, use_declared_cursor
 from ..state.slice_checkpoint import SliceCheckpoint
@@ -170,10 +170,9 @@ class Extraction:
             cast(SliceCheckpoint, page.checkpoint).is_abandoned and not is_truncated
         ):
             return  # its slice failed, or starts over
-        lines_by_kind = {"part": page.records, "quarantined": page.quarantined}
-        chunks = [
-            Chunk(kind, cast(EncodedLines, lines).data, len(lines)) for kind, lines in lines_by_kind.items() if lines
-        ]
+        assert isinstance(page, EncodedPage)  # of a selection with raw_passthrough
+        lines_by_kind = {"part": page.lines, "quarantined": page.quarantined_lines}
+        chunks = [Chunk(kind, lines.data, len(lines)) for kind, lines in lines_by_kind.items() if lines]
         self._commits.add_page(page, chunks, is_complete=page.is_last or is_truncated)
 
     async def _commit_and_close(self) -> None:

@@ -107,6 +107,11 @@ def find_next_page(response: Response, records_path: str | None = None) -> Pagin
     return sign or _search(response.known_json, records_path).next_page
 
 
+def has_sign_headers(layout: HeaderLayout) -> bool:
+    """Whether a response with these headers may show further pages in them."""
+    return bool(_sign_headers(layout))
+
+
 def find_sign(response: Response, count: int, records_path: str | None = None) -> PaginationSign | None:
     """A sign as of `find_next_page`, or a total larger than the page: more than `count` rows, or than one page.
 

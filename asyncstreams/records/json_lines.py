@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, overload
+from dataclasses import dataclass, replace
+from typing import Any
 
 import msgspec
 
@@ -11,56 +12,75 @@ from .._json import (
     SURROGATES_HINT,
     LoneSurrogate,
     ValueWithoutJSON,
-    decode_lines,
     encode,
     encode_lines,
     has_lone_surrogate,
 )
 from ..errors import AsyncStreamsError, ConfigError, UnexpectedContent
-from ..models import QuarantinedRecord, Record, shorten
-from .raw_records import are_raw
+from ..models import Page, QuarantinedRecord, Record, shorten
+from .raw_records import RawRecords
 
 _encoder = msgspec.json.Encoder()
 
 
-class EncodedLines(Sequence[Record]):
-    """The records of one page as newline-delimited JSON in `data`; indexing decodes them, slicing does not."""
+class EncodedLines:
+    """The records of one page as newline-delimited JSON in `data`."""
 
     __slots__ = ("_count", "data")
 
-    def __init__(self, data: bytes, count: int) -> None:
+    def __init__(self, data: bytes = b"", count: int = 0) -> None:
         self.data, self._count = data, count
 
     def to_json_array(self) -> bytes:
         """The records as one JSON array."""
         return b"[" + self.data[:-1].replace(b"\n", b",") + b"]"
 
+    def truncate(self, max_records: int) -> EncodedLines:
+        """The first records, at most `max_records`."""
+        lines = self.data.splitlines(keepends=True)[:max_records]
+        return EncodedLines(b"".join(lines), len(lines))
+
     def __len__(self) -> int:
         return self._count
-
-    @overload
-    def __getitem__(self, index: int) -> Record: ...
-    @overload
-    def __getitem__(self, index: slice) -> EncodedLines: ...
-    def __getitem__(self, index: int | slice) -> Record | EncodedLines:
-        if isinstance(index, int):
-            record: Record = decode_lines(self.data)[index]
-            return record
-        lines = self.data.splitlines(keepends=True)[index]
-        return EncodedLines(b"".join(lines), len(lines))
 
     def __repr__(self) -> str:
         return f"<EncodedLines({self._count:,} records)>"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class EncodedPage(Page):
+    """A page that only goes into files: `lines` and `quarantined_lines`, and no decoded records."""
+
+    lines: EncodedLines
+    quarantined_lines: EncodedLines
+
+    def truncate(self, max_records: int) -> EncodedPage:
+        """The page with at most `max_records` records, as of `Page.truncate`."""
+        if len(self.lines) <= max_records:
+            return self
+        if self.checkpoint is not None:
+            self.checkpoint.discard_last()
+        return replace(self, lines=self.lines.truncate(max_records), is_last=False)
+
+
+def page_counts(page: Page) -> tuple[int, int]:
+    """The numbers of records and of quarantined records of a page."""
+    if isinstance(page, EncodedPage):
+        return len(page.lines), len(page.quarantined_lines)
+    return len(page.records), len(page.quarantined)
+
+
 def encode_records(records: Sequence[Record], *, is_json: bool) -> EncodedLines:
-    """Encode one record per line; raw records are copied. Raises TypeError for a record without a JSON form.
+    """Encode one record per line. Raises TypeError for a record without a JSON form.
 
     `is_json`: the records are unmodified output of the JSON decoder, so that the check is unnecessary.
     """
-    if is_json or are_raw(records):
-        return EncodedLines(_encoder.encode_lines(records), len(records))
-    return EncodedLines(encode_lines(records), len(records))
+    return EncodedLines(_encoder.encode_lines(records) if is_json else encode_lines(records), len(records))
+
+
+def copy_raw(records: RawRecords) -> EncodedLines:
+    """Copy one raw record per line."""
+    return EncodedLines(_encoder.encode_lines(records.items), len(records))
 
 
 def encoding_error(error: TypeError, records: Sequence[Record]) -> AsyncStreamsError:

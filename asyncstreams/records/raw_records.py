@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias, TypedDict, TypeGuard, cast
+from typing import Any, TypeAlias, TypedDict, cast
 
 import msgspec
 
@@ -18,11 +18,54 @@ from ..models import Record, key_paths
 from ..pagination.paginators import body_paths
 from ..protocols import Stream
 
-RawRecord: TypeAlias = msgspec.Raw
+DecodedRecords: TypeAlias = list[Record]
 _TypeTree: TypeAlias = dict[str, Any]
 _RAW_RECORDS = list[msgspec.Raw]
 _NON_OBJECT_LINE = re.compile(rb"\n[^{]")
 _PATH_KEY = re.compile(r"[^.\[\]]+")
+
+
+class RawRecords:
+    """The records of one page as the text that the API sent, each without line breaks."""
+
+    __slots__ = ("_decode_fields", "items")
+
+    def __init__(self, items: list[msgspec.Raw], decode_fields: Callable[[bytes], DecodedRecords]) -> None:
+        self.items, self._decode_fields = items, decode_fields
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def fields(self) -> DecodedRecords:
+        """The key and cursor fields of each record; absent fields are omitted."""
+        return self._decode_fields(self._to_array())
+
+    def decode(self) -> DecodedRecords:
+        """The complete records."""
+        return msgspec.json.decode(self._to_array(), type=list[Record])
+
+    def select(self, fields: DecodedRecords, chosen: DecodedRecords) -> RawRecords:
+        """The records whose own entries of `fields` are in `chosen`, which has the same order."""
+        selected: list[msgspec.Raw] = []
+        remaining = iter(chosen)
+        wanted = next(remaining, None)
+        for item, entry in zip(self.items, fields, strict=True):
+            if entry is wanted:
+                selected.append(item)
+                wanted = next(remaining, None)
+        return RawRecords(selected, self._decode_fields)
+
+    def _to_array(self) -> bytes:
+        return b"[" + b",".join(self.items) + b"]"
+
+
+PageRecords: TypeAlias = DecodedRecords | RawRecords
+"""The records of a page, as they come from a response."""
+
+
+def visible_fields(records: PageRecords) -> DecodedRecords:
+    """The records, or the decoded keys and cursors of raw records."""
+    return records.fields() if isinstance(records, RawRecords) else records
 
 
 class RawReader:
@@ -34,9 +77,9 @@ class RawReader:
         kind: Any = _RAW_RECORDS if self._decoder is None else self._decoder.type
         fields = cast(Any, TypedDict)("fields", dict.fromkeys(_inspected_fields(stream), Any), total=False)
         self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(kind).decode
-        self._decode_fields: Callable[[bytes], list[Record]] = msgspec.json.Decoder(list[fields]).decode  # type: ignore[valid-type]  # a type built at runtime
+        self._decode_fields: Callable[[bytes], DecodedRecords] = msgspec.json.Decoder(list[fields]).decode  # type: ignore[valid-type]  # a type built at runtime
 
-    def extract_records(self, response: Response) -> list[RawRecord] | None:
+    def extract_records(self, response: Response) -> RawRecords | None:
         """The records of a complete body, each without line breaks.
 
         None if the body is not what the stream declares; decoding it in full then explains the problem. Attaches the
@@ -51,20 +94,12 @@ class RawReader:
             decoded: Any = self._decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, RemoteError):
             return None
-        records = decoded if self._decoder is None else self._decoder.records(decoded)
-        if not _are_objects(records):
+        items = decoded if self._decoder is None else self._decoder.records(decoded)
+        if not _are_objects(items):
             return None
         if self._decoder is not None:
             response.set_partial_json(self._decoder.decoded_fields(decoded), self._paths)
-        return records
-
-    def decode_fields(self, records: Sequence[RawRecord]) -> list[Record]:
-        """The key and cursor fields of each record; absent fields are omitted."""
-        return self._decode_fields(b"[" + b",".join(records) + b"]")
-
-    def decode_records(self, records: Sequence[RawRecord]) -> list[Record]:
-        """The complete records."""
-        return msgspec.json.decode(b"[" + b",".join(records) + b"]", type=list[Record])
+        return RawRecords(items, self._decode_fields)
 
 
 def reason_to_decode(stream: Stream, *, has_schema: bool) -> str | None:
@@ -93,11 +128,6 @@ def has_unmodified_records(stream: Stream) -> bool:
     return stream.uses_default_parser and (stream.transformer is None or not stream.transformer.is_active)
 
 
-def are_raw(records: Sequence[object]) -> TypeGuard[Sequence[RawRecord]]:
-    """Whether the records of a page are raw: either all of them are, or none."""
-    return bool(records) and isinstance(records[0], RawRecord)
-
-
 class _ObjectDecoder:
     """Decodes the fields of an object that are in `tree`, and skips all others."""
 
@@ -120,7 +150,7 @@ class _ObjectDecoder:
                 optional.append((field, kind | None if name in self._children else Any, msgspec.UNSET))
         self.type: Any = msgspec.defstruct("Body", required + optional, rename=self._names, gc=False)
 
-    def records(self, body: Any) -> list[RawRecord]:
+    def records(self, body: Any) -> list[msgspec.Raw]:
         """The records in a decoded body."""
         assert self._records_field is not None
         inner = getattr(body, self._records_field)
@@ -182,7 +212,7 @@ def _inspected_fields(stream: Stream) -> set[str]:
     return {*cursor, *(path[0] for path in key_paths(stream.primary_key))}
 
 
-def _are_objects(records: Sequence[RawRecord]) -> bool:
+def _are_objects(records: Sequence[msgspec.Raw]) -> bool:
     """Whether each record, which has no line breaks and no leading whitespace, is a JSON object."""
     joined = b"\n".join(records)
     return not records or (joined.startswith(b"{") and _NON_OBJECT_LINE.search(joined) is None)

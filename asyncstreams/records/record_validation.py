@@ -1,4 +1,4 @@
-"""Transformation and schema validation of the records of a page."""
+"""Transformation, validation and encoding of the records of a page."""
 
 from __future__ import annotations
 
@@ -11,11 +11,30 @@ from typing import Any
 
 from .._json import as_object
 from ..errors import AsyncStreamsError, ConfigError, SchemaError
-from ..models import PrimaryKey, QuarantinedRecord, Record, SchemaViolation, key_paths, shorten
+from ..models import (
+    Page,
+    PageCheckpoint,
+    PrimaryKey,
+    QuarantinedRecord,
+    Record,
+    SchemaViolation,
+    Slice,
+    key_paths,
+    shorten,
+)
 from ..protocols import Stream
 from ..redaction import displayed
 from ..schemas.record_schema import RecordSchema, record_schema
 from ..state.stream_selection import StateStore
+from .json_lines import EncodedLines, EncodedPage, copy_raw, encode_quarantined, encode_records, encoding_error
+from .raw_records import (
+    DecodedRecords,
+    PageRecords,
+    RawReader,
+    RawRecords,
+    has_unmodified_records,
+    reason_to_decode,
+)
 
 _MAX_KINDS = 100
 _MAX_KINDS_SHOWN = 5
@@ -110,6 +129,59 @@ class RecordValidator:
         kinds = self._kinds.most_common(_MAX_KINDS_SHOWN)
         shown = ", ".join(f"{place or 'the record'} {keyword} ({count:,})" for (place, keyword), count in kinds)
         return shown + (", ..." if len(self._kinds) > _MAX_KINDS_SHOWN else "")
+
+
+class PageBuilder:
+    """Builds the pages of one stream from its records: validated, and encoded if they only go into files.
+
+    `raw_reader` extracts records that need not be decoded at all. If those of a file must be, `not_raw_because` says
+    why.
+    """
+
+    def __init__(self, stream: Stream, validator: RecordValidator, *, encodes: bool) -> None:
+        self._name, self._validator, self._encodes = stream.name, validator, encodes
+        reason = reason_to_decode(stream, has_schema=validator.has_schema) if encodes else ""
+        self.raw_reader = RawReader(stream) if reason is None else None
+        self.not_raw_because = reason or ""
+        self._is_json = has_unmodified_records(stream)
+
+    def build(
+        self,
+        stream_slice: Slice,
+        number: int,
+        records: PageRecords,
+        *,
+        is_last: bool,
+        checkpoint: PageCheckpoint | None,
+    ) -> Page:
+        """The page with these records. Raises SchemaError and `encoding_error`."""
+        if isinstance(records, RawRecords):
+            lines, quarantined_lines = copy_raw(records), EncodedLines()
+        else:
+            records, quarantined = self._validator.validate_page(records)
+            if not self._encodes:
+                return Page(self._name, stream_slice, number, records, is_last, quarantined, checkpoint)
+            lines, quarantined_lines = self._encode(records, quarantined)
+        return EncodedPage(
+            self._name,
+            stream_slice,
+            number,
+            [],
+            is_last,
+            checkpoint=checkpoint,
+            lines=lines,
+            quarantined_lines=quarantined_lines,
+        )
+
+    def _encode(
+        self, records: DecodedRecords, quarantined: tuple[QuarantinedRecord, ...]
+    ) -> tuple[EncodedLines, EncodedLines]:
+        try:
+            lines = encode_records(records, is_json=self._is_json)
+            return lines, encode_quarantined(quarantined) if quarantined else EncodedLines()
+        except TypeError as error:
+            failure = encoding_error(error, [*records, *(entry.record for entry in quarantined)])
+        raise failure
 
 
 async def create_validator(stream: Stream, state_store: StateStore | None = None) -> RecordValidator:

@@ -63,7 +63,7 @@ class StreamSelection(NamedTuple):
     """A stream selected for a run, with its slices, its state and the maximum number of records.
 
     A stream that is not `is_emitted` is read only for its children. A `state_store` keeps `state`, which is then a
-    StreamState. With `raw_passthrough` pages hold `Lines` instead of records and of quarantined records. With
+    StreamState. With `raw_passthrough` pages hold lines instead of records, and of quarantined records. With
     `replaces_surrogates` lone surrogates in responses become U+FFFD; otherwise they are an error. With
     `feeds_children` the children store its state together with theirs. `cursor_range` are the bounds between which the
     run reads, as the caller gave them.
