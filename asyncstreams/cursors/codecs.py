@@ -62,16 +62,14 @@ class Codec(Protocol):
 
     def floor(self, point: int, zone: tzinfo | None, like: Any) -> Point: ...
 
-    def last_complete(self, now: int, zone: tzinfo | None) -> Point:
-        """The last point before which no further values are written at the time `now`."""
-        return self.floor(now, zone, None)
+    def last_complete(self, now: int, zone: tzinfo | None) -> Point: ...
 
     def like(self, value: Any, zone: tzinfo | None) -> Any:
         """The value with zeros for its digits; None if it is not of this format. Objects of `date` match each time."""
         ...
 
 
-class IsoCodec(Codec):
+class IsoCodec:
     """Times in ISO 8601."""
 
     is_local = True
@@ -116,6 +114,9 @@ class IsoCodec(Codec):
             return _start_of_day(point, zone)
         return before_ambiguity(point // unit * unit, zone)
 
+    def last_complete(self, now: int, zone: tzinfo | None) -> Point:
+        return self.floor(now, zone, None)
+
     def like(self, value: Any, zone: tzinfo | None) -> Any:
         if isinstance(value, date):
             value = value.isoformat()
@@ -144,7 +145,7 @@ class DateCodec(IsoCodec):
         return _start_of_day(now if zone is not None else now - _WESTERNMOST_OFFSET_US, zone)
 
 
-class EpochCodec(Codec):
+class EpochCodec:
     """Times since 1970, as a number or in digits."""
 
     is_local = False
@@ -177,6 +178,9 @@ class EpochCodec(Codec):
         unit = self.unit(like)
         return point // unit * unit
 
+    def last_complete(self, now: int, zone: tzinfo | None) -> Point:
+        return self.floor(now, zone, None)
+
     def like(self, value: Any, zone: tzinfo | None) -> Any:
         return self._default if isinstance(value, date) else _zero_like(value)
 
@@ -206,7 +210,7 @@ class NumberCodec(EpochCodec):
         return now / SECOND_US
 
 
-class PatternCodec(Codec):
+class PatternCodec:
     """A pattern for `strptime`, in which `%_ms` stands for milliseconds."""
 
     def __init__(self, pattern: str) -> None:

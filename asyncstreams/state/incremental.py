@@ -235,14 +235,11 @@ class IncrementalPlan:
             yield self._part(stream_slice, given, points, done)
 
     def _window(self, stream_slice: Slice, points: Interval, done: Intervals) -> Slice:
+        windows, end = self.range.windows, self.range.end
+        range_start = points.start if math.isinf(end) and self.range.grows_to(points.end, done) else None
+        is_last = points.end >= end
         return PlannedSlice(
-            stream_slice,
-            points,
-            self.range.windows,
-            self._run_cursor,
-            done,
-            is_last=points.end >= self.range.end,
-            range_start=points.start if self.range.grows_to(points.end, done) else None,
+            stream_slice, points, windows, self._run_cursor, done, is_last=is_last, range_start=range_start
         )
 
     def _part(
