@@ -10,35 +10,19 @@ from collections.abc import (
     Callable,
     Iterable,
     Mapping,
-    Sequence,
 )
 from contextlib import AbstractAsyncContextManager
-from datetime import timedelta
-from os import PathLike
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import httpx
 
-from .clock import Clock
 from .cursors.cursor_format import CursorFormat
 from .cursors.intervals import Interval, Intervals, Point
-from .errors import HttpStatusError
-from .events import Listener
 from .messages import Request, Response
 from .models import (
-    Backoff,
-    BodyLimits,
-    CursorField,
     PageRequest,
-    ParamsInput,
-    PrimaryKey,
-    RateLimit,
     Record,
-    RequestContext,
-    ResponseAction,
-    Secret,
     Slice,
-    Timeouts,
 )
 
 
@@ -172,118 +156,3 @@ class ParentPages(Protocol):
     def read_pages(self) -> AsyncGenerator[tuple[int, list[Record]]]:
         """Yield pages of parent records, each with the number of the parent stream. Raises LocalError."""
         ...
-
-
-class Stream(Protocol):
-    """The declaration and hooks of a stream, as the http and execution packages use them."""
-
-    name: str
-    url_base: str
-    http_method: str
-    paginator: Paginator | None
-    single_page: bool
-    records_path: str | None
-    missing_records: MissingRecords
-    primary_key: PrimaryKey
-    validation: ValidationMode
-    graphql_partial: PartialDataMode
-    max_quarantined: int
-    transformer: Transformer | None
-    parallel_pages: bool
-    max_concurrency: int
-    rate_limit: RateLimit | Sequence[RateLimit] | None
-    rate_limit_cost: float
-    quota_group: str | None
-    adaptive: bool
-    outage_timeout: float
-    max_failed_slices: int
-    weight: float
-    detect_loops: bool
-    max_pages: int
-    max_tries: int
-    max_time: float
-    max_server_wait: float
-    backoff: Backoff
-    idempotent: bool
-    authenticator: httpx.Auth | None
-    transport: httpx.AsyncBaseTransport | MockRouter | None
-    timeouts: Timeouts
-    adaptive_timeouts: bool
-    body_limits: BodyLimits
-    middleware: Sequence[Middleware]
-    allowed_origins: tuple[str, ...]
-    uncredentialed_origins: tuple[str, ...]
-    cookies: bool
-    allow_insecure: bool
-    trust_env: bool
-    clock: Clock
-    use_cache: bool
-    cache_ttl: float
-    cache_filename: str
-    cache_dir: str | PathLike[str] | None
-    missing_child: MissingChild
-    parent_fields: Sequence[str] | None
-    parent_lookback: timedelta | str | None
-    incremental_dependency: bool
-    cursor_field: CursorField
-    cursor_format: str | CursorFormat
-    cursor_timezone: str | None
-    windows: Windows | None
-    keep_outside: bool
-    state_checkpoint_interval: int | None
-
-    @property
-    def parents(self) -> Sequence[Stream]:
-        """The streams whose records become the slices of this stream."""
-        ...
-
-    def read_parents_from(self, feed: ParentPages | None) -> None:
-        """Make `stream_slices` use the pages of the parents that the run reads."""
-        ...
-
-    @property
-    def streams_body(self) -> bool:
-        """Whether `parse_response` reads the body while it arrives."""
-        ...
-
-    @property
-    def uses_paginator(self) -> bool:
-        """Whether `paginator` selects the next page, because `next_page_token` is not overridden."""
-        ...
-
-    @property
-    def uses_default_parser(self) -> bool:
-        """Whether the records are the array at `records_path`, because `parse_response` is not overridden."""
-        ...
-
-    @property
-    def listeners(self) -> Sequence[Listener]:
-        """Functions that are called with each event of the stream."""
-        ...
-
-    async def probe(self) -> str | None:
-        """The reason why the stream is unavailable, found before it is read, or None."""
-        ...
-
-    def why_unavailable(self, error: HttpStatusError) -> str | None:
-        """The reason why the stream is unavailable, given the error of its first request; otherwise None."""
-        ...
-
-    def path(self, context: RequestContext) -> str | Secret | tuple[str | int | Secret, ...]: ...
-    def request_params(self, context: RequestContext) -> ParamsInput | None: ...
-    def request_headers(self, context: RequestContext) -> Mapping[str, str | Secret] | None: ...
-    def request_json(self, context: RequestContext) -> Any: ...
-    def request_data(
-        self, context: RequestContext
-    ) -> Mapping[str, Any] | Sequence[tuple[str, Any]] | str | bytes | Secret | None: ...
-    def request_kwargs(self, context: RequestContext) -> Mapping[str, Any]: ...
-    def next_page_token(self, response: Response, context: RequestContext) -> Any: ...
-    def stream_slices(self, state: Mapping[str, Any]) -> SliceInput: ...
-    def partitions_of(self, stream_slice: Slice) -> Sequence[Mapping[str, Any]]: ...
-    def children_of(self, stream_slice: Slice) -> Sequence[Mapping[str, Any]]: ...
-    def split_slice(self, stream_slice: Slice, error: HttpStatusError) -> Sequence[Slice]: ...
-    def parse_response(self, response: Response, context: RequestContext) -> ParsedRecords: ...
-    def should_retry(self, response: Response) -> bool: ...
-    def classify(self, response: Response, context: RequestContext) -> ResponseAction: ...
-    def backoff_time(self, response: Response) -> float | None: ...
-    def get_json_schema(self) -> Mapping[str, Any] | Awaitable[Mapping[str, Any] | None] | None: ...

@@ -17,8 +17,8 @@ from uuid import UUID
 
 import httpx
 
+from ..declaration.stream import Stream
 from ..models import Secret
-from ..protocols import Stream
 
 # State of our authenticators that changes while they are used.
 _VOLATILE = frozenset(("_turn", "_refused", "_clock", "_on_refresh", "_tokens", "_token_store", "_sharing_key"))
@@ -34,7 +34,11 @@ class NotFingerprintable(Exception):
 
 def credential_id(stream: Stream, salt: bytes) -> str | None:
     """Keyed hash of the stream's authenticator, 32 hex digits; None without one. Raises NotFingerprintable."""
-    return None if stream.authenticator is None else digest(ValueEncoder().encode(stream.authenticator, 0), salt)
+    return (
+        None
+        if stream.resolved.authenticator is None
+        else digest(ValueEncoder().encode(stream.resolved.authenticator, 0), salt)
+    )
 
 
 def credential_key(authenticator: httpx.Auth) -> Hashable:

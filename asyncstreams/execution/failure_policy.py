@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import anyio
 
+from ..declaration.stream import Stream
 from ..errors import (
     AsyncStreamsError,
     ConfigError,
@@ -24,7 +25,6 @@ from ..errors import (
     UnexpectedContent,
 )
 from ..models import Slice, shorten
-from ..protocols import Stream
 from ..state.stream_selection import StreamSelection
 from .missing_children import MissingChildren
 from .parent_coordinator import ParentFeed
@@ -98,7 +98,7 @@ class FailurePolicy:
             progress.stop_early()
         elif (
             isinstance(error, SchemaError | PaginationUndeclared | CursorMismatch)
-            or len(progress.failures) > stream.max_failed_slices
+            or len(progress.failures) > stream.resolved.max_failed_slices
             or shows_wrong_declaration(run, error)
         ):
             progress.stop_early()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeGuard
 
+from ..declaration.stream import Stream
 from ..errors import HttpStatusError, RequestBlocked
 from ..models import Slice, shorten
-from ..protocols import Stream
 from ..state.stream_state import StreamState
 
 _REFUSED = 403
@@ -76,8 +76,10 @@ class MissingChildren:
             self.error = error
         if len(self._first) == _FIRST_CHILDREN and self._refused.issuperset(self._first):
             return f"its first {_FIRST_CHILDREN} children are refused: {why or error.message}"
-        if len(self._refused) > stream.max_failed_slices:
-            return f"more than {stream.max_failed_slices:,} of its children are refused: {why or error.message}"
+        if len(self._refused) > stream.resolved.max_failed_slices:
+            return (
+                f"more than {stream.resolved.max_failed_slices:,} of its children are refused: {why or error.message}"
+            )
         last = self._state.children.last
         self._lost.update(last.intersection(keys))
         if last and 2 * len(self._lost) >= len(last):

@@ -52,7 +52,7 @@ class NextToken:
         """
         if isinstance(self._traits.paginator, LinkHeader | NextUrl):
             return False
-        return bool(self._stream.primary_key) or (self._traits.numbered is not None and has_rows)
+        return bool(self._stream.resolved.primary_key) or (self._traits.numbered is not None and has_rows)
 
     def find_rows(
         self, records: PageRecords, response: Response, record_count: int
@@ -66,7 +66,7 @@ class NextToken:
             return records.items, record_count
         if self._run.pagination.uses_default_parser or not self._traits.counts_rows:
             return records, record_count
-        rows = find_rows(self._stream.records_path, response)
+        rows = find_rows(self._stream.resolved.records_path, response)
         if rows is None or (not rows and records):
             return records, response.rows_read
         return list(rows.values()) if isinstance(rows, dict) else rows, len(rows)
@@ -82,7 +82,7 @@ class NextToken:
         if not self._run.pagination.uses_paginator:
             return self._stream.next_page_token(response, response.context)
         if self._traits.paginator is None:
-            if not self._stream.single_page:
+            if not self._stream.resolved.single_page:
                 self._check_undeclared(records, response, len(records) if count is None else count)
             return None
         current = self._traits.paginator.first() if token is None else token
@@ -111,7 +111,11 @@ class NextToken:
         _, count = self.find_rows(records, response, len(records))
         if count is None and self._tracker is None:
             raise self._uncountable_error(response)
-        if self._run.pagination.uses_paginator and self._traits.paginator is None and not self._stream.single_page:
+        if (
+            self._run.pagination.uses_paginator
+            and self._traits.paginator is None
+            and not self._stream.resolved.single_page
+        ):
             self._report_sign(find_next_page(response))
 
     def _declare(self, number: int, records: PageRecords, response: Response, count: int | None) -> None:
@@ -184,7 +188,7 @@ class NextToken:
 
     def _uncountable_error(self, response: Response, reason: str = "") -> Exception:
         """The error for a page whose rows cannot be counted, with the places at which they may be."""
-        path, paginator = self._stream.records_path, type(self._traits.paginator).__name__
+        path, paginator = self._stream.resolved.records_path, type(self._traits.paginator).__name__
         body = json_body(response)
         if self._run.pagination.has_counted_rows:
             rows = body if path is None else select_rows(path, body)
@@ -213,7 +217,7 @@ class NextToken:
 
     def _check_undeclared(self, records: PageRecords, response: Response, count: int) -> None:
         """Raises PaginationUndeclared, or warns, if the only page of a slice names further pages."""
-        path = self._stream.records_path
+        path = self._stream.resolved.records_path
         if response.decoded_json is None and response.has_body and may_have_sign(response.content, count):
             json_body(response)  # not decoded yet, as in raw passthrough
         sign = find_sign(response, count if self._run.pagination.uses_default_parser else 0, path)
@@ -237,7 +241,7 @@ class NextToken:
 
     def _count_for_total(self, records: PageRecords, response: Response, count: int) -> int:
         """The number of rows with which a total is compared; where they are unknown, at least that number."""
-        rows = find_rows(self._stream.records_path, response)
+        rows = find_rows(self._stream.resolved.records_path, response)
         if rows is not None and (rows or not records):
             return len(rows)
         body = response.decoded_json

@@ -10,13 +10,14 @@ from typing import NamedTuple, cast
 
 from .._json import as_object, has_lone_surrogate, replace_surrogates
 from ..content.error_text import shown_keys
+from ..declaration.stream import Stream
 from ..errors import AsyncStreamsError, ConfigError, InvalidSlice, MalformedJSON
 from ..http.client import HttpClient
 from ..http.response_errors import concerns_response, unexpected_body_error
 from ..http.retry import ClassifiedResponse, RetryState
 from ..messages import Request, Response, shown_url
 from ..models import Record, RequestContext, ResponseAction, shorten
-from ..protocols import ParsedRecords, RequestSlot, Stream
+from ..protocols import ParsedRecords, RequestSlot
 from ..records.raw_records import PageRecords, RawReader
 
 _MAX_BATCH_RECORDS = 1000

@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
+from ..declaration.stream import Stream
 from ..errors import PaginationLoop
 from ..models import Record
-from ..protocols import Stream
 from .stream_run import StreamRun
 
 _EQUAL_PAGES_IN_LOOP = 3
@@ -50,7 +50,7 @@ class LoopGuard:
         self._empty_pages = 0 if rows else self._empty_pages + 1
         if self._empty_pages > _MAX_EMPTY_PAGES:
             raise PaginationLoop(f"sent {_MAX_EMPTY_PAGES:,} empty pages in a row, each with a next page")
-        if not rows or not self._stream.detect_loops:
+        if not rows or not self._stream.resolved.detect_loops:
             return False
         page = (is_complete, len(rows), _encode(_ENCODER, [rows[0], rows[len(rows) // 2], rows[-1]]))
         self._equal_pages = self._equal_pages + 1 if page == self._last_page else 1
@@ -73,13 +73,13 @@ class LoopGuard:
         Raises PaginationLoop beyond `max_pages`, and for a token that was seen before in this slice. With
         `detect_loops = False` the token may be that of the page before, as in a scroll.
         """
-        if number >= self._stream.max_pages:
+        if number >= self._stream.resolved.max_pages:
             raise PaginationLoop(
-                f"still has a next page after {self._stream.max_pages:,} pages",
+                f"still has a next page after {self._stream.resolved.max_pages:,} pages",
                 hint="raise max_pages if the stream really is that long; slices would make it resumable",
             )
         seen = _hash(token)
-        if seen in self._seen and (self._stream.detect_loops or seen != self._last_token):
+        if seen in self._seen and (self._stream.resolved.detect_loops or seen != self._last_token):
             raise PaginationLoop(
                 "repeated a page token, which would fetch the same pages again",
                 hint="check where the paginator reads the token, and the parameter name under which it is sent; "
@@ -93,7 +93,7 @@ class DriftDetector:
     """Warns if a row of the last 100 pages appears again: rows move, so others may be missing."""
 
     def __init__(self, run: StreamRun) -> None:
-        self._progress, self._key = run.progress, str(run.stream.primary_key)
+        self._progress, self._key = run.progress, str(run.stream.resolved.primary_key)
         self._pages: deque[list[Hashable]] = deque()
         self._keys: set[Hashable] = set()
 

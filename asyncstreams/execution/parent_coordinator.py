@@ -17,13 +17,13 @@ import anyio
 from .._json import encode
 from ..auth.identity import NotFingerprintable
 from ..cursors.durations import parse_duration
+from ..declaration.stream import Stream
 from ..errors import ConfigError, LocalError
 from ..models import Page, Record
 from ..parents.fingerprint import fingerprint, process_fingerprint
 from ..parents.log import ParentLog, merge_pages
 from ..parents.log_file import CacheDir, LogFile, resolve_cache_dir
 from ..parents.projection import decoder_for
-from ..protocols import Stream
 from ..records.json_lines import EncodedPage, encoding_error, page_counts
 from ..state.compatibility import identity_of
 from ..state.stream_selection import StreamSelection, state_of
@@ -42,7 +42,8 @@ class ParentFeed:
         self._logs = [log for _, log in parents]
         self._updated = asyncio.Event()
         self._readers = [
-            log.add_reader(decoder_for(parent.name, stream.parent_fields), self._updated) for parent, log in parents
+            log.add_reader(decoder_for(parent.name, stream.resolved.parent_fields), self._updated)
+            for parent, log in parents
         ]
         self._name = stream.name
         self._parents = parents
@@ -195,7 +196,7 @@ class StreamNode:
     def sender_to(self, queue: PageQueue) -> PageQueueSender | ParentPageSender:
         """The sender for the pages of the stream."""
         selection = self.selection
-        sender = queue.add_sender(selection.stream.weight)
+        sender = queue.add_sender(selection.stream.resolved.weight)
         if self.log is None:
             return sender
         return ParentPageSender(
@@ -244,7 +245,9 @@ class ParentCoordinator:
         """Find all parents on entry, and yield all streams; close their logs on exit. Raises ConfigError."""
         try:
             # Those that need only new parents first: in a first run, others can share their read.
-            pending = deque(sorted(self._nodes, key=lambda node: not node.selection.stream.incremental_dependency))
+            pending = deque(
+                sorted(self._nodes, key=lambda node: not node.selection.stream.resolved.incremental_dependency)
+            )
             while pending:
                 before = len(self._nodes)
                 await self._connect_parents(pending.popleft())
@@ -258,7 +261,7 @@ class ParentCoordinator:
 
     async def _connect_parents(self, node: StreamNode) -> None:
         selection, stream = node.selection, node.selection.stream
-        if stream.use_cache and node.log is None and selection.reads_everything:
+        if stream.resolved.use_cache and node.log is None and selection.reads_everything:
             await self._open_log(node)
         if stream.parents and selection.slices is None:
             node.connect(ParentFeed(stream, [(parent, await self._log_for(parent, node)) for parent in stream.parents]))
@@ -279,7 +282,7 @@ class ParentCoordinator:
                 return await self._share_log(node, child, required)
         if required is None:
             lookup = self._lookup(parent)
-            if parent.use_cache and (cached := await lookup.find_log()) is not None:
+            if parent.resolved.use_cache and (cached := await lookup.find_log()) is not None:
                 return cached
         hidden = StreamSelection(
             parent,
@@ -304,7 +307,7 @@ class ParentCoordinator:
     async def _open_log(self, node: StreamNode) -> ParentLog:
         stream = node.selection.stream
         cache: CachedLog | None = None
-        if stream.use_cache and node.selection.reads_everything and not self._is_limited:
+        if stream.resolved.use_cache and node.selection.reads_everything and not self._is_limited:
             cache = await self._lookup(stream).find_entry()
         if cache is None:
             return node.write_to(ParentLog(LogFile.create_temporary, _warn_once(stream.name)), None)
@@ -371,10 +374,10 @@ class CacheLookup:
 
 def _required_state(child: StreamSelection, parent: Stream) -> StreamState | None:
     """The parent state after which a child needs new records; None if it needs all records."""
-    if not child.stream.incremental_dependency or not isinstance(child.state, StreamState):
+    if not child.stream.resolved.incremental_dependency or not isinstance(child.state, StreamState):
         return None
     required = child.state.parents.get(parent.name) or empty_state(identity_of(parent))
-    if required and child.stream.parent_lookback is not None:
+    if required and child.stream.resolved.parent_lookback is not None:
         if not required.cursor.is_time:
             raise ConfigError(
                 f"{type(child.stream).__name__}.parent_lookback: the cursor of parent {parent.name!r} is a number",
@@ -387,7 +390,7 @@ def _required_state(child: StreamSelection, parent: Stream) -> StreamState | Non
 
 def parent_lookback_of(stream: Stream) -> timedelta:
     """`parent_lookback` as a timedelta; 0 if it is None. Raises ValueError, TypeError and OverflowError."""
-    lookback = stream.parent_lookback
+    lookback = stream.resolved.parent_lookback
     if lookback is None or isinstance(lookback, timedelta):
         return lookback or timedelta(0)
     duration = parse_duration(lookback)
@@ -398,7 +401,7 @@ def parent_lookback_of(stream: Stream) -> timedelta:
 
 def _satisfies(parent: StreamSelection, required: StreamState | None, *, has_state_store: bool) -> bool:
     """Whether reading this selection of a parent yields the records that a child needs."""
-    only_new = parent.has_state_store and bool(parent.stream.cursor_field)
+    only_new = parent.has_state_store and bool(parent.stream.resolved.cursor_field)
     if required is None:
         # Before the first read, what is new is everything.
         return not parent.state or (not only_new and parent.is_emitted)
@@ -412,10 +415,10 @@ class CachedLog:
 
     def __init__(self, stream: Stream) -> None:
         self.warn = _warn_once(stream.name)
-        self._clock, self._ttl = stream.clock, stream.cache_ttl
-        self._folder = CacheDir(resolve_cache_dir(stream.cache_dir))
+        self._clock, self._ttl = stream.resolved.clock, stream.resolved.cache_ttl
+        self._folder = CacheDir(resolve_cache_dir(stream.resolved.cache_dir))
         self.path: Path = self._folder.log_path(
-            stream.cache_filename or stream.name, fingerprint(stream, self._folder.load_or_create_salt())
+            stream.resolved.cache_filename or stream.name, fingerprint(stream, self._folder.load_or_create_salt())
         )
         self._created_at = self._clock.wall()
 

@@ -122,7 +122,7 @@ def _describe_start(run: StreamRun) -> list[str]:
     if run.incremental is not None:
         since = state.frontier if isinstance(state, StreamState) else None
         cursor = f"cursor {'.'.join(run.incremental.path)}" + ("" if since is None else f" from {since}")
-    return [limit, parents, cursor, _describe_declared_limits(stream.rate_limit), run.client.describe_limits()]
+    return [limit, parents, cursor, _describe_declared_limits(stream.resolved.rate_limit), run.client.describe_limits()]
 
 
 def _describe_declared_limits(declared: RateLimit | Sequence[RateLimit] | None) -> str:

@@ -11,10 +11,10 @@ from typing import Literal, TypeAlias, cast
 import anyio
 
 from ..clock import SystemClock
+from ..declaration.stream import Stream
 from ..errors import StreamUnavailable
 from ..events import EventEmitter, SliceFinished, StreamFinished, StreamSkipped, StreamStarted
 from ..http.client import HttpClient
-from ..protocols import Stream
 from ..records.record_validation import create_validator
 from ..state.stream_selection import StreamSelection
 from .failure_policy import FailurePolicy
@@ -120,7 +120,7 @@ class Scheduler:
     async def _run(self) -> None:
         try:
             with self._failures.scope:
-                clock = self.selections[0].stream.clock if self.selections else SystemClock()
+                clock = self.selections[0].stream.resolved.clock if self.selections else SystemClock()
                 async with log_silences(clock, self, self._page_queue):
                     await self._run_streams()
         finally:
@@ -204,7 +204,7 @@ class StreamReader:
         if (reason := await stream.probe()) is not None:
             raise StreamUnavailable(reason).locate(stream=stream.name)
         validator = await create_validator(stream, selection.state_store)
-        slots = slot_pool.add_stream(stream.weight, stream.max_concurrency)
+        slots = slot_pool.add_stream(stream.resolved.weight, stream.resolved.max_concurrency)
         sender = node.sender_to(queue)
         run = StreamRun.create(selection, client, validator, slots, sender, node.feed, node.max_records)
         self.run = run

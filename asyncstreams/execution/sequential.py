@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from ..declaration.stream import Stream
 from ..errors import HttpStatusError
 from ..http.client import HttpClient
 from ..models import Page, Slice
-from ..protocols import Stream
 from ..records.record_validation import RecordValidator
 from ..state.stream_selection import StreamSelection, state_of
 from .page_queue import PageQueue

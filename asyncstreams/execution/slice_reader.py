@@ -68,7 +68,7 @@ class SliceReader:
             while not self._pagination.is_finished:
                 if self._body is not None:
                     return await self._next_batch(self._body)
-                if stream.parent_fields is not None:
+                if stream.resolved.parent_fields is not None:
                     _check_parents(self._slice)
                 fetched = await self._fetch_next()
                 if fetched.more is not None:
@@ -286,7 +286,7 @@ class SlicePagination:
     def _repeats_last_page(self, records: PageRecords) -> bool:
         """Whether a page that equals the one before it is the last one again, beyond the end of the pages."""
         stream = self._run.stream
-        if not (stream.primary_key and self.next.guesses_pages):
+        if not (stream.resolved.primary_key and self.next.guesses_pages):
             return False
         if self._drift is not None and not self._drift.repeats_last_page(visible_fields(records)):
             return False

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple, cast
 
 from anyio.lowlevel import checkpoint
 
+from ..declaration.stream import Stream
 from ..errors import AsyncStreamsError, ConfigError, InvalidSlice
 from ..models import Slice, key_paths, shorten
 from ..parents.distinct import DistinctParents
-from ..protocols import SliceInput, Stream
+from ..protocols import SliceInput
 from ..state.incremental import IncrementalPlan
 from ..state.stream_selection import StreamSelection
 from ..state.stream_state import StreamState
@@ -74,7 +75,9 @@ def _warn_of_unused(stream: Stream, state: StreamState) -> None:
     """Name the partitions of a given state that no slice had."""
     unused, state.unused = state.unused, {}
     if unused:
-        level = logging.INFO if stream.incremental_dependency else logging.WARNING  # unchanged parents have no slices
+        level = (
+            logging.INFO if stream.resolved.incremental_dependency else logging.WARNING
+        )  # unchanged parents have no slices
         example = shorten(str(SliceLabels(stream).add_to(Slice(next(iter(unused.values()))))))
         _log.log(
             level, "%s: the state has %s that no slice has, such as %s", stream.name, _counted(len(unused)), example
@@ -171,14 +174,14 @@ class SliceLabels:
         """Warn once if a parent declares a primary key that a record does not have."""
         name = partition.get("parent_stream")
         parent = next((parent for parent in self._stream.parents if parent.name == name), self._stream.parents[0])
-        if parent.primary_key is not None and not self._has_warned:
+        if parent.resolved.primary_key is not None and not self._has_warned:
             self._has_warned = True
             _log.warning(
                 "%s: a record of %s has no value for its primary_key, %s, so all of its fields identify it: when one "
                 "of them changes, it is another parent",
                 self._stream.name,
                 parent.name,
-                ", ".join(repr(".".join(path)) for path in key_paths(parent.primary_key)),
+                ", ".join(repr(".".join(path)) for path in key_paths(parent.resolved.primary_key)),
             )
 
 

@@ -11,13 +11,14 @@ from typing import Any, NamedTuple, TypeAlias
 import anyio
 
 from .._json import as_object
+from ..declaration.stream import Stream
 from ..errors import InvalidSlice
 from ..http.client import HttpClient
 from ..messages import Response
 from ..models import Page, Slice
 from ..pagination.paginators import PaginatorTraits
 from ..pagination.undeclared import has_sign_headers
-from ..protocols import CountedPaginator, Stream
+from ..protocols import CountedPaginator
 from ..records.json_lines import page_counts
 from ..records.raw_records import PageRecords
 from ..records.record_validation import PageBuilder, RecordValidator
@@ -90,7 +91,7 @@ class StreamRun:
             message = "lone surrogates are written as U+FFFD (surrogates='replace')"
             on_surrogates = partial(progress.warn_once, "surrogates", message)
         known = state if isinstance(state, StreamState) else None
-        leaves_out = stream.parents and stream.missing_child == "skip"
+        leaves_out = stream.parents and stream.resolved.missing_child == "skip"
         return cls(
             selection,
             client,
@@ -100,7 +101,7 @@ class StreamRun:
             slots,
             sender,
             ReadBounds(max_records, is_preview=is_preview),
-            PaginationFacts(stream, reads_ahead=max_records is None and stream.parallel_pages),
+            PaginationFacts(stream, reads_ahead=max_records is None and stream.resolved.parallel_pages),
             progress,
             feed,
             MissingChildren(stream, known) if leaves_out else None,
@@ -296,14 +297,14 @@ class PaginationFacts:
 
     def __init__(self, stream: Stream, *, reads_ahead: bool) -> None:
         self.uses_paginator, self.uses_default_parser = stream.uses_paginator, stream.uses_default_parser
-        self.traits = PaginatorTraits.of(stream.paginator, uses_paginator=stream.uses_paginator)
-        paginator: Any = stream.paginator if stream.uses_paginator else None
+        self.traits = PaginatorTraits.of(stream.resolved.paginator, uses_paginator=stream.uses_paginator)
+        paginator: Any = stream.resolved.paginator if stream.uses_paginator else None
         is_counted = hasattr(paginator, "predict_tokens")
         self.predictor: CountedPaginator | None = (
             paginator if is_counted and reads_ahead and not stream.streams_body else None
         )
         """The paginator, if it predicts the tokens of pages that are read ahead."""
-        self.may_drift = is_counted and isinstance(stream.primary_key, str)
+        self.may_drift = is_counted and isinstance(stream.resolved.primary_key, str)
         """Whether rows can move between pages: they are counted, and rows have keys."""
         self.has_parsed_response = False
         """Whether one response has been parsed, so that the declaration fits the API."""
@@ -353,7 +354,7 @@ class CheckpointFactory:
         self.incremental = plan_incremental(
             selection.stream,
             selection.state,
-            selection.stream.clock.wall(),
+            selection.stream.resolved.clock.wall(),
             has_state_store=selection.has_state_store,
             state_for_children=children_state,
             schema=json_schema,

@@ -15,13 +15,13 @@ from typing import Any, cast
 import anyio
 
 from ..clock import Clock
+from ..declaration.stream import Stream
 from ..destinations.base import Destination
 from ..destinations.writer_protocol import Chunk, FailedSlice
 from ..errors import AsyncStreamsError, PartialFailure, RateLimitWaitTooLong
 from ..execution.report import RunReport, StreamReport, WriteReport
 from ..execution.scheduler import OpenClient, Scheduler
 from ..models import Page, Slice
-from ..protocols import Stream
 from ..records.json_lines import EncodedPage
 from ..redaction import MASK, cut_queries
 from ..state.compatibility import check_compatible, identity_of, identity_with_credential, use_declared_cursor

@@ -6,13 +6,13 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..declaration.settings import check_cursor
+from ..declaration.stream import Stream
 from ..destinations.base import Destination
 from ..destinations.ledger import JournalRecord, Ledger, Mode, StreamLedger
 from ..destinations.row_order import RowOrder
 from ..destinations.writer_protocol import StreamSchema
 from ..errors import AsyncStreamsError, ConfigError, StateIncompatible
 from ..models import key_paths
-from ..protocols import Stream
 from ..state.compatibility import check_compatible, cursor_of, identity_of
 from ..state.incremental import points_of_range
 from ..state.stream_state import StreamState
@@ -53,9 +53,9 @@ def plan_extraction(
     started: dict[str, Mapping[str, Any]] = {}
     keys: dict[str, Sequence[Sequence[str]]] = {}
     for stream in to_read:
-        check_cursor(type(stream).__name__, stream)
+        check_cursor(type(stream).__name__, stream.resolved)
         cursor = cursor_of(stream)
-        if stream.cursor_field:
+        if stream.resolved.cursor_field:
             points_of_range((scope.since, scope.until), cursor)
         known = ledger.streams.get(stream.name)
         has_rows = known is not None and not known.is_provisional
@@ -71,7 +71,7 @@ def plan_extraction(
             started[stream.name] = entry
         mode = entry["mode"] if entry is not None else ledger.streams[stream.name].mode
         if mode == "upsert":
-            keys[stream.name] = key_paths(stream.primary_key)
+            keys[stream.name] = key_paths(stream.resolved.primary_key)
     begin: dict[str, Any] = {"op": "begin", "at": now, "names": names, "streams": started}
     if keys:
         begin["keys"] = keys
@@ -142,16 +142,16 @@ def _is_compatible(stream: Stream, known: StreamLedger) -> bool:
 
 def _resolve_mode(to: Destination, stream: Stream) -> Mode:
     """The mode of one stream. Raises ConfigError for "upsert" without a primary key."""
-    if to.mode == "upsert" and not stream.primary_key:
+    if to.mode == "upsert" and not stream.resolved.primary_key:
         raise ConfigError(
             f'mode="upsert": stream {stream.name!r} has no primary key',
             hint='set primary_key, or use mode="append"',
         )
     if to.mode is not None and to.mode != "fail":
         return to.mode
-    if not stream.cursor_field and not stream.incremental_dependency:
+    if not stream.resolved.cursor_field and not stream.resolved.incremental_dependency:
         return "replace"
-    return "upsert" if "upsert" in to.modes and stream.primary_key else "append"
+    return "upsert" if "upsert" in to.modes and stream.resolved.primary_key else "append"
 
 
 def schema_of(stream: Stream, schema: Mapping[str, Any] | None, state: StreamState, now: float) -> StreamSchema:
@@ -159,8 +159,8 @@ def schema_of(stream: Stream, schema: Mapping[str, Any] | None, state: StreamSta
 
     `now` is the time when the stream is begun, in seconds since 1970.
     """
-    field = stream.cursor_field
+    field = stream.resolved.cursor_field
     path = [field] if isinstance(field, str) else list(field or ())
     return StreamSchema(
-        key_paths(stream.primary_key), RowOrder(stream.name, path, state, now) if path else None, schema
+        key_paths(stream.resolved.primary_key), RowOrder(stream.name, path, state, now) if path else None, schema
     )

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import TypeAlias
 
+from ..declaration.stream import Stream
 from ..destinations.ledger import Mode
 from ..errors import ConfigError
-from ..protocols import SliceInput, Stream
+from ..protocols import SliceInput
 
 RangeBound: TypeAlias = str | date | float | None
 """A bound of `since` or `until`: a time in ISO 8601, a date or datetime, or a number; None: no bound."""
@@ -67,7 +68,7 @@ class RunScope:
         if not self.is_range:
             return
         for stream in streams:
-            if not stream.cursor_field:
+            if not stream.resolved.cursor_field:
                 raise ConfigError(
                     f"{class_name}.extract: since and until need a cursor; stream {stream.name!r} has no cursor_field",
                     hint="name the streams to extract, or declare cursor_field",
@@ -79,7 +80,9 @@ def reason_not_to_write(stream: Stream, mode: Mode) -> str:
 
     Upserts may be repeated, and without a cursor every run with mode="append" adds all records.
     """
-    if mode == "upsert" or (mode == "append" and not stream.cursor_field and not stream.incremental_dependency):
+    if mode == "upsert" or (
+        mode == "append" and not stream.resolved.cursor_field and not stream.resolved.incremental_dependency
+    ):
         return ""
     if mode == "replace":
         return "a run that is narrowed finishes no replacement"

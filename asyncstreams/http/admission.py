@@ -12,10 +12,11 @@ import httpx
 
 from ..auth.authenticators import MultipleTokenAuthenticator, SigningAuth
 from ..clock import Clock
+from ..declaration.stream import Stream
 from ..errors import HostUnavailable, RateLimitWaitTooLong
 from ..events import EventEmitter, WaitStarted
 from ..models import RateLimit
-from ..protocols import RequestSlot, Stream
+from ..protocols import RequestSlot
 from ..rate_limits.governor import Governor, Permit, PermitRequest, PermitWaits, QuotaClient
 from ..rate_limits.wait_reason import LONG_WAIT_S, Wait, WaitReason
 from .origin import Origin
@@ -143,14 +144,14 @@ class Admission(PermitWaits):
         if client is not None:
             return client
         stream = self._stream
-        limits = stream.rate_limit if has_declared_limits else None
+        limits = stream.resolved.rate_limit if has_declared_limits else None
         declared = () if limits is None else (limits,) if isinstance(limits, RateLimit) else tuple(limits)
         client = self._clients[governor] = governor.add_client(
             stream.name,
-            stream.weight,
+            stream.resolved.weight,
             declared,
-            stream.rate_limit_cost,
-            adaptive=stream.adaptive,
+            stream.resolved.rate_limit_cost,
+            adaptive=stream.resolved.adaptive,
             accept_long_waits=False,
         )
         return client
@@ -160,11 +161,11 @@ class Admission(PermitWaits):
         stream, down_for = self._stream, client.governor.down_for
         if (
             wait.reason in (WaitReason.PAUSED, WaitReason.QUOTA)
-            and stream.max_server_wait + _WAIT_TOLERANCE_S < wait.seconds < math.inf
+            and stream.resolved.max_server_wait + _WAIT_TOLERANCE_S < wait.seconds < math.inf
         ):
             reason = "the API asked for a pause" if wait.reason is WaitReason.PAUSED else "its quota is used up"
             raise wait_too_long(stream, reason, wait.seconds, self._session.clock.wall())
-        if down_for > stream.outage_timeout:
+        if down_for > stream.resolved.outage_timeout:
             raise HostUnavailable(
                 f"no successful response for {down_for:.0f} s despite repeated probes",
                 hint="start again after the host has recovered, or raise outage_timeout",
@@ -184,11 +185,11 @@ class Admission(PermitWaits):
     def _governor_for(self, origin: Origin, *, has_credential: bool) -> Governor:
         if not has_credential:
             return self._session.governor_for(origin, None)
-        return self._session.governor_for(origin, self._authenticator, self._stream.quota_group)
+        return self._session.governor_for(origin, self._authenticator, self._stream.resolved.quota_group)
 
     def governor_of_token(self, origin: Origin, token: SigningAuth) -> Governor:
         """The governor of one of several tokens, which share the state of the host."""
-        return self._session.governor_for(origin, token, self._stream.quota_group, one_of=self._authenticator)
+        return self._session.governor_for(origin, token, self._stream.resolved.quota_group, one_of=self._authenticator)
 
 
 class TokenList:
@@ -274,7 +275,7 @@ def wait_too_long(stream: Stream, reason: str, delay: float, wall: float) -> Rat
         moment = f", at {datetime.fromtimestamp(wall + delay, UTC):%Y-%m-%d %H:%M:%S} UTC"
     return RateLimitWaitTooLong(
         f"{reason}; the next request is allowed in {delay:,.0f} s{moment}",
-        hint=f"start again then, or raise max_server_wait (now {stream.max_server_wait:g} s)",
+        hint=f"start again then, or raise max_server_wait (now {stream.resolved.max_server_wait:g} s)",
     )
 
 

@@ -9,11 +9,12 @@ from typing import TypeVar, assert_never
 
 import httpx
 
+from ..declaration.stream import Stream
 from ..errors import AsyncStreamsError, ConfigError, HostUnavailable, MalformedJSON
 from ..events import EventEmitter
 from ..messages import Request, Response, shown_url
 from ..models import RequestContext, ResponseAction
-from ..protocols import Middleware, Send, Stream
+from ..protocols import Middleware, Send
 from ..rate_limits.circuit_breaker import RETRY_COST, THROTTLE_COST
 from ..rate_limits.quota_headers import exhausted_for, only_a_resource_is_exhausted, reset_without_state
 from ..rate_limits.retry_after import backoff_seconds, body_retry_after, retry_after
@@ -76,9 +77,9 @@ class HttpClient:
         origins = self.builder.allowed_origins, self.builder.uncredentialed_origins
         self._sender = RequestSender(stream, session, *origins, self.wait_tracker)
         self._middleware: Send | None = None
-        if stream.middleware:
+        if stream.resolved.middleware:
             innermost: Send = self._send_from_middleware
-            self._middleware = reduce(_wrap, reversed(stream.middleware), innermost)
+            self._middleware = reduce(_wrap, reversed(stream.resolved.middleware), innermost)
 
     @property
     def activity(self) -> int:
@@ -238,7 +239,7 @@ class HttpClient:
                 f"{class_name}.classify returned {action!r}: must be a ResponseAction",
                 hint="end it with `return super().classify(response, context)`",
             )
-        if action is ResponseAction.SUCCESS and self._stream.graphql_partial == "warn":
+        if action is ResponseAction.SUCCESS and self._stream.resolved.graphql_partial == "warn":
             self._warn_of_partial_data(response)
         if (pause := backoff_seconds(response)) is not None:
             self._sender.governor_for(response.request, attempt).pause_for(pause)
@@ -257,7 +258,7 @@ class HttpClient:
         if is_throttled and response.extensions.get(UNCERTAIN_THROTTLE_KEY):
             if_no_limit = refusal_error(stream, response, has_credential=has_credential)
         refusal = Refusal(response, action, error, if_no_limit)
-        if not stream.idempotent or (if_no_limit is not None and Remedy.QUOTA_WAIT in retry.remedies):
+        if not stream.resolved.idempotent or (if_no_limit is not None and Remedy.QUOTA_WAIT in retry.remedies):
             return refusal
         wait = checked_backoff_time(stream, partial(stream.backoff_time, response))
         if wait is not None:
@@ -286,9 +287,9 @@ class HttpClient:
                 can_switch_token = self._sender.can_switch_token(outcome.response.request, attempt)
         return AttemptFacts(
             tries=retry.tries,
-            max_tries=stream.max_tries,
-            time_left=stream.max_time - retry.time.elapsed(now),
-            idempotent=stream.idempotent,
+            max_tries=stream.resolved.max_tries,
+            time_left=stream.resolved.max_time - retry.time.elapsed(now),
+            idempotent=stream.resolved.idempotent,
             remedies=retry.remedies,
             is_host_down=is_host_down,
             is_in_outage=is_in_outage,

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import httpx
 
+from ..declaration.stream import Stream
 from ..errors import AsyncStreamsError, ConfigError
 from ..messages import Request, Response
 from ..models import BodyLimits
-from ..protocols import Stream
 from ..rate_limits.governor import Permit
 from ..rate_limits.quota_headers import reported_quotas
 from ..wire.transport import Http1Transport
@@ -32,9 +32,11 @@ class Dispatcher:
 
     def __init__(self, stream: Stream, session: Session, guard: OriginGuard, authenticator: httpx.Auth | None) -> None:
         self._stream, self._session, self._guard, self._authenticator = stream, session, guard, authenticator
-        self._custom_transport = as_transport(stream.transport)
+        self._custom_transport = as_transport(stream.resolved.transport)
         self._base_transport: tuple[ClientOptions, httpx.AsyncBaseTransport] | None = None
-        self._follows_answer_times = stream.adaptive_timeouts and stream.idempotent and stream.max_tries > 1
+        self._follows_answer_times = (
+            stream.resolved.adaptive_timeouts and stream.resolved.idempotent and stream.resolved.max_tries > 1
+        )
         self.activity = Activity()
         self.answer_times = AnswerTimes()
         if authenticator is not None:
@@ -79,7 +81,7 @@ class Dispatcher:
             received = await transport.handle_async_request(request)
             response = received if isinstance(received, Response) else to_response(received, request)
             answered_after = timeout.start_body()
-            if has_credential and stream.cookies and b"set-cookie" in response.layout.indexes:
+            if has_credential and stream.resolved.cookies and b"set-cookie" in response.layout.indexes:
                 jar = self._session.cookies.jar_for(origin, credential)
                 jar.store(response.raw_header_lines(b"set-cookie"), url_of(request), self._session.clock.wall())
             governor = permit.governor
@@ -90,10 +92,10 @@ class Dispatcher:
                 self.answer_times.record(answered_after)
             if streamed and succeeded and response.status_code != 204:
                 count_piece = self.activity.count_piece
-                response.set_chunks(stream_body(response, stream.body_limits, options.timeouts, count_piece))
+                response.set_chunks(stream_body(response, stream.resolved.body_limits, options.timeouts, count_piece))
             else:
                 max_bytes = None if succeeded else MAX_ERROR_BODY_BYTES
-                response.set_body(await read_body(response, stream.body_limits, timeout, max_bytes=max_bytes))
+                response.set_body(await read_body(response, stream.resolved.body_limits, timeout, max_bytes=max_bytes))
         return response
 
     async def send_token_request(self, request: httpx.Request, options: SendOptions) -> Response:
@@ -114,7 +116,7 @@ class Dispatcher:
     def require_encryption(self, origins: Iterable[Origin]) -> None:
         """Raise ConfigError if a credential would be sent unencrypted over a network."""
         for origin in origins:
-            if origin.scheme == "http" and not origin.is_loopback and not self._stream.allow_insecure:
+            if origin.scheme == "http" and not origin.is_loopback and not self._stream.resolved.allow_insecure:
                 raise ConfigError(
                     f"{type(self._stream).__name__}: a credential would go to {origin} unencrypted",
                     hint="use https, or set allow_insecure = True in a trusted network",

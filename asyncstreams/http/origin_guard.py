@@ -9,9 +9,9 @@ import socket
 import httpx
 
 from ..auth.authenticators import held_secrets
+from ..declaration.stream import Stream
 from ..errors import ConfigError, CrossOriginLink
 from ..messages import Request, Response
-from ..protocols import Stream
 from ..redaction import RevealedSecrets, safe_url
 from .origin import Origin, OriginPattern, absolute_url, cross_origin_error, is_private_address, origin_of
 from .redirects import carries_secret, header_secrets, parameter_secrets, redirect_target

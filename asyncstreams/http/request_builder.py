@@ -14,10 +14,11 @@ import httpx
 from .. import _json
 from .._version import __version__
 from ..content.decoders import ACCEPT_ENCODING
+from ..declaration.stream import Stream
 from ..errors import ConfigError
 from ..messages import Request
 from ..models import PageRequest, ParamsInput, RequestContext, Secret
-from ..protocols import RequestSlot, Stream
+from ..protocols import RequestSlot
 from ..rate_limits.governor import Permit
 from ..redaction import MASK, RevealedSecrets
 from ..urls import Pairs, formatted_secret, join, merge_params, param_pairs, with_params
@@ -89,23 +90,24 @@ class RequestBuilder:
         self._has_logged_upgrade = False
         self._class_name = type(stream).__name__
         self.allowed_origins: frozenset[Origin] = allowed_origins(
-            self._class_name, stream.url_base, stream.allowed_origins
+            self._class_name, stream.url_base, stream.resolved.allowed_origins
         )
         self.uncredentialed_origins: tuple[OriginPattern, ...] = uncredentialed_origins(
-            self._class_name, stream.uncredentialed_origins, self.allowed_origins
+            self._class_name, stream.resolved.uncredentialed_origins, self.allowed_origins
         )
         self._base = stream.url_base, canonical_url(stream.url_base)
         self._options = SendOptions(
-            stream.timeouts, client=ClientOptions(reuse=stream.idempotent, trust_env=stream.trust_env)
+            stream.resolved.timeouts,
+            client=ClientOptions(reuse=stream.resolved.idempotent, trust_env=stream.resolved.trust_env),
         )
 
     def build_page_request(self, context: RequestContext, referrer: str | None) -> Request:
         """The request of one page. `referrer` is the URL of the page that contained the token."""
         stream = self._stream
         page = _NO_PAGE
-        if stream.paginator is not None and stream.uses_paginator:
+        if stream.resolved.paginator is not None and stream.uses_paginator:
             token = context.next_page_token
-            page = stream.paginator.apply(stream.paginator.first() if token is None else token)
+            page = stream.resolved.paginator.apply(stream.resolved.paginator.first() if token is None else token)
         if page.url is not None:
             url = self._resolve(page.url, referrer or stream.url_base)
         else:
@@ -129,7 +131,7 @@ class RequestBuilder:
             names = {name.lower() for name in page.headers}
             headers = {name: value for name, value in headers.items() if name.lower() not in names} | dict(page.headers)
         kwargs = stream.request_kwargs(context)
-        return self.build_request(stream.http_method, url, headers, body, context, kwargs, stream.streams_body)
+        return self.build_request(stream.resolved.http_method, url, headers, body, context, kwargs, stream.streams_body)
 
     def build_request(
         self,

@@ -12,6 +12,7 @@ import httpx
 
 from ..auth.authenticators import held_secrets
 from ..content.error_text import decode_text, error_text, is_html_page, shown_text
+from ..declaration.stream import Stream
 from ..errors import (
     AsyncStreamsError,
     AuthError,
@@ -26,7 +27,6 @@ from ..errors import (
 )
 from ..messages import Response, shown_url
 from ..models import ResponseAction
-from ..protocols import Stream
 from ..rate_limits.quota_headers import asks_to_wait
 from ..rate_limits.retry_after import body_retry_after, retry_after, should_retry
 from ..rate_limits.throttle_reasons import has_throttle_reason, reports_throttling
@@ -141,7 +141,7 @@ def _is_throttled_4xx(response: Response) -> bool:
 
 
 def _graphql_action(stream: Stream, response: Response, errors: Sequence[GraphqlError]) -> ResponseAction:
-    if stream.graphql_partial == "warn" and has_partial_data(response.json()):
+    if stream.resolved.graphql_partial == "warn" and has_partial_data(response.json()):
         return ResponseAction.SUCCESS
     return ResponseAction.THROTTLED if is_throttled(errors) else ResponseAction.FAIL
 
@@ -175,7 +175,7 @@ def refusal_error(
         error.from_page_request = False  # it says nothing about what the credential may read
         return error
     if status == 401 or renewed:
-        if stream.authenticator is None:
+        if stream.resolved.authenticator is None:
             hint = "the stream has no authenticator: pass authenticator=TokenAuthenticator(...)"
         else:
             hint = "the API rejects the credential: check that it is complete, still valid, and meant for this API"
@@ -248,7 +248,7 @@ def check_streamed_graphql(response: Response, rest: Any) -> None:
     if attempt is None or not is_graphql(response.request) or not (errors := errors_in(rest)):
         return
     stream: Stream = attempt.stream
-    if stream.graphql_partial != "warn" or not has_partial_data(rest):
+    if stream.resolved.graphql_partial != "warn" or not has_partial_data(rest):
         raise _graphql_error(stream, response, rest, errors)
     _log.warning("%s: a part of the data is missing: %s", stream.name, _graphql_message(stream, response, errors))
 
@@ -316,7 +316,7 @@ def concerns_response(error: AsyncStreamsError, response: Response) -> bool:
 
 def secrets_of(stream: Stream, response: Response) -> set[str]:
     """Every secret that a response to this request might echo."""
-    return {*sent_secrets(response.request), *held_secrets(stream.authenticator)} - {""}
+    return {*sent_secrets(response.request), *held_secrets(stream.resolved.authenticator)} - {""}
 
 
 def _phrase(status: int) -> str:

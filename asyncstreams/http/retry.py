@@ -12,6 +12,7 @@ from random import Random
 from typing import NamedTuple, TypeAlias, assert_never
 
 from ..clock import Clock
+from ..declaration.stream import Stream
 from ..errors import (
     AsyncStreamsError,
     ConfigError,
@@ -23,7 +24,7 @@ from ..errors import (
 from ..events import EventEmitter, RetryScheduled
 from ..messages import Response
 from ..models import Backoff, RequestContext, ResponseAction, shorten
-from ..protocols import RequestSlot, Stream
+from ..protocols import RequestSlot
 from ..rate_limits.governor import Governor
 from ..rate_limits.wait_reason import WaitReason
 from .admission import WaitTracker, wait_too_long
@@ -402,7 +403,7 @@ class RetryWaits:
         self._spend_try(retry)
         if delay is None or decision.is_ordered:
             failures = max(retry.tries, self._backoff.failures)
-            own = full_jitter(failures, self._stream.backoff, self._random)
+            own = full_jitter(failures, self._stream.resolved.backoff, self._random)
             # An ordered wait has jitter, too, so that requests refused together do not retry together.
             delay = own if delay is None else max(own, delay) + self._random.uniform(0.0, min(1.0, 0.1 * delay))
         if delay > decision.max_wait:
@@ -455,7 +456,7 @@ class RetryWaits:
         return error.locate(tries=retry.attempt)
 
     def _spend_server_wait(self, error: AsyncStreamsError, delay: float, retry: RetryState) -> None:
-        max_wait = self._stream.max_server_wait
+        max_wait = self._stream.resolved.max_server_wait
         if delay > max_wait or retry.server_wait_s + delay > max_wait * _MAX_SERVER_WAITS:
             raise wait_too_long(self._stream, error.message, delay, self._clock.wall()).locate(
                 status=error.status, tries=retry.attempt

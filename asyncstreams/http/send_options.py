@@ -11,9 +11,10 @@ from typing import Any, cast
 
 import httpx
 
+from ..declaration.stream import Stream
 from ..errors import ConfigError
 from ..models import Timeouts
-from ..protocols import MockRouter, Stream
+from ..protocols import MockRouter
 from ..redaction import replace_secrets
 
 _ALIASES = {"allow_redirects": "follow_redirects", "proxies": "proxy"}
@@ -58,7 +59,7 @@ def parse_request_kwargs(stream: Stream, kwargs: Mapping[str, Any], default: Sen
                 hint=f"known keys are {', '.join(_PER_REQUEST + _PER_CLIENT)}, and the aliases "
                 "allow_redirects, proxies and stream",
             )
-    _check_transport(hook, known, stream.transport)
+    _check_transport(hook, known, stream.resolved.transport)
     client = {name: known[name] for name in _PER_CLIENT if name in known}
     client = replace_secrets(client, lambda secret: secret.reveal())
     if "verify" in client:
@@ -137,7 +138,7 @@ def _parse_extensions(hook: str, extensions: Any, stream: Stream, client: Client
         raise ConfigError(f"{hook}: extensions is of type {type(extensions).__name__}: expected a mapping")
     found = dict(cast(Mapping[str, Any], extensions))
     uses_httpx = client.http2 or (client.proxy or "").startswith("socks")
-    has_other_readers = stream.transport is not None or bool(stream.middleware)
+    has_other_readers = stream.resolved.transport is not None or bool(stream.resolved.middleware)
     for name, value in found.items():
         if name in _OWN_EXTENSIONS or name.partition(".")[0] == "asyncstreams":
             hint = "return it as the key timeout of request_kwargs" if name == "timeout" else "choose another name"

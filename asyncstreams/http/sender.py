@@ -7,9 +7,9 @@ from collections.abc import Awaitable
 import httpx
 
 from ..auth.authenticators import SigningAuth
+from ..declaration.stream import Stream
 from ..errors import HttpStatusError
 from ..messages import Request, Response
-from ..protocols import Stream
 from ..rate_limits.governor import Governor
 from .admission import Admission, WaitTracker
 from .dispatcher import Dispatcher
@@ -37,7 +37,7 @@ class RequestSender:
     ) -> None:
         self._stream, self._session = stream, session
         # Read once: a property may return a new authenticator each time.
-        self._authenticator = session.credential_for(stream.authenticator)
+        self._authenticator = session.credential_for(stream.resolved.authenticator)
         self._guard = OriginGuard(stream, allowed, uncredentialed, self._authenticator, session.secrets)
         self.admission = Admission(stream, session, self._authenticator, self._guard.base_origin, wait_tracker)
         self.dispatcher = Dispatcher(stream, session, self._guard, self._authenticator)
@@ -113,7 +113,7 @@ class RequestSender:
             if not has_credential:
                 return await self.dispatcher.send(request, attempt, permit, None, has_credential=False)
             credential = self.admission.credential_of(permit)
-            if self._session.cookies and self._stream.cookies:
+            if self._session.cookies and self._stream.resolved.cookies:
                 request = self._with_cookies(request, origin, credential)
             if self._flow is not None:
                 return await self._flow.send(request, attempt, permit, origin)

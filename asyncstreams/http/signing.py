@@ -12,9 +12,9 @@ import httpx
 
 from ..auth.authenticators import RenewingAuth, SigningAuth, held_secrets
 from ..content.error_text import error_text
+from ..declaration.stream import Stream
 from ..errors import AsyncStreamsError, ConfigError, HttpStatusError
 from ..messages import Request, Response
-from ..protocols import Stream
 from ..rate_limits.governor import Permit
 from ..rate_limits.retry_after import retry_after
 from ..redaction import safe_url, sent_secrets
@@ -201,7 +201,7 @@ class FlowSender:
             )
             failure.retryable = True
             if (wait := retry_after(response, self._session.clock.wall())) is not None:
-                governor.pause_for(min(wait, self._stream.max_server_wait))
+                governor.pause_for(min(wait, self._stream.resolved.max_server_wait))
         raise failure.locate(url=safe_url(str(request.url)), method=request.method)
 
 

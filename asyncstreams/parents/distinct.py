@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 
 from .._json import encode_canonical
+from ..declaration.stream import Stream
 from ..models import Slice, shorten
-from ..protocols import Stream
 from ..redaction import HiddenText, replace_secrets
 
 _CONTENT_BITS = 0xFF  # Python keeps such small integers once; a change goes unnoticed once in 256 times

@@ -29,7 +29,7 @@ import httpx
 
 from ..auth.identity import NotFingerprintable, ValueEncoder, digest, is_own
 from ..declaration.settings import SETTINGS
-from ..protocols import Stream
+from ..declaration.stream import Stream
 from ..schemas.schema_files import find_schema
 from .source_text import SourceFiles
 

@@ -12,11 +12,11 @@ from typing import Any, TypeAlias, TypedDict, cast
 
 import msgspec
 
+from ..declaration.stream import Stream
 from ..errors import RemoteError
 from ..messages import Response
 from ..models import Record, key_paths
 from ..pagination.paginators import body_paths
-from ..protocols import Stream
 
 DecodedRecords: TypeAlias = list[Record]
 _TypeTree: TypeAlias = dict[str, Any]
@@ -72,8 +72,8 @@ class RawReader:
     """Extracts raw records from the bodies of one stream, for which `reason_to_decode` returns None."""
 
     def __init__(self, stream: Stream) -> None:
-        self._paths = frozenset(body_paths(stream.paginator) or ())
-        self._decoder = None if stream.records_path is None else _ObjectDecoder(_type_tree(stream) or {})
+        self._paths = frozenset(body_paths(stream.resolved.paginator) or ())
+        self._decoder = None if stream.resolved.records_path is None else _ObjectDecoder(_type_tree(stream) or {})
         kind: Any = _RAW_RECORDS if self._decoder is None else self._decoder.type
         fields = cast(Any, TypedDict)("fields", dict.fromkeys(_inspected_fields(stream), Any), total=False)
         self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(kind).decode
@@ -106,26 +106,28 @@ def reason_to_decode(stream: Stream, *, has_schema: bool) -> str | None:
     """Why the records of a stream must be decoded; None if raw passthrough is possible."""
     if not stream.uses_default_parser:
         return "it has a parse_response of its own"
-    if stream.transformer is not None and stream.transformer.is_active:
+    if stream.resolved.transformer is not None and stream.resolved.transformer.is_active:
         return "it has a transformer"
     if has_schema:
         return "its records are validated against a schema"
     if not stream.uses_paginator:
         return "it has a next_page_token of its own"
-    if body_paths(stream.paginator) is None:
+    if body_paths(stream.resolved.paginator) is None:
         return "its paginator inspects complete responses"
-    if {"*", "$"}.intersection((stream.records_path or "").split(".")):
+    if {"*", "$"}.intersection((stream.resolved.records_path or "").split(".")):
         return "its records_path does not lead to one array"
     if _type_tree(stream) is None:
         return "its records cannot be separated from what its paginator reads"
-    if stream.cursor_field and not stream.primary_key:
+    if stream.resolved.cursor_field and not stream.resolved.primary_key:
         return "it has a cursor_field but no primary_key to identify its records"
     return None
 
 
 def has_unmodified_records(stream: Stream) -> bool:
     """Whether the records are unmodified output of the JSON decoder, and thus can be encoded without checks."""
-    return stream.uses_default_parser and (stream.transformer is None or not stream.transformer.is_active)
+    return stream.uses_default_parser and (
+        stream.resolved.transformer is None or not stream.resolved.transformer.is_active
+    )
 
 
 class _ObjectDecoder:
@@ -171,14 +173,14 @@ class _ObjectDecoder:
 
 def _type_tree(stream: Stream) -> _TypeTree | None:
     """The types of the body's fields that are decoded; None if the records cannot be separated from them."""
-    path = stream.records_path
+    path = stream.resolved.records_path
     tree: _TypeTree = {}
     if path is None:
-        return None if body_paths(stream.paginator) else tree
+        return None if body_paths(stream.resolved.paginator) else tree
     if "[" in path:
         return None
     _add_path(tree, path.split("."), _RAW_RECORDS)
-    for token_path in body_paths(stream.paginator) or ():
+    for token_path in body_paths(stream.resolved.paginator) or ():
         # The path may also be a single key that contains dots.
         steps = _PATH_KEY.findall(token_path.partition("[")[0])
         if not (_add_path(tree, [token_path], Any) and _add_path(tree, steps, Any)):
@@ -207,9 +209,9 @@ def _contains_records(kind: Any) -> bool:
 
 
 def _inspected_fields(stream: Stream) -> set[str]:
-    field = stream.cursor_field
+    field = stream.resolved.cursor_field
     cursor = [] if not field else [field if isinstance(field, str) else field[0]]
-    return {*cursor, *(path[0] for path in key_paths(stream.primary_key))}
+    return {*cursor, *(path[0] for path in key_paths(stream.resolved.primary_key))}
 
 
 def _are_objects(records: Sequence[msgspec.Raw]) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .._json import as_object
+from ..declaration.stream import Stream
 from ..errors import AsyncStreamsError, ConfigError, SchemaError
 from ..models import (
     Page,
@@ -22,7 +23,6 @@ from ..models import (
     key_paths,
     shorten,
 )
-from ..protocols import Stream
 from ..redaction import displayed
 from ..schemas.record_schema import RecordSchema, record_schema
 from ..state.stream_selection import StateStore
@@ -53,7 +53,7 @@ class RecordValidator:
         self._stream = stream
         self.json_schema: Mapping[str, Any] | None = None if schema is None else schema.json
         """The schema of the records, as far as the run needs one."""
-        self._schema = None if stream.validation == "off" else schema
+        self._schema = None if stream.resolved.validation == "off" else schema
         self._transform = _page_transform(stream, schema)
         self._records = 0
         self._invalid = 0
@@ -77,8 +77,8 @@ class RecordValidator:
 
     def log_summary(self) -> None:
         """Log a warning with the number of invalid records, at the end of a run."""
-        if self._invalid and self._stream.validation != "fail":
-            what = "were quarantined" if self._stream.validation == "quarantine" else "do not match the schema"
+        if self._invalid and self._stream.resolved.validation != "fail":
+            what = "were quarantined" if self._stream.resolved.validation == "quarantine" else "do not match the schema"
             _log.warning(
                 "%s: %d of %d records %s: %s",
                 self._stream.name,
@@ -98,21 +98,21 @@ class RecordValidator:
                 valid.append(record)
                 continue
             problems = schema.find_violations(record)
-            key = _key_of(self._stream.primary_key, record)
+            key = _key_of(self._stream.resolved.primary_key, record)
             self._count_violations(problems, _record_label(key, number))
-            if self._stream.validation == "fail":
+            if self._stream.resolved.validation == "fail":
                 more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
                 label = _record_label(key, number)
                 message = f"sent a record that does not match the schema: {label}: {problems[0]}{more}"
                 raise _schema_error(message, key, problems[0])
-            if self._stream.validation == "report":
+            if self._stream.resolved.validation == "report":
                 continue
             quarantined.append(QuarantinedRecord(record, tuple(problems)))
-            if self._invalid > self._stream.max_quarantined:
-                limit = f"{self._stream.max_quarantined:,} records (max_quarantined)"
+            if self._invalid > self._stream.resolved.max_quarantined:
+                limit = f"{self._stream.resolved.max_quarantined:,} records (max_quarantined)"
                 message = f"sent more than {limit} that do not match the schema: {self._most_frequent()}"
                 raise _schema_error(message, key, problems[0])
-        return (valid, tuple(quarantined)) if self._stream.validation == "quarantine" else (records, ())
+        return (valid, tuple(quarantined)) if self._stream.resolved.validation == "quarantine" else (records, ())
 
     def _count_violations(self, problems: list[SchemaViolation], label: str) -> None:
         """Count an invalid record, and log the first violation of each place and keyword."""
@@ -121,7 +121,7 @@ class RecordValidator:
             if kind not in self._kinds:
                 if len(self._kinds) >= _MAX_KINDS:
                     continue
-                if self._stream.validation != "fail":
+                if self._stream.resolved.validation != "fail":
                     _log.warning("%s: %s does not match the schema: %s", self._stream.name, label, problem)
             self._kinds[kind] += 1
 
@@ -192,9 +192,11 @@ async def create_validator(stream: Stream, state_store: StateStore | None = None
     """
     if state_store is not None:
         state_store.check_stream(stream)
-    transforms = stream.transformer is not None and stream.transformer.is_active
+    transforms = stream.resolved.transformer is not None and stream.resolved.transformer.is_active
     is_needed = state_store is not None and state_store.needs_schema
-    schema = None if stream.validation == "off" and not transforms and not is_needed else await load_schema(stream)
+    schema = (
+        None if stream.resolved.validation == "off" and not transforms and not is_needed else await load_schema(stream)
+    )
     if schema is None and transforms:
         raise ConfigError(
             f"{type(stream).__name__}.transformer: the stream has no schema",
@@ -221,9 +223,9 @@ async def load_schema(stream: Stream) -> RecordSchema | None:
 
 
 def _page_transform(stream: Stream, schema: RecordSchema | None) -> Callable[[list[Record]], None] | None:
-    if schema is None or stream.transformer is None or not stream.transformer.is_active:
+    if schema is None or stream.resolved.transformer is None or not stream.resolved.transformer.is_active:
         return None
-    return stream.transformer.compile(schema.json)
+    return stream.resolved.transformer.compile(schema.json)
 
 
 def _place(problem: SchemaViolation) -> str:

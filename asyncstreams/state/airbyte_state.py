@@ -12,9 +12,9 @@ from typing import Any, TypeAlias, cast
 from .._json import as_object, decode, decode_lines
 from ..cursors.cursor_format import InvalidCursorValue
 from ..cursors.intervals import Intervals, Point
+from ..declaration.stream import Stream
 from ..errors import ConfigError, MalformedJSON
 from ..models import Slice, key_paths, shorten
-from ..protocols import Stream
 from ..redaction import displayed
 from .stream_state import StateDelta, StreamState, partition_key
 
@@ -110,7 +110,7 @@ def state_for(stream: Stream, given: object) -> Mapping[str, Any]:
     by_stream = states_by_stream(decoded)
     mapping = as_object(decoded)
     if by_stream is None and mapping is not None and as_object(mapping.get(stream.name)) is not None:
-        by_stream = mapping if stream.name != stream.cursor_field else None
+        by_stream = mapping if stream.name != stream.resolved.cursor_field else None
     if by_stream is not None:
         others = [name for name in by_stream if name != stream.name]
         if by_stream and stream.name not in by_stream:
@@ -222,7 +222,7 @@ class _AirbyteState:
                 self._stream.name,
                 _listed(self._renamed),
                 parent.name,
-                parent.primary_key,
+                parent.resolved.primary_key,
             )
 
     def _merge_parents(self) -> list[str]:
@@ -231,7 +231,7 @@ class _AirbyteState:
         parents = {parent.name: parent for parent in self._stream.parents if parent.name in self._state.parents}
         for name in given.keys() & parents.keys():
             merge_airbyte_state(parents[name], self._state.parents[name], _object_at(given, name))
-        reason = "" if self._stream.incremental_dependency else ", because incremental_dependency is not set"
+        reason = "" if self._stream.resolved.incremental_dependency else ", because incremental_dependency is not set"
         return [f"'parent_state' of {name!r}{reason}" for name, value in given.items() if value and name not in parents]
 
     def _slices(self, given: Mapping[str, Any]) -> list[tuple[Point, Point]]:
@@ -274,7 +274,7 @@ class _AirbyteState:
             return [own]
         if "parent" in own or "parents" in own:
             return stream.partitions_of(Slice(own))
-        keys = key_paths(stream.parents[0].primary_key)
+        keys = key_paths(stream.parents[0].resolved.primary_key)
         names = [".".join(key) for key in keys]
         if len(stream.parents) > 1 or len(keys) != len(own) or (len(keys) > 1 and {*own} != {*names}):
             parents = _listed(parent.name for parent in stream.parents)

@@ -9,25 +9,25 @@ from typing import Any
 from ..auth.identity import NotFingerprintable, credential_id
 from ..cursors.cursor_format import CursorFormat
 from ..cursors.windows import NumberRanges
+from ..declaration.stream import Stream
 from ..errors import ConfigError, StateIncompatible
-from ..protocols import Stream
 from ..redaction import displayed
 from .stream_state import StreamState
 
 
 def cursor_of(stream: Stream) -> CursorFormat:
     """The format of a stream's cursor values, as declared. Raises ConfigError."""
-    declared = stream.cursor_format
+    declared = stream.resolved.cursor_format
     if not isinstance(declared, CursorFormat):
-        is_number = declared == "auto" and isinstance(stream.windows, NumberRanges)
-        return CursorFormat("number" if is_number else declared, stream.cursor_timezone)
-    if declared.zone is not None and stream.cursor_timezone not in (None, declared.zone):
+        is_number = declared == "auto" and isinstance(stream.resolved.windows, NumberRanges)
+        return CursorFormat("number" if is_number else declared, stream.resolved.cursor_timezone)
+    if declared.zone is not None and stream.resolved.cursor_timezone not in (None, declared.zone):
         raise ConfigError(
-            f"{type(stream).__name__}.cursor_timezone = {stream.cursor_timezone!r}: its CursorFormat has the zone "
+            f"{type(stream).__name__}.cursor_timezone = {stream.resolved.cursor_timezone!r}: its CursorFormat has the zone "
             f"{declared.zone!r}",
             hint="remove one of the two",
         )
-    return CursorFormat(declared.records, declared.zone or stream.cursor_timezone, declared.request)
+    return CursorFormat(declared.records, declared.zone or stream.resolved.cursor_timezone, declared.request)
 
 
 def use_declared_cursor(state: StreamState, stream: Stream) -> None:
@@ -40,8 +40,12 @@ def use_declared_cursor(state: StreamState, stream: Stream) -> None:
 
 def identity_of(stream: Stream) -> dict[str, Any]:
     """The settings that must not change while a state is reused, as JSON values."""
-    field, cursor = stream.cursor_field, cursor_of(stream)
-    parents = {parent.name: identity_of(parent) for parent in stream.parents} if stream.incremental_dependency else {}
+    field, cursor = stream.resolved.cursor_field, cursor_of(stream)
+    parents = (
+        {parent.name: identity_of(parent) for parent in stream.parents}
+        if stream.resolved.incremental_dependency
+        else {}
+    )
     return {
         "url_base": stream.url_base,
         "cursor_field": field if field is None or isinstance(field, str) else list(field),

@@ -13,10 +13,11 @@ from typing import Any
 from ..cursors.cursor_format import CursorFormat, InvalidCursorValue
 from ..cursors.intervals import Interval, Intervals, Point
 from ..cursors.windows import NumberRanges, TimeWindows, intervals_to_read
+from ..declaration.stream import Stream
 from ..errors import ConfigError
 from ..messages import Response
 from ..models import Record, Slice, key_paths
-from ..protocols import Stream, Windows
+from ..protocols import Windows
 from .run_cursor import IntervalSlice, PlannedSlice, RunCursor, points_of
 from .stream_state import Partition, StreamState, partition_key
 
@@ -34,7 +35,7 @@ class RunRange:
         self, stream: Stream, cursor: RunCursor, now: float, cursor_range: tuple[Any, Any], *, has_state_store: bool
     ) -> None:
         self._cursor, self.now = cursor, now
-        declared = stream.windows
+        declared = stream.resolved.windows
         self.windows: Windows = TimeWindows(settle=60 if has_state_store else 0) if declared is None else declared
         self.end = self.windows.end_at(cursor.format, now)
         """The exclusive end of the range; infinity if the cursor grows without end."""
@@ -118,7 +119,7 @@ class IncrementalPlan:
     ) -> None:
         self.stream, self.state, self.has_state_store = stream, state, has_state_store
         self._run_cursor, self.range = cursor, run_range
-        self.path, self.key = cursor.path, key_paths(stream.primary_key)
+        self.path, self.key = cursor.path, key_paths(stream.resolved.primary_key)
         self._partitions: dict[str, _RunPartition] = {}
         self.outside_window = self.left_for_next_run = 0
         """Numbers of rows outside of their windows, and of rows that `settle` leaves for the next run."""
@@ -319,7 +320,7 @@ def plan_incremental(
     Only what lies in `cursor_range` is read. `schema` and the first values decide the format of the cursor, for
     `state_for_children`, too.
     """
-    if not stream.cursor_field or not isinstance(state, StreamState):
+    if not stream.resolved.cursor_field or not isinstance(state, StreamState):
         return None
     cursor = RunCursor(stream, [state] if state_for_children is None else [state, state_for_children], schema)
     run_range = RunRange(stream, cursor, now, cursor_range, has_state_store=has_state_store)

@@ -13,10 +13,11 @@ from .._json import as_object
 from ..cursors.codecs import is_compact_time
 from ..cursors.cursor_format import CursorFormat, InvalidCursorValue
 from ..cursors.intervals import Interval, Intervals, Point
+from ..declaration.stream import Stream
 from ..errors import ConfigError, CursorMismatch
 from ..messages import Request, Response
 from ..models import Record, Slice, shorten
-from ..protocols import Stream, Windows
+from ..protocols import Windows
 from .stream_state import StreamState, cursor_name
 
 _MAX_VALUES = 1_000
@@ -36,9 +37,9 @@ class RunCursor:
         self.is_observed = False
         """Whether the first values of the run have been seen."""
         self._stream, self._states = stream, states
-        field = stream.cursor_field
+        field = stream.resolved.cursor_field
         self.path: Sequence[str] = [field] if isinstance(field, str) else list(field or ())
-        self._field = cursor_name(stream.cursor_field)
+        self._field = cursor_name(stream.resolved.cursor_field)
         self._declared = _schema_at(schema, self.path)
         self._sent: CursorFormat | None = None
         self._early_slices: list[PlannedSlice] = []  # the first two that needed their bounds before the first value

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ..declaration.stream import Stream
 from ..messages import Response
 from ..models import Record, Slice
-from ..protocols import Stream
 from .incremental import IncrementalPlan
 from .slice_filter import SliceFilter
 from .stream_selection import StateStore
@@ -40,7 +40,7 @@ class SliceCheckpoint:
         self._filter = self._pages = None
         if incremental is not None and stream_slice.has_interval:
             self._filter = SliceFilter(incremental, stream_slice, self.partitions[0])
-        elif state_store is not None and (interval := stream.state_checkpoint_interval) is not None:
+        elif state_store is not None and (interval := stream.resolved.state_checkpoint_interval) is not None:
             self._pages = _ResumablePages(interval, state.progress_of(self.partitions[0]).resume)
         self._pending = _PendingDeltas(0 if self.resume is None else self.resume.number, count_pending)
         self._slice, self._has_rows = stream_slice, self.resume is not None

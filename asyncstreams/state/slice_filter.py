@@ -30,7 +30,7 @@ class SliceFilter:
         self._grows = plan.range.grows_to(end, progress.done)
         self._seen = _SeenRows()
         self._remembered = _RememberedRows(progress.seen, plan)
-        interval = plan.stream.state_checkpoint_interval
+        interval = plan.stream.resolved.state_checkpoint_interval
         self._order = None if interval is None else _AscendingOrder(start, interval)
         self._is_started = False
 
@@ -64,7 +64,7 @@ class SliceFilter:
         seen, plan = self._seen, self._plan
         if self._grows and seen.has_inside:
             plan.observe_seen(self._partition, seen.end_inside(self._bounds.start))
-        if seen.has_inside or not seen.outside or plan.stream.keep_outside:
+        if seen.has_inside or not seen.outside or plan.stream.resolved.keep_outside:
             return
         asked = plan.range.windows.query_bounds(self._cursor, Interval(*points_of(self._slice, self._cursor)))
         if (asked[0] <= seen.first and seen.last <= asked[1]) or self._done.covers(seen.first, seen.last + 1):
@@ -169,7 +169,7 @@ class SliceFilter:
 
     def _keeps_outside(self, point: Point, value: Any) -> bool:
         """Count a record that does not belong to the slice; returns whether it is kept."""
-        keeps = self._plan.stream.keep_outside
+        keeps = self._plan.stream.resolved.keep_outside
         if self._bounds.is_late(point) and not keeps:
             self._plan.left_for_next_run += 1
             return False

@@ -17,9 +17,10 @@ from anyio.lowlevel import checkpoint
 
 from .._json import as_object, decode, encode
 from ..clock import Clock
+from ..declaration.stream import Stream
 from ..errors import ConfigError, MalformedJSON, StateCorrupt, StateIncompatible
 from ..models import Slice
-from ..protocols import SliceInput, Stream
+from ..protocols import SliceInput
 from ..storage.file_lock import LockedFile
 from .airbyte_state import StateInput, by_stream_name, merge_airbyte_state
 from .compatibility import check_compatible, identity_of, identity_with_credential, use_declared_cursor

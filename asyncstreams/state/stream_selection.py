@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 from ..declaration.settings import check_cursor
+from ..declaration.stream import Stream
 from ..models import Slice
-from ..protocols import SliceInput, Stream
+from ..protocols import SliceInput
 from .airbyte_state import StateInput, merge_airbyte_state, state_for
 from .compatibility import identity_of
 from .stream_state import StreamState, empty_state
@@ -88,7 +89,7 @@ class StreamSelection(NamedTuple):
     @property
     def reads_everything(self) -> bool:
         """Whether the run reads the complete stream."""
-        only_new = self.has_state_store and bool(self.stream.cursor_field)
+        only_new = self.has_state_store and bool(self.stream.resolved.cursor_field)
         return self.slices is None and self.limit is None and not self.state and not only_new
 
 
@@ -96,8 +97,8 @@ def state_of(stream: Stream, state: StateInput) -> Mapping[str, Any]:
     """The state passed to hooks: a StreamState for incremental streams, for others the caller's own mapping."""
     if isinstance(state, StreamState):
         return state
-    check_cursor(type(stream).__name__, stream)
+    check_cursor(type(stream).__name__, stream.resolved)
     given: Mapping[str, Any] = {} if state is None else state_for(stream, state)
-    if not stream.cursor_field and not stream.incremental_dependency:
+    if not stream.resolved.cursor_field and not stream.resolved.incremental_dependency:
         return given
     return merge_airbyte_state(stream, empty_state(identity_of(stream)), given)

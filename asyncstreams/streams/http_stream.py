@@ -14,6 +14,7 @@ from typing import Any, Self, Unpack, cast
 from ..declaration.availability import Availability, HttpAvailabilityStrategy, checked_availability, strategy_of
 from ..declaration.checks import check_class, check_options, check_read_arguments, snake_case
 from ..declaration.settings import ResolvedSettings, StreamOptions, StreamSettings, check_settings
+from ..declaration.stream import Stream
 from ..destinations.base import Destination
 from ..destinations.sink import Sink
 from ..errors import AsyncStreamsError, ConfigError, HttpStatusError
@@ -45,7 +46,7 @@ from ..models import (
     Slice,
 )
 from ..pagination.record_path import records_at
-from ..protocols import ParentPages, ParsedRecords, SliceInput, Stream
+from ..protocols import ParentPages, ParsedRecords, SliceInput
 from ..schemas.schema_files import find_schema, similar_files
 from ..state.airbyte_state import StateInput
 from ..state.state_file import State, select_stream
