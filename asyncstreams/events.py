@@ -128,7 +128,10 @@ class EventEmitter:
         self._listener_lists = listeners
 
     def __bool__(self) -> bool:
-        return any(self._listener_lists)
+        for listeners in self._listener_lists:  # noqa: SIM110  # asked several times for each page: any() costs more
+            if listeners:
+                return True
+        return False
 
     def emit(self, event: Event) -> None:
         """Call all listeners. An exception of a listener propagates to the caller."""

@@ -43,10 +43,8 @@ def sequential(headers: list[tuple[str, str]], limits: tuple[RateLimit, ...] = (
         governor, client, response = _make_governor(headers, limits)
         wall = time.time()
         for _ in range(count):
-            permit = governor.acquire_nowait(client)
-            assert permit is not None
-            governor.record_first_byte(permit, reported_quotas(response, wall, governor.host.server_clock))
-            governor.release(permit)
+            async with governor.permit(client) as permit:
+                governor.record_first_byte(permit, reported_quotas(response, wall, governor.host.server_clock))
             governor.record_success(permit)
 
     return ask
@@ -63,10 +61,9 @@ async def queued(count: int) -> None:
         nonlocal left
         while left > 0:
             left -= 1
-            permit = governor.acquire_nowait(client) or await governor.acquire(client)
-            await asyncio.sleep(0)
-            governor.record_first_byte(permit, reported_quotas(response, wall, governor.host.server_clock))
-            governor.release(permit)
+            async with governor.permit(client) as permit:
+                await asyncio.sleep(0)
+                governor.record_first_byte(permit, reported_quotas(response, wall, governor.host.server_clock))
             governor.record_success(permit)
 
     await asyncio.gather(*[work() for _ in range(_WORKERS)])

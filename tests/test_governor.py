@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import math
-from contextlib import suppress
+from collections.abc import AsyncGenerator
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from random import Random
 
 import pytest
 from simulated_servers import CheckedGovernor
 
 from asyncstreams import RateLimit
-from asyncstreams.rate_limits.governor import Governor, HostState, Permit, QuotaClient
+from asyncstreams.rate_limits.governor import Governor, HostState, Permit, PermitWaits, QuotaClient
 from asyncstreams.rate_limits.loop_lag import LoopLag
 from asyncstreams.rate_limits.quota_headers import ReportedQuota
-from asyncstreams.rate_limits.wait_reason import WaitReason
+from asyncstreams.rate_limits.wait_reason import Wait, WaitReason
 from asyncstreams.testing import VirtualClock
 
 
@@ -357,6 +358,80 @@ async def test_current_wait_includes_requests_ahead(virtual_clock: VirtualClock)
     assert [wait and round(wait.seconds) for wait in waits] == [20, 10]
     for task in waiting:
         task.cancel()
+
+
+class RecordingSlot:
+    """A slot that records when it is released, acquired again and charged."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self._clock, self._began = clock, clock.monotonic()
+        self.events: list[tuple[str, float]] = []
+
+    async def ensure_acquired(self) -> None:
+        self._record("acquired")
+
+    def charge_request(self) -> None:
+        self._record("charged")
+
+    @asynccontextmanager
+    async def released(self) -> AsyncGenerator[None]:
+        self._record("released")
+        yield
+        self._record("acquired")
+
+    def _record(self, event: str) -> None:
+        self.events.append((event, round(self._clock.monotonic() - self._began, 1)))
+
+
+class RefusedWait(Exception):
+    pass
+
+
+class NoWaits(PermitWaits):
+    """Refuses every wait."""
+
+    def track(self, wait: Wait, client: QuotaClient) -> AbstractContextManager[None]:
+        raise RefusedWait
+
+
+async def test_permit_is_released_after_an_error(virtual_clock: VirtualClock) -> None:
+    governor = make_governor(virtual_clock)
+    client = governor.add_client("a", adaptive=True)
+
+    with suppress(RefusedWait):
+        async with governor.permit(client) as permit:
+            assert (governor.in_flight, permit.waited_s) == (1, 0.0)
+            raise RefusedWait
+
+    assert governor.in_flight == 0
+
+
+async def test_long_wait_for_a_permit_releases_the_slot(virtual_clock: VirtualClock) -> None:
+    governor, slot = make_governor(virtual_clock), RecordingSlot(virtual_clock)
+    client = governor.add_client("a", limits=[RateLimit(1, per=20)], adaptive=False, accept_long_waits=False)
+    async with governor.permit(client, slot):
+        pass
+
+    async with governor.permit(client, slot) as permit:
+        assert permit.waited_s == pytest.approx(20.05, abs=0.1)
+
+    (charged, released, acquired, charged_again) = slot.events
+    assert (charged, released) == (("charged", 0.0), ("released", 0.0))
+    # It joins the queue half a second before the end of the wait.
+    assert acquired == ("acquired", pytest.approx(19.55, abs=0.1))
+    assert charged_again == ("charged", pytest.approx(20.05, abs=0.1))
+
+
+async def test_refused_wait_leaves_no_permit(virtual_clock: VirtualClock) -> None:
+    governor = make_governor(virtual_clock)
+    client = governor.add_client("a", adaptive=False, accept_long_waits=False)
+    governor.pause_for(30.0)
+
+    with pytest.raises(RefusedWait):
+        async with governor.permit(client, waits=NoWaits()):
+            pass
+
+    assert governor.in_flight == 0
 
 
 class FixedLag(LoopLag):

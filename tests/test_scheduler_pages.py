@@ -21,6 +21,7 @@ from asyncstreams import (
     Cursor,
     HttpStream,
     LinkHeader,
+    MalformedJSON,
     NextUrl,
     Offset,
     PageNumber,
@@ -204,6 +205,35 @@ async def test_unknown_total_is_faster_than_page_by_page(virtual_clock, paginato
 
     assert api.request_times[-1] - api.request_times[0] < 20
     assert api.peak_in_flight > 8
+
+
+@pytest.mark.parametrize(
+    ("faults", "max_tries", "tries"),
+    [
+        ([b'{"items": ['], 2, None),
+        ([500, b'{"items": ['], 3, None),
+        ([500, b'{"items": ['], 2, 2),
+        ([b'{"items": [', b'{"items": ['], 5, 2),
+    ],
+    ids=["malformed", "failed-and-malformed", "tries-used-up", "malformed-twice"],
+)
+async def test_malformed_page_fetched_ahead_continues_its_tries(virtual_clock, faults, max_tries, tries):
+    left = list(faults)
+
+    def responder(request: httpx.Request) -> httpx.Response:
+        if request.url.params["page"] != "4" or not left:
+            return ItemsResponder()(request)
+        fault = left.pop(0)
+        return httpx.Response(fault) if isinstance(fault, int) else httpx.Response(200, content=fault)
+
+    pages, failed, api = await read(responder, virtual_clock, paginator=COUNTED["pages"], max_tries=max_tries)
+
+    assert api.peak_in_flight > 2, "no page is fetched ahead"
+    assert api.requested.count("items/4") == (len(faults) + 1 if tries is None else tries)
+    if tries is None:
+        assert (failed, len(pages)) == (None, 12)
+    else:
+        assert failed == (MalformedJSON, 4, 200)
 
 
 async def test_short_page_stops_read_ahead(virtual_clock):

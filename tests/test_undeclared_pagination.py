@@ -10,6 +10,7 @@ import pytest
 
 from asyncstreams import (
     ConfigError,
+    Cursor,
     HttpStream,
     HttpSubStream,
     JsonLines,
@@ -267,6 +268,33 @@ async def test_total_is_compared_with_the_rows_of_a_streamed_body(caplog):
 
     assert await stream.read() == ROWS[:1]
     assert caplog.records == []
+
+
+SAME = {"data": ROWS, "next": None, "more": {"next_cursor": None}, "meta": {"total": 2, "page": 1}}
+
+
+@pytest.mark.parametrize("paginator", [None, Cursor("next")])
+@pytest.mark.parametrize(
+    "body", [SAME | {"more": {"next_cursor": "abc"}}, SAME | {"has_more": True}], ids=["other value", "other key"]
+)
+async def test_sign_in_a_later_slice_is_reported(caplog, paginator, body):
+    bodies = [SAME, SAME, body]
+    stream = type("Items", (Items,), {"paginator": paginator})(
+        transport=httpx.MockTransport(lambda request: httpx.Response(200, json=bodies.pop(0)))
+    )
+
+    await stream.read(slices=[{"id": number} for number in range(3)], limit=10)
+
+    assert ["the first page is treated as the only one" in record.getMessage() for record in caplog.records] == [True]
+
+
+async def test_total_above_a_later_slice_of_fewer_rows_is_reported(caplog):
+    bodies = [SAME, SAME, SAME | {"data": ROWS[:1]}]
+    stream = Items(transport=httpx.MockTransport(lambda request: httpx.Response(200, json=bodies.pop(0))))
+
+    await stream.read(slices=[{"id": number} for number in range(3)], limit=10)
+
+    assert ["a total of 2" in record.getMessage() for record in caplog.records] == [True]
 
 
 async def test_own_next_page_token_is_not_checked(caplog):

@@ -97,7 +97,7 @@ class NextToken:
                 self._check_uncounted(current, response)
             received = None if self._tracker is None or count is None or self._is_resumed else self._tracker.rows
             following = self._traits.numbered.next_within(current, self.extent, count, received)
-        if count is not None:
+        if count is not None and not self._run.pagination.has_counted_rows:
             self._run.pagination.mark_counted()
         if following is None and number == 0 and records and not self._run.progress.has_warned("pages"):
             self._warn_of_ignored_page(records, response)
@@ -217,13 +217,18 @@ class NextToken:
 
     def _check_undeclared(self, records: PageRecords, response: Response, count: int) -> None:
         """Raises PaginationUndeclared, or warns, if the only page of a slice names further pages."""
-        path = self._stream.resolved.records_path
+        facts, path = self._run.pagination, self._stream.resolved.records_path
+        if facts.is_known_end(records, response, count):
+            return
         if response.decoded_json is None and response.has_body and may_have_sign(response.content, count):
             json_body(response)  # not decoded yet, as in raw passthrough
-        sign = find_sign(response, count if self._run.pagination.uses_default_parser else 0, path)
-        if sign is not None and not self._run.pagination.uses_default_parser:
+        sign = find_sign(response, count if facts.uses_default_parser else 0, path)
+        if sign is not None and not facts.uses_default_parser:
             sign = find_sign(response, self._count_for_total(records, response, count), path)
-        self._report_sign(sign)
+        if sign is None:
+            facts.remember_end(records, response, count)
+        else:
+            self._report_sign(sign)
 
     def _report_sign(self, sign: PaginationSign | None) -> None:
         if sign is None:
@@ -250,7 +255,8 @@ class NextToken:
 
     def _warn_of_ignored_page(self, records: PageRecords, response: Response) -> None:
         """Warn, once per stream, if the only page of a slice names a next page that the paginator does not read."""
-        if self._run.pagination.was_searched(records, response):
+        facts = self._run.pagination
+        if facts.is_known_end(records, response):
             return
         selector = getattr(self._traits.paginator, "selector", None)
         if isinstance(records, RawRecords):
@@ -265,7 +271,9 @@ class NextToken:
             and (sign := find_next_page(response)) is not None
         ):
             why = f"the response has {sign.where}, but {self._traits.paginator} does not read it"
-        if why is not None:
+        if why is None:
+            facts.remember_end(records, response)
+        else:
             self._run.progress.warn_once("pages", f"the first page is treated as the only one: {why}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from anyio.lowlevel import RunVar
 
@@ -52,7 +52,8 @@ class PageQueue:
             self._consumer.set_result(None)
 
     async def wait_for_capacity(self, sender: PageQueueSender) -> None:
-        await self._decode_gate.wait_for_turn()
+        if not self._decode_gate.try_enter():
+            await self._decode_gate.wait_for_turn()
         if self._queue.entries or self.is_full:
             await self._wait_for_turn(sender)
         else:
@@ -133,9 +134,9 @@ class PageQueueSender(QueueEntry[None]):
         self._page_queue = page_queue
         self.granted = 0
 
-    async def put(self, page: Page, size: int, on_delivered: Callable[[Page], None]) -> None:
+    def put(self, page: Page, size: int, on_delivered: Callable[[Page], None]) -> Awaitable[None]:
         """Queue a page of `size` bytes, waiting for capacity. The consumer's `anext` calls `on_delivered`."""
-        await self._page_queue.put(self, page, size, on_delivered)
+        return self._page_queue.put(self, page, size, on_delivered)
 
     async def put_already_delivered(self, page: Page) -> None:
         """Drop a page that an earlier run delivered: the consumer does not need it."""
@@ -148,12 +149,12 @@ class PageQueueSender(QueueEntry[None]):
     async def wait_for_demand(self, slot: Slot) -> None:
         """Return at once: a consumer always wants the next page."""
 
-    async def wait_for_capacity(self) -> None:
+    def wait_for_capacity(self) -> Awaitable[None]:
         """Wait until the queue has capacity for a page and its turn to be decoded has come.
 
         A page that is put without another await in between finds that capacity.
         """
-        await self._page_queue.wait_for_capacity(self)
+        return self._page_queue.wait_for_capacity(self)
 
 
 class DecodeGate:
@@ -168,14 +169,18 @@ class DecodeGate:
         self._is_occupied = False
         self._waiting: deque[asyncio.Future[None]] = deque()
 
-    async def wait_for_turn(self) -> None:
-        """Wait for the caller's turn, in FIFO order; it ends with this iteration of the loop."""
+    def try_enter(self) -> bool:
+        """Whether it is the caller's turn, which ends with this iteration of the loop; if not, it has to wait."""
+        if self._is_occupied:
+            return False
+        self._is_occupied = True
         loop = asyncio.get_running_loop()
-        if not self._is_occupied:
-            self._is_occupied = True
-            loop.call_soon(self._wake_next, loop)
-            return
-        waiter = loop.create_future()
+        loop.call_soon(self._wake_next, loop)
+        return True
+
+    async def wait_for_turn(self) -> None:
+        """Wait for the caller's turn, in FIFO order, after `try_enter`."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         await waiter
 

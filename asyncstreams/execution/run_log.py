@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Protocol
+from typing import TypeAlias
 
 import anyio
 
@@ -18,13 +18,8 @@ from .stream_run import StreamRun
 _PROGRESS_INTERVAL_S = 30.0
 _SILENCE_S, _SILENCE_CHECK_S = 30.0, 5.0
 _log = logging.getLogger("asyncstreams")
-
-
-class RunSource(Protocol):
-    """The runs of the streams that have begun."""
-
-    @property
-    def runs(self) -> Sequence[StreamRun]: ...
+GetRuns: TypeAlias = Callable[[], Sequence[StreamRun]]
+"""The runs of the streams that have begun."""
 
 
 def log_start(run: StreamRun) -> None:
@@ -71,7 +66,7 @@ def log_end(run: StreamRun, outcome: str) -> None:
 
 
 @asynccontextmanager
-async def log_silences(clock: Clock, source: RunSource, page_queue: PageQueue) -> AsyncGenerator[None]:
+async def log_silences(clock: Clock, runs: GetRuns, page_queue: PageQueue) -> AsyncGenerator[None]:
     """Inside the block, log once in 30 s that nothing moves in a run, and why.
 
     This is a warning if the consumer waits for a page, and INFO if it works on one.
@@ -80,18 +75,18 @@ async def log_silences(clock: Clock, source: RunSource, page_queue: PageQueue) -
         yield
         return
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_watch_silences, clock, source, page_queue)
+        tasks.start_soon(_watch_silences, clock, runs, page_queue)
         try:
             yield
         finally:
             tasks.cancel_scope.cancel()
 
 
-async def _watch_silences(clock: Clock, source: RunSource, page_queue: PageQueue) -> None:
+async def _watch_silences(clock: Clock, get_runs: GetRuns, page_queue: PageQueue) -> None:
     before, silent_since, logged_at = -1, clock.monotonic(), 0.0
     while True:
         await clock.sleep(_SILENCE_CHECK_S)
-        now, runs = clock.monotonic(), source.runs
+        now, runs = clock.monotonic(), get_runs()
         moves = sum(run.client.activity + run.progress.delivered.pages + run.progress.slices_started for run in runs)
         if moves != before:
             before, silent_since, logged_at = moves, now, now

@@ -87,14 +87,13 @@ class Scheduler:
         finally:
             raised.__context__ = context
 
-    @property
-    def runs(self) -> Sequence[StreamRun]:
+    def _runs(self) -> Sequence[StreamRun]:
         """The runs of the streams that have begun, in the order of the streams."""
         return [reader.run for reader in self._readers if reader.run is not None]
 
     def explain(self) -> str:
         """Describe what each started stream is doing and what it waits for, one line per stream."""
-        lines = [run.explain() for run in self.runs]
+        lines = [run.explain() for run in self._runs()]
         if self._page_queue.is_full:
             lines.append("the consumer is slower than the API: fetching is paused until it takes a page")
         return "\n".join(lines)
@@ -107,13 +106,15 @@ class Scheduler:
     @property
     def is_fully_acknowledged(self) -> bool:
         """Whether all streams were read completely and no checkpoint is pending."""
-        return self.fatal_error is None and all(run.is_fully_acknowledged for run in self.runs)
+        return self.fatal_error is None and all(run.is_fully_acknowledged for run in self._runs())
 
     def report(self) -> RunReport:
         """What was delivered so far."""
         unavailable = self._failures.unavailable
         return RunReport(
-            tuple(run.report for run in self.runs if run.selection.is_emitted and run.stream.name not in unavailable),
+            tuple(
+                run.report for run in self._runs() if run.selection.is_emitted and run.stream.name not in unavailable
+            ),
             {name: error.reason for name, error in self._failures.unavailable_streams()},
         )
 
@@ -121,13 +122,13 @@ class Scheduler:
         try:
             with self._failures.scope:
                 clock = self.selections[0].stream.resolved.clock if self.selections else SystemClock()
-                async with log_silences(clock, self, self._page_queue):
+                async with log_silences(clock, self._runs, self._page_queue):
                     await self._run_streams()
         finally:
             # Cancelled tasks end in arbitrary order: their events are emitted here, in a reproducible order.
             for reader in self._readers:
                 reader.emit_cancelled()
-        self._page_queue.close(self._failures.final_error(self.runs, self.report()))
+        self._page_queue.close(self._failures.final_error(self._runs(), self.report()))
 
     async def _run_streams(self) -> None:
         try:

@@ -13,7 +13,7 @@ from ..models import Page, RequestContext, ResponseAction, Slice, shorten
 from ..parents.projection import IncompleteRecord
 from ..records.raw_records import PageRecords, RawRecords, visible_fields
 from ..state.slice_checkpoint import SliceCheckpoint
-from ..state.stream_state import ResumePoint
+from ..state.stream_state import ResumePoint, StreamState
 from .next_token import NextToken
 from .page_fetcher import ParsedPage, ReceivedPage, RecordBatch, locate_error, requested_url
 from .pagination_guard import DriftDetector, LoopGuard
@@ -48,11 +48,15 @@ class SliceReader:
         """Whether an ignored response ended the slice."""
         self.delivered_pages = math.inf if already_delivered else 0
         """Number of first pages that an earlier run delivered; they are read again for child streams only."""
-        self._checkpoint = None if already_delivered else run.checkpoints.new_checkpoint(stream_slice)
-        self._state = run.checkpoints.state_of(self._checkpoint)
-        resume = None if self._checkpoint is None else self._checkpoint.resume
-        if resume is not None and run.sender.replays_delivered:
-            self.delivered_pages, resume = resume.number, None
+        self._checkpoint = None if already_delivered else run.checkpoint_for(stream_slice)
+        self._state = run.selection.state
+        resume: ResumePoint | None = None
+        if self._checkpoint is not None:
+            partition, resume = self._checkpoint.partitions[0], self._checkpoint.resume
+            if partition and isinstance(self._state, StreamState):
+                self._state = self._state.of(partition)
+            if resume is not None and run.sender.replays_delivered:
+                self.delivered_pages, resume = resume.number, None
         self._pagination = SlicePagination(run, resume)
 
     def next_range(self) -> Slice | None:
@@ -70,7 +74,15 @@ class SliceReader:
                     return await self._next_batch(self._body)
                 if stream.resolved.parent_fields is not None:
                     _check_parents(self._slice)
-                fetched = await self._fetch_next()
+                pagination = self._pagination
+                pagination.check_token()
+                token, received = pagination.token, None
+                if self._ahead is not None and self._ahead.is_next(token):
+                    self._slot.release()  # speculative requests have their own slots
+                    received = await self._ahead.pop_next()
+                context = RequestContext(self._slice, token, self._state)
+                url, number = pagination.last_url, pagination.number
+                fetched = await self._run.fetcher.fetch(context, url, self._slot, number, received)
                 if fetched.more is not None:
                     return self._open_body(fetched, fetched.more)
                 if (page := self._complete_page(fetched)) is not None:
@@ -99,17 +111,6 @@ class SliceReader:
             self._checkpoint.is_abandoned = True
         if self._body is not None:
             await self._body.more.aclose()
-
-    async def _fetch_next(self) -> ParsedPage:
-        pagination = self._pagination
-        pagination.check_token()
-        token, received = pagination.token, None
-        if self._ahead is not None and self._ahead.is_next(token):
-            # Speculative requests have their own slots.
-            self._slot.release()
-            received = await self._ahead.pop_next()
-        context = RequestContext(self._slice, token, self._state)
-        return await self._run.fetcher.fetch(context, pagination.last_url, self._slot, pagination.number, received)
 
     async def _receive(self, token: Any, slot: Slot, page: int) -> ReceivedPage:
         context = RequestContext(self._slice, token, self._state)
@@ -160,7 +161,8 @@ class SliceReader:
     ) -> Page:
         """The page of a response; also finds the next token. If not `is_complete`, `records` are its last ones."""
         response, pagination = fetched.response, self._pagination
-        self._run.pagination.mark_parsed()
+        if not self._run.pagination.has_parsed_response:
+            self._run.pagination.mark_parsed()
         rows, count = pagination.next.find_rows(records, response, record_count)
         if not pagination.advance(records, rows, count, response, is_complete=is_complete):
             records = []
@@ -224,7 +226,7 @@ class SliceReader:
                     hint="remove state_checkpoint_interval, since the pages of this API change between reads",
                 )
             self._checkpoint.is_abandoned = True
-            self._checkpoint = self._run.checkpoints.new_checkpoint(self._slice)
+            self._checkpoint = self._run.checkpoint_for(self._slice)
         self._pagination = SlicePagination(self._run)
 
 

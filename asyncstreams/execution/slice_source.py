@@ -125,7 +125,7 @@ async def iter_slices(stream: Stream, slices: SliceInput | None, state: Mapping[
 
 
 def _to_slice(stream: Stream, labels: SliceLabels, given: Any) -> Slice:
-    if given is None or isinstance(given, Mapping):
+    if type(given) is dict or given is None or isinstance(given, Mapping):
         return labels.add_to(given if isinstance(given, Slice) else Slice(cast(Mapping[str, Any] | None, given)))
     raise ConfigError(
         f"{type(stream).__name__}: a slice is of type {type(given).__name__}: expected a mapping or a Slice",

@@ -52,7 +52,8 @@ class SlotPool:
         """Count a slice that starts (1) or ends (-1)."""
         self._open_slices += change
         slots.open_slices += change
-        self.count_needed(slots, change)
+        self._needed += change
+        slots.needed += change
         if change < 0:
             self._assign_free_slots()
 

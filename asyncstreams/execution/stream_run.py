@@ -60,7 +60,7 @@ class StreamRun:
     client: HttpClient
     fetcher: PageFetcher
     pages: PageBuilder
-    checkpoints: CheckpointFactory
+    incremental: IncrementalPlan | None
     slots: StreamSlots
     sender: PageSender
     bounds: ReadBounds
@@ -97,7 +97,15 @@ class StreamRun:
             client,
             PageFetcher(stream, client, sender.wait_for_capacity, pages.raw_reader, on_surrogates),
             pages,
-            CheckpointFactory(selection, sender.children_state, validator.json_schema, progress),
+            plan_incremental(
+                stream,
+                state,
+                stream.resolved.clock.wall(),
+                has_state_store=selection.has_state_store,
+                state_for_children=sender.children_state,
+                schema=validator.json_schema,
+                cursor_range=selection.cursor_range,
+            ),
             slots,
             sender,
             ReadBounds(max_records, is_preview=is_preview),
@@ -110,11 +118,6 @@ class StreamRun:
     @property
     def stream(self) -> Stream:
         return self.selection.stream
-
-    @property
-    def incremental(self) -> IncrementalPlan | None:
-        """How records belong to intervals of the cursor; None for a stream without one."""
-        return self.checkpoints.incremental
 
     @property
     def report(self) -> StreamReport:
@@ -171,6 +174,14 @@ class StreamRun:
             f"{self.slots.max_slots} slots in use; {progress.slices_done:,} slices done{parents}{failed}, "
             f"{progress.delivered.pages:,} pages, {progress.delivered.records:,} records" + waits
         )
+
+    def checkpoint_for(self, stream_slice: Slice) -> SliceCheckpoint | None:
+        """A new checkpoint of a slice; None if no state is kept and no records are filtered by cursor."""
+        stream, state, store = self.selection.stream, self.selection.state, self.selection.state_store
+        if (store is None and self.incremental is None) or not isinstance(state, StreamState):
+            return None
+        children_state, count_pending = self.sender.children_state, self.progress.count_pending
+        return SliceCheckpoint(stream, state, store, children_state, self.incremental, stream_slice, count_pending)
 
     async def wait_for_demand(self, slot: Slot) -> bool:
         """Wait until it is decided whether another page is needed. If not, mark the stream as stopped early."""
@@ -272,11 +283,8 @@ class ReadBounds:
 
     def __init__(self, max_records: int | None, *, is_preview: bool) -> None:
         self.remaining = max_records
-        self.is_preview = is_preview or max_records is not None
-
-    @property
-    def is_limited(self) -> bool:
-        return self.remaining is not None
+        self.is_limited = max_records is not None
+        self.is_preview = is_preview or self.is_limited
 
     @property
     def is_reached(self) -> bool:
@@ -311,7 +319,8 @@ class PaginationFacts:
         self.has_counted_rows = False
         """Whether the rows of one page have been counted, so that the paginator fits the API."""
         self.repeated_pages = 0
-        self._searched_fields: dict[str, Any] | None = None
+        self._end_fields: dict[str, Any] | None = None
+        self._end_count = 0
 
     def mark_parsed(self) -> None:
         self.has_parsed_response = True
@@ -323,62 +332,20 @@ class PaginationFacts:
         """Count a page beyond the end that repeats the last one."""
         self.repeated_pages += 1
 
-    def was_searched(self, records: PageRecords, response: Response) -> bool:
-        """Whether the fields beside the records equal those of the last response, which was searched for a next page.
+    def is_known_end(self, records: PageRecords, response: Response, count: int = 0) -> bool:
+        """Whether a response with equal fields beside its records, and no more rows, was searched for further pages."""
+        fields = _other_fields(records, response)
+        return fields is not None and count >= self._end_count and fields == self._end_fields
 
-        If not, this response is the last one from now on.
-        """
-        body = as_object(response.decoded_json)
-        if body is None or has_sign_headers(response.layout):
-            return False
-        fields = {name: value for name, value in body.items() if value is not records}
-        if len(fields) == len(body):
-            return False  # the records are not in the body itself, so that the fields may contain them
-        if fields == self._searched_fields:
-            return True
-        self._searched_fields = fields
-        return False
+    def remember_end(self, records: PageRecords, response: Response, count: int = 0) -> None:
+        """Remember a response of `count` rows that has no sign of further pages."""
+        self._end_fields, self._end_count = _other_fields(records, response), count
 
 
-class CheckpointFactory:
-    """Creates the checkpoints of the slices of one stream, which share its incremental plan."""
-
-    def __init__(
-        self,
-        selection: StreamSelection,
-        children_state: StreamState | None,
-        json_schema: Mapping[str, Any] | None,
-        progress: StreamProgress,
-    ) -> None:
-        self._selection, self._children_state, self._progress = selection, children_state, progress
-        self.incremental = plan_incremental(
-            selection.stream,
-            selection.state,
-            selection.stream.resolved.clock.wall(),
-            has_state_store=selection.has_state_store,
-            state_for_children=children_state,
-            schema=json_schema,
-            cursor_range=selection.cursor_range,
-        )
-        is_needed = selection.state_store is not None or self.incremental is not None
-        self._state = selection.state if isinstance(selection.state, StreamState) and is_needed else None
-
-    def new_checkpoint(self, stream_slice: Slice) -> SliceCheckpoint | None:
-        """A new checkpoint of a slice; None if no state is kept and no records are filtered by cursor."""
-        if self._state is None:
-            return None
-        return SliceCheckpoint(
-            self._selection.stream,
-            self._state,
-            self._selection.state_store,
-            self._children_state,
-            self.incremental,
-            stream_slice,
-            self._progress.count_pending,
-        )
-
-    def state_of(self, checkpoint: SliceCheckpoint | None) -> Mapping[str, Any]:
-        """The state that the hooks of a slice see: that of its partition, if it has one."""
-        if self._state is None or checkpoint is None or not checkpoint.partitions[0]:
-            return self._selection.state
-        return self._state.of(checkpoint.partitions[0])
+def _other_fields(records: PageRecords, response: Response) -> dict[str, Any] | None:
+    """The fields of a body beside its records; None if records or signs of further pages may be elsewhere, too."""
+    body = as_object(response.decoded_json)
+    if body is None or has_sign_headers(response.layout):
+        return None
+    fields = {name: value for name, value in body.items() if value is not records}
+    return fields if len(fields) < len(body) else None
