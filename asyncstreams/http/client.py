@@ -64,7 +64,7 @@ class HttpClient:
     """The client that sends every request of one stream, for one session."""
 
     def __init__(self, stream: Stream, session: Session) -> None:
-        self._stream, self.settings = stream, stream.resolved
+        self.stream = stream
         self.events = EventEmitter(stream.listeners, session.listeners)
         self.clock = session.clock
         self.secrets = session.secrets
@@ -189,7 +189,7 @@ class HttpClient:
                     case _:
                         assert_never(decision)
             except AsyncStreamsError as error:
-                error.redact(self.secrets).locate(stream=self._stream.name, tries=retry.attempt)
+                error.redact(self.secrets).locate(stream=self.stream.name, tries=retry.attempt)
                 error.locate(method=answered.method, url=shown_url(answered))
                 if isinstance(error, HostNameNotFound) and not (self._has_answered or attempt.redirected):
                     raise _unknown_host(error) from None
@@ -230,16 +230,16 @@ class HttpClient:
 
     def _classify(self, response: Response, attempt: Attempt) -> ResponseAction:
         try:
-            action = self._stream.classify(response, attempt.context)
+            action = self.stream.classify(response, attempt.context)
         except MalformedJSON as error:
-            raise unexpected_body_error(self._stream, response, error) from None
+            raise unexpected_body_error(self.stream, response, error) from None
         if not isinstance(action, ResponseAction):
-            class_name = type(self._stream).__name__
+            class_name = type(self.stream).__name__
             raise ConfigError(
                 f"{class_name}.classify returned {action!r}: must be a ResponseAction",
                 hint="end it with `return super().classify(response, context)`",
             )
-        if action is ResponseAction.SUCCESS and self._stream.resolved.graphql_partial == "warn":
+        if action is ResponseAction.SUCCESS and self.stream.resolved.graphql_partial == "warn":
             self._warn_of_partial_data(response)
         if (pause := backoff_seconds(response)) is not None:
             self._sender.governor_for(response.request, attempt).pause_for(pause)
@@ -247,7 +247,7 @@ class HttpClient:
 
     def _to_refusal(self, response: Response, action: ResponseAction, attempt: Attempt, retry: RetryState) -> Refusal:
         """A response that is not used, with the error and the waits that follow from it."""
-        stream, has_credential = self._stream, not attempt.without_credential
+        stream, has_credential = self.stream, not attempt.without_credential
         if action in (ResponseAction.FAIL, ResponseAction.REFRESH_AUTH):
             renewed = action is ResponseAction.REFRESH_AUTH
             error = refusal_error(stream, response, renewed=renewed, has_credential=has_credential)
@@ -274,7 +274,7 @@ class HttpClient:
         return refusal._replace(ordered=self._implied_wait(response), is_of_resource=is_of_resource)
 
     def _facts(self, outcome: Refusal | Failure, attempt: Attempt, retry: RetryState) -> AttemptFacts:
-        stream, now, permit = self._stream, self.clock.monotonic(), attempt.permit
+        stream, now, permit = self.stream, self.clock.monotonic(), attempt.permit
         is_in_outage = is_host_down = has_spare_token = can_switch_token = False
         if permit is not None and outcome.is_host_failure:
             is_host_down = permit.governor.is_down_after_failure
@@ -338,17 +338,17 @@ class HttpClient:
         header = response.raw_header(b"retry-after")
         if ordered is None and header is not None and header.strip() != b"0" and "Retry-After" not in self._warnings:
             self._warnings.add("Retry-After")
-            _log.warning("%s: invalid Retry-After ignored: %.40r", self._stream.name, header)
+            _log.warning("%s: invalid Retry-After ignored: %.40r", self.stream.name, header)
         if ordered is None and action is ResponseAction.THROTTLED:
             ordered = body_retry_after(response, wall)
         return ordered
 
     def _warn_of_partial_data(self, response: Response) -> None:
         """Log what a GraphQL response says beside its data, each message once."""
-        message, known = partial_data_warning(self._stream, response), self._warnings
+        message, known = partial_data_warning(self.stream, response), self._warnings
         if message is not None and message not in known and len(known - {"Retry-After"}) < _MAX_WARNINGS:
             known.add(message)
-            _log.warning("%s: a part of the data is missing: %s", self._stream.name, self.secrets.mask(message))
+            _log.warning("%s: a part of the data is missing: %s", self.stream.name, self.secrets.mask(message))
 
     def _log_attempt(
         self, outcome: Outcome, response: Response | None, request: Request, attempt: Attempt, retry: RetryState
@@ -362,7 +362,7 @@ class HttpClient:
         answered = attempt.redirected or request
         _log.debug(
             "%s: %s: %s %s: %s, %.0f ms",
-            self._stream.name,
+            self.stream.name,
             retry.subject,
             answered.method,
             shown_url(answered),

@@ -17,17 +17,17 @@ from .stream_state import StreamState
 
 def cursor_of(stream: Stream) -> CursorFormat:
     """The format of a stream's cursor values, as declared. Raises ConfigError."""
-    declared = stream.resolved.cursor_format
+    settings = stream.resolved
+    declared, zone = settings.cursor_format, settings.cursor_timezone
     if not isinstance(declared, CursorFormat):
-        is_number = declared == "auto" and isinstance(stream.resolved.windows, NumberRanges)
-        return CursorFormat("number" if is_number else declared, stream.resolved.cursor_timezone)
-    if declared.zone is not None and stream.resolved.cursor_timezone not in (None, declared.zone):
+        is_number = declared == "auto" and isinstance(settings.windows, NumberRanges)
+        return CursorFormat("number" if is_number else declared, zone)
+    if declared.zone is not None and zone not in (None, declared.zone):
         raise ConfigError(
-            f"{type(stream).__name__}.cursor_timezone = {stream.resolved.cursor_timezone!r}: its CursorFormat has the zone "
-            f"{declared.zone!r}",
+            f"{type(stream).__name__}.cursor_timezone = {zone!r}: its CursorFormat has the zone {declared.zone!r}",
             hint="remove one of the two",
         )
-    return CursorFormat(declared.records, declared.zone or stream.resolved.cursor_timezone, declared.request)
+    return CursorFormat(declared.records, declared.zone or zone, declared.request)
 
 
 def use_declared_cursor(state: StreamState, stream: Stream) -> None:

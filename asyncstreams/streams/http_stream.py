@@ -436,7 +436,7 @@ class HttpStream(StreamSettings):
         """The client of this stream in a session: one for all reads with the same settings."""
         clients: list[HttpClient] = session.clients.setdefault(self.own_reader, [])
         for client in clients:
-            if client.settings is self.resolved or client.settings.is_like(self.resolved):
+            if client.stream is self or client.stream.resolved.is_like(self.resolved):
                 return client
         try:
             clients.append(client := HttpClient(self, session))
