@@ -373,7 +373,10 @@ class HttpStream(StreamSettings):
 
     def clear_cache(self) -> None:
         """Delete the cached records of this stream, as currently declared and with its current credential."""
-        CachedLog(self).clear()
+        view = self._bind()
+        if view.binding is not None:
+            view.binding.begin(self._reader())
+        CachedLog(view).clear()
 
     @property
     def parents(self) -> tuple[HttpStream, ...]:
