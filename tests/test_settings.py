@@ -181,3 +181,21 @@ async def test_attributes_in_slots_are_seen_by_hooks():
     await stream.read()
 
     assert api.calls == [("/north", None)]
+
+
+async def test_source_reads_parents_from_the_cache(tmp_path):
+    class Children(HttpSubStream, Items):
+        def path(self, context):
+            return f"{context.stream_slice['parent']['id']}/children"
+
+    class CachedItems(Items):
+        use_cache = True
+
+    api = RecordingApi()
+    parents, child = CachedItems(transport=api), Children(CachedItems(transport=api), transport=api)
+
+    async with Source([parents, child], authenticator=TokenAuthenticator("t"), cache_dir=tmp_path) as source:
+        await source.read("cached_items")
+        await source.read("children")
+
+    assert [path for path, _ in api.calls] == ["/cached_items", "/1/children"]

@@ -35,7 +35,7 @@ from .source_text import SourceFiles
 
 _OF_READING = {name for name, row in SETTINGS.items() if not row.is_in_fingerprint}
 # Attributes of every stream that follow from the others. `__init__` acts through the attributes of the instance.
-_DERIVED = {"_streams_body", "_uses_paginator", "_batch_size", "own_reader", "listeners", "__init__"}
+_DERIVED = {"binding", "_streams_body", "_uses_paginator", "_batch_size", "own_reader", "listeners", "__init__"}
 _SKIPPED = _OF_READING | _DERIVED
 
 _INSTALLED = frozenset(("site-packages", "dist-packages"))
