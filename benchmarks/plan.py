@@ -152,9 +152,10 @@ AIOHTTP_SCRIPT = "aiohttp script"
 AIOHTTP_SCRIPTS = (AIOHTTP_SCRIPT, "aiohttp script, asyncio loop")
 HTTPX_SCRIPT, MSGSPEC_SCRIPT = "httpx script", "msgspec script"
 FAULTS = tuple(
-    make(share=0.01) for make in (Fault.hang, Fault.reset, Fault.cut, Fault.malformed_json, partial(Fault.status, 503))
+    make(share=0.01)
+    for make in (Fault.hang, Fault.reset, partial(Fault.reset, mid_body=True), Fault.cut, partial(Fault.status, 503))
 )
-"""A response in twenty has a fault; one in a hundred is silent."""
+"""One response in twenty has a fault, and one in a hundred is silent. All of these are repeated up to five times."""
 
 READ_PLANS = (
     Plan("slices", "slices", (Size(1000, 5),), 100, (Aim("wall", "ideal", 1.10),), latency=0.05, rounds=3),

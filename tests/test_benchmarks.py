@@ -60,7 +60,7 @@ def test_installed_contenders_are_in_the_table() -> None:
 def test_extract_is_compared_with_scripts_in_both_modes() -> None:
     if not are_installed("aiohttp", "uvloop"):
         pytest.skip("needs aiohttp and uvloop")
-    done = compare("--extract", "--scale", "0.1")
+    done = compare("--extract", "--scale", "0.02")
 
     assert done.returncode == 0, done.stderr
     aims = [line for line in done.stdout.splitlines() if line.startswith("| CPU to ")]
@@ -98,7 +98,7 @@ def test_job_is_compared_with_the_script_on_the_same_loop(job: str, measure: str
         pytest.skip("needs aiohttp")
     contenders = ("asyncstreams, asyncio loop", "aiohttp script, asyncio loop")
 
-    done = compare("--jobs", job, "--scale", "0.005", "--contenders", *contenders)
+    done = compare("--jobs", job, "--scale", "0.001", "--contenders", *contenders)
 
     assert done.returncode == 0, done.stderr
     (row,) = [line for line in done.stdout.splitlines() if line.startswith(f"| {measure} to aiohttp script at most ")]

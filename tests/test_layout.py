@@ -59,6 +59,12 @@ DIALECT = re.compile(
 DIALECT_NAMES = {"told", "whoever", "somebody", "nobody", "anew", "mend"}
 TEXTS = {token.STRING, token.COMMENT, getattr(token, "FSTRING_MIDDLE", token.STRING)}
 MAX_TEST_NAME = 60
+MAX_ATTRIBUTES = 12
+EXEMPT_FROM_MAX_ATTRIBUTES = {
+    "StreamSettings",  # the table of options
+    "Response",  # parts that are parsed on first access
+    "StreamReport",  # one field for each figure
+}
 
 
 @cache
@@ -187,6 +193,44 @@ def test_no_two_classes_have_the_same_name() -> None:
     )
 
     assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_classes_have_few_attributes() -> None:
+    classes = [node for path in MODULES + PLUGIN_MODULES for node in nodes(path) if isinstance(node, ast.ClassDef)]
+
+    counts = {node.name: len(attributes(node)) for node in classes if not is_structural(node)}
+
+    too_many = {name: count for name, count in counts.items() if count > MAX_ATTRIBUTES}
+    assert {name: count for name, count in too_many.items() if name not in EXEMPT_FROM_MAX_ATTRIBUTES} == {}
+    assert len(EXEMPT_FROM_MAX_ATTRIBUTES) <= 3
+
+
+def is_structural(node: ast.ClassDef) -> bool:
+    """Whether a class only describes the attributes of others: a Protocol or a TypedDict."""
+    return any(ast.unparse(base).partition("[")[0] in ("Protocol", "TypedDict") for base in node.bases)
+
+
+def attributes(node: ast.ClassDef) -> set[str]:
+    """Names assigned on `self` in a class, its annotated fields except ClassVars, and its slots."""
+    names: set[str] = set()
+    for statement in node.body:
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            if not ast.unparse(statement.annotation).startswith("ClassVar"):
+                names.add(statement.target.id)
+        elif isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "__slots__":
+            names |= {slot.value for slot in ast.walk(statement.value) if isinstance(slot, ast.Constant)}
+    for part in own_nodes(node):
+        if isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Store) and ast.unparse(part.value) == "self":
+            names.add(part.attr)
+    return names
+
+
+def own_nodes(node: ast.AST) -> Iterator[ast.AST]:
+    """The nodes below one, without those of nested classes."""
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.ClassDef):
+            yield child
+            yield from own_nodes(child)
 
 
 @pytest.mark.parametrize("path", PYTHON, ids=lambda path: path.relative_to(ROOT).as_posix())

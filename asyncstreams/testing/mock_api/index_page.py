@@ -9,7 +9,7 @@ from typing import Any
 from ...pagination.paginators import Header
 from .mock_auth import ApiKeyAuth, Auth, BasicAuth, BearerAuth, OAuth2
 from .mock_settings import MockSettings
-from .resource import Resource
+from .resource import PageLayout, Resource
 from .routes import Route
 
 _IMPORTABLE_NAMES = (
@@ -50,7 +50,7 @@ def render_stream_source(route_path: str, resource: Resource, url: str, auth: Au
     lines = [f"class {name}(HttpStream):", f'    url_base = "{url}"']
     if resource.layout.has_envelope:
         lines.append(f'    records_path = "{resource.layout.records_at}"')
-    if paginator := _render_paginator(resource):
+    if paginator := _render_paginator(resource.layout):
         lines.append(f"    paginator = {paginator}")
     lines += ["", "    def path(self, context):", f"        return {_render_path(route_path)}"]
     if resource.layout.format != "json":
@@ -89,30 +89,29 @@ def render_curl(path: str, url: str, auth: Auth | None) -> str:
 
 def _describe_route(route: Route) -> dict[str, Any]:
     resource = route.dataset.resource
+    layout = resource.layout
     params: dict[str, str] = {}
-    if resource.layout.effective_paging != "none":
-        params[resource.layout.page_size_param] = (
-            f"page size, default {resource.layout.page_size}, at most {resource.layout.page_size_cap}"
-        )
-    if resource.layout.effective_paging in ("page", "link"):
-        params[resource.layout.page_param] = f"page number, from {resource.layout.first_page}"
-    elif resource.layout.effective_paging == "offset":
-        params[resource.layout.offset_param] = "number of records to skip, from 0"
-    elif resource.layout.effective_paging != "none":
-        params[resource.layout.cursor_param] = "cursor from the previous page"
+    if layout.effective_paging != "none":
+        params[layout.page_size_param] = f"page size, default {layout.page_size}, at most {layout.page_size_cap}"
+    if layout.effective_paging in ("page", "link"):
+        params[layout.page_param] = f"page number, from {layout.first_page}"
+    elif layout.effective_paging == "offset":
+        params[layout.offset_param] = "number of records to skip, from 0"
+    elif layout.effective_paging != "none":
+        params[layout.cursor_param] = "cursor from the previous page"
     params[resource.data.since_param] = f"lower bound of {resource.data.cursor_field}, inclusive"
     params[resource.data.until_param] = f"upper bound of {resource.data.cursor_field}, exclusive"
     return {
         "name": resource.name,
         "path": f"/{route.path}",
         "count": list(resource.count) if isinstance(resource.count, tuple) else resource.count,
-        "paging": resource.layout.effective_paging,
-        "format": resource.layout.format,
-        "records_at": resource.layout.records_at if resource.layout.has_envelope else None,
-        "next_at": _describe_location(resource.layout.next_location)
-        if resource.layout.effective_paging in ("cursor", "next_url", "continue")
+        "paging": layout.effective_paging,
+        "format": layout.format,
+        "records_at": layout.records_at if layout.has_envelope else None,
+        "next_at": _describe_location(layout.next_location)
+        if layout.effective_paging in ("cursor", "next_url", "continue")
         else None,
-        "total_at": _describe_location(resource.layout.total_location),
+        "total_at": _describe_location(layout.total_location),
         "parent": resource.parent,
         "parameters": params,
     }
@@ -122,30 +121,26 @@ def _describe_location(at: str | Header | None) -> str | None:
     return f"header {at.name}" if isinstance(at, Header) else at
 
 
-def _render_paginator(resource: Resource) -> str:
-    total, size = resource.layout.total_location, resource.layout.page_size
-    size_arg = (
-        "" if resource.layout.page_size_param == "per_page" else f', size_param="{resource.layout.page_size_param}"'
-    )
-    if resource.layout.effective_paging == "page":
-        param = "" if resource.layout.page_param == "page" else f'"{resource.layout.page_param}", '
-        start = "" if resource.layout.first_page == 1 else f"start={resource.layout.first_page}, "
+def _render_paginator(layout: PageLayout) -> str:
+    total, size = layout.total_location, layout.page_size
+    size_arg = "" if layout.page_size_param == "per_page" else f', size_param="{layout.page_size_param}"'
+    if layout.effective_paging == "page":
+        param = "" if layout.page_param == "page" else f'"{layout.page_param}", '
+        start = "" if layout.first_page == 1 else f"start={layout.first_page}, "
         total_arg = f", total_items={_render_selector(total)}" if total else ""
         return f"PageNumber({param}{start}size={size}{size_arg}{total_arg})"
-    if resource.layout.effective_paging == "offset":
-        param = "" if resource.layout.offset_param == "offset" else f'"{resource.layout.offset_param}", '
-        size_arg = (
-            "" if resource.layout.page_size_param == "limit" else f', limit_param="{resource.layout.page_size_param}"'
-        )
+    if layout.effective_paging == "offset":
+        param = "" if layout.offset_param == "offset" else f'"{layout.offset_param}", '
+        size_arg = "" if layout.page_size_param == "limit" else f', limit_param="{layout.page_size_param}"'
         return f"Offset({param}limit={size}{size_arg}{f', total={_render_selector(total)}' if total else ''})"
-    if resource.layout.effective_paging == "cursor":
-        param = "" if resource.layout.cursor_param == "cursor" else f', param="{resource.layout.cursor_param}"'
-        return f"Cursor({_render_selector(resource.layout.next_location)}{param})"
-    if resource.layout.effective_paging == "next_url":
-        return f"NextUrl({_render_selector(resource.layout.next_location)})"
-    if resource.layout.effective_paging == "continue":
-        return f"Continuation({_render_selector(resource.layout.next_location)})"
-    return "LinkHeader()" if resource.layout.effective_paging == "link" else ""
+    if layout.effective_paging == "cursor":
+        param = "" if layout.cursor_param == "cursor" else f', param="{layout.cursor_param}"'
+        return f"Cursor({_render_selector(layout.next_location)}{param})"
+    if layout.effective_paging == "next_url":
+        return f"NextUrl({_render_selector(layout.next_location)})"
+    if layout.effective_paging == "continue":
+        return f"Continuation({_render_selector(layout.next_location)})"
+    return "LinkHeader()" if layout.effective_paging == "link" else ""
 
 
 def _render_path(path: str) -> str:

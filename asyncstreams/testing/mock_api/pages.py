@@ -109,10 +109,8 @@ def _envelope(dataset: Dataset, window: PageWindow, url: str = "") -> tuple[byte
     # The object is encoded with a placeholder, at which it is then split.
     placeholder = "\x00records\x00"
     envelope: dict[str, Any] = {}
-    for path, value in {
-        resource.layout.records_at or "": placeholder,
-        **paging.paging_fields(resource, window, url),
-    }.items():
+    records_at = resource.layout.records_at or ""
+    for path, value in {records_at: placeholder, **paging.paging_fields(resource, window, url)}.items():
         _set_path(envelope, path, value)
     before, _, after = orjson.dumps(envelope).partition(orjson.dumps(placeholder))
     return before + b"[", b",", b"]" + after

@@ -43,21 +43,17 @@ class PageWindow:
 
 def page_window(resource: Resource, slots: range, params: Mapping[str, str]) -> PageWindow:
     """The page that the parameters of a request select. Raises BadRequest for an invalid parameter."""
-    if resource.layout.effective_paging == "none":
+    layout = resource.layout
+    if layout.effective_paging == "none":
         return PageWindow(slots, 0, max(1, len(slots)), None)
-    size = min(
-        int_param(params, resource.layout.page_size_param, resource.layout.page_size, minimum=1),
-        resource.layout.page_size_cap,
-    )
-    if resource.layout.effective_paging in ("page", "link"):
-        number = int_param(
-            params, resource.layout.page_param, resource.layout.first_page, minimum=resource.layout.first_page
-        )
-        offset = (number - resource.layout.first_page) * size
-    elif resource.layout.effective_paging == "offset":
-        offset = int_param(params, resource.layout.offset_param, 0, minimum=0)
+    size = min(int_param(params, layout.page_size_param, layout.page_size, minimum=1), layout.page_size_cap)
+    if layout.effective_paging in ("page", "link"):
+        number = int_param(params, layout.page_param, layout.first_page, minimum=layout.first_page)
+        offset = (number - layout.first_page) * size
+    elif layout.effective_paging == "offset":
+        offset = int_param(params, layout.offset_param, 0, minimum=0)
     else:
-        offset = _decode_cursor(resource, params.get(resource.layout.cursor_param))
+        offset = _decode_cursor(resource, params.get(layout.cursor_param))
     next_offset = offset + size if offset + size < len(slots) else None
     return PageWindow(slots, offset, size, next_offset, _repeated_params(resource, params))
 
