@@ -10,7 +10,18 @@ from typing import Any
 import httpx
 import pytest
 
-from asyncstreams import HttpStream, HttpSubStream, JsonLines, Parquet, SQLite, State, StateIncompatible
+from asyncstreams import (
+    HttpStream,
+    HttpSubStream,
+    JsonLines,
+    Oauth2Authenticator,
+    Parquet,
+    SQLite,
+    State,
+    StateIncompatible,
+    TokenAuthenticator,
+)
+from asyncstreams.auth.identity import credential_id
 
 DATA = Path(__file__).parent / "data"
 FILES = DATA / "format_1"
@@ -111,3 +122,14 @@ async def test_parent_cache_of_format_1_is_fetched_again(old: Path, caplog: pyte
     assert requested == ["/shops", "/shops/7/items"]
     assert children == [{"id": 7}]
     assert "has format 1, but this version reads format 2" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("authenticator", "stored"),
+    [
+        (TokenAuthenticator("x"), "9ea2a54bf425f525acc57984e8025885"),
+        (Oauth2Authenticator("https://api.test/token", "a", "b", "c"), "9780a6e51067152ecbb9adc3f260ab2c"),
+    ],
+)
+def test_credential_id_of_stored_states_stays(authenticator: httpx.Auth, stored: str) -> None:
+    assert credential_id(Orders(authenticator=authenticator), b"salt") == stored

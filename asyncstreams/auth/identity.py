@@ -112,6 +112,12 @@ class ValueEncoder:
 
     def encode_object(self, value: Any, depth: int) -> Iterator[bytes]:
         """The attributes of an object, such as a paginator or a credential."""
+        if hasattr(type(value), "credential_attributes"):
+            attributes = cast(Mapping[str, object], value.credential_attributes())
+            for name in sorted(attributes.keys() - _VOLATILE):
+                yield name.encode()
+                yield from self.encode(attributes[name], depth + 1)
+            return
         if is_dataclass(value):
             names = [field.name for field in fields(value)]
         else:

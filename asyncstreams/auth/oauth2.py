@@ -138,6 +138,10 @@ class Oauth2Authenticator(RenewingAuth):
         secrets = (client.secret, current and current.access_token, refresh)
         return tuple(secret for secret in secrets if secret is not None)
 
+    def credential_attributes(self) -> Mapping[str, object]:
+        """What identifies the credential, by names that must not change: states keep a hash of them."""
+        return vars(self) | self._endpoint.credential_attributes()
+
     def join(self) -> Hashable:
         """Share the tokens of equal authenticators in use; the result is equal for those that share them."""
         self._sharing_key = self._key_of_arguments()

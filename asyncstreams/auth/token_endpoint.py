@@ -91,6 +91,24 @@ class Oauth2Endpoint:
         self._extra_headers = dict(extra_headers or {})
         self.grant_type = self._checked_grant(grant_type, refresh_token)
 
+    def credential_attributes(self) -> Mapping[str, object]:
+        """What identifies the client and its grant, by names that must not change."""
+        client, fields = self.client, self._fields
+        return {
+            "_basic_encoding": client.basic_encoding,
+            "_client_auth": client.auth,
+            "_client_id": client.id,
+            "_client_secret": client.secret,
+            "_endpoint": self.url,
+            "_expires_unit_s": 1.0 if fields.expires_unit == "s" else 0.001,
+            "_extra_body": self._extra_body,
+            "_extra_headers": self._extra_headers,
+            "_grant_type": self.grant_type,
+            "_response_fields": (fields.access_token, fields.expires_in, fields.refresh_token),
+            "_scopes": self.scopes,
+            "_send_as": self._send_as,
+        }
+
     def request(self, refresh_token: Secret | None) -> httpx.Request:
         """A token request, with the refresh token that is valid now."""
         client = self.client
