@@ -351,7 +351,9 @@ def _check_optional_number(minimum: int, expected: str, subject: str, value: Any
 def check_choice(choices: tuple[object, ...], subject: str, value: object) -> None:
     """Raises ConfigError unless the value is one of the choices."""
     if value not in choices:
-        raise ConfigError(f"{subject} = {value!r}: expected one of {', '.join(map(repr, choices))}")
+        named = [repr(choice) for choice in choices]
+        expected = " or ".join(named) if len(named) == 2 else f"one of {', '.join(named)}"
+        raise ConfigError(f"{subject} = {value!r}: expected {expected}")
 
 
 def check_flag(subject: str, value: object) -> None:
