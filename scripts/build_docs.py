@@ -111,9 +111,9 @@ def settings_reference() -> str:
     members = package()["declaration.settings"]["StreamSettings"].members
     lines = [
         "# Settings\n",
-        "The attributes of a stream, which a class or an instance sets. A Source accepts those marked in the third column",
-        "for all its streams. Those of the fourth column decide which records a stream has: cached records of another",
-        "value are not used.\n",
+        "The attributes of a stream, which a class or an instance sets. A Source accepts those that are marked so for",
+        "all its streams. Those of the records decide which records a stream has: cached ones of another value are not",
+        "used.\n",
         "| setting | default | of a Source | of the records | meaning |",
         "|---|---|---|---|---|",
     ]

@@ -12,7 +12,7 @@ from decimal import Decimal
 from enum import Enum
 from pathlib import PurePath
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 from uuid import UUID
 
 import httpx
@@ -26,6 +26,15 @@ _PROCESS_KEY = os.urandom(32)
 _MAX_DEPTH = 12
 _SCALARS = (str, bytes, int, float, complex, bool, type(None), Decimal, UUID, date, time, timedelta, tzinfo, PurePath)
 _PROCESS_BOUND = frozenset(("asyncio", "threading", "socket", "_thread", "io", "_io"))
+
+
+@runtime_checkable
+class IdentifiedCredential(Protocol):
+    """A credential that says itself what identifies it."""
+
+    def credential_attributes(self) -> Mapping[str, object]:
+        """What identifies the credential, by names that must not change: states keep a hash of them."""
+        ...
 
 
 class NotFingerprintable(Exception):
@@ -112,8 +121,8 @@ class ValueEncoder:
 
     def encode_object(self, value: Any, depth: int) -> Iterator[bytes]:
         """The attributes of an object, such as a paginator or a credential."""
-        if hasattr(type(value), "credential_attributes"):
-            attributes = cast(Mapping[str, object], value.credential_attributes())
+        if isinstance(value, IdentifiedCredential):
+            attributes = value.credential_attributes()
             for name in sorted(attributes.keys() - _VOLATILE):
                 yield name.encode()
                 yield from self.encode(attributes[name], depth + 1)

@@ -140,7 +140,7 @@ class Oauth2Authenticator(RenewingAuth):
 
     def credential_attributes(self) -> Mapping[str, object]:
         """What identifies the credential, by names that must not change: states keep a hash of them."""
-        return vars(self) | self._endpoint.credential_attributes()
+        return {**vars(self), **self._endpoint.credential_attributes()}
 
     def join(self) -> Hashable:
         """Share the tokens of equal authenticators in use; the result is equal for those that share them."""
