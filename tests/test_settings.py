@@ -199,3 +199,22 @@ async def test_source_reads_parents_from_the_cache(tmp_path):
         await source.read("children")
 
     assert [path for path, _ in api.calls] == ["/cached_items", "/1/children"]
+
+
+async def test_cached_parents_belong_to_one_credential(tmp_path):
+    class Shops(Items):
+        pass
+
+    class Orders(HttpSubStream, Items):
+        use_cache = True
+        authenticator = None
+
+    class Lines(HttpSubStream, Items):
+        pass
+
+    api = RecordingApi()
+    for token in ("a", "b"):
+        lines = Lines(Orders(Shops()))
+        await Source([lines], transport=api, authenticator=TokenAuthenticator(token), cache_dir=tmp_path).read()
+
+    assert [path for path, _ in api.calls] == ["/shops", "/orders", "/lines"] * 2
