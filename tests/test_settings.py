@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from dataclasses import dataclass
 from typing import get_type_hints
+from weakref import ref
 
 import httpx
 import pytest
@@ -218,3 +220,16 @@ async def test_cached_parents_belong_to_one_credential(tmp_path):
         await Source([lines], transport=api, authenticator=TokenAuthenticator(token), cache_dir=tmp_path).read()
 
     assert [path for path, _ in api.calls] == ["/shops", "/orders", "/lines"] * 2
+
+
+async def test_parent_records_are_released_after_the_read():
+    class Children(HttpSubStream, Items):
+        def stream_slices(self, state):
+            feeds.append(ref(self.binding.feed))
+            return super().stream_slices(state)
+
+    feeds = []
+    async with Source([Children(Items())], transport=RecordingApi()) as source:
+        await source.read()
+        gc.collect()
+        assert [feed() for feed in feeds] == [None]
