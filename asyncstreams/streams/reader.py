@@ -93,7 +93,8 @@ class Binding:
         if reader.options:
             self.settings = None  # they were resolved without the options
         for parent in self.parents:
-            parent.binding.begin(reader)
+            if hasattr(parent, "binding"):  # its `lease` says that __init__ does not call super()
+                parent.binding.begin(reader)
 
 
 class ListenerList(list[Listener]):
