@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+from copy import copy
 from dataclasses import dataclass
 from typing import get_type_hints
+from weakref import ref
 
 import httpx
 import pytest
 
 from asyncstreams import (
+    BodyLimits,
     ConfigError,
     HttpStream,
     HttpSubStream,
+    ResponseTooLarge,
     Source,
     StreamOptions,
     Timeouts,
     TokenAuthenticator,
 )
 from asyncstreams.declaration.settings import SETTINGS
+from asyncstreams.streams.http_stream import bind
 
 
 class Items(HttpStream):
@@ -183,6 +189,151 @@ async def test_attributes_in_slots_are_seen_by_hooks():
     assert api.calls == [("/north", None)]
 
 
+async def test_private_slots_are_seen_by_hooks():
+    class Orders(Items):
+        __slots__ = "__shop"  # a single name, which Python mangles
+
+        def __init__(self, shop):
+            super().__init__(transport=api)
+            self.__shop = shop
+
+        def path(self, context):
+            return self.__shop
+
+    api = RecordingApi()
+
+    await Orders("north").read()
+
+    assert api.calls == [("/north", None)]
+
+
+async def test_slot_changed_between_two_reads_applies():
+    class Orders(Items):
+        __slots__ = ("shop",)
+
+        def path(self, context):
+            return self.shop
+
+    api = RecordingApi()
+    stream = Orders(transport=api)
+    async with Source([stream]) as source:
+        for stream.shop in ("north", "south"):
+            await source.read()
+
+    assert [path for path, _ in api.calls] == ["/north", "/south"]
+
+
+async def test_copy_of_a_stream_is_another_stream():
+    class Orders(Items):
+        shop = "north"
+
+        def path(self, context):
+            return self.shop
+
+    api = RecordingApi()
+    north = Orders(transport=api)
+    south = copy(north)
+    south.shop = "south"
+    async with Source([north]):
+        await north.read()
+        await south.read()
+    south.name = "south"
+
+    found = await Source([north, south]).read()
+
+    assert [path for path, _ in api.calls] == ["/north", "/south", "/north", "/south"]
+    assert found == {"orders": [{"id": 1}], "south": [{"id": 1}]}
+
+
+async def test_hook_may_read_a_copy_of_its_stream():
+    class Orders(Items):
+        shop = ""
+
+        def path(self, context):
+            return f"orders{self.shop}"
+
+        async def stream_slices(self, state):
+            if not self.shop:
+                part = copy(self)
+                part.shop = "/north"
+                await part.read()
+            yield {}
+
+    api = RecordingApi()
+
+    await Source([Orders()], transport=api).read()
+
+    assert [path for path, _ in api.calls] == ["/orders/north", "/orders"]
+
+
+async def test_reads_of_a_session_share_what_they_learned():
+    class Orders(Items):
+        def availability_strategy(self):
+            return None
+
+    stream = Orders(transport=RecordingApi())
+    bound = []
+    async with Source([stream]):
+        for _ in range(3):
+            view = bind([stream], None)[0]
+            async with view.lease() as client:
+                bound.append(client)
+
+    assert len({id(client) for client in bound}) == 1
+
+
+async def test_other_value_of_a_property_applies_to_the_next_read():
+    class Orders(Items):
+        limits = BodyLimits()
+
+        @property
+        def body_limits(self):
+            return self.limits
+
+    stream = Orders(transport=RecordingApi())
+    async with Source([stream]) as source:
+        await source.read()
+        stream.limits = BodyLimits(decoded=1)
+        with pytest.raises(ResponseTooLarge):
+            await source.read()
+
+
+async def test_parent_records_are_released_after_the_read():
+    class Children(HttpSubStream, Items):
+        def stream_slices(self, state):
+            feeds.append(ref(self.binding.feed))
+            return super().stream_slices(state)
+
+    feeds = []
+    async with Source([Children(Items())], transport=RecordingApi()) as source:
+        await source.read()
+        gc.collect()
+        assert [feed() for feed in feeds] == [None]
+
+
+@pytest.mark.parametrize("read", [lambda source: source.read(), lambda source: source["children"].read()])
+async def test_parent_without_its_init_is_named(read):
+    class Orders(Items):
+        def __init__(self):
+            pass
+
+    class Children(HttpSubStream, Items):
+        pass
+
+    with pytest.raises(ConfigError, match=r"Orders\.__init__ does not call super"):
+        await read(Source([Children(Orders())], transport=RecordingApi()))
+
+
+async def test_stream_without_its_init_is_named():
+    class Orders(Items):
+        def __init__(self):
+            pass
+
+    for read in (Source([Orders()]).read(), Orders().request("orders")):
+        with pytest.raises(ConfigError, match=r"Orders\.__init__ does not call super"):
+            await read
+
+
 async def test_source_reads_parents_from_the_cache(tmp_path):
     class Children(HttpSubStream, Items):
         def path(self, context):
@@ -199,3 +350,51 @@ async def test_source_reads_parents_from_the_cache(tmp_path):
         await source.read("children")
 
     assert [path for path, _ in api.calls] == ["/cached_items", "/1/children"]
+
+
+async def test_cached_parents_belong_to_one_credential(tmp_path):
+    class Shops(Items):
+        pass
+
+    class Orders(HttpSubStream, Items):
+        use_cache = True
+        authenticator = None
+
+    class Lines(HttpSubStream, Items):
+        pass
+
+    api = RecordingApi()
+    for token in ("a", "b"):
+        lines = Lines(Orders(Shops()))
+        await Source([lines], transport=api, authenticator=TokenAuthenticator(token), cache_dir=tmp_path).read()
+
+    assert [path for path, _ in api.calls] == ["/shops", "/orders", "/lines"] * 2
+
+
+async def test_hook_reads_another_stream_for_its_own_source():
+    class Reports(Items):
+        def __init__(self, items, **options):
+            self.items = items
+            super().__init__(**options)
+
+        async def stream_slices(self, state):
+            await asyncio.sleep(0.01)  # until both Sources are open
+            return [{"item": record["id"]} for record in await self.items.read()]
+
+    api = RecordingApi()
+    items = Items(transport=api)
+    reports = Reports(items, transport=api)
+
+    await asyncio.gather(
+        *(
+            Source([items, reports], authenticator=TokenAuthenticator(token)).read("reports")
+            for token in ("first", "second")
+        )
+    )
+
+    assert sorted(api.calls) == [
+        ("/items", "Bearer first"),
+        ("/items", "Bearer second"),
+        ("/reports", "Bearer first"),
+        ("/reports", "Bearer second"),
+    ]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from os import PathLike
+from types import MemberDescriptorType
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypedDict, get_args, get_origin, get_type_hints
 
 import httpx
@@ -58,7 +59,8 @@ class _Reading:
 READING: Final = _Reading()
 _SECONDS = number_above_0("a number of seconds above 0")
 _ORIGINS = tuple, list, set, frozenset
-_PLAIN_TYPES = str, int, float, bool, type(None), tuple, list
+# Values of these types that differ are different, also if a property creates them.
+_VALUE_TYPES = str, int, float, bool, type(None), tuple, list, Backoff, BodyLimits, RateLimit, Timeouts
 
 
 class StreamSettings:
@@ -343,9 +345,7 @@ class ResolvedSettings(StreamSettings):
 
     def __init__(self, stream: StreamSettings) -> None:
         vars(self).update({name: getattr(stream, name) for name in SETTINGS})
-        vars(self)["_computed"] = {
-            name for name in SETTINGS if isinstance(inspect.getattr_static(type(stream), name), property)
-        }
+        vars(self)["_computed"] = {name for name in SETTINGS if _is_computed(type(stream), name)}
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{name}: the settings of a run do not change")
@@ -353,17 +353,23 @@ class ResolvedSettings(StreamSettings):
     def is_like(self, other: ResolvedSettings) -> bool:
         """Whether both runs send the same requests: all values are equal.
 
-        Of a property, objects of one class are taken for equal, since it may create a new one each time.
+        Of a property or a method, objects of one class are taken for equal: each access may create a new one.
         """
         for name in SETTINGS:
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine is theirs or mine == theirs:
                 continue
-            if name not in self._computed or type(mine) is not type(theirs) or isinstance(mine, _PLAIN_TYPES):
+            if name not in self._computed or type(mine) is not type(theirs) or isinstance(mine, _VALUE_TYPES):
                 return False
         return True
 
     _computed: set[str]
+
+
+def _is_computed(class_: type, name: str) -> bool:
+    """Whether an attribute of a class is a property, a method or another descriptor of the author."""
+    declared = inspect.getattr_static(class_, name)
+    return hasattr(declared, "__get__") and not isinstance(declared, SharedSetting | MemberDescriptorType)
 
 
 def check_settings(class_name: str, settings: StreamSettings, *, uses_paginator: bool) -> None:

@@ -155,6 +155,7 @@ class Scheduler:
             self._failures.abort(error)
         finally:
             node.close()
+            stream.read_parents_from(None)
 
 
 class StreamReader:

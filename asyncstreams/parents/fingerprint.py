@@ -36,7 +36,8 @@ from .source_text import SourceFiles
 _OF_READING = {name for name, row in SETTINGS.items() if not row.is_in_fingerprint}
 # Attributes of every stream that follow from the others. `__init__` acts through the attributes of the instance.
 _DERIVED = {"binding", "_streams_body", "_uses_paginator", "_batch_size", "own_reader", "listeners", "__init__"}
-_SKIPPED = _OF_READING | _DERIVED
+# `parents` has the same streams with the options of the Source, such as its authenticator.
+_SKIPPED = _OF_READING | _DERIVED | {"declared_parents"}
 
 _INSTALLED = frozenset(("site-packages", "dist-packages"))
 _LOGGERS = frozenset(("logging", "structlog", "loguru"))
@@ -75,7 +76,7 @@ class _StreamEncoder(ValueEncoder):
             return
         yield from self.encode_stream_class(class_, value.name)
         names: set[str] = {name for base in class_.__mro__ if _is_own_class(base) for name in _annotations(base)}
-        names.update(cast(dict[str, object], vars(value)))
+        names.update(cast(dict[str, object], vars(value)), ("parents",))
         for name in sorted(names - _SKIPPED):
             yield name.encode()
             try:

@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanage
 from contextvars import ContextVar
 from functools import partial
 from random import Random
+from types import MemberDescriptorType
 from typing import Any, Self, Unpack, cast
 
 from ..declaration.availability import Availability, HttpAvailabilityStrategy, checked_availability, strategy_of
@@ -342,6 +343,7 @@ class HttpStream(StreamSettings):
         The body of the returned response is complete. Raises the same errors as reading, including those for
         statuses that `classify` does not accept.
         """
+        self._reader()  # raises for a stream that is not initialized
         view = self if self.binding is not None else self._bind()
         async with view.lease() as client:
             url = client.builder.build_url(path, params or {})
@@ -381,21 +383,24 @@ class HttpStream(StreamSettings):
     @property
     def parents(self) -> tuple[HttpStream, ...]:
         """The parents of an HttpSubStream, in hooks as the run reads them; empty for other streams."""
-        return self.declared_parents if self.binding is None else self.binding.parents
+        binding = self._own_binding()
+        return self.declared_parents if binding is None else binding.parents
 
     @property
     def resolved(self) -> ResolvedSettings:
         """The settings with which the run reads the stream; outside of a run, those that are declared now."""
-        if self.binding is None:
+        binding = self._own_binding()
+        if binding is None:
             return ResolvedSettings(self)
-        if self.binding.settings is None:
-            self.binding.settings = ResolvedSettings(self)
-        return self.binding.settings
+        if binding.settings is None:
+            binding.settings = ResolvedSettings(self)
+        return binding.settings
 
     def read_parents_from(self, feed: ParentPages | None) -> None:
         """Make `stream_slices` use the pages of the parents that the run reads."""
-        assert self.binding is not None, "only a run has a feed"
-        self.binding.feed = feed
+        binding = self._own_binding()
+        if binding is not None:
+            binding.feed = feed
 
     @property
     def streams_body(self) -> bool:
@@ -431,15 +436,18 @@ class HttpStream(StreamSettings):
         if not binding.is_checked:
             check_settings(type(self).__name__, self.resolved, uses_paginator=self.uses_paginator)
             binding.is_checked = True
-        with reader.joined():
+        with reader.reading():
             async with reader.sessions.lease() as session:
                 yield self._client(session)
 
     def _client(self, session: Session) -> HttpClient:
         """The client of this stream in a session: one for all reads with the same settings."""
-        clients: list[HttpClient] = session.clients.setdefault(self.own_reader, [])
+        # A copy of a stream has attributes of its own, but the same reader. The clients keep the attributes in memory.
+        clients: list[HttpClient] = session.clients.setdefault(id(vars(self)), [])
         for client in clients:
-            if client.stream is self or client.stream.resolved.is_like(self.resolved):
+            if client.stream is self:
+                return client
+            if client.stream.resolved.is_like(self.resolved) and _slots(client.stream) == _slots(self):
                 return client
         try:
             clients.append(client := HttpClient(self, session))
@@ -447,6 +455,10 @@ class HttpStream(StreamSettings):
             error.locate(stream=self.name)
             raise
         return client
+
+    def _own_binding(self) -> Binding | None:
+        """The binding; None also for a stream that is not initialized, of which `lease` says so."""
+        return getattr(self, "binding", None)
 
     def _reader(self) -> Reader:
         """What reads the stream now."""
@@ -494,15 +506,16 @@ def bind(streams: Iterable[HttpStream], reader: Reader | None) -> list[HttpStrea
 
     A stream and its ancestors are bound once, also if it is the parent of several.
     """
-    bound: dict[Reader, HttpStream] = {}
+    bound: dict[int, HttpStream] = {}
 
     def bind_one(stream: HttpStream) -> HttpStream:
         if not hasattr(stream, "own_reader"):
             return stream  # its `lease` says that __init__ does not call super()
-        if stream.own_reader not in bound:
+        key = id(vars(stream))  # a copy of a stream is another one
+        if key not in bound:
             parents = tuple(map(bind_one, stream.declared_parents))
-            bound[stream.own_reader] = _bound_stream(stream, Binding(reader, parents))
-        return bound[stream.own_reader]
+            bound[key] = _bound_stream(stream, Binding(reader, parents))
+        return bound[key]
 
     return list(map(bind_one, streams))
 
@@ -510,12 +523,30 @@ def bind(streams: Iterable[HttpStream], reader: Reader | None) -> list[HttpStrea
 def _bound_stream(stream: HttpStream, binding: Binding) -> HttpStream:
     found: HttpStream = object.__new__(type(stream))
     object.__setattr__(found, "__dict__", vars(stream))
-    for class_ in type(stream).__mro__:
-        for name in class_.__dict__.get("__slots__", ()):
-            if hasattr(stream, name):
-                object.__setattr__(found, name, getattr(stream, name))
+    for slot, value in _slots(stream):
+        slot.__set__(found, value)
     object.__setattr__(found, "binding", binding)
     return found
+
+
+def _slots(stream: object) -> list[tuple[MemberDescriptorType, Any]]:
+    """The attributes in `__slots__` of the author's classes, which are not in `__dict__`."""
+    slots = [
+        slot
+        for class_ in type(stream).__mro__
+        if class_ is not HttpStream
+        for slot in vars(class_).values()
+        if isinstance(slot, MemberDescriptorType)
+    ]
+    return [(slot, slot.__get__(stream)) for slot in slots if _is_set(slot, stream)]
+
+
+def _is_set(slot: MemberDescriptorType, stream: object) -> bool:
+    try:
+        slot.__get__(stream)
+    except AttributeError:
+        return False
+    return True
 
 
 def client_for(stream: Stream) -> AbstractAsyncContextManager[HttpClient]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,8 @@ from ..http.session import Session, SessionPool
 from ..protocols import ParentPages
 
 _lock = threading.Lock()
+# The reader for which a task runs: a hook may read another stream of its Source through the methods of that stream.
+_reading: ContextVar[Reader | None] = ContextVar("reading", default=None)
 
 
 class Reader:
@@ -53,13 +56,26 @@ class Reader:
                     for member in self._members:
                         member._open_sources.remove(self)
 
-    def choose(self, stream_name: str) -> Reader:
-        """The reader of a stream, whose own reader this is: the Source that is open, or the stream itself.
+    @contextmanager
+    def reading(self) -> Generator[None]:
+        """A block that runs for this reader, as do the tasks that are started in it."""
+        previous = _reading.get()
+        _reading.set(self)
+        try:
+            with self.joined():
+                yield
+        finally:
+            _reading.set(previous)
 
-        Raises ConfigError if several Sources are open.
+    def choose(self, stream_name: str) -> Reader:
+        """The reader of a stream, whose own reader this is: a Source that is open, or the stream itself.
+
+        Of several Sources it is the one whose hook asks. Raises ConfigError outside of hooks.
         """
         with _lock:
             sources = list(self._open_sources)
+        if (current := _reading.get()) in sources:
+            return current
         if len(sources) > 1:
             raise ConfigError(
                 f"stream {stream_name!r}: it belongs to several Sources that are open, and a read through its own "
@@ -93,7 +109,8 @@ class Binding:
         if reader.options:
             self.settings = None  # they were resolved without the options
         for parent in self.parents:
-            parent.binding.begin(reader)
+            if hasattr(parent, "binding"):  # its `lease` says that __init__ does not call super()
+                parent.binding.begin(reader)
 
 
 class ListenerList(list[Listener]):
