@@ -145,6 +145,22 @@ async def test_job_of_cancelled_waiter_still_runs():
     assert done.is_set()
 
 
+async def test_completed_job_outlasts_cancellation_of_its_task():
+    disk = DiskExecutor()
+    release = threading.Event()
+
+    task = asyncio.create_task(disk.complete(release.wait))
+    for _ in range(3):
+        await asyncio.sleep(0)
+        task.cancel()
+    await asyncio.sleep(0.01)
+    assert not task.done()
+    release.set()
+
+    assert await task
+    await disk.close(do_nothing)
+
+
 async def test_failure_of_cancelled_job_is_not_logged():
     may_fail = threading.Event()
     loop_errors: list[Any] = []

@@ -457,6 +457,49 @@ async def test_cancelled_run_with_stuck_disk_ends_within_grace(out: Path, monkey
     assert loop_errors == []
 
 
+async def test_cancellation_of_every_task_lets_final_commit_end(out: Path):
+    syncing, may_sync = threading.Event(), threading.Event()
+    api = FakeApi()
+
+    class SlowFileSystem(FileSystem):
+        def sync(self, file: int) -> None:
+            if len(api.requests) == 4:
+                syncing.set()
+                may_sync.wait(10)
+            super().sync(file)
+
+    before = asyncio.all_tasks()
+    task = asyncio.create_task(Regions(api).extract(to=JsonLines(out, fs=SlowFileSystem())))
+    await until(syncing.is_set)
+    for _ in range(3):  # as `asyncio.run` does at its end
+        for each in asyncio.all_tasks() - before:
+            each.cancel()
+        await asyncio.sleep(0.01)
+    assert not task.done()
+    may_sync.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert ids(out) == all_of(0, 1, 2, 3)
+    assert not is_locked(out)
+
+
+@pytest.mark.filterwarnings("ignore:coroutine 'ProtectedTask.run' was never awaited")  # anyio's task never began
+async def test_extraction_cancelled_at_its_start_keeps_no_lock(out: Path):
+    before = asyncio.all_tasks()
+    for steps in range(5):
+        task = asyncio.create_task(Regions(FakeApi()).extract(to=JsonLines(out)))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        for each in asyncio.all_tasks() - before:
+            each.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await Regions(FakeApi()).extract(to=JsonLines(out))
+
+    assert ids(out) == all_of(0, 1, 2, 3)
+
+
 async def test_interrupted_slice_resumes_from_last_checkpoint(out: Path):
     requested: list[int] = []
     may_continue = asyncio.Event()

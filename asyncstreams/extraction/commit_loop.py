@@ -18,7 +18,7 @@ from ..models import Page
 from ..state.stream_selection import ReadOutcome
 from ..state.stream_state import StreamState
 from .commit_batcher import CommitBatcher, StreamBatch
-from .disk_executor import DiskExecutor
+from .disk_executor import DiskExecutor, is_scope_cancelled
 
 _MAX_QUEUED_BYTES = 16 * 2**20
 
@@ -174,7 +174,7 @@ class CommitLoop:
         if self._next.failures:
             await self._write()
         if self._end_record is not None:
-            await self._disk.run(partial(self._end, {**self._end_record, "at": self._clock.wall()}))
+            await self._disk.complete(partial(self._end, {**self._end_record, "at": self._clock.wall()}))
 
     def _seconds_until_commit(self) -> float | None:
         has_more = any(stream.is_finishable for stream in self.streams.values())
@@ -189,7 +189,7 @@ class CommitLoop:
             self._writer.ledger.apply(record)
             for name, entry in record["streams"].items():
                 self.streams[name].add_commit(entry)
-        await self._disk.run(partial(self._finish, [stream.pop_finish(self._clock.wall()) for stream in finished]))
+        await self._disk.complete(partial(self._finish, [stream.pop_finish(self._clock.wall()) for stream in finished]))
 
     def _add_commit(self) -> None:
         abandoned = self._batcher.pop_abandoned()  # their covered lines join the batches
@@ -201,7 +201,7 @@ class CommitLoop:
         """Write the next batch; nothing holds its lines any longer when this returns."""
         batch, self._next = self._next, DiskBatch()
         self._written_bytes = batch.size
-        record = await self._disk.run(partial(batch.write, self._writer))
+        record = await self._disk.complete(partial(batch.write, self._writer))
         self._written_bytes = 0
         self._has_written.set()
         return record
@@ -216,10 +216,14 @@ class CommitLoop:
         self._writer.maintain(is_end=True)
 
     async def _sleep(self, delay: float | None) -> None:
-        """Wait until the next commit is due, or until `_wake`."""
+        """Wait until the next commit is due, until `_wake`, or until the task is cancelled."""
         with anyio.CancelScope() as self._pause:
             self._is_timed = delay is not None
-            await (anyio.sleep_forever() if delay is None else self._clock.sleep(delay))
+            try:
+                await (anyio.sleep_forever() if delay is None else self._clock.sleep(delay))
+            except asyncio.CancelledError:
+                if is_scope_cancelled():
+                    raise
         self._pause, self._is_timed = None, False
 
     def _wake(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor, Future
 from functools import partial
@@ -54,17 +55,37 @@ class DiskExecutor:
 
     async def run(self, job: Callable[[], T]) -> T:
         """Run a job and return its result; cancelling the caller does not cancel the job."""
-        future = asyncio.get_running_loop().run_in_executor(self._thread, job)
-        future.add_done_callback(_retrieve_error)
+        future = self._submit(job)
         await asyncio.wait([future])
         return future.result()
 
+    async def complete(self, job: Callable[[], T]) -> T:
+        """As `run`, but only a cancelled scope ends the wait; `Task.cancel` does not."""
+        future = self._submit(job)
+        while not future.done():
+            try:
+                await asyncio.wait([future])
+            except asyncio.CancelledError:
+                if is_scope_cancelled():
+                    raise
+        return future.result()
+
     async def close(self, last: Callable[[], T]) -> T:
-        """Run the last job, then stop the thread, even if the caller is cancelled."""
+        """Complete the last job, then stop the thread, even if the caller is cancelled."""
         try:
-            return await self.run(last)
+            return await self.complete(last)
         finally:
             self._thread.shutdown()
+
+    def _submit(self, job: Callable[[], T]) -> asyncio.Future[T]:
+        future = asyncio.get_running_loop().run_in_executor(self._thread, job)
+        future.add_done_callback(_retrieve_error)
+        return future
+
+
+def is_scope_cancelled() -> bool:
+    """Whether a scope of the current task is cancelled: a CancelledError without one comes from `Task.cancel`."""
+    return anyio.current_effective_deadline() == -math.inf
 
 
 def _retrieve_error(future: asyncio.Future[Any]) -> None:
@@ -76,7 +97,8 @@ def _retrieve_error(future: asyncio.Future[Any]) -> None:
 class ProtectedTask:
     """Work that goes on when its task group is cancelled, for at most a grace period.
 
-    The task group raises its cancellation, however often it comes, when the work has ended.
+    The task group raises its cancellation, however often it comes, when the work has ended. No scope shields from
+    `Task.cancel`, so the work itself ignores cancellations without a cancelled scope (see `is_scope_cancelled`).
     """
 
     def __init__(self, work: Callable[[], Awaitable[None]]) -> None:

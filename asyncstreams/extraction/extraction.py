@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import anyio
+import anyio.lowlevel
 
 from ..clock import Clock
 from ..declaration.stream import Stream
@@ -59,6 +60,8 @@ class Extraction:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._writing.run, tasks.cancel_scope)
             try:
+                # A task that is cancelled before its first step never runs: nothing may be open until then.
+                await anyio.lowlevel.checkpoint()
                 selections = await self._begin()
                 scheduler = Scheduler(selections, open_client, max_concurrency, stop_on_error=stop_on_error)
                 raised = await self._consume_pages(scheduler)
