@@ -19,8 +19,8 @@ from .cursors.windows import NumberRanges, TimeWindows
 from .declaration.availability import Availability, AvailabilityStrategy, HttpAvailabilityStrategy
 from .declaration.catalog import CheckReport, StreamCheck, StreamDescription
 from .declaration.settings import StreamOptions
+from .destinations.base import Sink
 from .destinations.output_state import LastRun, OutputState, PartitionState, StreamOutput
-from .destinations.sink import Sink
 from .errors import (
     AsyncStreamsError,
     AuthError,

@@ -17,8 +17,7 @@ from .clock import SystemClock
 from .declaration.catalog import CheckReport, StreamCheck, StreamDescription, find_named
 from .declaration.checks import check_options, check_read_arguments, check_source
 from .declaration.settings import StreamOptions
-from .destinations.base import Destination
-from .destinations.sink import Sink
+from .destinations.base import Destination, Sink
 from .errors import AsyncStreamsError, ConfigError
 from .events import Listener
 from .execution.acknowledgement import Ack, open_pages

@@ -1,4 +1,4 @@
-"""Base class of all destinations: the options that they share."""
+"""Base class of all destinations, with the options that they share; and the Protocol of those that users write."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 import anyio
 import anyio.to_thread
 
 from ..clock import SystemClock
 from ..errors import ConfigError
+from ..models import Page
 from .output_state import OutputState, output_state
 from .writer_protocol import DestinationWriter
 
@@ -102,3 +103,18 @@ def check_part_size(destination: Destination, size: object) -> None:
         raise ConfigError(
             f"{type(destination).__name__}(part_size={size!r}): must be a number of bytes, at least {_MIN_PART_BYTES:,}"
         )
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """A custom destination: `await source.extract(to=sink, state=State.load("state.json"))`.
+
+    Delivery is at least once. When `write` returns, the page counts as stored and the state advances past it. If the
+    process ends before the state is saved, the next run writes the page again with the same `batch_id`. One page is
+    written at a time, and the pages of a slice come in order. An exception from `write` ends the extraction and
+    propagates unchanged.
+    """
+
+    async def write(self, page: Page, batch_id: str) -> None:
+        """Store the records of a page; `batch_id` is the same whenever the same page of the same slice is written."""
+        ...

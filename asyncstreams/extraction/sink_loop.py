@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from .._json import encode_canonical
-from ..destinations.base import Destination
-from ..destinations.sink import Sink
+from ..destinations.base import Destination, Sink
 from ..errors import ConfigError
 from ..execution.read_handle import ReadHandle
 from ..execution.report import RunReport

@@ -21,8 +21,7 @@ from .header_values import ServerClock
 from .loop_lag import LoopLag
 from .quota_headers import ReportedQuota
 from .quota_windows import QuotaWindows
-from .sliding_window import SlidingWindowLog
-from .smooth_limiter import SmoothLimiter
+from .sliding_window import SlidingWindowLog, SmoothLimiter
 from .wait_reason import LONG_WAIT_S, Wait, WaitReason
 
 _MAX_SPREAD_S = 1.0

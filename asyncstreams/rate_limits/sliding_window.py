@@ -1,7 +1,8 @@
-"""Sliding-window log of one declared limit."""
+"""One declared limit: a strict log of a sliding window, or even spacing of requests."""
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 
 from ..models import RateLimit
@@ -9,6 +10,7 @@ from ..models import RateLimit
 _STEPS_PER_WINDOW = 4096
 # Added to the window, since network latency differs from one request to the next.
 _MARGIN_FRACTION, _MAX_MARGIN_S = 0.02, 0.05
+_BURST_S = 0.02  # of the rate that may pass at once, so that late timers cost no throughput
 
 
 class SlidingWindowLog:
@@ -72,3 +74,24 @@ class SlidingWindowLog:
             self._used -= self._entries.popleft()[1]
         if not self._entries:
             self._used = 0.0  # discards rounding errors
+
+
+class SmoothLimiter:
+    """Admits units at an even rate, one request after the other."""
+
+    def __init__(self, limit: RateLimit) -> None:
+        from aiolimiter import AsyncLimiter
+
+        rate = limit.limit / limit.per
+        self._burst = max(1.0, rate * _BURST_S)
+        self._limiter = AsyncLimiter(self._burst, self._burst / rate)
+        self._lock = asyncio.Lock()
+
+    async def acquire(self, cost: float) -> None:
+        """Wait until a request of `cost` units may be sent."""
+        async with self._lock:
+            while cost > 0:
+                # AsyncLimiter refuses to acquire more than its burst at once.
+                units = min(cost, self._burst)
+                await self._limiter.acquire(units)
+                cost -= units

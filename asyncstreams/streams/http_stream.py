@@ -16,8 +16,7 @@ from ..declaration.availability import Availability, HttpAvailabilityStrategy, c
 from ..declaration.checks import check_class, check_options, check_read_arguments, snake_case
 from ..declaration.settings import ResolvedSettings, StreamOptions, StreamSettings, check_settings
 from ..declaration.stream import Stream
-from ..destinations.base import Destination
-from ..destinations.sink import Sink
+from ..destinations.base import Destination, Sink
 from ..errors import AsyncStreamsError, ConfigError, HttpStatusError
 from ..events import Listener
 from ..execution.acknowledgement import Ack, open_pages

@@ -7,9 +7,17 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, TypedDict, Unpack
 
 from ...errors import ConfigError
-from .gzip_body import compress_with_bad_checksum
 from .seeding import draw_fraction
-from .wire_messages import HEAD_END, ConnectionEnd, MockResponse, ReceivedRequest, Step, json_body, make_response
+from .wire_messages import (
+    HEAD_END,
+    ConnectionEnd,
+    MockResponse,
+    ReceivedRequest,
+    Step,
+    compress_with_bad_checksum,
+    json_body,
+    make_response,
+)
 
 FaultKind: TypeAlias = Literal[
     "status",

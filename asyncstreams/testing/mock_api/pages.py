@@ -13,9 +13,8 @@ import orjson
 from ...models import Record
 from . import paging
 from .dataset import Dataset
-from .gzip_body import compress
 from .paging import PageWindow
-from .wire_messages import MockResponse, start_lines
+from .wire_messages import MockResponse, compress, start_lines
 
 _CONTENT_TYPES = {"json": "application/json", "ndjson": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
 _T = TypeVar("_T", MockResponse, bytes)

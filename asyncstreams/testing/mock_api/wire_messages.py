@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -15,6 +16,8 @@ import orjson
 HEAD_END = b"\r\n\r\n"
 # RFC 9110, 5.5: control characters that a header must not contain. A tab is allowed.
 _CONTROL_CHARS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+# 16 selects the gzip format in zlib.
+_GZIP_WBITS = 16 + zlib.MAX_WBITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,3 +183,17 @@ def body_params(body: bytes, headers: Mapping[str, str]) -> dict[str, str]:
         return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
     value: Any = orjson.loads(body)
     return {str(name): str(item) for name, item in value.items()} if isinstance(value, dict) else {}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]  # JSON
+
+
+def compress(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The pieces as gzip, without a modification time, so that equal input gives equal output."""
+    compressor = zlib.compressobj(6, zlib.DEFLATED, _GZIP_WBITS)
+    for piece in pieces:
+        yield compressor.compress(piece)
+    yield compressor.flush()
+
+
+def compress_with_bad_checksum(body: bytes) -> bytes:
+    """The body as gzip with a wrong CRC-32."""
+    data = b"".join(compress([body]))
+    return data[:-8] + bytes([data[-8] ^ 0xFF]) + data[-7:]
