@@ -34,6 +34,13 @@ class Items(HttpStream):
         return self.name
 
 
+class SlottedItems(Items):
+    __slots__ = ("shop",)
+
+    def path(self, context):
+        return self.shop
+
+
 class RecordingApi(httpx.AsyncBaseTransport):
     """Answers each request with one record, and records path and credential."""
 
@@ -174,14 +181,8 @@ async def test_stream_may_be_a_dataclass():
 
 
 async def test_attributes_in_slots_are_seen_by_hooks():
-    class Orders(Items):
-        __slots__ = ("shop",)
-
-        def path(self, context):
-            return self.shop
-
     api = RecordingApi()
-    stream = Orders(transport=api)
+    stream = SlottedItems(transport=api)
     stream.shop = "north"
 
     await stream.read()
@@ -208,14 +209,8 @@ async def test_private_slots_are_seen_by_hooks():
 
 
 async def test_slot_changed_between_two_reads_applies():
-    class Orders(Items):
-        __slots__ = ("shop",)
-
-        def path(self, context):
-            return self.shop
-
     api = RecordingApi()
-    stream = Orders(transport=api)
+    stream = SlottedItems(transport=api)
     async with Source([stream]) as source:
         for stream.shop in ("north", "south"):
             await source.read()

@@ -343,6 +343,8 @@ _CURSOR_SETTINGS = ("cursor_format", "cursor_timezone", "cursor_field", "windows
 class ResolvedSettings(StreamSettings):
     """The settings of a stream in one run. They are read once, so a property is evaluated once, and do not change."""
 
+    _computed: set[str]
+
     def __init__(self, stream: StreamSettings) -> None:
         vars(self).update({name: getattr(stream, name) for name in SETTINGS})
         vars(self)["_computed"] = {name for name in SETTINGS if _is_computed(type(stream), name)}
@@ -362,8 +364,6 @@ class ResolvedSettings(StreamSettings):
             if name not in self._computed or type(mine) is not type(theirs) or isinstance(mine, _VALUE_TYPES):
                 return False
         return True
-
-    _computed: set[str]
 
 
 def _is_computed(class_: type, name: str) -> bool:
