@@ -29,6 +29,7 @@ AsyncStreamsError                 every error raised on purpose
     StateCorrupt                  a stored state that cannot be read back
     StateIncompatible             a stored state of another stream, configuration, credential or version
   PartialFailure                  a run in which some slices failed and all others completed
+  ThresholdMissed                 a run that was committed, but misses a threshold that it was started with
 """
 
 from __future__ import annotations
@@ -396,6 +397,17 @@ class PartialFailure(AsyncStreamsError):
     def __init__(self, message: str, errors: tuple[Exception, ...], report: Any, *, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.errors = errors
+        self.report = report
+
+
+class ThresholdMissed(AsyncStreamsError):
+    """A run was committed, but misses a threshold of `require`. The data stays, and the next run goes on from there.
+
+    report: the RunReport of the run; its `record.thresholds` has what was found for each threshold.
+    """
+
+    def __init__(self, message: str, report: Any, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
         self.report = report
 
 

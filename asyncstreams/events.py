@@ -8,9 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TypeAlias
 
 from .models import Slice
+
+
+class Ceiling(StrEnum):
+    """What keeps a stream from being read faster; the text follows "limited by" in reports and in the live view."""
+
+    REPORTED_QUOTA = "the quota that the API reports"
+    """A quota in response headers, or a pause that the API orders."""
+    FOUND_LIMIT = "the limit found by refusals and latencies"
+    """The rate learned from refusals, or the number of requests in flight that the latencies allow."""
+    DECLARED_LIMIT = "the declared rate_limit"
+    LATENCY = "the latency of the server"
+    """Responses are awaited, and no further request is possible: each page or parent follows from another one."""
+    CONCURRENCY = "max_concurrency"
+    """All slots are in use, and their requests are in flight."""
+    CPU = "the CPU of this process"
+    CONSUMER = "the consumer of the pages"
+    DISK = "the disk or database"
+    OUTAGE = "failures of the server"
+    """The host is down, or the delay before the next try of a failed request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +72,70 @@ class PageRead:
     number: int
     records: int
     quarantined: int
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFinished:
+    """A request of a stream was answered and its body is complete, or it failed; each attempt is one request.
+
+    method, url: as sent, `url` without its query; of a redirect, the last one.
+    stream_slice: the slice, None for a request of a hook outside of slices.
+    attempt: from 1.
+    status: of the response; None without a response.
+    error: the name of the class of the error that this attempt ended with, such as "StallTimeout"; "" without one.
+    is_refused: the API refused the request for its rate.
+    size: bytes of the body, as decoded; 0 for a body that is parsed as it arrives.
+    queued_s, limited_s: seconds that the request waited for its turn, and for a quota, a limit, a pause or the host.
+    server_s, body_s: seconds from sending to the first byte, and from there to the end of the body.
+    """
+
+    stream: str
+    stream_slice: Slice | None
+    method: str
+    url: str
+    attempt: int
+    status: int | None
+    error: str
+    is_refused: bool
+    size: int
+    queued_s: float
+    limited_s: float
+    server_s: float
+    body_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressSampled:
+    """The progress of a stream, sampled once in a while as long as there are listeners, and at its end.
+
+    seconds: since the previous sample of this stream, or since its start.
+    pages, records: delivered so far by this run.
+    slices_done, slices_open: finished slices, and those that are being read.
+    slices_known: number of all slices, None while it is unknown.
+    records_expected: total number of records that the API reports for the open and finished slices; None if it does not
+        report one for each.
+    in_flight: requests that are being answered. waiting: requests that wait for a permit.
+    wait_reason, wait_s: what these wait for, and for about how many seconds more; "" and 0 without a wait.
+    ceilings: what limits the stream now, the strongest first.
+    max_rate: requests a second that the limits allow together (declared, reported, learned); None if none is known.
+    limits: the limits in force, as text for people; "" without any.
+    """
+
+    stream: str
+    seconds: float
+    pages: int
+    records: int
+    slices_done: int
+    slices_open: int
+    slices_known: int | None
+    records_expected: int | None
+    in_flight: int
+    waiting: int
+    wait_reason: str
+    wait_s: float
+    ceilings: tuple[Ceiling, ...]
+    max_rate: float | None
+    limits: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +187,8 @@ Event: TypeAlias = (
     | SliceStarted
     | PageRead
     | SliceFinished
+    | RequestFinished
+    | ProgressSampled
     | ParentsDiscovered
     | RetryScheduled
     | WaitStarted

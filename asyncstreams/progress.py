@@ -14,6 +14,8 @@ from .events import (
     Listener,
     PageRead,
     ParentsDiscovered,
+    ProgressSampled,
+    RequestFinished,
     RetryScheduled,
     SliceFinished,
     SliceStarted,
@@ -122,7 +124,7 @@ class Progress:
                 row.waiting_until, row.wait_reason = now + delay, reason
             case WaitStarted(reason=reason, seconds=seconds):
                 row.waiting_until, row.wait_reason = now + seconds, reason
-            case SliceStarted():
+            case SliceStarted() | RequestFinished() | ProgressSampled():
                 pass
             case SliceFinished(error=slice_failure):
                 row.slices += slice_failure is None

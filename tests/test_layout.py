@@ -20,12 +20,14 @@ PACKAGE = ROOT / "asyncstreams"
 # From the top; a module may import from its own floor and from those below.
 FLOORS = [
     ("testing",),
+    ("cli",),
+    ("observability",),
     ("",),
-    ("source", "progress"),
+    ("source", "progress", "launch"),
     ("streams",),
     ("extraction",),
     ("execution",),
-    ("records", "parents", "destinations"),
+    ("records", "parents", "destinations", "event_log"),
     ("http",),
     ("rate_limits",),
     ("pagination", "auth", "schemas", "state"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..destinations.ledger import JournalRecord, Part
+from ..event_log.run_record import RunRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +115,15 @@ class StreamReport:
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """The reports of all streams that were read; `unavailable` maps skipped streams to the reasons."""
+    """The reports of all streams that were read; `unavailable` maps skipped streams to the reasons.
+
+    `record` is the record of the run: what it did over time, what limited it, and what failed. It is None for reads
+    that are not extractions, and with `event_log=False`.
+    """
 
     streams: tuple[StreamReport, ...]
     unavailable: Mapping[str, str] = field(default_factory=dict[str, str])
+    record: RunRecord | None = None
 
     def __str__(self) -> str:
         lines = {report.stream: str(report) for report in self.streams}

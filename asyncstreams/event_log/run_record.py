@@ -1,0 +1,214 @@
+"""The record of one run: what it did over time, what limited it and what failed; bounded, without record values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from ..errors import StateCorrupt
+
+FORMAT = 1
+Outcome: TypeAlias = Literal["running", "complete", "partial", "failed", "interrupted"]
+StreamOutcome: TypeAlias = Literal["running", "complete", "partial", "failed", "interrupted", "unavailable"]
+
+
+@dataclass(frozen=True, slots=True)
+class LatencySummary:
+    """Distribution of a time in seconds over `count` requests; percentiles are accurate to 5 %."""
+
+    count: int = 0
+    total: float = 0.0
+    p50: float = 0.0
+    p90: float = 0.0
+    p99: float = 0.0
+    max: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Latencies:
+    """Where the time of the requests went: see `RequestFinished`."""
+
+    queue: LatencySummary = LatencySummary()
+    limiter: LatencySummary = LatencySummary()
+    server: LatencySummary = LatencySummary()
+    body: LatencySummary = LatencySummary()
+
+
+@dataclass(frozen=True, slots=True)
+class TimeSeries:
+    """Counts in consecutive intervals of `interval` seconds from the begin of the run; at most 600 intervals.
+
+    `requests` finished requests, of which `refused` for their rate and `failed` otherwise; `records`; `size` in bytes;
+    `in_flight` the largest number seen; `max_rate` requests a second that the limits allowed, None where unknown.
+    `statuses` has one list for each status ("200") or class of error ("StallTimeout").
+    """
+
+    interval: float = 1.0
+    requests: tuple[int, ...] = ()
+    refused: tuple[int, ...] = ()
+    failed: tuple[int, ...] = ()
+    records: tuple[int, ...] = ()
+    size: tuple[int, ...] = ()
+    in_flight: tuple[int, ...] = ()
+    max_rate: tuple[float | None, ...] = ()
+    statuses: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
+
+
+@dataclass(frozen=True, slots=True)
+class WaitSummary:
+    """How often requests waited for one reason, and the seconds that were announced, added up."""
+
+    count: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRecord:
+    """One stream of a run. `began_s` and `ended_s` are seconds since the begin of the run.
+
+    `duration` is the time between them. `ceilings` maps the texts of `Ceiling` to seconds during which each limited the
+    stream. `max_rate` is the last known limit in requests a second, `limits` the limits as text. `rows` were committed
+    to the output. `notes` say what was left out or assumed.
+    """
+
+    name: str
+    outcome: StreamOutcome
+    error: str = ""
+    began_s: float = 0.0
+    ended_s: float = 0.0
+    slices: int = 0
+    failed: int = 0
+    ignored: int = 0
+    missing: int = 0
+    pages: int = 0
+    records: int = 0
+    quarantined: int = 0
+    rows: int | None = None
+    requests: int = 0
+    refused: int = 0
+    retries: int = 0
+    size: int = 0
+    max_rate: float | None = None
+    limits: str = ""
+    ceilings: Mapping[str, float] = field(default_factory=dict[str, float])
+    waits: Mapping[str, WaitSummary] = field(default_factory=dict[str, WaitSummary])
+    latencies: Latencies = Latencies()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def duration(self) -> float:
+        return self.ended_s - self.began_s
+
+
+@dataclass(frozen=True, slots=True)
+class SliceRecord:
+    """One slice: its text without secrets, its times since the begin of the run in seconds, and what it delivered."""
+
+    stream: str
+    slice: str
+    began_s: float
+    ended_s: float
+    pages: int = 0
+    records: int = 0
+    outcome: Literal["complete", "failed", "interrupted"] = "complete"
+
+
+@dataclass(frozen=True, slots=True)
+class FailureRecord:
+    """Equal failures of one stream; first and last in seconds since the begin of the run.
+
+    `is_final`: it failed a slice or the stream; otherwise the request was tried again.
+    """
+
+    stream: str
+    kind: str
+    message: str
+    count: int
+    first_s: float
+    last_s: float
+    status: int | None = None
+    is_final: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdRecord:
+    """A threshold of the run, as written. `is_met` is None if it was skipped. `details` says what was found, or why."""
+
+    text: str
+    is_met: bool | None
+    details: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One run of `extract`.
+
+    id: unique within an output, and sorted by time: "20261201T021058Z-3f9a".
+    source: the class of the Source. import_path: "shop:Shop" or "shop.py:Shop" if it was started by the command line.
+    destination: such as "JsonLines out". command: the command that started the run and resumes it; "" from Python.
+    began_at: ISO 8601, UTC. seconds: duration so far.
+    verdict: one sentence that names what limited the run.
+    ceilings: seconds by `Ceiling`, over all streams. cpu_s: CPU of the process during the run.
+    settings: the settings that differ from their defaults, secrets masked, by stream; "" is the Source.
+    is_narrowed: `limit`, `slices`, `since` or `until` narrowed the run, or only some streams were selected.
+    slices: at most 300: the slowest, and a sample of the others; `slices_left_out` counts the rest.
+    failures: at most 100; `failures_left_out` counts the rest.
+    """
+
+    id: str
+    source: str
+    destination: str
+    began_at: str
+    outcome: Outcome
+    format: int = FORMAT
+    import_path: str = ""
+    command: str = ""
+    version: str = ""
+    seconds: float = 0.0
+    cpu_s: float = 0.0
+    error: str = ""
+    verdict: str = ""
+    is_narrowed: bool = False
+    ceilings: Mapping[str, float] = field(default_factory=dict[str, float])
+    settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
+    streams: tuple[StreamRecord, ...] = ()
+    unavailable: Mapping[str, str] = field(default_factory=dict[str, str])
+    series: TimeSeries = field(default_factory=TimeSeries)
+    latencies: Latencies = Latencies()
+    slices: tuple[SliceRecord, ...] = ()
+    slices_left_out: int = 0
+    failures: tuple[FailureRecord, ...] = ()
+    failures_left_out: int = 0
+    thresholds: tuple[ThresholdRecord, ...] = ()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the run read all of its streams completely, so that later runs are compared with it."""
+        return self.outcome == "complete" and not self.is_narrowed
+
+    def stream(self, name: str) -> StreamRecord | None:
+        """The record of a stream; None if the run did not read it."""
+        return next((stream for stream in self.streams if stream.name == name), None)
+
+    def to_json(self) -> dict[str, Any]:
+        return msgspec.to_builtins(self)
+
+    def to_bytes(self) -> bytes:
+        return msgspec.json.encode(self)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, location: str) -> RunRecord:
+        """Raises StateCorrupt, which names the location, for bytes that are no record of this or an earlier format."""
+        try:
+            record = msgspec.json.decode(data, type=cls)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise StateCorrupt(f"{location}: not a record of a run: {error}") from None
+        if record.format > FORMAT:
+            raise StateCorrupt(
+                f"{location}: written by a newer version of asyncstreams (format {record.format})",
+                hint="upgrade asyncstreams",
+            )
+        return record
