@@ -10,13 +10,16 @@ import httpx
 import pytest
 
 from asyncstreams import (
+    Ceiling,
     Event,
     HttpAvailabilityStrategy,
     HttpStatusError,
     HttpStream,
     PageNumber,
     PageRead,
+    ProgressSampled,
     RequestContext,
+    RequestFinished,
     RetryScheduled,
     Slice,
     Source,
@@ -69,10 +72,25 @@ FORBIDDEN = httpx.Response(403, json={"message": "not for you"})
 
 
 class EventRecorder(list[Event]):
-    """A listener that stores all events."""
+    """A listener that stores all events; those that measure are kept apart, since their times vary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.measured: list[RequestFinished | ProgressSampled] = []
 
     def __call__(self, event: Event) -> None:
-        self.append(event)
+        if isinstance(event, RequestFinished | ProgressSampled):
+            self.measured.append(event)
+        else:
+            self.append(event)
+
+    @property
+    def requests(self) -> list[RequestFinished]:
+        return [event for event in self.measured if isinstance(event, RequestFinished)]
+
+    @property
+    def samples(self) -> list[ProgressSampled]:
+        return [event for event in self.measured if isinstance(event, ProgressSampled)]
 
     def of(self, kind: type[Any]) -> list[Any]:
         return [event for event in self if type(event) is kind]
@@ -413,7 +431,7 @@ async def test_events_contain_no_secret_and_no_query(items, recorder, virtual_cl
     with pytest.raises(HttpStatusError):
         await stream.read()
 
-    output = " ".join(f"{event!r} {getattr(event, 'error', '')}" for event in recorder)
+    output = " ".join(f"{event!r} {getattr(event, 'error', '')}" for event in [*recorder, *recorder.measured])
     retried = [RetryScheduled, WaitStarted, RetryScheduled, RetryScheduled]
     assert recorder.kinds == [StreamStarted, SliceStarted, *retried, SliceFinished, StreamFinished]
     assert "tok3n-of-mine" not in output
@@ -421,10 +439,99 @@ async def test_events_contain_no_secret_and_no_query(items, recorder, virtual_cl
     assert "api_key" not in output
 
 
+async def test_each_attempt_emits_a_request(items, recorder, virtual_clock):
+    items.side_effect = [httpx.Response(429, headers={"Retry-After": "5"}), httpx.ConnectError("x"), page(1), page()]
+    stream = declare(clock=virtual_clock)
+    stream.subscribe(recorder)
+
+    await stream.read()
+
+    refused, failed, first, last = recorder.requests
+    assert (refused.status, refused.error, refused.is_refused) == (429, "HttpStatusError", True)
+    assert (failed.status, failed.error, failed.is_refused) == (None, "HostUnavailable", False)
+    assert (first.status, first.error, first.attempt, first.size) == (200, "", 3, len(page(1).content))
+    assert (last.attempt, last.method, last.url) == (1, "GET", f"{API}items")
+    assert 5 <= failed.limited_s <= 5.5
+    assert [request.stream_slice for request in recorder.requests] == [Slice()] * 4
+
+
+async def test_times_of_a_request_are_kept_apart(recorder, virtual_clock):
+    class SlowBody(httpx.AsyncByteStream):
+        async def __aiter__(self):
+            yield b"["
+            await virtual_clock.sleep(3)
+            yield b"]"
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        await virtual_clock.sleep(2)
+        return httpx.Response(200, headers={"Content-Type": "application/json"}, stream=SlowBody())
+
+    stream = declare(clock=virtual_clock, transport=httpx.MockTransport(answer), adaptive_timeouts=False)
+    stream.subscribe(recorder)
+
+    await stream.read()
+
+    (request,) = recorder.requests
+    assert (request.server_s, request.body_s) == pytest.approx((2, 3))
+    assert request.size == 2
+    assert request.queued_s == request.limited_s == 0
+
+
+async def test_last_sample_has_the_totals_of_the_stream(items, recorder):
+    items.side_effect = [page(1, 2), page(3), page()]
+    stream = Items()
+    stream.subscribe(recorder)
+
+    await stream.read()
+
+    last = recorder.samples[-1]
+    assert (last.pages, last.records, last.slices_done, last.slices_open, last.slices_known) == (3, 3, 1, 0, 1)
+    assert last.in_flight == last.waiting == 0
+
+
+async def test_sample_during_a_pause_names_the_quota(items, recorder, virtual_clock):
+    items.side_effect = [httpx.Response(429, headers={"Retry-After": "60"}), page(1), page()]
+    stream = declare(clock=virtual_clock)
+    stream.subscribe(recorder)
+
+    await stream.read()
+
+    waiting = [sample for sample in recorder.samples if sample.waiting]
+    assert {sample.ceilings for sample in waiting} == {(Ceiling.REPORTED_QUOTA,)}
+    assert 50 < max(sample.wait_s for sample in waiting) < 62
+    assert waiting[0].wait_reason == "the API's pause to end"
+    assert sum(sample.seconds for sample in recorder.samples) > 60
+
+
+async def test_idle_stream_is_sampled_less_often(items, recorder, virtual_clock):
+    items.side_effect = [httpx.Response(429, headers={"Retry-After": "500"}), page(1), page()]
+    stream = declare(clock=virtual_clock, max_server_wait=1_000)
+    stream.subscribe(recorder)
+
+    await stream.read()
+
+    assert 8 < len(recorder.samples) < 40
+
+
+async def test_number_of_listed_slices_is_known_at_once(items, recorder):
+    items.side_effect = lambda request: page()
+    stream = declare(paginator=None, stream_slices=lambda self, state=None: [{"n": n} for n in range(5)])
+    stream.subscribe(recorder)
+
+    async with stream.pages() as pages:
+        async for _ in pages:
+            await asyncio.sleep(0.1)
+
+    assert {sample.slices_known for sample in recorder.samples} == {5}
+    assert recorder.samples[-1].slices_done == 5
+
+
 EVENTS: list[Event] = [
     StreamStarted("a"),
     SliceStarted("a", Slice()),
     PageRead("a", Slice(), 0, 1, 0),
+    RequestFinished("a", Slice(), "GET", f"{API}items", 1, 200, "", False, 10, 0.0, 0.0, 0.1, 0.0),
+    ProgressSampled("a", 0.2, 1, 1, 1, 0, 1, 1, 0, 0, "", 0.0, (), None, ""),
     RetryScheduled("a", "503", 1.0, 1),
     WaitStarted("a", "429", 1.0),
     SliceFinished("a", Slice()),

@@ -28,7 +28,7 @@ from asyncstreams import (
     StreamUnavailable,
 )
 from asyncstreams.errors import PartialFailure
-from asyncstreams.events import PageRead, SliceFinished, SliceStarted, StreamFinished, StreamStarted
+from asyncstreams.events import PageRead, RequestFinished, SliceFinished, SliceStarted, StreamFinished, StreamStarted
 
 
 @pytest.fixture(autouse=True)
@@ -317,7 +317,8 @@ async def test_events_of_each_slice_are_in_order(virtual_clock):
 
     assert events[0] == StreamStarted("items")
     assert isinstance(events[-1], StreamFinished)
-    for name, kinds in {"a": [PageRead, PageRead], "b": [PageRead]}.items():
+    page = [RequestFinished, PageRead]
+    for name, kinds in {"a": [*page, *page], "b": [*page, RequestFinished]}.items():
         own = [event for event in events if getattr(event, "stream_slice", None) == {"at": name}]
         assert [type(event) for event in own] == [SliceStarted, *kinds, SliceFinished]
         assert (own[-1].error is None) == (name == "a")

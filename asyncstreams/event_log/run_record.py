@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import msgspec
 
@@ -194,14 +194,16 @@ class RunRecord:
         return next((stream for stream in self.streams if stream.name == name), None)
 
     def to_json(self) -> dict[str, Any]:
-        return msgspec.to_builtins(self)
+        """The record as a JSON object."""
+        return cast("dict[str, Any]", msgspec.to_builtins(self))
 
     def to_bytes(self) -> bytes:
+        """The record as JSON, as it is stored."""
         return msgspec.json.encode(self)
 
     @classmethod
     def from_bytes(cls, data: bytes, location: str) -> RunRecord:
-        """Raises StateCorrupt, which names the location, for bytes that are no record of this or an earlier format."""
+        """Read a stored record. Raises StateCorrupt, which names the location, for anything other than a record."""
         try:
             record = msgspec.json.decode(data, type=cls)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -20,6 +20,7 @@ from ..state.stream_selection import StreamSelection
 from .failure_policy import FailurePolicy
 from .page_queue import PageQueue
 from .parent_coordinator import ParentCoordinator, StreamNode
+from .progress_sampler import PageStore, ProgressSampler
 from .report import RunReport
 from .run_log import log_end, log_progress, log_silences, log_start
 from .slice_scheduler import SliceScheduler
@@ -47,12 +48,15 @@ class Scheduler:
         max_concurrency: int,
         *,
         stop_on_error: bool,
+        store: PageStore | None = None,
     ) -> None:
         self.selections, self._open_client = tuple(selections), open_client
+        self._clock = self.selections[0].stream.resolved.clock if self.selections else SystemClock()
         self._coordinator = ParentCoordinator(selections)
         self._failures = FailurePolicy(selections, stop_on_error=stop_on_error)
         self._slot_pool = SlotPool(cap_to_fd_limit(max_concurrency))
         self._page_queue = PageQueue(_MAX_QUEUED_PAGES, _MAX_QUEUED_BYTES)
+        self._sampler = ProgressSampler(self._clock, self._page_queue, store)
         self._readers: list[StreamReader] = []
 
     @asynccontextmanager
@@ -91,6 +95,10 @@ class Scheduler:
         """The runs of the streams that have begun, in the order of the streams."""
         return [reader.run for reader in self._readers if reader.run is not None]
 
+    def _active_runs(self) -> Sequence[StreamRun]:
+        """The runs of the streams that are being read."""
+        return [reader.run for reader in self._readers if reader.run is not None and reader.is_reading]
+
     def explain(self) -> str:
         """Describe what each started stream is doing and what it waits for, one line per stream."""
         lines = [run.explain() for run in self._runs()]
@@ -121,8 +129,8 @@ class Scheduler:
     async def _run(self) -> None:
         try:
             with self._failures.scope:
-                clock = self.selections[0].stream.resolved.clock if self.selections else SystemClock()
-                async with log_silences(clock, self._runs, self._page_queue):
+                silences = log_silences(self._clock, self._runs, self._page_queue)
+                async with silences, self._sampler.sampling(self._active_runs):
                     await self._run_streams()
         finally:
             # Cancelled tasks end in arbitrary order: their events are emitted here, in a reproducible order.
@@ -133,7 +141,9 @@ class Scheduler:
     async def _run_streams(self) -> None:
         try:
             async with self._coordinator.resolve_parents() as nodes, anyio.create_task_group() as tasks:
-                self._readers = [StreamReader(node, self._failures, is_alone=len(nodes) == 1) for node in nodes]
+                self._readers = [
+                    StreamReader(node, self._failures, self._sampler, is_alone=len(nodes) == 1) for node in nodes
+                ]
                 for reader in self._readers:
                     tasks.start_soon(self._run_stream, reader)
         except Exception as error:  # of resolve_parents
@@ -161,10 +171,11 @@ class Scheduler:
 class StreamReader:
     """Reads one stream of a run, from its first event to its last one."""
 
-    def __init__(self, node: StreamNode, failures: FailurePolicy, *, is_alone: bool) -> None:
-        self.node, self._failures, self._is_alone = node, failures, is_alone
+    def __init__(self, node: StreamNode, failures: FailurePolicy, sampler: ProgressSampler, *, is_alone: bool) -> None:
+        self.node, self._failures, self._sampler, self._is_alone = node, failures, sampler, is_alone
         self.run: StreamRun | None = None
         """The state of the stream, once it has begun."""
+        self.is_reading = False
         self._events: EventEmitter | None = None
         self._cancellation: BaseException | None = None
 
@@ -209,11 +220,12 @@ class StreamReader:
         slots = slot_pool.add_stream(stream.resolved.weight, stream.resolved.max_concurrency)
         sender = node.sender_to(queue)
         run = StreamRun.create(selection, client, validator, slots, sender, node.feed, node.max_records)
-        self.run = run
+        self.run, self.is_reading = run, True
         log_start(run)
         try:
             async with log_progress(run), anyio.create_task_group() as tasks:
                 await SliceScheduler(run, failures, tasks).run_slices()
+            self._sampler.sample(run)
             failures.check_children(run)
         except BaseException:
             log_end(run, "stopped")
@@ -226,6 +238,7 @@ class StreamReader:
             if is_complete and selection.state_store is not None:
                 selection.state_store.finish_stream(stream.name, run, node.parent_states())
         finally:
+            self.is_reading = False
             slots.close()
             validator.log_summary()
         if stream.name in failures.unavailable:

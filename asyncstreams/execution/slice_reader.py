@@ -166,6 +166,8 @@ class SliceReader:
         rows, count = pagination.next.find_rows(records, response, record_count)
         if not pagination.advance(records, rows, count, response, is_complete=is_complete):
             records = []
+        if pagination.number == 0:
+            self._expect_records(response, record_count if count is None else count)
         if not pagination.is_finished:
             if pagination.number == 0:
                 self._start_ahead(fetched, count or 0)
@@ -173,6 +175,14 @@ class SliceReader:
                 self._ahead.observe_page(pagination.number, count or 0, pagination.token)
         pagination.observe_records(records)
         return self._build_page(records, response)
+
+    def _expect_records(self, response: Response, count: int) -> None:
+        """Note how many records the slice has, if its first page of `count` rows shows it."""
+        predictor = self._run.pagination.predictor
+        if self._pagination.is_finished:
+            self._run.bounds.expect_records(count)
+        elif predictor is not None and (pages := predictor.page_count(response, count)) is not None:
+            self._run.bounds.expect_records(pages * count)
 
     def _start_ahead(self, first: ParsedPage, count: int) -> None:
         """Fetch pages ahead if the paginator can predict their tokens and no record limit is set."""

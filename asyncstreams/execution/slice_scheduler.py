@@ -52,7 +52,8 @@ class SliceScheduler:
             # No record is needed, so no slice is either. Asking for slices might send requests to parents.
             return
         replays = run.sender.replays_delivered
-        async with aclosing(pending_slices(run.selection, run.incremental, include_delivered=replays)) as pending:
+        slices = pending_slices(run.selection, run.incremental, bounds.know_slices, include_delivered=replays)
+        async with aclosing(slices) as pending:
             async for stream_slice, already_delivered, problem in pending:
                 if run.feed is not None:
                     self._emit_parents_discovered()
@@ -75,6 +76,7 @@ class SliceScheduler:
                 if first is not None:
                     await first.wait()
                     first = anyio.Event() if children is not None and children.is_undecided else None
+        bounds.know_slices(progress.slices_started)
         if run.feed is not None:
             self._emit_parents_discovered()
             self._failures.check_parents(run, run.feed)

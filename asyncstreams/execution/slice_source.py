@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping, Sequence, Sized
 from contextlib import aclosing
 from typing import Any, NamedTuple, cast
 
@@ -38,14 +38,23 @@ class PendingSlice(NamedTuple):
 
 
 async def pending_slices(
-    selection: StreamSelection, incremental: IncrementalPlan | None, *, include_delivered: bool = False
+    selection: StreamSelection,
+    incremental: IncrementalPlan | None,
+    on_known: Callable[[int], None] | None = None,
+    *,
+    include_delivered: bool = False,
 ) -> AsyncGenerator[PendingSlice]:
-    """Yield the slices that are not done; with `include_delivered`, also those that an earlier run delivered."""
+    """Yield the slices that are not done; with `include_delivered`, also those that an earlier run delivered.
+
+    `on_known` is called with their number before they are yielded, if it follows from a list without a state.
+    """
     stream = selection.stream
     state = selection.state if isinstance(selection.state, StreamState) else None
     distinct = DistinctParents(stream) if stream.parents and selection.slices is None else None
     count = 0
-    async with aclosing(iter_slices(stream, selection.slices, selection.state)) as slices:
+    is_whole = incremental is None and distinct is None and not (state is not None and state.has_read)
+    given = iter_slices(stream, selection.slices, selection.state, on_known if is_whole else None)
+    async with aclosing(given) as slices:
         async for stream_slice in slices:
             count += 1
             if count % _MAX_SLICES_PER_TURN == 0:  # most of them may be done
@@ -88,8 +97,13 @@ def _counted(partitions: int) -> str:
     return "a partition" if partitions == 1 else f"{partitions:,} partitions"
 
 
-async def iter_slices(stream: Stream, slices: SliceInput | None, state: Mapping[str, Any]) -> AsyncGenerator[Slice]:
-    """Yield `slices`, or the slices of the stream if it is None, lazily."""
+async def iter_slices(
+    stream: Stream,
+    slices: SliceInput | None,
+    state: Mapping[str, Any],
+    on_known: Callable[[int], None] | None = None,
+) -> AsyncGenerator[Slice]:
+    """Yield `slices`, or the slices of the stream if it is None, lazily; `on_known` gets the length of a list."""
     given: SliceInput = ()
     labels = SliceLabels(stream)
     try:
@@ -107,6 +121,8 @@ async def iter_slices(stream: Stream, slices: SliceInput | None, state: Mapping[
             async for stream_slice in given:
                 yield _to_slice(stream, labels, stream_slice)
         elif isinstance(given, Iterable):
+            if on_known is not None and isinstance(given, Sized):
+                on_known(len(given))
             for value in given:
                 yield _to_slice(stream, labels, value)
         else:

@@ -149,6 +149,11 @@ class StreamSlots(QueueEntry[None]):
     def count_open(self, change: int) -> None:
         self._pool.count_open(self, change)
 
+    @property
+    def are_used_up(self) -> bool:
+        """Whether no further slot can be acquired, because of the stream's own limit or that of the run."""
+        return self.held >= self.max_slots or not self._pool.has_free_slot()
+
     def close(self) -> None:
         """Unregister the stream, whose slices have released their slots."""
         self._pool.remove_stream(self)

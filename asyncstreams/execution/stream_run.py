@@ -149,6 +149,27 @@ class StreamRun:
         return self.progress.is_fully_acknowledged
 
     @property
+    def slices_finished(self) -> int:
+        """Number of slices that were read, ignored, left out, or that failed."""
+        progress = self.progress
+        return progress.slices_done + progress.slices_ignored + self.slices_missing + len(progress.failures)
+
+    @property
+    def slices_known(self) -> int | None:
+        """Number of all slices; None while it is unknown."""
+        if self.bounds.slices_known is None and self.feed is not None and self.feed.is_complete:
+            batch = self.stream.resolved.parent_batch_size or 1
+            return max(-(-self.feed.parent_count // batch), self.progress.slices_started)
+        known = self.bounds.slices_known
+        return None if known is None else max(known, self.progress.slices_started)
+
+    @property
+    def records_expected(self) -> int | None:
+        """Records of all slices that were started, as the API reports them; None if it does not for one of them."""
+        started = self.progress.slices_started
+        return self.bounds.records_expected if self.bounds.slices_with_total >= started > 0 else None
+
+    @property
     def slices_missing(self) -> int:
         """Number of slices that were left out, because their children are refused or missing."""
         return 0 if self.children is None else self.children.count
@@ -161,7 +182,6 @@ class StreamRun:
     def explain(self) -> str:
         """Describe the progress of the stream and what its requests wait for."""
         progress, failures = self.progress, len(self.progress.failures)
-        finished = progress.slices_done + progress.slices_ignored + self.slices_missing + failures
         failed = f", {progress.slices_ignored:,} ignored" if progress.slices_ignored else ""
         failed += f", {self.slices_missing:,} missing" if self.slices_missing else ""
         failed += f", {failures} failed" if failures else ""
@@ -170,7 +190,7 @@ class StreamRun:
             parents = f" of {self.feed.parent_count:,} parents" + ("" if self.feed.is_complete else " so far")
         waits = "".join(f"; {text}" for text in (self.client.describe_limits(), str(self.client.wait_tracker)) if text)
         return (
-            f"{self.stream.name}: {progress.slices_started - finished} slices open, {self.slots.held} of "
+            f"{self.stream.name}: {progress.slices_started - self.slices_finished} slices open, {self.slots.held} of "
             f"{self.slots.max_slots} slots in use; {progress.slices_done:,} slices done{parents}{failed}, "
             f"{progress.delivered.pages:,} pages, {progress.delivered.records:,} records" + waits
         )
@@ -278,18 +298,31 @@ class StreamProgress:
 class ReadBounds:
     """How much of a stream is read: at most `remaining` more records, or None for all.
 
-    Of a preview, pages that the stream does not declare are no error.
+    `slices_known` is the number of all slices, None while it is unknown. The first pages of `slices_with_total` slices
+    have shown that they hold `records_expected` records together. Of a preview, pages that the stream does not declare
+    are no error.
     """
 
     def __init__(self, max_records: int | None, *, is_preview: bool) -> None:
         self.remaining = max_records
         self.is_limited = max_records is not None
         self.is_preview = is_preview or self.is_limited
+        self.slices_known: int | None = None
+        self.records_expected = self.slices_with_total = 0
 
     @property
     def is_reached(self) -> bool:
         """Whether no further record is needed."""
         return self.remaining is not None and self.remaining <= 0
+
+    def know_slices(self, count: int) -> None:
+        """Note how many slices there are in all."""
+        self.slices_known = count
+
+    def expect_records(self, count: int) -> None:
+        """Add the records of one slice, as its first page reports them."""
+        self.records_expected += count
+        self.slices_with_total += 1
 
     def apply(self, page: Page) -> Page:
         """Truncate a page to the remaining records of the limit, and count them."""

@@ -7,6 +7,7 @@ import math
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import httpx
 
@@ -30,6 +31,14 @@ _MIN_LOGGED_S = 5.0
 _WAIT_TOLERANCE_S = 1.01  # by which an accepted wait may have grown
 _YEAR_S = 366 * 86_400
 _log = logging.getLogger("asyncstreams")
+
+
+class CurrentWait(NamedTuple):
+    """`requests` that wait for one reason, for about `seconds` more; infinity if the end is unknown."""
+
+    reason: str
+    requests: int
+    seconds: float
 
 
 class WaitTracker:
@@ -71,13 +80,19 @@ class WaitTracker:
         with self.track(reason, seconds):
             yield
 
-    def __str__(self) -> str:
-        """The current waits with their reasons; empty if there are none."""
+    def current(self) -> Sequence[CurrentWait]:
+        """What requests wait for now."""
         now = self._clock.monotonic()
-        return ", ".join(
-            f"{count} {_verb(count)} for {reason}{_until(self._ends[reason] - now)}"
+        return [
+            CurrentWait(reason, count, max(0.0, self._ends[reason] - now))
             for reason, count in self._counts.items()
             if count
+        ]
+
+    def __str__(self) -> str:
+        """The current waits with their reasons; empty if there are none."""
+        return ", ".join(
+            f"{wait.requests} {_verb(wait.requests)} for {wait.reason}{_until(wait.seconds)}" for wait in self.current()
         )
 
 
@@ -177,6 +192,19 @@ class Admission(PermitWaits):
     def in_flight(self) -> int:
         """Requests of the stream that have been sent, and whose responses have not been read yet."""
         return sum(client.in_flight for client in self._clients.values())
+
+    @property
+    def max_rate(self) -> float | None:
+        """Requests a second that the limits of the origins that received requests allow; None if none is known."""
+        rates = [governor.max_rate(client) for governor, client in self._clients.items()]
+        known = [rate for rate in rates if rate is not None]
+        # Several tokens have a quota each.
+        return None if not known else sum(known) if self._tokens is not None else min(known)
+
+    @property
+    def is_paused_by_api(self) -> bool:
+        """Whether the API ordered the last pause of one of the quotas."""
+        return any(governor.is_pause_ordered for governor in self._clients)
 
     def describe_limits(self) -> str:
         """The limits known for the origins that received requests, as text."""
@@ -280,7 +308,7 @@ def wait_too_long(stream: Stream, reason: str, delay: float, wall: float) -> Rat
 
 
 def _until(seconds: float) -> str:
-    return "" if seconds == math.inf else f", {max(0.0, seconds):.1f} s more"
+    return "" if seconds == math.inf else f", {seconds:.1f} s more"
 
 
 def _verb(count: int) -> str:

@@ -11,7 +11,7 @@ import httpx
 
 from ..declaration.stream import Stream
 from ..errors import AsyncStreamsError, ConfigError, HostUnavailable, MalformedJSON
-from ..events import EventEmitter
+from ..events import EventEmitter, RequestFinished
 from ..messages import Request, Response, shown_url
 from ..models import RequestContext, ResponseAction
 from ..protocols import Middleware, Send
@@ -91,11 +91,26 @@ class HttpClient:
         """First tries that were given up early, because other responses had come much faster."""
         return self._sender.dispatcher.answer_times.early_timeouts
 
+    @property
+    def in_flight(self) -> int:
+        """Requests that have been sent, and whose responses have not been read yet."""
+        return self._sender.admission.in_flight
+
+    @property
+    def max_rate(self) -> float | None:
+        """Requests a second that all known limits of the stream allow together; None if none is known."""
+        return self._sender.admission.max_rate
+
+    @property
+    def is_paused_by_api(self) -> bool:
+        """Whether the API, and not a limit of our own, ordered the last pause."""
+        return self._sender.admission.is_paused_by_api
+
     def describe_waits(self) -> str:
         """What the requests of the stream wait for, as text; empty if there are none."""
-        in_flight = self._sender.admission.in_flight
-        answers = f"{in_flight:,} {'request has' if in_flight == 1 else 'requests have'} no complete response yet"
-        return ", ".join(filter(None, (str(self.wait_tracker), answers if in_flight else "")))
+        count = self.in_flight
+        answers = f"{count:,} {'request has' if count == 1 else 'requests have'} no complete response yet"
+        return ", ".join(filter(None, (str(self.wait_tracker), answers if count else "")))
 
     def describe_limits(self) -> str:
         """The limits known for the stream, as text."""
@@ -140,6 +155,8 @@ class HttpClient:
                     except BaseException:
                         await discard(response)
                         raise
+                if self.events:
+                    self._emit_request(outcome, response, request, attempt, retry)
                 if self._logs_requests:
                     self._log_attempt(outcome, response, request, attempt, retry)
                 retry.time.excluded_s += attempt.waited_s
@@ -349,6 +366,31 @@ class HttpClient:
         if message is not None and message not in known and len(known - {"Retry-After"}) < _MAX_WARNINGS:
             known.add(message)
             _log.warning("%s: a part of the data is missing: %s", self.stream.name, self.secrets.mask(message))
+
+    def _emit_request(
+        self, outcome: Outcome, response: Response | None, request: Request, attempt: Attempt, retry: RetryState
+    ) -> None:
+        now, permit = self.clock.monotonic(), attempt.permit
+        sent_at = retry.time.sent_at if permit is None else permit.sent_at
+        answered_at = now if permit is None or permit.answered_at is None else permit.answered_at
+        answered = attempt.redirected or request
+        self.events.emit(
+            RequestFinished(
+                self.stream.name,
+                attempt.context.stream_slice,
+                answered.method,
+                shown_url(answered),
+                attempt.context.attempt,
+                None if response is None else response.status_code,
+                "" if isinstance(outcome, ClassifiedResponse) else type(outcome.error).__name__,
+                isinstance(outcome, Refusal) and outcome.action is ResponseAction.THROTTLED,
+                len(response.content) if response is not None and response.has_body else 0,
+                attempt.waited_s - attempt.limited_s,
+                attempt.limited_s,
+                answered_at - sent_at,
+                now - answered_at,
+            )
+        )
 
     def _log_attempt(
         self, outcome: Outcome, response: Response | None, request: Request, attempt: Attempt, retry: RetryState

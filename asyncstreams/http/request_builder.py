@@ -58,7 +58,9 @@ class Attempt:
     permit: Permit | None = None
     """The last permit, under which the outcome is recorded; None if a middleware produced the response."""
     waited_s: float = 0.0
-    """Seconds that the request waited for permits."""
+    """Seconds that the request waited for permits..."""
+    limited_s: float = 0.0
+    """...of which for a limit, a pause or the host."""
     redirected: Request | None = None
     """The request of the last redirect that was followed."""
     without_credential: bool = False
@@ -68,6 +70,7 @@ class Attempt:
         """Note that the next request is sent under this permit."""
         self.permit = permit
         self.waited_s += permit.waited_s
+        self.limited_s += permit.limited_s
 
 
 class RequestBody(NamedTuple):

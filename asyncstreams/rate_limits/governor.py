@@ -22,12 +22,13 @@ from .loop_lag import LoopLag
 from .quota_headers import ReportedQuota
 from .quota_windows import QuotaWindows
 from .sliding_window import SlidingWindowLog, SmoothLimiter
-from .wait_reason import LONG_WAIT_S, Wait, WaitReason
+from .wait_reason import LONG_WAIT_S, TURN_REASONS, Wait, WaitReason
 
 _MAX_SPREAD_S = 1.0
 _SPREAD_FRACTION = 0.1  # of the pause
 _MAX_LEAD_REQUESTS = 2  # by which a stream may be ahead of another on the same quota
 _NO_WAIT = Wait(0.0, WaitReason.CONCURRENCY, 0.0)
+_SPACED = Wait(0.0, WaitReason.DECLARED_LIMIT, 0.0)
 _WAKE_EARLY_S = 0.5  # before the end of a long wait, to queue with the other requests
 _PROBE_INTERVAL_S = 1.0  # between checks of a host that is down
 
@@ -74,16 +75,19 @@ class Permit:
     """The right to send one request now; released when its response has been read.
 
     `latency` is the time to the first byte in seconds, None while it is unknown. `is_probe` marks the
-    single request that is sent to a host that is down. `waited_s`: seconds until it was issued.
+    single request that is sent to a host that is down. `waited_s`: seconds until it was issued, of which `limited_s`
+    for a limit, a pause or the host. `answered_at`: when its response began, None before.
     """
 
     __slots__ = (
+        "answered_at",
         "client",
         "governor",
         "has_quota_report",
         "is_in_flight",
         "is_probe",
         "latency",
+        "limited_s",
         "request_number",
         "sent_at",
         "waited_s",
@@ -94,7 +98,8 @@ class Permit:
         self.is_in_flight = True
         self.has_quota_report = self.is_probe = False
         self.latency: float | None = None
-        self.waited_s = 0.0
+        self.answered_at: float | None = None
+        self.waited_s = self.limited_s = 0.0
 
 
 class PermitWaits:
@@ -134,20 +139,27 @@ class PermitRequest:
 
     async def _wait(self, client: QuotaClient) -> Permit:
         clock = client.governor.clock
-        began = clock.monotonic()
+        began = wait_began = clock.monotonic()
+        limited_s = 0.0
         while True:
-            wait = client.governor.current_wait(client) or _NO_WAIT
+            # A smooth limiter has a queue of its own.
+            wait = client.governor.current_wait(client) or (_SPACED if client.smooth_limiters else _NO_WAIT)
             is_down = wait.reason is WaitReason.HOST_DOWN
             is_long = is_down or LONG_WAIT_S <= wait.seconds < math.inf
             with self._waits.track(wait, client):
                 if client.accepts_long_waits or not is_long:
                     if (permit := await client.governor.acquire(client)) is not None:
-                        permit.waited_s = clock.monotonic() - began
+                        now = clock.monotonic()
+                        permit.waited_s = now - began
+                        permit.limited_s = limited_s + (0.0 if wait.reason in TURN_REASONS else now - wait_began)
                         return permit
                 else:
                     async with nullcontext() if self._slot is None else self._slot.released():
                         seconds = min(wait.seconds, wait.min_seconds + LONG_WAIT_S) - _WAKE_EARLY_S
                         await clock.sleep(_PROBE_INTERVAL_S if is_down else seconds)
+            now = clock.monotonic()
+            limited_s += 0.0 if wait.reason in TURN_REASONS else now - wait_began
+            wait_began = now
             client = self._waits.choose_client(client)
 
 
@@ -175,6 +187,8 @@ class Pause:
         self._started_at = -math.inf
         self.resumes_at = 0.0
         """When the first request is admitted; 0 before the first pause."""
+        self.is_ordered = False
+        """Whether the last refusal said how long to wait."""
         self.is_spreading = False
         """Whether `admit` must be called for each request."""
         self.next_at = 0.0
@@ -301,6 +315,11 @@ class Governor:
         resumes_at = self._pause.resumes_at
         return max(0.0, resumes_at - self.clock.monotonic()) if resumes_at else 0.0
 
+    @property
+    def is_pause_ordered(self) -> bool:
+        """Whether the API, and not a limit of our own, ordered the last pause."""
+        return self._pause.is_ordered
+
     def current_wait(self, client: QuotaClient) -> Wait | None:
         """Why and how long a request of this stream would have to wait now; None if it would be admitted."""
         now = self.clock.monotonic()
@@ -388,7 +407,7 @@ class Governor:
 
     def record_first_byte(self, permit: Permit, quotas: Sequence[ReportedQuota]) -> None:
         """Record that a response has begun, with the quotas that its headers report."""
-        now = self.clock.monotonic()
+        permit.answered_at = now = self.clock.monotonic()
         if quotas:
             permit.has_quota_report = True
             self.quota_windows.update(quotas, permit.sent_at, now, permit.client)
@@ -428,6 +447,7 @@ class Governor:
         """Record a refusal for rate limiting. `has_retry_after`: the server also said how long to wait."""
         now = self.clock.monotonic()
         host = self.host
+        self._pause.is_ordered = has_retry_after
         if host.circuit_breaker.record_response(now, 0.0):
             host.concurrency.restart()
         if not self.quota_windows.has_reset_for(permit.client):
@@ -472,6 +492,12 @@ class Governor:
         if self.adaptive_rate.rate is not None:
             found.append(f"at most {self.adaptive_rate.rate:.1f} requests a second")
         return ", ".join([*found, *self.quota_windows.describe(self.clock.monotonic())])
+
+    def max_rate(self, client: QuotaClient) -> float | None:
+        """Requests a second that the limits allow to a stream together; None if no limit is known."""
+        rates = [log.limit.limit / log.limit.per / client.cost for log in client.window_logs]
+        rates += [rate for rate in (self.adaptive_rate.rate, self.quota_windows.rate) if rate is not None]
+        return min(rates, default=None)
 
     def _earliest_admission(self, client: QuotaClient, now: float) -> tuple[float, WaitReason]:
         """When a request may be admitted, and the reason for the wait until then."""

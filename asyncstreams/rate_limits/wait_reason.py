@@ -23,6 +23,10 @@ class WaitReason(StrEnum):
     RETRY_BACKOFF = "the next try"
 
 
+TURN_REASONS = frozenset({WaitReason.CONCURRENCY, WaitReason.FAIR_SHARE})
+"""The reasons for which a request waits for its turn; for all others it waits for a limit, a pause or the host."""
+
+
 class Wait(NamedTuple):
     """The reason of a wait and its estimated length."""
 

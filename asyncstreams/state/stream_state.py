@@ -153,6 +153,11 @@ class StreamState(Mapping[str, Any]):
         """Whether a named partition has progress of its own."""
         return len(self._partitions) > (partition_key({}) in self._partitions)
 
+    @property
+    def has_read(self) -> bool:
+        """Whether anything has been read, of any partition."""
+        return any(known.is_done or known.done for known in self._partitions.values())
+
     def has_parents_of(self, other: StreamState) -> bool:
         """Whether both have the states of parents of the same names."""
         return self.parents.keys() == other.parents.keys() and all(
