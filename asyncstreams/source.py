@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import AsyncExitStack, asynccontextmanager
 from copy import deepcopy
 from functools import partial
@@ -25,6 +34,7 @@ from .execution.read_handle import ReadHandle
 from .execution.report import RunReport
 from .execution.scheduler import OnError, Scheduler
 from .extraction.extraction import Extraction
+from .extraction.run_recording import listening, new_recording
 from .extraction.run_scope import RangeBound, RunScope
 from .extraction.signals import exit_on_signals
 from .extraction.sink_loop import check_destination, extract_to_sink
@@ -168,6 +178,8 @@ class Source:
         refresh: Collection[str] = (),
         state: State | None = None,
         on_error: OnError = "continue",
+        require: Sequence[str] = (),
+        event_log: bool = True,
     ) -> RunReport:
         """Write all streams, or the named ones, to a destination, such as `to=JsonLines("out/")`, or to a Sink.
 
@@ -182,25 +194,35 @@ class Source:
         and only that is marked as read. The streams in `refresh` are read from the beginning; their earlier rows stay
         visible until they are complete.
 
+        `require` are thresholds, such as "orders.records >= 0.9 * last": a run that misses one raises ThresholdMissed
+        when everything is committed. With `event_log`, `record` of the report says what the run did over time and what
+        limited it. A destination stores the records of its last 100 runs; see `Destination.runs`.
+
         SIGTERM ends the run in an orderly way, with exit code 143, unless the program handles that signal. Raises the
-        errors of `pages`, OutputLocked, OutputMissing, OutputWriteError, StateCorrupt and StateIncompatible.
+        errors of `pages`, OutputLocked, OutputMissing, OutputWriteError, StateCorrupt, StateIncompatible and
+        ThresholdMissed.
         """
         class_name = type(self).__name__
         self._check_per_stream("slices", slices)
         given = {name: value for name, value in (slices or {}).items() if value is not None}
         scope = RunScope(limit, given, since, until, refresh)
         check_destination(class_name, to, state, scope)
+        streams = bind(self._select_streams(names), self._reader)
+        clock = self._options.get("clock") or SystemClock()
+        scope.check(class_name, streams)
+        is_whole = not scope.is_partial and len(streams) == len(self)
+        recording = new_recording(self, to, streams, clock, require=require, event_log=event_log, is_whole=is_whole)
         if not isinstance(to, Destination):
             pages = self.pages(*names, limit=limit, slices=slices, state=state, on_error=on_error, ack="manual")
-            return await extract_to_sink(to, pages)
-        streams = bind(self._select_streams(names), self._reader)
-        scope.check(class_name, streams)
+            with listening(recording, self.subscribe):
+                return await extract_to_sink(to, pages, recording)
         max_concurrency = self._options.get("max_concurrency", HttpStream.max_concurrency)
         check_read_arguments(class_name, limit, on_error, max_concurrency)
         async with self._lease():
-            extraction = Extraction(to, streams, self._options.get("clock") or SystemClock(), scope)
+            extraction = Extraction(to, streams, clock, scope, recording)
             run = partial(extraction.run, client_for, max_concurrency, stop_on_error=on_error == "stop")
-            return await exit_on_signals(run)
+            with listening(recording, self.subscribe):
+                return await exit_on_signals(run)
 
     def clear_cache(self, *names: str) -> None:
         """Delete the cached records of all streams with `use_cache`, or of the named ones, and of their parents."""

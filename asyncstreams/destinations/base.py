@@ -13,6 +13,7 @@ import anyio.to_thread
 
 from ..clock import SystemClock
 from ..errors import ConfigError
+from ..event_log.run_record import RunRecord
 from ..models import Page
 from .output_state import OutputState, output_state
 from .writer_protocol import DestinationWriter
@@ -55,6 +56,15 @@ class Destination(ABC):
         """
         contents = await anyio.to_thread.run_sync(self.new_writer().inspect)
         return output_state(self.path, contents)
+
+    async def runs(self, *, limit: int = 20) -> tuple[RunRecord, ...]:
+        """The records of the last runs, the newest first; of 100 kept ones at most `limit`. See RunRecord.
+
+        They may be read during a run. Raises StateCorrupt for a damaged record, and OutputLocked for a DuckDB file that
+        another process has open.
+        """
+        stored = await anyio.to_thread.run_sync(self.new_writer().load_runs, limit)
+        return tuple(RunRecord.from_bytes(run.record, run.location) for run in stored)
 
     async def reset(self, *names: str, drop: bool = False) -> None:
         """Forget what has been read of these streams, so that the next run reads them from the beginning.

@@ -25,7 +25,16 @@ from ..storage.filesystem import file_name, write_errors
 from .journal import Journal
 from .ledger import JournalRecord, Ledger, Part
 from .part_files import FolderFiles, PartBatches, PartFormat, PartInfo
-from .writer_protocol import MAX_FAILURES_KEPT, Chunk, CommitPayload, FailedSlice, OutputContents, StreamSchema
+from .writer_protocol import (
+    MAX_FAILURES_KEPT,
+    MAX_RUNS_KEPT,
+    Chunk,
+    CommitPayload,
+    FailedSlice,
+    OutputContents,
+    StoredRun,
+    StreamSchema,
+)
 
 _PART_NAME = re.compile(r"(?:part|quarantined)-(\d{6})-(\d{6})\.")
 _log = logging.getLogger("asyncstreams")
@@ -140,6 +149,25 @@ class OutputFolder:
             with suppress(FileNotFoundError):
                 lines = [*path.read_bytes().splitlines(keepends=True), *lines]
             self._files.replace(path, b"".join(lines[-MAX_FAILURES_KEPT:]))
+
+    def save_run(self, run: StoredRun) -> None:
+        """Write the record of a run. It is not synced: no commit depends on it."""
+        self._runs.mkdir(mode=0o700, exist_ok=True)
+        path = self._runs / f"{run.id}.json"
+        partial = path.with_suffix(".partial")
+        with write_errors(path, len(run.record)):
+            partial.write_bytes(run.record + b"\n")
+            partial.replace(path)
+            for old in sorted(self._runs.glob("*.json"))[:-MAX_RUNS_KEPT]:
+                old.unlink(missing_ok=True)
+
+    def load_runs(self, limit: int) -> Sequence[StoredRun]:
+        newest = sorted(self._runs.glob("*.json"), reverse=True)[:limit]
+        return [StoredRun(path.stem, path.read_bytes(), str(path)) for path in newest]
+
+    @property
+    def _runs(self) -> Path:
+        return self._files.private / "runs"
 
     def inspect(self) -> OutputContents:
         """What the journal records, without opening the folder."""

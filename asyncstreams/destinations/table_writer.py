@@ -29,10 +29,19 @@ from .journal import SnapshotTrigger
 from .ledger import JournalRecord, Ledger, is_replacement
 from .line_records import SpillFile, decode_records, iter_blocks
 from .table_engine import RESERVED_PREFIX, Engine, EngineTable, quote_name
-from .writer_protocol import MAX_FAILURES_KEPT, Chunk, CommitPayload, FailedSlice, OutputContents, StreamSchema
+from .writer_protocol import (
+    MAX_FAILURES_KEPT,
+    MAX_RUNS_KEPT,
+    Chunk,
+    CommitPayload,
+    FailedSlice,
+    OutputContents,
+    StoredRun,
+    StreamSchema,
+)
 
 _METADATA, _JOURNAL, _QUARANTINED = RESERVED_PREFIX, f"{RESERVED_PREFIX}_journal", f"{RESERVED_PREFIX}_quarantined"
-_ERRORS = f"{RESERVED_PREFIX}_errors"
+_ERRORS, _RUNS = f"{RESERVED_PREFIX}_errors", f"{RESERVED_PREFIX}_runs"
 _FORMAT = 3
 _log = logging.getLogger("asyncstreams")
 
@@ -66,6 +75,7 @@ class TableWriter:
                 (_JOURNAL, "number INTEGER PRIMARY KEY, record TEXT"),
                 (_QUARANTINED, "stream TEXT, record TEXT, problems TEXT"),
                 (_ERRORS, "stream TEXT, slice TEXT, page INTEGER, status INTEGER, message TEXT, time TEXT"),
+                (_RUNS, "id TEXT PRIMARY KEY, record TEXT"),
             ):
                 self._engine.execute(f"CREATE TABLE IF NOT EXISTS {quote_name(table)} ({columns})")
             self._ledger = self._recover()
@@ -165,6 +175,29 @@ class TableWriter:
             if excess > 0:
                 oldest = f"SELECT time FROM {table} ORDER BY time LIMIT 1 OFFSET {excess}"
                 self._engine.execute(f"DELETE FROM {table} WHERE time < ({oldest})")
+
+    def save_run(self, run: StoredRun) -> None:
+        table = quote_name(_RUNS)
+        with self._engine.transaction():
+            self._engine.execute(f"DELETE FROM {table} WHERE id = ?", run.id)
+            self._engine.execute(f"INSERT INTO {table} VALUES (?, ?)", run.id, run.record.decode())
+            oldest = f"SELECT id FROM {table} ORDER BY id DESC LIMIT {MAX_RUNS_KEPT}"
+            self._engine.execute(f"DELETE FROM {table} WHERE id NOT IN ({oldest})")
+
+    def load_runs(self, limit: int) -> Sequence[StoredRun]:
+        if self._lock is not None:
+            return self._stored_runs(limit)
+        if not self._path.exists():
+            return []
+        self._engine.open()
+        try:
+            return self._stored_runs(limit) if _RUNS in self._engine.table_names() else []
+        finally:
+            self._engine.close()
+
+    def _stored_runs(self, limit: int) -> Sequence[StoredRun]:
+        rows = self._engine.execute(f"SELECT id, record FROM {quote_name(_RUNS)} ORDER BY id DESC LIMIT {limit:d}")
+        return [StoredRun(run_id, text.encode(), f"run {run_id} in {self._path}") for run_id, text in rows]
 
     def inspect(self) -> OutputContents:
         if not self._path.exists():

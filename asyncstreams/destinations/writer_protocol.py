@@ -59,6 +59,18 @@ MAX_FAILURES_KEPT = 10_000
 """An output keeps its last 10,000 failed slices."""
 
 
+class StoredRun(NamedTuple):
+    """The record of a run: its id, which sorts by time, its JSON, and where it is, for messages."""
+
+    id: str
+    record: bytes
+    location: str = ""
+
+
+MAX_RUNS_KEPT = 100
+"""An output keeps the records of its last 100 runs."""
+
+
 class OutputContents(NamedTuple):
     """What an output holds: its ledger, and the number of visible rows of each stream."""
 
@@ -117,6 +129,17 @@ class DestinationWriter(Protocol):
 
     def record_failures(self, failures: Sequence[FailedSlice]) -> None:
         """Append failed slices to those that the output keeps."""
+        ...
+
+    def save_run(self, run: StoredRun) -> None:
+        """Store the record of a run, which replaces an earlier one with the same id; the last 100 runs are kept."""
+        ...
+
+    def load_runs(self, limit: int) -> Sequence[StoredRun]:
+        """The records of the last runs, the newest first. The output may be open, or not.
+
+        Raises OutputLocked, StateCorrupt and StateIncompatible too.
+        """
         ...
 
     def inspect(self) -> OutputContents:

@@ -102,7 +102,7 @@ class ProgressSampler:
             found.append(Ceiling.CPU)
         if Ceiling.DISK in found or Ceiling.CONSUMER in found:
             return tuple(found)  # requests may wait for other reasons, which would not matter without this one
-        found += [self._ceiling_of(wait.reason, run.client) for wait in run.client.wait_tracker.current()]
+        found += [self._ceiling_of(reason, run.client) for reason in run.client.wait_reasons()]
         if not found and run.client.in_flight:
             found.append(Ceiling.CONCURRENCY if run.slots.are_used_up else Ceiling.LATENCY)
         return tuple(dict.fromkeys(found))

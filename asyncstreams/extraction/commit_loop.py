@@ -12,7 +12,7 @@ import anyio
 
 from ..clock import Clock
 from ..destinations.ledger import JournalRecord
-from ..destinations.writer_protocol import Chunk, CommitPayload, DestinationWriter, FailedSlice, StreamSchema
+from ..destinations.writer_protocol import Chunk, CommitPayload, DestinationWriter, FailedSlice, StoredRun, StreamSchema
 from ..execution.report import WriteReport
 from ..models import Page
 from ..state.stream_selection import ReadOutcome
@@ -84,6 +84,8 @@ class DiskBatch:
     failures: list[FailedSlice] = field(default_factory=list[FailedSlice])
     abandoned: Sequence[Hashable] = ()
     payloads: Mapping[str, CommitPayload] = field(default_factory=dict[str, CommitPayload])
+    run: StoredRun | None = None
+    """The record of the run so far, if it is due."""
     size: int = 0
     """Bytes of the lines."""
 
@@ -106,6 +108,8 @@ class DiskBatch:
             writer.record_failures(self.failures)
         for batch_id in self.abandoned:
             writer.drop(batch_id)
+        if self.run is not None:
+            writer.save_run(self.run)
         return writer.commit(self.payloads) if self.payloads else None
 
 
@@ -141,6 +145,10 @@ class CommitLoop:
         """Pass a schema to the writer, before the lines of the next page."""
         self._next.schemas.append((stream, schema))
 
+    def record_run(self, run: StoredRun) -> None:
+        """Store the record of the run together with the next commit."""
+        self._next.run = run
+
     def record_failure(self, failure: FailedSlice) -> None:
         """Write a failed slice together with the next commit."""
         self._next.failures.append(failure)
@@ -150,9 +158,14 @@ class CommitLoop:
         self.streams[stream].complete(outcome, parents)
         self._wake()
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the lines that are queued or being written have more than 16 MiB."""
+        return self._next.size + self._written_bytes > _MAX_QUEUED_BYTES
+
     async def wait_for_capacity(self) -> None:
-        """Wait until the lines that are queued or being written have at most 16 MiB."""
-        while self._next.size + self._written_bytes > _MAX_QUEUED_BYTES:
+        """Wait while the loop is full."""
+        while self.is_full:
             self._has_written.clear()
             await self._has_written.wait()
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import anyio
@@ -20,6 +18,8 @@ from ..declaration.stream import Stream
 from ..destinations.base import Destination
 from ..destinations.writer_protocol import Chunk, FailedSlice
 from ..errors import AsyncStreamsError, PartialFailure, RateLimitWaitTooLong
+from ..event_log.recorder import describe_error
+from ..event_log.run_record import RunRecord
 from ..execution.report import RunReport, StreamReport, WriteReport
 from ..execution.scheduler import OpenClient, Scheduler
 from ..models import Page, Slice
@@ -33,6 +33,7 @@ from .commit_batcher import CommitBatcher
 from .commit_loop import CommitLoop, StreamExtraction
 from .disk_executor import DiskExecutor, ProtectedTask
 from .plan import plan_extraction, schema_of
+from .run_recording import RunRecording, last_whole_run, stored_run, threshold_missed
 from .run_scope import RunScope
 
 _SHUTDOWN_GRACE_S = 10.0
@@ -42,12 +43,24 @@ _log = logging.getLogger("asyncstreams")
 class Extraction:
     """One extraction into one destination; a StateStore whose state advances with the commits."""
 
-    def __init__(self, to: Destination, streams: Sequence[Stream], clock: Clock, scope: RunScope) -> None:
+    def __init__(
+        self,
+        to: Destination,
+        streams: Sequence[Stream],
+        clock: Clock,
+        scope: RunScope,
+        recording: RunRecording | None = None,
+    ) -> None:
         self._destination, self._streams, self._clock, self._scope = to, streams, clock, scope
+        self._recording = recording
+        self._scheduler: Scheduler | None = None
+        self._raised: BaseException | None = None
+        """The error of the read, or the cancellation that ended it."""
         self._writer, self._disk = to.new_writer(), DiskExecutor()
         batcher = CommitBatcher(clock.monotonic(), to.commit_bytes, commit_each_slice=to.fsync == "full")
         self._commits = CommitLoop(self._writer, self._disk, batcher, clock)
         self._writing = ProtectedTask(self._commit_and_close)
+        self._has_begun = False
 
     async def run(self, open_client: OpenClient, max_concurrency: int, *, stop_on_error: bool) -> RunReport:
         """Read and commit all streams.
@@ -55,7 +68,6 @@ class Extraction:
         Raises what reading raises, OutputLocked, OutputMissing, OutputWriteError, StateCorrupt and StateIncompatible;
         commits that are done stay.
         """
-        scheduler: Scheduler | None = None
         raised: BaseException | None = None
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._writing.run, tasks.cancel_scope)
@@ -63,27 +75,32 @@ class Extraction:
                 # A task that is cancelled before its first step never runs: nothing may be open until then.
                 await anyio.lowlevel.checkpoint()
                 selections = await self._begin()
-                scheduler = Scheduler(selections, open_client, max_concurrency, stop_on_error=stop_on_error)
-                raised = await self._consume_pages(scheduler)
+                self._scheduler = scheduler = Scheduler(
+                    selections, open_client, max_concurrency, stop_on_error=stop_on_error, store=self._commits
+                )
+                self._raised = raised = await self._consume_pages(scheduler)
                 is_end = scheduler.fatal_error is None and not _is_resumed_later(raised)
                 self._commits.end({"op": "end", "partial": self._scope.is_partial} if is_end else None)
                 await self._writing.wait()  # however slow the disk is
-            except asyncio.CancelledError:
+            except asyncio.CancelledError as error:
+                self._raised = error
                 raise
             except BaseException as error:
-                raised = error  # raised outside of the task group, which would wrap it
+                self._raised = raised = error  # raised outside of the task group, which would wrap it
             finally:
                 self._commits.end(None)
                 self._writing.limit(_SHUTDOWN_GRACE_S)  # after a cancellation: what fits into the grace period
         if self._writing.failure is not None:
             raise self._writing.failure
-        report = None if scheduler is None else self._report(scheduler)
+        report = None if self._scheduler is None else self._report(self._scheduler)
         if isinstance(raised, PartialFailure):
             raised.report = report
             raised.hint = f"the next run reads the failed slices again; they are in {self._failures_location()}"
         if raised is not None:
             raise raised
         assert report is not None
+        if self._recording is not None and (missed := self._recording.missed):
+            raise threshold_missed(missed, report)
         return report
 
     def check_stream(self, stream: Stream) -> None:
@@ -135,6 +152,13 @@ class Extraction:
             use_declared_cursor(state, stream)
             report = WriteReport(*self._writer.location_of(name), not_written_because=reason)
             self._commits.streams[name] = StreamExtraction(name, state, report, is_sample)
+        recording = self._recording
+        if recording is not None:
+            if recording.uses_last:
+                recording.last = await self._disk.run(partial(last_whole_run, self._writer))
+            if recording.is_stored:
+                await self._disk.run(partial(self._writer.save_run, stored_run(recording.so_far())))
+            self._has_begun = True
         return [self._select(stream) for stream in plan.to_read]
 
     def _initial_state(self, stream: Stream, *, is_sample: bool) -> StreamState:
@@ -162,6 +186,8 @@ class Extraction:
             async with scheduler.pages() as pages:
                 async for page in pages:
                     self._add_page(page)
+                    if self._recording is not None and (record := self._recording.pop_due()) is not None:
+                        self._commits.record_run(stored_run(record))
                     await self._commits.wait_for_capacity()
         except Exception as error:
             return error
@@ -182,9 +208,30 @@ class Extraction:
         """Write all commits, then release the output."""
         try:
             await self._commits.run()
+        except BaseException as error:
+            self._raised = error
+            raise
         finally:
             self._writing.limit(_SHUTDOWN_GRACE_S)
-            await self._disk.close(self._writer.close)
+            await self._disk.close(partial(self._save_and_close, self._finish_recording()))
+
+    def _finish_recording(self) -> RunRecord | None:
+        """The record of the run, which has ended; None if none is stored."""
+        recording = self._recording
+        if recording is None or not self._has_begun:
+            return None
+        report = RunReport(()) if self._scheduler is None else self._report(self._scheduler)
+        record = recording.finish(report, self._raised, is_resumed_later=_is_resumed_later(self._raised))
+        return record if recording.is_stored else None
+
+    def _save_and_close(self, record: RunRecord | None) -> None:
+        try:
+            if record is not None:
+                self._writer.save_run(stored_run(record))
+        except AsyncStreamsError as error:  # the rows are committed
+            _log.warning("the record of the run is not stored: %s", error)
+        finally:
+            self._writer.close()
 
     def _failures_location(self) -> str:
         path, table = self._writer.location_of(self._streams[0].name)
@@ -201,10 +248,10 @@ class Extraction:
                 WriteReport(*self._writer.location_of(name), was_read=True) if extracted is None else extracted.report
             )
             streams.append(replace(by_name.get(name) or StreamReport(name, 0, 0, 0, 0, 0), written=written))
-        return replace(run, streams=tuple(streams))
+        return replace(run, streams=tuple(streams), record=None if self._recording is None else self._recording.result)
 
 
-def _is_resumed_later(error: Exception | None) -> bool:
+def _is_resumed_later(error: BaseException | None) -> bool:
     """Whether the run ended because a rate limit requires a longer wait than allowed: the next run continues it."""
     errors = error.errors if isinstance(error, PartialFailure) else (error,)
     return any(isinstance(cause, RateLimitWaitTooLong) for cause in errors)
@@ -218,14 +265,7 @@ def _describe_failure(stream: Stream, stream_slice: Slice, error: Exception, now
     time = datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     if isinstance(error, AsyncStreamsError):
         return FailedSlice(stream.name, _plain(keys), error.page, error.status, error.message, time)
-    return FailedSlice(stream.name, _plain(keys), None, None, _describe_exception(error), time)
-
-
-def _describe_exception(error: Exception) -> str:
-    """The class of an exception in a hook, and where it was raised: its text may contain values of records."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__} in a hook of the stream{where}"
+    return FailedSlice(stream.name, _plain(keys), None, None, describe_error(error), time)
 
 
 def _plain(value: Any) -> Any:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 from .._json import encode_canonical
@@ -15,6 +16,7 @@ from ..execution.read_handle import ReadHandle
 from ..execution.report import RunReport
 from ..models import Page
 from ..redaction import has_secret
+from .run_recording import RunRecording, threshold_missed
 from .run_scope import RunScope
 from .signals import exit_on_signals
 
@@ -49,15 +51,24 @@ def check_destination(class_name: str, to: object, state: Mapping[str, Any] | No
         )
 
 
-async def extract_to_sink(sink: Sink, read: ReadHandle[Page]) -> RunReport:
-    """Write every page to the sink, one at a time; acknowledge each page when `write` has returned."""
+async def extract_to_sink(sink: Sink, read: ReadHandle[Page], recording: RunRecording | None) -> RunReport:
+    """Write every page to the sink, one at a time; acknowledge each page when `write` has returned.
+
+    Raises ThresholdMissed, and what reading and the sink raise.
+    """
 
     async def write_pages() -> RunReport:
         async with read as pages:
             async for page in pages:
                 await sink.write(page, batch_id_of(page))
                 page.ack()
-        return read.report
+        if recording is None:
+            return read.report
+        record = recording.finish(read.report, None, is_resumed_later=False)
+        report = replace(read.report, record=record)
+        if missed := recording.missed:
+            raise threshold_missed(missed, report)
+        return report
 
     return await exit_on_signals(write_pages)
 

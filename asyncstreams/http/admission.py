@@ -201,6 +201,12 @@ class Admission(PermitWaits):
         # Several tokens have a quota each.
         return None if not known else sum(known) if self._tokens is not None else min(known)
 
+    def wait_reasons(self) -> Sequence[str]:
+        """What the waiting requests of the stream wait for at this moment, which may differ from what it was before."""
+        queued = [(governor, client) for governor, client in self._clients.items() if client.waiting]
+        found = [wait.reason for governor, client in queued if (wait := governor.current_wait(client)) is not None]
+        return found or [wait.reason for wait in self.wait_tracker.current()]
+
     @property
     def is_paused_by_api(self) -> bool:
         """Whether the API ordered the last pause of one of the quotas."""

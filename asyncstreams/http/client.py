@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial, reduce
 from typing import TypeVar, assert_never
 
@@ -100,6 +100,10 @@ class HttpClient:
     def max_rate(self) -> float | None:
         """Requests a second that all known limits of the stream allow together; None if none is known."""
         return self._sender.admission.max_rate
+
+    def wait_reasons(self) -> Sequence[str]:
+        """What the waiting requests of the stream wait for at this moment."""
+        return self._sender.admission.wait_reasons()
 
     @property
     def is_paused_by_api(self) -> bool:

@@ -76,7 +76,8 @@ class Permit:
 
     `latency` is the time to the first byte in seconds, None while it is unknown. `is_probe` marks the
     single request that is sent to a host that is down. `waited_s`: seconds until it was issued, of which `limited_s`
-    for a limit, a pause or the host. `answered_at`: when its response began, None before.
+    for a limit, a pause or the host; `was_timed` if it was issued when a time had come, and not because of a response.
+    `answered_at`: when its response began, None before.
     """
 
     __slots__ = (
@@ -91,12 +92,13 @@ class Permit:
         "request_number",
         "sent_at",
         "waited_s",
+        "was_timed",
     )
 
     def __init__(self, governor: Governor, client: QuotaClient, sent_at: float, request_number: int) -> None:
         self.governor, self.client, self.sent_at, self.request_number = governor, client, sent_at, request_number
         self.is_in_flight = True
-        self.has_quota_report = self.is_probe = False
+        self.has_quota_report = self.is_probe = self.was_timed = False
         self.latency: float | None = None
         self.answered_at: float | None = None
         self.waited_s = self.limited_s = 0.0
@@ -151,7 +153,8 @@ class PermitRequest:
                     if (permit := await client.governor.acquire(client)) is not None:
                         now = clock.monotonic()
                         permit.waited_s = now - began
-                        permit.limited_s = limited_s + (0.0 if wait.reason in TURN_REASONS else now - wait_began)
+                        is_turn = wait.reason in TURN_REASONS and not permit.was_timed
+                        permit.limited_s = limited_s + (0.0 if is_turn else now - wait_began)
                         return permit
                 else:
                     async with nullcontext() if self._slot is None else self._slot.released():
@@ -545,8 +548,11 @@ class Governor:
             self.host.circuit_breaker.start_probe()
         return permit
 
-    def _admit_waiting(self) -> None:
-        """Issue permits while a waiting request may be admitted, then set a timer for the next one."""
+    def _admit_waiting(self, *, timed: bool = False) -> None:
+        """Issue permits while a waiting request may be admitted, then set a timer for the next one.
+
+        `timed`: the timer calls it.
+        """
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -557,7 +563,9 @@ class Governor:
                 at, _ = self._earliest_admission(client, now)
                 if at <= now:
                     if (waiter := self._queue.pop(client)) is not None:
-                        waiter.set_result(self._issue_permit(client, now))
+                        permit = self._issue_permit(client, now)
+                        permit.was_timed = timed
+                        waiter.set_result(permit)
                     break
                 if LONG_WAIT_S <= at - now < math.inf and not client.accepts_long_waits:
                     self._queue.dismiss(client)
@@ -616,7 +624,7 @@ class Governor:
 
     def _on_timer(self) -> None:
         self._timer = None
-        self._admit_waiting()
+        self._admit_waiting(timed=True)
 
     def __repr__(self) -> str:
         wait = self.paused_for

@@ -26,6 +26,7 @@ from ..execution.report import RunReport
 from ..execution.scheduler import OnError, Scheduler
 from ..execution.sequential import first_page
 from ..extraction.extraction import Extraction
+from ..extraction.run_recording import listening, new_recording
 from ..extraction.run_scope import RangeBound, RunScope
 from ..extraction.signals import exit_on_signals
 from ..extraction.sink_loop import check_destination, extract_to_sink
@@ -308,6 +309,8 @@ class HttpStream(StreamSettings):
         refresh: bool = False,
         state: State | None = None,
         on_error: OnError = "continue",
+        require: Sequence[str] = (),
+        event_log: bool = True,
     ) -> RunReport:
         """Write the stream to a destination or a Sink: `await stream.extract(to=JsonLines("out/"))`.
 
@@ -316,16 +319,20 @@ class HttpStream(StreamSettings):
         by_name = {} if slices is None else {self.name: slices}
         scope = RunScope(limit, by_name, since, until, (self.name,) if refresh else ())
         check_destination(self.name, to, state, scope)
-        if not isinstance(to, Destination):
-            pages = self.pages(limit=limit, slices=slices, state=state, on_error=on_error, ack="manual")
-            return await extract_to_sink(to, pages)
         view = self._bind()
         scope.check(self.name, [view])
+        is_whole = not scope.is_partial
+        recording = new_recording(view, to, [view], view.clock, require=require, event_log=event_log, is_whole=is_whole)
+        if not isinstance(to, Destination):
+            pages = self.pages(limit=limit, slices=slices, state=state, on_error=on_error, ack="manual")
+            with listening(recording, self.subscribe):
+                return await extract_to_sink(to, pages, recording)
         check_read_arguments(self.name, limit, on_error, view.max_concurrency)
         async with view.lease():
-            extraction = Extraction(to, [view], view.clock, scope)
+            extraction = Extraction(to, [view], view.clock, scope, recording)
             run = partial(extraction.run, client_for, view.max_concurrency, stop_on_error=on_error == "stop")
-            return await exit_on_signals(run)
+            with listening(recording, self.subscribe):
+                return await exit_on_signals(run)
 
     async def request(
         self,
