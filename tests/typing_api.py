@@ -23,6 +23,7 @@ from asyncstreams import (
     Backoff,
     BasicHttpAuthenticator,
     BodyLimits,
+    Ceiling,
     CheckReport,
     Clock,
     ConfigError,
@@ -74,6 +75,7 @@ from asyncstreams import (
     ParsedRecords,
     PartialFailure,
     PartitionState,
+    ProgressSampled,
     QuarantinedRecord,
     RateLimit,
     RateLimitWaitTooLong,
@@ -82,10 +84,12 @@ from asyncstreams import (
     Request,
     RequestBlocked,
     RequestContext,
+    RequestFinished,
     Response,
     ResponseAction,
     ResponseTooLarge,
     RetryScheduled,
+    RunRecord,
     RunReport,
     SchemaError,
     SchemaViolation,
@@ -116,6 +120,7 @@ from asyncstreams import (
     StreamState,
     StreamUnavailable,
     SystemClock,
+    ThresholdMissed,
     Timeouts,
     TimeWindows,
     TokenAuthenticator,
@@ -287,6 +292,10 @@ def on_event(event: Event) -> None:
             assert_type(stream_slice, Slice)
         case PageRead():
             assert_type(event.records, int)
+        case RequestFinished():
+            assert_type(event.status, int | None)
+        case ProgressSampled():
+            assert_type(event.ceilings, tuple[Ceiling, ...])
         case ParentsDiscovered():
             assert_type(event.count, int)
         case RetryScheduled():
@@ -378,7 +387,9 @@ async def read(options: StreamOptions, middleware: Middleware, router: MockRoute
 
 
 async def handle_report(source: Source) -> RunReport:
-    report = await source.extract(to=Parquet(Path("out"), mode="replace"))
+    report = await source.extract(to=Parquet(Path("out"), mode="replace"), require=["duration < 1h"], event_log=True)
+    assert_type(report.record, RunRecord | None)
+    assert_type(await JsonLines("out").runs(limit=1), tuple[RunRecord, ...])
     for stream in report.streams:
         assert_type(stream, StreamReport)
         assert_type(stream.raw_passthrough, bool)
@@ -437,6 +448,8 @@ def attempt_of(attempt: Attempt) -> int:
 
 def handled(error: AsyncStreamsError) -> str:
     match error:
+        case ThresholdMissed():
+            return "look at the data"
         case PartialFailure():
             assert_type(error.errors, tuple[Exception, ...])
         case SchemaError():

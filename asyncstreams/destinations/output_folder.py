@@ -11,6 +11,7 @@ The folder of a stream holds parts only, so that a reader can open it as a whole
 from __future__ import annotations
 
 import logging
+import os
 import re
 import secrets
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -21,7 +22,7 @@ from typing import Any
 from .._json import encode
 from ..errors import ConfigError, OutputMissing, StateCorrupt
 from ..storage.file_lock import OutputLock
-from ..storage.filesystem import file_name, write_errors
+from ..storage.filesystem import PRIVATE_MODE, file_name, write_errors
 from .journal import Journal
 from .ledger import JournalRecord, Ledger, Part
 from .part_files import FolderFiles, PartBatches, PartFormat, PartInfo
@@ -156,7 +157,8 @@ class OutputFolder:
         path = self._runs / f"{run.id}.json"
         partial = path.with_suffix(".partial")
         with write_errors(path, len(run.record)):
-            partial.write_bytes(run.record + b"\n")
+            with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE_MODE), "wb") as file:
+                file.write(run.record + b"\n")
             partial.replace(path)
             for old in sorted(self._runs.glob("*.json"))[:-MAX_RUNS_KEPT]:
                 old.unlink(missing_ok=True)

@@ -40,7 +40,7 @@ from .run_record import (
     WaitSummary,
 )
 from .series_builder import SeriesBuilder
-from .slice_sample import OpenSlice, SliceSample
+from .slice_sample import SliceSample, SliceTally
 
 _MAX_FAILURES = 100
 _MAX_TEXT_CHARS = 500
@@ -140,7 +140,7 @@ class RunRecorder:
         self._began, self._cpu_began = clock.monotonic(), time.process_time()
         self._streams: dict[str, StreamTally] = {}
         self._series, self._slices, self._failures = SeriesBuilder(), SliceSample(), FailureTable()
-        self._open: dict[int, OpenSlice] = {}
+        self._open: dict[int, SliceTally] = {}
         self._unavailable: dict[str, str] = {}
 
     def __call__(self, event: Event) -> None:
@@ -161,7 +161,7 @@ class RunRecorder:
                     open_slice.records += event.records
             case SliceStarted():
                 # The slice is kept here, so that its id is not used again.
-                self._open[id(event.stream_slice)] = OpenSlice(event.stream, event.stream_slice, now)
+                self._open[id(event.stream_slice)] = SliceTally(event.stream, event.stream_slice, now)
             case SliceFinished():
                 self._finish_slice(event, now)
             case ProgressSampled():

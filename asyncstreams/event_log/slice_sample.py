@@ -15,7 +15,7 @@ _MAX_SLOWEST = _MAX_SAMPLED = 150
 
 
 @dataclass(slots=True, eq=False)
-class OpenSlice:
+class SliceTally:
     """A slice that is being read, or was; times in seconds since the begin of the run."""
 
     stream: str
@@ -37,11 +37,11 @@ class SliceSample:
 
     def __init__(self) -> None:
         self._random = Random(0)  # equal runs have equal samples
-        self._slowest: list[tuple[float, int, OpenSlice]] = []
-        self._sampled: list[OpenSlice] = []
+        self._slowest: list[tuple[float, int, SliceTally]] = []
+        self._sampled: list[SliceTally] = []
         self._count = self._others = 0
 
-    def add(self, finished: OpenSlice) -> None:
+    def add(self, finished: SliceTally) -> None:
         """Consider a slice that has ended."""
         self._count += 1
         entry = (finished.ended_s - finished.began_s, self._count, finished)
