@@ -153,10 +153,10 @@ class OutputFolder:
 
     def save_run(self, run: StoredRun) -> None:
         """Write the record of a run. It is not synced: no commit depends on it."""
-        self._runs.mkdir(mode=0o700, exist_ok=True)
         path = self._runs / f"{run.id}.json"
         partial = path.with_suffix(".partial")
         with write_errors(path, len(run.record)):
+            self._runs.mkdir(mode=0o700, exist_ok=True)
             with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE_MODE), "wb") as file:
                 file.write(run.record + b"\n")
             partial.replace(path)

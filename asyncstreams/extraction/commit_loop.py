@@ -19,6 +19,7 @@ from ..state.stream_selection import ReadOutcome
 from ..state.stream_state import StreamState
 from .commit_batcher import CommitBatcher, StreamBatch
 from .disk_executor import DiskExecutor, is_scope_cancelled
+from .run_recording import save_run
 
 _MAX_QUEUED_BYTES = 16 * 2**20
 
@@ -109,7 +110,7 @@ class DiskBatch:
         for batch_id in self.abandoned:
             writer.drop(batch_id)
         if self.run is not None:
-            writer.save_run(self.run)
+            save_run(writer, self.run)
         return writer.commit(self.payloads) if self.payloads else None
 
 

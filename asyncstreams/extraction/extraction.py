@@ -33,7 +33,7 @@ from .commit_batcher import CommitBatcher
 from .commit_loop import CommitLoop, StreamExtraction
 from .disk_executor import DiskExecutor, ProtectedTask
 from .plan import plan_extraction, schema_of
-from .run_recording import RunRecording, last_whole_run, stored_run, threshold_missed
+from .run_recording import RunRecording, last_whole_run, save_run, stored_run, threshold_missed
 from .run_scope import RunScope
 
 _SHUTDOWN_GRACE_S = 10.0
@@ -157,7 +157,7 @@ class Extraction:
             if recording.uses_last:
                 recording.last = await self._disk.run(partial(last_whole_run, self._writer))
             if recording.is_stored:
-                await self._disk.run(partial(self._writer.save_run, stored_run(recording.so_far())))
+                await self._disk.run(partial(save_run, self._writer, stored_run(recording.so_far())))
             self._has_begun = True
         return [self._select(stream) for stream in plan.to_read]
 
@@ -227,9 +227,7 @@ class Extraction:
     def _save_and_close(self, record: RunRecord | None) -> None:
         try:
             if record is not None:
-                self._writer.save_run(stored_run(record))
-        except AsyncStreamsError as error:  # the rows are committed
-            _log.warning("the record of the run is not stored: %s", error)
+                save_run(self._writer, stored_run(record))
         finally:
             self._writer.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
@@ -11,7 +12,7 @@ from ..clock import Clock
 from ..declaration.settings import SETTINGS
 from ..declaration.stream import Stream
 from ..destinations.writer_protocol import MAX_RUNS_KEPT, DestinationWriter, StoredRun
-from ..errors import ThresholdMissed
+from ..errors import LocalError, ThresholdMissed
 from ..event_log.recorder import RunRecorder, new_record, outcome_of
 from ..event_log.run_record import RunRecord, StreamRecord, ThresholdRecord
 from ..event_log.thresholds import Threshold, check_thresholds
@@ -21,6 +22,7 @@ from ..execution.report import RunReport, StreamReport
 from ..models import Secret, shorten
 from ..redaction import MASK, cut_queries
 
+_log = logging.getLogger("asyncstreams")
 _SAVE_INTERVAL_S = 30.0
 _MAX_VALUE_CHARS = 200
 _SECRET_SETTINGS = ("authenticator", "middleware", "transport", "clock")
@@ -125,6 +127,14 @@ def _names_with_parents(streams: Sequence[Stream]) -> frozenset[str]:
 def stored_run(record: RunRecord) -> StoredRun:
     """The record as a writer stores it."""
     return StoredRun(record.id, record.to_bytes())
+
+
+def save_run(writer: DestinationWriter, run: StoredRun) -> None:
+    """Store the record of a run. A failure is logged: no row depends on it."""
+    try:
+        writer.save_run(run)
+    except LocalError as error:
+        _log.warning("the record of the run is not stored: %s", error)
 
 
 def last_whole_run(writer: DestinationWriter) -> RunRecord | None:
