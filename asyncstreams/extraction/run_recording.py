@@ -197,7 +197,7 @@ def describe_settings(streams: Sequence[Stream]) -> Mapping[str, Mapping[str, st
     """The settings of each stream that differ from their defaults, as text without secrets."""
     described: dict[str, Mapping[str, str]] = {}
     for stream in streams:
-        values = {name: getattr(stream.resolved, name) for name in SETTINGS}
+        values = {name: getattr(stream.resolved, name) for name in SETTINGS if name not in ("name", "url_base")}
         changed = {name: value for name, value in values.items() if _differs(value, SETTINGS[name].default)}
         described[stream.name] = {"url_base": _origin_of(stream.url_base)} | {
             name: type(value).__name__ if name in _SECRET_SETTINGS else _describe(value)
