@@ -49,8 +49,7 @@ class ProgressSampler:
     def __init__(self, clock: Clock, page_queue: PageQueue, store: PageStore | None) -> None:
         self._clock, self._page_queue, self._store = clock, page_queue, store
         self._sampled_at: dict[StreamProgress, float] = {}
-        self._cpu = time.process_time(), clock.monotonic()
-        self._is_busy = False
+        self._cpu = CpuMeter(clock)
 
     @asynccontextmanager
     async def sampling(self, get_runs: GetRuns) -> AsyncGenerator[None]:
@@ -98,7 +97,7 @@ class ProgressSampler:
             found.append(Ceiling.DISK)
         elif self._store is None and self._page_queue.is_full and not self._page_queue.is_waited_for:
             found.append(Ceiling.CONSUMER)
-        if self._is_busy:
+        if self._cpu.is_busy:
             found.append(Ceiling.CPU)
         if Ceiling.DISK in found or Ceiling.CONSUMER in found:
             return tuple(found)  # requests may wait for other reasons, which would not matter without this one
@@ -118,7 +117,7 @@ class ProgressSampler:
         while True:
             await self._clock.sleep(interval)
             runs = get_runs()
-            self._measure_cpu()
+            self._cpu.measure()
             for run in runs:
                 self.sample(run)
             count = sum(run.client.activity + run.progress.delivered.pages for run in runs)
@@ -126,9 +125,34 @@ class ProgressSampler:
             interval = _INTERVAL_S if count != moved and is_heard else min(2 * interval, _MAX_INTERVAL_S)
             moved = count
 
-    def _measure_cpu(self) -> None:
-        """Note whether the process has used about one core since the last sample."""
-        used, at = time.process_time(), self._clock.monotonic()
-        seconds = at - self._cpu[1]
-        self._is_busy = seconds > 0 and (used - self._cpu[0]) / seconds >= _MIN_CPU_SHARE
-        self._cpu = used, at
+
+class CpuMeter:
+    """Whether the process has no CPU to spare: it used about one core between two measurements, or wanted to.
+
+    A thread that is ready to run while other processes use the cores wants it. Linux counts this time (schedstat).
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._before = self._now()
+        self.is_busy = False
+
+    def measure(self) -> None:
+        """Judge the time since the last call."""
+        now = self._now()
+        seconds, *used = (after - before for after, before in zip(now, self._before, strict=True))
+        self.is_busy = seconds > 0 and max(used) / seconds >= _MIN_CPU_SHARE
+        self._before = now
+
+    def _now(self) -> tuple[float, float, float]:
+        """The time of the run; CPU of the process; CPU of this thread with its waits for a core. In seconds."""
+        return self._clock.monotonic(), time.process_time(), _wanted_cpu()
+
+
+def _wanted_cpu() -> float:
+    try:
+        with open("/proc/thread-self/schedstat", encoding="ascii") as file:
+            _, waited, _ = file.read().split()
+    except (OSError, ValueError):
+        waited = "0"  # other systems
+    return time.thread_time() + int(waited) / 1e9
