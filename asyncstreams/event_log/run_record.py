@@ -141,6 +141,10 @@ class ThresholdRecord:
     is_met: bool | None
     details: str
 
+    def __str__(self) -> str:
+        result = "skipped" if self.is_met is None else "met" if self.is_met else "MISSED"
+        return f"threshold {self.text}: {result}: {self.details}"
+
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:

@@ -129,4 +129,9 @@ class RunReport:
         lines = {report.stream: str(report) for report in self.streams}
         lines |= {name: f"unavailable: {reason}" for name, reason in self.unavailable.items()}
         width = max(map(len, lines), default=0)
-        return "\n".join(f"{name:{width}}  {line}" for name, line in lines.items())
+        shown = [f"{name:{width}}  {line}" for name, line in lines.items()]
+        if self.record is None:
+            return "\n".join(shown)
+        # A missed threshold stands first: it is why the run failed.
+        thresholds = sorted(self.record.thresholds, key=lambda entry: (entry.is_met is not False, entry.is_met is None))
+        return "\n".join([*map(str, thresholds), *shown, self.record.verdict])
