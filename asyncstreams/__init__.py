@@ -53,7 +53,7 @@ from .errors import (
     TruncatedBody,
     UnexpectedContent,
 )
-from .event_log.run_record import RunRecord
+from .event_log.run_record import RunOrigin, RunRecord
 from .events import (
     Ceiling,
     Event,
@@ -188,6 +188,7 @@ __all__ = [
     "ResponseAction",
     "ResponseTooLarge",
     "RetryScheduled",
+    "RunOrigin",
     "RunRecord",
     "RunReport",
     "SQLite",

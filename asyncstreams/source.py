@@ -28,6 +28,7 @@ from .declaration.checks import check_options, check_read_arguments, check_sourc
 from .declaration.settings import StreamOptions
 from .destinations.base import Destination, Sink
 from .errors import AsyncStreamsError, ConfigError
+from .event_log.run_record import RunOrigin
 from .events import Listener
 from .execution.acknowledgement import Ack, open_pages
 from .execution.read_handle import ReadHandle
@@ -179,7 +180,7 @@ class Source:
         state: State | None = None,
         on_error: OnError = "continue",
         require: Sequence[str] = (),
-        event_log: bool = True,
+        event_log: bool | RunOrigin = True,
     ) -> RunReport:
         """Write all streams, or the named ones, to a destination, such as `to=JsonLines("out/")`, or to a Sink.
 
@@ -196,7 +197,8 @@ class Source:
 
         `require` are thresholds, such as "orders.records >= 0.9 * last": a run that misses one raises ThresholdMissed
         when everything is committed. With `event_log`, `record` of the report says what the run did over time and what
-        limited it. A destination stores the records of its last 100 runs; see `Destination.runs`.
+        limited it. A destination stores the records of its last 100 runs; see `Destination.runs`. A RunOrigin adds how
+        the run was started.
 
         SIGTERM ends the run in an orderly way, with exit code 143, unless the program handles that signal. Raises the
         errors of `pages`, OutputLocked, OutputMissing, OutputWriteError, StateCorrupt, StateIncompatible and

@@ -148,7 +148,7 @@ async def test_slow_disk_is_named(tmp_path):
     assert verdict(report).startswith(f"The run was limited by {Ceiling.DISK}")
 
 
-async def test_two_streams_with_two_limits_are_told_apart(virtual_clock, tmp_path):
+async def test_stream_that_takes_longest_is_named(virtual_clock, tmp_path):
     class Slow(Orders):
         pass
 

@@ -89,6 +89,7 @@ from asyncstreams import (
     ResponseAction,
     ResponseTooLarge,
     RetryScheduled,
+    RunOrigin,
     RunRecord,
     RunReport,
     SchemaError,
@@ -387,7 +388,9 @@ async def read(options: StreamOptions, middleware: Middleware, router: MockRoute
 
 
 async def handle_report(source: Source) -> RunReport:
-    report = await source.extract(to=Parquet(Path("out"), mode="replace"), require=["duration < 1h"], event_log=True)
+    report = await source.extract(
+        to=Parquet(Path("out"), mode="replace"), require=["duration < 1h"], event_log=RunOrigin("shop:Shop")
+    )
     assert_type(report.record, RunRecord | None)
     assert_type(await JsonLines("out").runs(limit=1), tuple[RunRecord, ...])
     for stream in report.streams:

@@ -16,6 +16,17 @@ StreamOutcome: TypeAlias = Literal["running", "complete", "partial", "failed", "
 
 
 @dataclass(frozen=True, slots=True)
+class RunOrigin:
+    """Where a run was started, for its record: "shop:Shop" or "shop.py:Shop", and the command that repeats it.
+
+    The command must not contain secrets.
+    """
+
+    import_path: str = ""
+    command: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class LatencySummary:
     """Distribution of a time in seconds over `count` requests; percentiles are accurate to 5 %."""
 

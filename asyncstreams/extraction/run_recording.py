@@ -14,7 +14,7 @@ from ..declaration.stream import Stream
 from ..destinations.writer_protocol import MAX_RUNS_KEPT, DestinationWriter, StoredRun
 from ..errors import LocalError, ThresholdMissed
 from ..event_log.recorder import RunRecorder, new_record, outcome_of
-from ..event_log.run_record import RunRecord, StreamRecord, ThresholdRecord
+from ..event_log.run_record import RunOrigin, RunRecord, StreamRecord, ThresholdRecord
 from ..event_log.thresholds import Threshold, check_thresholds
 from ..event_log.verdict import with_verdict
 from ..events import Listener
@@ -35,7 +35,7 @@ def new_recording(
     clock: Clock,
     *,
     require: Sequence[str],
-    event_log: bool,
+    event_log: bool | RunOrigin,
     is_whole: bool,
 ) -> RunRecording | None:
     """The recording of a run of these streams of a Source; None if nothing asks for one.
@@ -48,9 +48,15 @@ def new_recording(
         return None
     path = getattr(to, "path", None)
     shown = type(to).__name__ + ("" if path is None else f" {path}")
-    template = new_record(class_name, shown, clock.wall(), describe_settings(streams))
-    recorder = RunRecorder(replace(template, is_narrowed=not is_whole), _names_with_parents(streams), clock)
-    return RunRecording(recorder, thresholds, clock, is_stored=event_log)
+    origin = event_log if isinstance(event_log, RunOrigin) else RunOrigin()
+    template = replace(
+        new_record(class_name, shown, clock.wall(), describe_settings(streams)),
+        import_path=origin.import_path,
+        command=origin.command,
+        is_narrowed=not is_whole,
+    )
+    recorder = RunRecorder(template, _names_with_parents(streams), clock)
+    return RunRecording(recorder, thresholds, clock, is_stored=event_log is not False)
 
 
 @contextmanager

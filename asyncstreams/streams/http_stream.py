@@ -18,6 +18,7 @@ from ..declaration.settings import ResolvedSettings, StreamOptions, StreamSettin
 from ..declaration.stream import Stream
 from ..destinations.base import Destination, Sink
 from ..errors import AsyncStreamsError, ConfigError, HttpStatusError
+from ..event_log.run_record import RunOrigin
 from ..events import Listener
 from ..execution.acknowledgement import Ack, open_pages
 from ..execution.parent_coordinator import CachedLog
@@ -310,7 +311,7 @@ class HttpStream(StreamSettings):
         state: State | None = None,
         on_error: OnError = "continue",
         require: Sequence[str] = (),
-        event_log: bool = True,
+        event_log: bool | RunOrigin = True,
     ) -> RunReport:
         """Write the stream to a destination or a Sink: `await stream.extract(to=JsonLines("out/"))`.
 
