@@ -421,6 +421,7 @@ CUSTOM_ARGUMENTS = {
     "OutputLocked": {"holder": "process 7", "since": None},
     "StateIncompatible": {"field": "url_base"},
     "PartialFailure": {"errors": (ConfigError("of a slice"), KeyError("id")), "report": None},
+    "ThresholdMissed": {"report": None},
 }
 ERROR_CLASSES = [
     public

@@ -91,7 +91,7 @@ async def test_replacement_becomes_visible_once_complete(out: Path):
     await harness.extract()
     harness.api.version = 2
     with pytest.raises(OutputWriteError, match=r"cannot be written: .*(full|No space left)"):
-        await harness.extract(FaultyDatabase(40, "full"))
+        await harness.extract(FaultyDatabase(50, "full"))
     before = harness.visible_ids("customers")
     await harness.extract()
 
