@@ -37,8 +37,8 @@ FLOORS = [
     ("events",),
     ("messages",),
     ("content",),
-    ("models", "urls", "_json"),
-    ("errors", "clock", "redaction", "_version"),
+    ("models", "urls", "_json", "html_tables"),
+    ("errors", "clock", "redaction", "visible_text", "_version"),
 ]
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # The pytest plugin is beside the package, because importing a submodule would import the package.

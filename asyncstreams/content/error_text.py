@@ -15,6 +15,7 @@ import httpx
 from .._json import as_array, as_object, decode
 from ..errors import MalformedJSON
 from ..redaction import scrub
+from ..visible_text import escape_controls
 from .charsets import MARK_BYTES, UTF8, declared_charset, find_charset, text_charset
 
 MAX_ERROR_TEXT_CHARS = 300
@@ -140,13 +141,6 @@ def shown_text(text: str, secrets: Iterable[str] = (), max_chars: int = MAX_ERRO
     if len(text) > _MAX_TEXT_CHARS:
         clean = clean[:-_MAX_CUT_SECRET_CHARS]
     return escape_controls(clean[:max_chars])[:max_chars]
-
-
-def escape_controls(text: str) -> str:
-    r"""The text with everything that is not printable as an escape, such as `\x1b` of terminals and `\u202e`."""
-    if text.isprintable():
-        return text
-    return "".join([char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text])
 
 
 def shown_keys(fields: Iterable[str]) -> str:

@@ -14,8 +14,8 @@ from typing import IO, Any
 
 from ..errors import DecodeError, ResponseTooLarge, TruncatedBody, UnexpectedContent
 from ..models import BodyLimits
+from ..visible_text import escape_controls
 from .body_meter import BodyMeter, decoded_exceeded
-from .error_text import escape_controls
 
 _log = logging.getLogger("asyncstreams")
 _SYSTEM_FILES = (".DS_Store", "Thumbs.db", "desktop.ini")

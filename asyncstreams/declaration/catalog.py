@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ..errors import ConfigError
+from ..html_tables import html_table
 
 T = TypeVar("T")
 
@@ -73,3 +74,9 @@ class CheckReport:
         width = max(len(stream.stream) for stream in self.streams)
         indent = "\n" + " " * (width + 2)
         return "\n".join(f"{stream.stream:{width}}  {str(stream).replace(chr(10), indent)}" for stream in self.streams)
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (stream.stream, *(part.strip() for part in str(stream).partition("  ")[::2])) for stream in self.streams
+        ]
+        return html_table(("stream", "status", "details"), rows)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from ..html_tables import html_table
 from .ledger import RunTimes, StreamLedger
 from .writer_protocol import OutputContents
 
@@ -98,6 +99,22 @@ class OutputState(Mapping[str, StreamOutput]):
     def __str__(self) -> str:
         width = max(map(len, self.streams), default=0)
         return "\n".join(f"{name:{width}}  {stream}" for name, stream in self.streams.items())
+
+    def _repr_html_(self) -> str:
+        header = ("stream", "rows", "status", "mode", "read up to", "partitions", "last run (UTC)")
+        rows = [
+            (
+                name,
+                stream.rows,
+                stream.status,
+                stream.mode,
+                "" if stream.cursor is None else str(stream.cursor),
+                len(stream.partitions) if len(stream.partitions) > 1 else None,
+                "" if stream.last_run is None else f"{stream.last_run:%Y-%m-%d %H:%M}",
+            )
+            for name, stream in self.streams.items()
+        ]
+        return html_table(header, rows, str(self.path))
 
 
 def output_state(path: str | os.PathLike[str], contents: OutputContents) -> OutputState:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, cast
 
 import msgspec
 
 from ..errors import StateCorrupt
+from ..html_tables import Cell, html_table
 
 FORMAT = 1
 Outcome: TypeAlias = Literal["running", "complete", "partial", "failed", "interrupted"]
@@ -113,6 +114,13 @@ class StreamRecord:
     def duration(self) -> float:
         return self.ended_s - self.began_s
 
+    def html_row(self) -> tuple[Cell, ...]:
+        """The cells of the stream in the table of its run."""
+        ceiling = max(self.ceilings, key=lambda name: self.ceilings[name], default="")
+        counts = (self.records, self.requests, self.refused or None, self.retries or None, self.quarantined or None)
+        details = "\n".join(filter(None, [self.error, *self.notes]))
+        return self.name, self.outcome, *counts, round(self.duration, 1), ceiling, details
+
 
 @dataclass(frozen=True, slots=True)
 class SliceRecord:
@@ -208,6 +216,16 @@ class RunRecord:
         """The record of a stream; None if the run did not read it."""
         return next((stream for stream in self.streams if stream.name == name), None)
 
+    def _repr_html_(self) -> str:
+        counts = ("records", "requests", "refused", "retries", "quarantined", "seconds")
+        header = ("stream", "outcome", *counts, "limited by", "details")
+        rows = [stream.html_row() for stream in self.streams]
+        gap = (None,) * (len(counts) + 1)
+        rows += [(name, "unavailable", *gap, reason) for name, reason in self.unavailable.items()]
+        run = f"Run {self.id} of {self.source} into {self.destination}: {self.outcome} after {self.seconds:,.1f} s."
+        thresholds = map(str, missed_first(self.thresholds))
+        return html_table(header, rows, "\n".join(filter(None, [*thresholds, run, self.error, self.verdict])))
+
     def to_json(self) -> dict[str, Any]:
         """The record as a JSON object."""
         return cast("dict[str, Any]", msgspec.to_builtins(self))
@@ -229,3 +247,8 @@ class RunRecord:
                 hint="upgrade asyncstreams",
             )
         return record
+
+
+def missed_first(thresholds: Sequence[ThresholdRecord]) -> list[ThresholdRecord]:
+    """The missed thresholds, which are why a run failed, then those that were met, then those that were skipped."""
+    return sorted(thresholds, key=lambda entry: (entry.is_met is not False, entry.is_met is None))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..destinations.ledger import JournalRecord, Part
-from ..event_log.run_record import RunRecord
+from ..event_log.run_record import RunRecord, missed_first
+from ..html_tables import Cell, html_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,11 @@ class WriteReport:
         parts = f"{self.parts:,} part" + ("" if self.parts == 1 else "s")
         return f"{self.rows:,} rows in {parts}, {self.bytes:,} bytes  {location}"
 
+    def _repr_html_(self) -> str:
+        header = ("rows", "parts", "bytes", "quarantined", "details")
+        counts = (self.rows, self.parts or None, self.bytes or None, self.quarantined or None)
+        return html_table(header, [(*counts, str(self))])
+
 
 @dataclass(frozen=True, slots=True)
 class StreamReport:
@@ -93,24 +99,13 @@ class StreamReport:
     written: WriteReport | None = None
 
     def __str__(self) -> str:
-        failed = f", {self.ignored:,} ignored" if self.ignored else ""
-        failed += f", {self.missing:,} missing" if self.missing else ""
-        failed += f", {self.failed:,} failed" if self.failed else ""
-        failed += f", {self.repeated_pages:,} repeated left out" if self.repeated_pages else ""
-        failed += f", {self.outside_window:,} outside their window" if self.outside_window else ""
-        left = f"{self.left_for_next_run:,} " if self.left_for_next_run else ""
-        failed += f", {left}from {self.left_from} on left for the next run" if self.left_from is not None else ""
-        failed += f", {self.early_timeouts:,} slow tries repeated" if self.early_timeouts else ""
         plural = "" if self.slices == 1 else "s"
-        quarantined = f", {self.quarantined:,} quarantined" if self.quarantined else ""
-        counts = (
-            f"{self.records:,} records in {self.pages:,} pages of {self.slices:,} slice{plural}{failed}{quarantined}"
-        )
-        if self.written is None:
-            return counts
-        mode = f"decoded: {self.not_raw_because}" if self.not_raw_because else ""
-        mode = "raw passthrough" if self.raw_passthrough else mode
-        return f"{counts}: {self.written}" + (f"  ({mode})" if mode else "")
+        counts = f"{self.records:,} records in {self.pages:,} pages of {self.slices:,} slice{plural}"
+        counts = ", ".join([counts, *_exceptions(self)])
+        return counts if self.written is None else f"{counts}: {_describe_output(self, self.written)}"
+
+    def _repr_html_(self) -> str:
+        return _html_table([self], {}, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +127,49 @@ class RunReport:
         shown = [f"{name:{width}}  {line}" for name, line in lines.items()]
         if self.record is None:
             return "\n".join(shown)
-        # A missed threshold stands first: it is why the run failed.
-        thresholds = sorted(self.record.thresholds, key=lambda entry: (entry.is_met is not False, entry.is_met is None))
-        return "\n".join([*map(str, thresholds), *shown, self.record.verdict])
+        return "\n".join([*map(str, missed_first(self.record.thresholds)), *shown, self.record.verdict])
+
+    def _repr_html_(self) -> str:
+        record = self.record
+        lines = [] if record is None else [*map(str, missed_first(record.thresholds)), record.verdict]
+        return _html_table(self.streams, self.unavailable, "\n".join(filter(None, lines)))
+
+
+def _html_table(streams: Sequence[StreamReport], unavailable: Mapping[str, str], caption: str) -> str:
+    header = ("stream", "records", "pages", "slices", "details")
+    rows: list[tuple[Cell, ...]] = [
+        (report.stream, report.records, report.pages, report.slices, "\n".join(_details(report))) for report in streams
+    ]
+    rows += [(name, None, None, None, f"unavailable: {reason}") for name, reason in unavailable.items()]
+    return html_table(header, rows, caption)
+
+
+def _details(report: StreamReport) -> list[str]:
+    """Lines: what is not among the delivered records, and the output."""
+    lines = [", ".join(_exceptions(report))]
+    if report.written is not None:
+        lines.append(_describe_output(report, report.written))
+    return [line for line in lines if line]
+
+
+def _exceptions(report: StreamReport) -> list[str]:
+    """What is not among the delivered records, and what was repeated."""
+    counts = {
+        "ignored": report.ignored,
+        "missing": report.missing,
+        "failed": report.failed,
+        "repeated left out": report.repeated_pages,
+        "outside their window": report.outside_window,
+    }
+    texts = [f"{count:,} {name}" for name, count in counts.items() if count]
+    if report.left_from is not None:
+        left = f"{report.left_for_next_run:,} " if report.left_for_next_run else ""
+        texts.append(f"{left}from {report.left_from} on left for the next run")
+    counts = {"slow tries repeated": report.early_timeouts, "quarantined": report.quarantined}
+    return texts + [f"{count:,} {name}" for name, count in counts.items() if count]
+
+
+def _describe_output(report: StreamReport, written: WriteReport) -> str:
+    mode = f"decoded: {report.not_raw_because}" if report.not_raw_because else ""
+    mode = "raw passthrough" if report.raw_passthrough else mode
+    return f"{written}" + (f"  ({mode})" if mode else "")
