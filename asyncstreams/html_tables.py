@@ -31,7 +31,7 @@ def html_table(header: Sequence[str], rows: Iterable[Sequence[Cell]], caption: s
     lines.append(f"<thead><tr>{heads}</tr></thead>")
     lines.append("<tbody>")
     for row in table:
-        cells = "".join(f'<td style="{aligned[index]}">{html_text(_text(row[index]))}</td>' for index in shown)
+        cells = "".join(f'<td style="{aligned[index]}">{html_text(format_cell(row[index]))}</td>' for index in shown)
         lines.append(f"<tr>{cells}</tr>")
     lines.append("</tbody></table>")
     return "\n".join(lines)
@@ -42,7 +42,8 @@ def html_text(text: str) -> str:
     return escape(escape_controls(text, keep_lines=True)).replace("\n", "<br>")
 
 
-def _text(cell: Cell) -> str:
+def format_cell(cell: Cell) -> str:
+    """The text of a cell: numbers with separators of thousands, fractions with one digit."""
     if cell is None:
         return ""
     if isinstance(cell, str):

@@ -70,5 +70,4 @@ async def test_table_and_explain_show_done_and_known_parents(virtual_clock: Virt
 
     assert "of 6 parents so far" in first
     assert "12 slices done of 12 parents," in read.explain()
-    assert "slices/parents" in console.file.getvalue()
-    assert "12/12" in console.file.getvalue()
+    assert "12 of 12" in console.file.getvalue()
