@@ -9,6 +9,7 @@ Basis: TypeAlias = Literal["slices", "records"]
 """What an estimate counts: finished slices of all, or records of the total that the API reports."""
 _RATE_TIME_S = 5.0
 _MIN_SPAN_S = 0.5
+_MAX_HOLD_S, _HOLD_DECAY = 10.0, 0.9
 _MIN_SLICES_DONE = 3
 _MIN_REMAINING_TIME_S = 10.0
 _MAX_CHANGE_PER_S = 0.3
@@ -21,20 +22,27 @@ _MAX_SECONDS = 100 * 86400.0
 class DecayingRate:
     """Units per second, with weights that halve in about 0.7 * `time` seconds; times are monotonic seconds."""
 
-    __slots__ = ("_at", "_span", "_units")
+    __slots__ = ("_at", "_hold", "_span", "_units")
 
     def __init__(self, now: float) -> None:
         self._at, self._span, self._units = now, 0.0, 0.0
+        self._hold = 0.0
 
     def add(self, now: float, units: float, time: float = _RATE_TIME_S) -> None:
-        """Count units that arrived since the previous call."""
-        self._span, self._units = self._decayed(now, time)
-        self._at = max(self._at, now)
-        self._units += units
+        """Count units that arrived since the previous call, evenly."""
+        span, self._units = self._decayed(now, time)
+        elapsed = now - self._at
+        # Those that arrived at the begin of a long interval weigh less.
+        self._units += units * (span - self._span * math.exp(-elapsed / time)) / elapsed if elapsed > 0 else units
+        self._span, self._at = span, max(self._at, now)
+        self._hold = max(min(elapsed, _MAX_HOLD_S), self._hold * _HOLD_DECAY)
 
     def per_second(self, now: float, time: float = _RATE_TIME_S) -> float:
-        """The rate; of the time since the start if that is short, and of at least half a second."""
-        span, units = self._decayed(now, time)
+        """The rate; of the time since the start if that is short, and of at least half a second.
+
+        It does not fall before the next units are late.
+        """
+        span, units = self._decayed(max(self._at, now - self._hold), time)
         return units / max(span, _MIN_SPAN_S)
 
     def _decayed(self, now: float, time: float) -> tuple[float, float]:

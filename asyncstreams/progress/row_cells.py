@@ -108,7 +108,7 @@ def total_text(rows: Mapping[str, Row], now: float) -> RowText:
         "rate": _rate(rate if open_rows else records / seconds if seconds > 0 else 0.0),
         "retries": sum(row.retries for row in values) or None,
         "quarantined": sum(row.quarantined for row in values) or None,
-        "status": f"{_count_statuses(rows, now)}, {duration_text(seconds)}",
+        "status": f"{duration_text(seconds)}: {_count_statuses(rows, now)}",
     }
     compact: Cells = {}
     samples = [row.sample for row in open_rows if row.sample is not None]
@@ -181,6 +181,8 @@ def _slices(row: Row, separator: str) -> str | None:
 
 def _ceilings(row: Row) -> tuple[str | None, str | None]:
     """What limits the stream now, or limited it most of the time; and the same in short."""
+    if row.is_finished and not row.pages:
+        return None, None
     if row.is_finished:
         ceiling = max(row.ceilings, key=lambda name: row.ceilings[name], default=None)
         return (None if ceiling is None else CEILINGS[ceiling]), None

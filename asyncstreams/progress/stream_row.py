@@ -188,7 +188,8 @@ class Row:
         known = slices.known if slices.is_all else None
         expected = None if sample is None else sample.records_expected
         if sample is not None and expected and known == sample.slices_done + sample.slices_open:
-            self.completion.observe(now, "records", min(sample.records, expected), expected)
+            done = min(sample.records + self.quarantined, expected)
+            self.completion.observe(now, "records", done, expected)
         elif known is not None and known > 1:
             self.completion.observe(now, "slices", min(finished, known), known)
 
