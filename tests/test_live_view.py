@@ -54,7 +54,7 @@ def busy_run() -> ScriptedRun:
         if second % 3 == 0:
             run.send(SliceStarted("orders", Slice()), SliceFinished("orders", Slice()))
         run.send(
-            sample("events", Ceiling.FOUND_LIMIT, records=400 * second, records_expected=60_000, slices_known=1)
+            sample("events", Ceiling.FOUND_LIMIT, records_expected=60_000, slices_known=1)
             if second
             else sample("events"),
             sample("orders", Ceiling.REPORTED_QUOTA, slices_known=40, in_flight=6, waiting=11, max_rate=25.0),
@@ -86,9 +86,7 @@ def test_final_table_keeps_figures_and_what_limited_most():
 def test_no_line_is_wider_than_the_terminal(name, reason, width, records):
     run = ScriptedRun()
     run.send(StreamStarted(name), StreamStarted("other"), page_read(name, records, records))
-    run.send(
-        sample(name, Ceiling.CPU, records=1, records_expected=2, slices_known=1), RetryScheduled(name, reason, 9, 1)
-    )
+    run.send(sample(name, Ceiling.CPU, records_expected=2, slices_known=1), RetryScheduled(name, reason, 9, 1))
 
     lines = run.lines(width)
 

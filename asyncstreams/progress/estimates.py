@@ -55,13 +55,14 @@ class Completion:
 
     The remaining time counts down, and changes by at most 30 % in a second. Another basis, and a total that differs by
     more than 10 %, may change it at once, since the former estimate was about something else. Times are monotonic
-    seconds.
+    seconds. `records` counts the records of the current run, also those in quarantine.
     """
 
-    __slots__ = ("_at", "_began_at", "_done", "_rate", "_seconds", "_total", "basis")
+    __slots__ = ("_at", "_began_at", "_done", "_rate", "_seconds", "_total", "basis", "records")
 
     def __init__(self, now: float) -> None:
         self.basis: Basis | None = None
+        self.records = 0
         self._began_at = self._at = now
         self._done, self._total = 0, 0
         self._rate = DecayingRate(now)
@@ -70,7 +71,8 @@ class Completion:
     @property
     def fraction(self) -> float | None:
         """The part that is done, from 0 to 1; None without a known total."""
-        return None if self.basis is None or self._total <= 0 else min(1.0, self._done / self._total)
+        done = self.records if self.basis == "records" else self._done
+        return None if self.basis is None or self._total <= 0 else min(1.0, done / self._total)
 
     def observe(self, now: float, basis: Basis, done: int, total: int) -> None:
         """Note that `done` of `total` units are done; both are at least 0."""

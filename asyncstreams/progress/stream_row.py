@@ -122,6 +122,7 @@ class Row:
                 self.pages += 1
                 self.records += records
                 self.quarantined += quarantined
+                self.completion.records += records + quarantined
                 self.rate.add(now, records)
                 self.wait = None
             case RequestFinished():
@@ -188,8 +189,7 @@ class Row:
         known = slices.known if slices.is_all else None
         expected = None if sample is None else sample.records_expected
         if sample is not None and expected and known == sample.slices_done + sample.slices_open:
-            done = min(sample.records + self.quarantined, expected)
-            self.completion.observe(now, "records", done, expected)
+            self.completion.observe(now, "records", min(self.completion.records, expected), expected)
         elif known is not None and known > 1:
             self.completion.observe(now, "slices", min(finished, known), known)
 
