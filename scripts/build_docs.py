@@ -55,6 +55,7 @@ def main() -> int:
 def stage() -> None:
     for path in sorted((ROOT / "docs").rglob("*.md")):
         write(path.relative_to(ROOT / "docs"), path.read_text("utf-8"), path)
+    shutil.copytree(ROOT / "docs" / "images", STAGED / "images")
     for name, path in EXTRA_PAGES.items():
         write(Path(name), path.read_text("utf-8"), path)
     write(Path("examples.md"), examples(), ROOT / "docs" / "examples.md")

@@ -1,15 +1,19 @@
-"""The picture of the live view in the documentation, drawn from scripted events: `python scripts/draw_live_view.py`."""
+"""The picture of the live view in the documentation, drawn from scripted events.
+
+`python scripts/draw_live_view.py` writes docs/images/live-view.svg; with a width as argument, it prints the table.
+"""
 
 from __future__ import annotations
 
 import io
+import re
 import sys
 from pathlib import Path
 
 from rich.console import Console
 from rich.terminal_theme import MONOKAI
 
-from asyncstreams import Slice
+from asyncstreams import Slice, StreamUnavailable
 from asyncstreams.events import (
     Ceiling,
     Event,
@@ -31,41 +35,35 @@ SECONDS = 60
 NAMES = ("customers", "events", "orders", "reviews", "payouts")
 
 
-def sample(
-    stream: str,
-    ceilings: tuple[Ceiling, ...],
-    *,
-    done: int = 0,
-    known: int | None = 1,
-    records: int = 0,
-    expected: int | None = None,
-    in_flight: int = 8,
-    waiting: int = 0,
-    max_rate: float | None = None,
-) -> ProgressSampled:
-    open_slices = 1 if known == 1 else 8
+def sample(stream: str, ceiling: Ceiling, second: int) -> ProgressSampled:
+    done, known, expected = 0, None, None
+    in_flight, waiting, max_rate = 2, 0, None
+    if stream == "events":
+        known, expected, in_flight, max_rate = 1, 120_000, 8, 41.0
+    elif stream == "orders":
+        done, known, in_flight, waiting, max_rate = second // 3, 64, 6, 11, 25.0
     return ProgressSampled(
-        stream, 0.5, 0, records, done, open_slices, known, expected, in_flight, waiting, "", 0.0, ceilings, max_rate, ""
+        stream, 0.5, 0, 0, done, 1, known, expected, in_flight, waiting, "", 0.0, (ceiling,), max_rate, ""
     )
 
 
 def events_of_second(second: int) -> list[Event]:
     """What happens in one second of the run."""
-    pages: list[Event] = [PageRead(name, Slice(), second, 100 + second % 3, second % 20 == 0) for name in NAMES[1:4]]
-    events = pages * 8
+    events: list[Event] = []
+    for name, records in (("events", 800), ("orders", 300), ("reviews", 1_000)):
+        events.append(PageRead(name, Slice(), second, records, int(name == "orders" and second % 20 == 3)))
     if second < 34:
-        events += [PageRead("customers", Slice(), second, 250, 0)] * 2
+        events.append(PageRead("customers", Slice(), second, 500, 0))
     if second == 34:
         events.append(StreamFinished("customers"))
     if second % 3 == 0:
         events += [SliceStarted("orders", Slice()), SliceFinished("orders", Slice())]
     if second in (13, 41):
         events.append(RetryScheduled("reviews", "answered 503 Service Unavailable", 0.4, 1))
-    quota, limit = Ceiling.REPORTED_QUOTA, Ceiling.FOUND_LIMIT
     events += [
-        sample("events", (limit,), records=800 * second, expected=120_000, max_rate=41.0),
-        sample("orders", (quota,), done=second // 3, known=64, in_flight=6, waiting=11, max_rate=25.0),
-        sample("reviews", (Ceiling.CONSUMER, Ceiling.DISK), known=None, in_flight=2),
+        sample("events", Ceiling.FOUND_LIMIT, second),
+        sample("orders", Ceiling.REPORTED_QUOTA, second),
+        sample("reviews", Ceiling.DISK, second),
     ]
     return events
 
@@ -82,7 +80,7 @@ def draw(width: int = WIDTH) -> Console:
     progress = Progress(Script(), console=Console(file=io.StringIO()), clock=clock)  # type: ignore[arg-type]
     for name in NAMES:
         progress(StreamStarted(name))
-    progress(StreamFinished("payouts", PermissionError()))
+    progress(StreamFinished("payouts", StreamUnavailable("answered 403 Forbidden", status=403)))
     for second in range(SECONDS):
         for event in events_of_second(second):
             progress(event)
@@ -93,9 +91,15 @@ def draw(width: int = WIDTH) -> Console:
     return console
 
 
+def to_svg(console: Console) -> str:
+    """The output of a console as SVG. Its font is that of the reader: rich would load one from the network."""
+    svg = console.export_svg(title="python sync.py", theme=MONOKAI, unique_id="live-view")
+    svg = re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL)
+    return svg.replace("Fira Code", "ui-monospace")
+
+
 if __name__ == "__main__":
-    console = draw(int(sys.argv[1]) if len(sys.argv) > 1 else WIDTH)
     if len(sys.argv) > 1:
-        print(console.export_text())
+        print(draw(int(sys.argv[1])).export_text())
     else:
-        IMAGE.write_text(console.export_svg(title="python sync.py", theme=MONOKAI), encoding="utf-8")
+        IMAGE.write_text(to_svg(draw()), encoding="utf-8")

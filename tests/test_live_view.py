@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
@@ -36,8 +37,11 @@ from asyncstreams import (
     WaitStarted,
 )
 from asyncstreams.events import Ceiling
+from asyncstreams.progress import Progress
+from asyncstreams.progress.terminal_view import LinesAbove
 
-DATA = Path(__file__).parent / "data"
+ROOT = Path(__file__).parent.parent
+DATA = ROOT / "tests" / "data"
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -120,9 +124,11 @@ def test_many_streams_fit_the_height(height, rows):
     run.send(*(StreamFinished(name) for name in names[:30]))
     run.send(StreamFinished("stream_30", OSError()), *(WaitStarted(name, "quota", 9) for name in names[42:]))
 
-    lines = run.lines(100)
+    with run.progress:
+        lines = run.lines(100)
 
     assert len(lines) <= max(height - 1, 7)
+    assert len(run.lines()) == 52
     assert lines[-1].startswith("50 streams")
     shown = [line.split()[0] for line in lines[1 : rows + 1]]
     if rows == 50:
@@ -239,6 +245,62 @@ def test_without_events_nothing_is_printed():
         pass
 
     assert printed(run.console) == ""
+
+
+def test_terminal_that_is_not_unicode_shows_question_marks():
+    output = io.BytesIO()
+    file = io.TextIOWrapper(output, encoding="latin-1")
+    run = ScriptedRun(Console(file=file, width=40, force_terminal=True, color_system=None))
+    run.send(StreamStarted("größe_表"), page_read("größe_表", 1))
+
+    run.console.print(run.progress.table())
+
+    file.flush()
+    assert output.getvalue().decode("latin-1").splitlines()[1].startswith("größe_? ")
+
+
+def test_progress_inside_of_another_is_printed_above(monkeypatch):
+    outer = terminal()
+    monkeypatch.setattr(sys, "stderr", LinesAbove(outer, io.StringIO()))
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    run = ScriptedRun()
+    with Progress(run) as inner:
+        inner(StreamStarted("orders"))
+        inner(StreamFinished("orders"))
+
+    assert [line.split()[0] for line in printed(outer).splitlines()] == ["stream", "orders"]
+
+
+def test_block_can_be_entered_again():
+    run = ScriptedRun(terminal())
+    for _ in range(2):
+        with run.progress:
+            run.send(StreamStarted("orders"), page_read("orders", 5), StreamFinished("orders"))
+
+    assert re.findall(r"orders +(\d+) +(\d+) ", printed(run.console))[-1] == ("2", "10")
+
+
+def test_closed_stderr_does_not_fail_the_run(monkeypatch):
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with os.fdopen(write_end, "w", buffering=1) as closed:
+        monkeypatch.setattr(sys, "stderr", closed)
+        with Progress(ScriptedRun()) as progress:
+            progress(StreamStarted("orders"))
+        monkeypatch.undo()
+        with contextlib.suppress(BrokenPipeError):
+            closed.close()
+
+
+def test_picture_of_the_documentation_can_be_drawn():
+    script = [sys.executable, "-W", "error", str(ROOT / "scripts" / "draw_live_view.py"), "200"]
+    text = subprocess.run(script, capture_output=True, encoding="utf-8", check=True).stdout
+
+    picture = (ROOT / "docs" / "images" / "live-view.svg").read_text("utf-8")
+    assert len(picture) < 100_000
+    for word in ("customers", "17,000", "reported", "unavailable:"):
+        assert word in text
+        assert word in picture
 
 
 def test_table_is_drawn_only_when_something_changes():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -19,10 +22,7 @@ from .notebook_view import HtmlTable, NotebookView, is_in_notebook
 from .row_cells import COLUMNS, row_text, total_text
 from .stream_row import Row
 from .terminal_table import ProgressTable
-from .terminal_view import TerminalView
-
-_TEXT_CHARS = 120
-"""Width of the table in clients of notebooks that show texts only."""
+from .terminal_view import LinesAbove, TerminalView
 
 __all__ = ["EventSource", "Progress", "Row"]
 
@@ -55,15 +55,12 @@ class Progress:
         self._clock = clock or SystemClock()
         self._is_final = False
         self._unsubscribe: Callable[[], None] | None = None
-        self._console = console if console is not None else Console(stderr=True)
+        self._console = console
         self._view: TerminalView | NotebookView | None = None
-        if is_in_notebook() and (console is None or console.is_jupyter):
-            self._view = NotebookView(self._html)
-        elif self._console.is_interactive and (console is not None or self._console.file.isatty()):
-            # Without a console of the caller, FORCE_COLOR does not make a file a terminal.
-            self._view = TerminalView(self._console, self.table)
 
     def __enter__(self) -> Self:
+        self._is_final = False
+        self._view = self._new_view()
         self._unsubscribe = self._source.subscribe(self)
         if self._view is not None:
             self._view.start()
@@ -77,8 +74,11 @@ class Progress:
         self._is_final = True
         if self._view is not None:
             self._view.stop()
-        elif self.rows:
+        elif self._console is not None:
             self._console.print(self.table(), soft_wrap=True)
+        elif self.rows and sys.stderr is not None:
+            with suppress(OSError):  # a reader that has closed the pipe does not fail the run
+                print(self._text(), file=sys.stderr)
 
     def __call__(self, event: Event) -> None:
         """Update the row of a stream from an event."""
@@ -94,14 +94,26 @@ class Progress:
 
     def table(self) -> ProgressTable:
         """The current rows as a renderable of rich, as wide as its console."""
-        is_live = isinstance(self._view, TerminalView) and not self._is_final
-        return ProgressTable(
-            self.rows,
-            self._clock.monotonic(),
-            self._clock.wall(),
-            height=self._console.height if is_live else None,
-            is_unbounded=self._is_final and self._view is None,
-        )
+        height = None if self._is_final or not isinstance(self._view, TerminalView) else self._view.height
+        is_unbounded = self._is_final and self._view is None
+        return ProgressTable(self.rows, self._clock.monotonic(), self._clock.wall(), height, is_unbounded)
+
+    def _new_view(self) -> TerminalView | NotebookView | None:
+        """The view for this process; None if the table is printed once."""
+        if is_in_notebook() and (self._console is None or self._console.is_jupyter):
+            return NotebookView(self._html)
+        console = self._console or Console(stderr=True)
+        if not console.is_interactive:
+            return None
+        # Without a console of the caller, FORCE_COLOR makes no file a terminal, and a table inside of the block of
+        # another one is printed above that.
+        is_free = isinstance(sys.stderr, io.TextIOBase) and not isinstance(sys.stderr, LinesAbove)
+        if self._console is None and not (is_free and console.file.isatty()):
+            return None
+        return TerminalView(console, self.table)
+
+    def _text(self) -> str:
+        return "\n".join(figures + status for figures, status, _ in self.table().lines())
 
     def _html(self) -> HtmlTable:
         now, wall = self._clock.monotonic(), self._clock.wall()
@@ -109,5 +121,4 @@ class Progress:
         if len(texts) > 1:
             texts.append(total_text(self.rows, now))
         html = html_table([*COLUMNS.values()], [[text.cells.get(name) for name in COLUMNS] for text in texts])
-        text = "\n".join(figures + status for figures, status, _ in self.table().lines(_TEXT_CHARS))
-        return HtmlTable(html if texts else "", text)
+        return HtmlTable(html if texts else "", self._text())

@@ -13,6 +13,12 @@ from .row_cells import COLUMNS, COMPACT_HEADERS, RowText, rest_text, row_text, t
 from .stream_row import Row
 
 _LEFT = frozenset(("stream", "ceiling", "status"))
+# Columns with a shorter form; those that lose least come first. The last two become one.
+_COMPACT_ORDER = (
+    frozenset(("in_flight", "quarantined")),
+    frozenset(("records", "rate", "slices", "eta")),
+    frozenset(("ceiling", "status")),
+)
 # The first is left out first.
 _DROP_ORDER = ("pages", "in_flight", "slices", "quarantined", "retries", "done", "eta", "rate")
 # Wide enough for most values, so that columns rarely move.
@@ -20,6 +26,7 @@ _MIN_WIDTHS = {"records": 9, "rate": 9, "in_flight": 9, "eta": 16, "ceiling": 14
 _MIN_COMPACT_WIDTHS = {"records": 7, "rate": 6, "eta": 13}
 _MIN_STATUS_CHARS, _MIN_COMPACT_STATUS_CHARS = 30, 18
 _MIN_NAME_CHARS = 10
+_MIN_WIDTH_OF_WIDE_GAPS = 100
 _MAX_NAME_SHARE = 4
 _UNBOUNDED = 100_000
 _MIN_ROWS = 4
@@ -40,17 +47,17 @@ class ProgressTable:
         self._is_unbounded = is_unbounded
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        width = _UNBOUNDED if self._is_unbounded else options.max_width
-        for number, (text, status, style) in enumerate(self.lines(width)):
-            yield Segment(text, console.get_style("bold") if not number else None)
+        for number, (text, status, style) in enumerate(self.lines(options.max_width)):
+            yield Segment(_encodable(text, options), console.get_style("bold") if not number else None)
             if status:
-                yield Segment(status, console.get_style(style) if style else None)
+                yield Segment(_encodable(status, options), console.get_style(style) if style else None)
             yield Segment.line()
 
-    def lines(self, width: int) -> Iterator[tuple[str, str, str]]:
+    def lines(self, width: int = _UNBOUNDED) -> Iterator[tuple[str, str, str]]:
         """Each line in two parts, of which the second has a style: the header, the rows, the total."""
         if not self._rows:
             return
+        width = _UNBOUNDED if self._is_unbounded else width
         shown, rest = self._shown_rows()
         texts = [row_text(name, row, self._now, self._wall) for name, row in shown.items()]
         if len(self._rows) > 1:
@@ -81,38 +88,49 @@ class Layout:
 
     def __init__(self, texts: Sequence[RowText], width: int) -> None:
         self._texts, self._width = texts, width
-        self._is_compact = False
+        self._compact: frozenset[str] = frozenset()
         self._widths = self._measure()
+        for columns in _COMPACT_ORDER:
+            if self._missing() <= 0:
+                break
+            self._compact |= columns
+            self._widths = self._measure()
         if self._missing() > 0:
-            self._is_compact = True
             self._drop_columns()
         self._fit_name()
 
     @property
     def _gap(self) -> str:
-        return " " if self._is_compact and self._width < 100 else "  "
+        return " " if self._is_compact and self._width < _MIN_WIDTH_OF_WIDE_GAPS else "  "
+
+    @property
+    def _is_compact(self) -> bool:
+        """Whether one column has both what limits a stream and its status."""
+        return "status" in self._compact
 
     def lines(self) -> list[tuple[str, str, str]]:
         """The header and the rows, in two parts each: the figures; the status and its style."""
-        headers = COMPACT_HEADERS if self._is_compact else COLUMNS
-        lines = [self._line({name: headers[name] for name in self._widths}, "")]
+        lines = [self._line({name: self._header(name) for name in self._widths}, "bold")]
         lines += [self._line(self._cells(text), text.style) for text in self._texts]
         return lines
 
     def _cells(self, text: RowText) -> dict[str, str]:
-        cells = text.cells | text.compact if self._is_compact else text.cells
+        compact = {name: cell for name, cell in text.compact.items() if name in self._compact}
+        cells = text.cells | compact
         return {name: format_cell(cells.get(name)) for name in COLUMNS}
+
+    def _header(self, name: str) -> str:
+        return (COMPACT_HEADERS if name in self._compact else COLUMNS)[name]
 
     def _measure(self) -> dict[str, int]:
         """The width of each column that has a value, in its order."""
         rows = [self._cells(text) for text in self._texts]
-        headers = COMPACT_HEADERS if self._is_compact else COLUMNS
-        minimum = _MIN_COMPACT_WIDTHS if self._is_compact else _MIN_WIDTHS
         widths: dict[str, int] = {}
-        for name, header in headers.items():
+        for name in COLUMNS:
             widest = max(cell_len(row[name]) for row in rows)
             if widest or name == "stream":
-                widths[name] = max(widest, cell_len(header), minimum.get(name, 0))
+                minimum = _MIN_COMPACT_WIDTHS if name in self._compact else _MIN_WIDTHS
+                widths[name] = max(widest, cell_len(self._header(name)), minimum.get(name, 0))
         return widths
 
     def _drop_columns(self) -> None:
@@ -173,6 +191,11 @@ def _rank(row: Row, now: float) -> int:
     if not row.is_finished:
         return 1 if row.current_wait(now) is not None else 0
     return 3 if row.outcome.status == "done" else 2
+
+
+def _encodable(text: str, options: ConsoleOptions) -> str:
+    """The text with question marks for what the terminal cannot show: otherwise rich raises UnicodeEncodeError."""
+    return text.encode(options.encoding, "replace").decode(options.encoding) if options.ascii_only else text
 
 
 def _cut_end(text: str, width: int) -> str:

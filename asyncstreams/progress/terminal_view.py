@@ -7,6 +7,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, TextIO, cast
 
 from rich.console import Console, RenderableType
@@ -26,6 +27,7 @@ class TerminalView:
     """
 
     def __init__(self, console: Console, get_table: Callable[[], RenderableType]) -> None:
+        self._console = console
         self._live = Live(
             console=console,
             auto_refresh=False,
@@ -37,6 +39,11 @@ class TerminalView:
         self._output = RedirectedOutput(console)
         self._changed, self._stopped = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._draw, name="asyncstreams-progress", daemon=True)
+
+    @property
+    def height(self) -> int:
+        """Lines of the terminal."""
+        return self._console.height
 
     def start(self) -> None:
         self._live.start()
@@ -53,16 +60,20 @@ class TerminalView:
         self._stopped.set()
         self._changed.set()
         self._thread.join()
-        self._output.flush()
-        self._live.stop()
-        self._output.stop()
+        try:
+            with suppress(OSError):  # the terminal is gone
+                self._output.flush()
+                self._live.stop()
+        finally:
+            self._output.stop()
 
     def _draw(self) -> None:
-        while not self._stopped.wait(_MIN_FRAME_INTERVAL_S):
-            self._changed.wait(_IDLE_FRAME_INTERVAL_S)
-            self._changed.clear()
-            if not self._stopped.is_set():
-                self._live.refresh()
+        with suppress(OSError):
+            while not self._stopped.wait(_MIN_FRAME_INTERVAL_S):
+                self._changed.wait(_IDLE_FRAME_INTERVAL_S)
+                self._changed.clear()
+                if not self._stopped.is_set():
+                    self._live.refresh()
 
 
 class RedirectedOutput:
