@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import math
@@ -204,6 +205,7 @@ def test_slices_show_what_is_known():
     run.send(ParentsDiscovered("orders", 50, is_all=True))
     assert "12 of 50" in run.lines()[1]
     assert "12/50" in run.lines(80)[1]
+    run.send(SliceFinished("orders", Slice(), asyncio.CancelledError()))
     assert run.lines()[1].endswith("reading, 1 slice failed")
 
 

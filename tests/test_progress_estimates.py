@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted_run import ScriptedRun, page_read, sample
 
-from asyncstreams import ParentsDiscovered, Slice, SliceFinished, StreamStarted
+from asyncstreams import ParentsDiscovered, Slice, SliceFinished, SliceStarted, StreamStarted, WaitStarted
 from asyncstreams.progress.estimates import Completion
 from asyncstreams.progress.row_cells import duration_text
 
@@ -101,6 +102,29 @@ def test_reported_totals_of_all_slices_are_the_basis():
     run.send(sample("orders", slices_open=4, **known))
     assert " 50%  10 s (API total)" in run.lines()[1]
     assert run.lines(70)[1].split()[-5:] == ["50%", "10", "s", "records", "reading"]
+
+
+def test_estimate_includes_the_current_wait():
+    run = ScriptedRun()
+    run.send(StreamStarted("orders"), page_read("orders", 900), seconds=1)
+    run.send(sample("orders", slices_known=1, records_expected=1_000))
+    run.send(WaitStarted("orders", "the API's quota to reset", 600))
+
+    assert "10 min (API total)" in run.lines()[1]
+
+
+@pytest.mark.parametrize("basis", ["records", "slices"])
+def test_burst_of_a_quota_is_no_forecast(basis):
+    run = ScriptedRun()
+    known = {"slices_known": 1, "records_expected": 10_000} if basis == "records" else {"slices_known": 100}
+    run.send(StreamStarted("orders"))
+    for pages in range(1, 11):
+        run.send(page_read("orders", 100), SliceStarted("orders", Slice()), SliceFinished("orders", Slice()))
+        counts = {"pages": pages, "records": 100 * pages, "slices_done": pages * (basis == "slices")}
+        run.send(sample("orders", max_rate=0.1, **counts, **known), seconds=0.5)
+
+    # 90 requests remain, at one in 10 s.
+    assert re.search(r" 1[56] min \(", run.lines()[1])
 
 
 def test_never_100_percent_before_the_end():

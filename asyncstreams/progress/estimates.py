@@ -74,14 +74,17 @@ class Completion:
         done = self.records if self.basis == "records" else self._done
         return None if self.basis is None or self._total <= 0 else min(1.0, done / self._total)
 
-    def observe(self, now: float, basis: Basis, done: int, total: int) -> None:
-        """Note that `done` of `total` units are done; both are at least 0."""
+    def observe(self, now: float, basis: Basis, done: int, total: int, max_rate: float = math.inf) -> None:
+        """Note that `done` of `total` units are done; both are at least 0.
+
+        The limits allow `max_rate` units a second, above 0: a burst at the begin of a quota is no forecast.
+        """
         if basis != self.basis:
             self._rate, self._done, self._seconds = DecayingRate(self._began_at), 0, None
         # A longer past has a longer weight, so that the estimate does not explode during a pause.
         time = max(_MIN_REMAINING_TIME_S, (now - self._began_at) / 2)
         self._rate.add(now, max(0, done - self._done), time)
-        target = self._target(self._rate.per_second(now, time), basis, done, total)
+        target = self._target(min(self._rate.per_second(now, time), max_rate), basis, done, total)
         is_same = basis == self.basis and abs(total - self._total) <= _NEW_TOTAL_SHARE * self._total
         self._seconds = self._smoothed(now, target) if is_same else target
         self.basis, self._at, self._done, self._total = basis, max(self._at, now), done, total

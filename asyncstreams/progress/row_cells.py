@@ -156,6 +156,8 @@ def _add_estimates(row: Row, cells: Cells, compact: Cells, now: float) -> None:
     if seconds is None or basis is None:
         cells["eta"] = "unknown"
     else:
+        if (wait := row.current_wait(now)) is not None and not math.isinf(wait.until):
+            seconds = max(seconds, wait.until - now)
         cells["eta"] = f"{duration_text(seconds)} ({_BASES[basis]})"
         compact["eta"] = f"{duration_text(seconds)} {basis}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, assert_never
 
@@ -174,7 +175,7 @@ class Row:
     def _finish_slice(self, error: BaseException | None, now: float) -> None:
         self.slices.open -= 1
         self.slices.done += error is None
-        self.slices.failed += error is not None
+        self.slices.failed += isinstance(error, Exception)  # a cancelled one did not fail
         self._observe(now)
 
     def _begin_wait(self, wait: RowWait, seconds: float) -> None:
@@ -189,9 +190,18 @@ class Row:
         known = slices.known if slices.is_all else None
         expected = None if sample is None else sample.records_expected
         if sample is not None and expected and known == sample.slices_done + sample.slices_open:
-            self.completion.observe(now, "records", min(self.completion.records, expected), expected)
+            max_rate = _max_units(sample, sample.records)
+            self.completion.observe(now, "records", min(self.completion.records, expected), expected, max_rate)
         elif known is not None and known > 1:
-            self.completion.observe(now, "slices", min(finished, known), known)
+            max_rate = math.inf if sample is None else _max_units(sample, sample.slices_done)
+            self.completion.observe(now, "slices", min(finished, known), known, max_rate)
+
+
+def _max_units(sample: ProgressSampled, units: int) -> float:
+    """The records or slices a second that the limits allow, if requests continue to deliver as many as before."""
+    if not sample.max_rate or not sample.pages or not units:
+        return math.inf
+    return sample.max_rate * units / sample.pages
 
 
 def _outcome(error: BaseException | None) -> RowOutcome:
