@@ -513,6 +513,19 @@ async def test_idle_stream_is_sampled_less_often(items, recorder, virtual_clock)
     assert 8 < len(recorder.samples) < 40
 
 
+async def test_reported_total_is_expected(items, recorder):
+    items.side_effect = [
+        httpx.Response(200, json={"total": 5, "rows": rows})
+        for rows in ([{"id": 1}, {"id": 2}], [{"id": 3}, {"id": 4}])
+    ] + [httpx.Response(200, json={"total": 5, "rows": [{"id": 5}]})]
+    stream = declare(records_path="rows", paginator=PageNumber(size=2, total_items="total"))
+    stream.subscribe(recorder)
+
+    await stream.read()
+
+    assert recorder.samples[-1].records_expected == 5
+
+
 async def test_number_of_listed_slices_is_known_at_once(items, recorder):
     items.side_effect = lambda request: page()
     stream = declare(paginator=None, stream_slices=lambda self, state=None: [{"n": n} for n in range(5)])

@@ -123,6 +123,9 @@ class ProgressSampler:
             count = sum(run.client.activity + run.progress.delivered.pages for run in runs)
             is_heard = any(run.client.events for run in runs)
             interval = _INTERVAL_S if count != moved and is_heard else min(2 * interval, _MAX_INTERVAL_S)
+            # Soon after the end of a wait something moves again.
+            ends = [wait.seconds for run in runs for wait in run.client.wait_tracker.current() if wait.seconds > 0]
+            interval = max(_INTERVAL_S, min([interval, *ends]))
             moved = count
 
 

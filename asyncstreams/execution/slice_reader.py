@@ -181,8 +181,10 @@ class SliceReader:
         predictor = self._run.pagination.predictor
         if self._pagination.is_finished:
             self._run.bounds.expect_records(count)
+        elif (total := self._pagination.next.extent.rows) is not None:
+            self._run.bounds.expect_records(total)
         elif predictor is not None and (pages := predictor.page_count(response, count)) is not None:
-            self._run.bounds.expect_records(pages * count)
+            self._run.bounds.expect_records(pages * count)  # at most: the last page may be shorter
 
     def _start_ahead(self, first: ParsedPage, count: int) -> None:
         """Fetch pages ahead if the paginator can predict their tokens and no record limit is set."""
