@@ -98,6 +98,7 @@ def test_threshold_is_judged(text, is_met):
         ("records > __import__('os')", "cannot be read: '__import__', at character 11", "values: 100"),
         ("orders.records >= 0,9 * last", "cannot be read, at character 20", "write 0.9 with a point"),
         ("records > 1,00", "cannot be read, at character 12", "a comma separates thousands"),
+        ("records > 1,0000", "cannot be read, at character 12", "a comma separates thousands"),
         ("records > .5", "cannot be read, at character 11", "values: 100"),
         ("records > \u0663", "cannot be read", "values: 100"),
         ("records > Last", "cannot be read: 'Last'", "did you mean last?"),
@@ -196,10 +197,11 @@ def test_resumed_stream_is_not_judged():
 def test_unavailable_stream_misses_its_threshold():
     record = run(stream(outcome="unavailable"), unavailable={"orders": "answered 403"})
 
-    result = parse_threshold("orders.records > 0").evaluate(record, None)
+    for metric in ("records", "rows"):
+        result = parse_threshold(f"orders.{metric} > 0").evaluate(record, None)
 
-    assert result.is_met is False
-    assert result.details == "orders is unavailable: found 0, required > 0"
+        assert result.is_met is False
+        assert result.details == "orders is unavailable: found 0, required > 0"
 
 
 def test_total_names_the_unavailable_streams():

@@ -252,6 +252,14 @@ def test_short_stream_does_not_matter_beside_long_ones():
     assert text.startswith("s0, s1, s2 and 2 more were limited by the latency of the server: ")
 
 
+def test_many_short_streams_do_not_decide_the_time():
+    many = [stream(f"s{number}", 50, 20, DECLARED_LIMIT=50) for number in range(5)]
+
+    assert judge(stream("orders", 100, LATENCY=90), *many).startswith(
+        "orders was limited by the latency of the server: "
+    )
+
+
 def test_stream_that_waits_for_its_parents_names_their_ceiling():
     text = judge(stream("issues", 100), stream("projects", 60, LATENCY=60))
 

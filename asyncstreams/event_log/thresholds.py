@@ -223,7 +223,7 @@ class Threshold:
         if self.amount.unit != "%":
             return found
         whole = sum(map(_WHOLES[self.metric][1], streams))
-        return _tidy(100 * found / whole) if whole else 0.0
+        return 100 * found / whole if whole else 0.0
 
     def _basis(self, streams: Sequence[StreamRecord]) -> str:
         """The counts that a share consists of."""
