@@ -237,6 +237,7 @@ def test_unavailable_stream_counts_as_a_loss_of_records():
     "before",
     [
         stream(outcome="unavailable"),
+        stream(records=10, notes=("resumed: an earlier run, which did not finish, has read a part of it",)),
         stream(records=0, notes=("already complete: an earlier run, which was interrupted, has read it",)),
     ],
 )
@@ -399,6 +400,33 @@ async def test_last_run_is_the_last_whole_one(tmp_path):
         report = await extract(api, tmp_path, "records >= last")
 
     assert report.record.thresholds[0].is_met
+
+
+async def test_resumed_run_is_neither_judged_nor_a_measure(tmp_path):
+    class Sliced(Items):
+        fails = True
+
+        def stream_slices(self, stream_state: Any) -> Any:
+            return [{"n": 1}, {"n": 2}, {"n": 3}]
+
+        def path(self, context: RequestContext) -> str:
+            return "missing" if self.fails and context.stream_slice["n"] == 3 else "items"
+
+    async with MockApi(Resource("items", 10)) as api:
+        stream = Sliced()
+        stream.url_base, stream.single_page = api.url, True
+        source, out = Source([stream]), JsonLines(tmp_path / "out", mode="replace")
+        with pytest.raises(PartialFailure):
+            await source.extract(to=out)
+        stream.fails = False
+        resumed = await source.extract(to=out, require=["records >= 30"])
+        whole = await source.extract(to=out, require=["records >= 30", "records >= last"])
+        last = await source.extract(to=out, require=["records >= last"])
+
+    assert resumed.record.thresholds[0].is_met is None
+    assert resumed.record.streams[0].records == 10
+    assert [entry.is_met for entry in whole.record.thresholds] == [True, None]
+    assert [entry.is_met for entry in last.record.thresholds] == [True]
 
 
 async def test_thresholds_are_judged_without_an_event_log(tmp_path):

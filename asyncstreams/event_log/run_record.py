@@ -11,6 +11,9 @@ import msgspec
 from ..errors import StateCorrupt
 
 FORMAT = 1
+ALREADY_COMPLETE, RESUMED = "already complete", "resumed"
+"""How the note begins of a stream that an earlier, unfinished run has read; or of which it has read a part."""
+
 Outcome: TypeAlias = Literal["running", "complete", "partial", "failed", "interrupted"]
 StreamOutcome: TypeAlias = Literal["running", "complete", "partial", "failed", "interrupted", "unavailable"]
 
@@ -113,6 +116,11 @@ class StreamRecord:
     def duration(self) -> float:
         return self.ended_s - self.began_s
 
+    @property
+    def continues_earlier_run(self) -> bool:
+        """Whether an earlier run, which did not finish, has read the stream or a part of it, which is not counted."""
+        return any(note.startswith((ALREADY_COMPLETE, RESUMED)) for note in self.notes)
+
 
 @dataclass(frozen=True, slots=True)
 class SliceRecord:
@@ -201,8 +209,9 @@ class RunRecord:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the run read all of its streams completely, so that later runs are compared with it."""
-        return self.outcome == "complete" and not self.is_narrowed
+        """Whether this run alone read all of its streams completely, so that later runs are compared with it."""
+        is_alone = not any(stream.continues_earlier_run for stream in self.streams)
+        return self.outcome == "complete" and not self.is_narrowed and is_alone
 
     def stream(self, name: str) -> StreamRecord | None:
         """The record of a stream; None if the run did not read it."""

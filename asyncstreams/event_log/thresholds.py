@@ -27,8 +27,6 @@ from ..models import shorten
 from .run_record import RunRecord, StreamRecord, ThresholdRecord
 
 Unit: TypeAlias = Literal["", "%", "s", "B"]
-ALREADY_COMPLETE = "already complete"
-"""How the note begins of a stream that an earlier, interrupted run has read."""
 
 _COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
@@ -187,16 +185,15 @@ class Threshold:
         return [
             stream
             for stream in last.streams
-            if stream.name in names and stream.outcome == "complete" and not _is_already_complete(stream)
+            if stream.name in names and stream.outcome == "complete" and not stream.continues_earlier_run
         ]
 
     def _reason_to_skip(self, streams: Sequence[StreamRecord]) -> str | None:
         if self.metric == "duration" and self.stream is None:
             return None
-        resumed = [stream.name for stream in streams if _is_already_complete(stream)]
+        resumed = [stream.name for stream in streams if stream.continues_earlier_run]
         if resumed:
-            verb = "was" if len(resumed) == 1 else "were"
-            return f"{_listed(resumed)} {verb} read by an earlier run, which was interrupted"
+            return f"an earlier run, which did not finish, has read {_listed(resumed)}, or a part"
         counts_rows = any(stream.rows is not None or stream.outcome == "unavailable" for stream in streams)
         if self.metric == "rows" and streams and not counts_rows:
             return "the destination does not count rows"
@@ -395,10 +392,6 @@ def _join_durations(text: str, tokens: Sequence[_Token]) -> Sequence[_Token]:
 
 def _names_of(record: RunRecord) -> set[str]:
     return {stream.name for stream in record.streams} | set(record.unavailable)
-
-
-def _is_already_complete(stream: StreamRecord) -> bool:
-    return any(note.startswith(ALREADY_COMPLETE) for note in stream.notes)
 
 
 def _listed(names: Collection[str]) -> str:
