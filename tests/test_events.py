@@ -514,10 +514,8 @@ async def test_idle_stream_is_sampled_less_often(items, recorder, virtual_clock)
 
 
 async def test_reported_total_is_expected(items, recorder):
-    items.side_effect = [
-        httpx.Response(200, json={"total": 5, "rows": rows})
-        for rows in ([{"id": 1}, {"id": 2}], [{"id": 3}, {"id": 4}])
-    ] + [httpx.Response(200, json={"total": 5, "rows": [{"id": 5}]})]
+    pages = [[{"id": 1}, {"id": 2}], [{"id": 3}, {"id": 4}], [{"id": 5}]]
+    items.side_effect = [httpx.Response(200, json={"total": 5, "rows": rows}) for rows in pages]
     stream = declare(records_path="rows", paginator=PageNumber(size=2, total_items="total"))
     stream.subscribe(recorder)
 

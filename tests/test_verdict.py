@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -113,7 +112,9 @@ async def test_concurrency_is_named(virtual_clock, tmp_path):
 
     report = await Source([stream]).extract(to=JsonLines(tmp_path / "out"))
 
-    assert verdict(report) == "The run was limited by max_concurrency: raise max_concurrency."
+    assert verdict(report) == (
+        "The run was limited by max_concurrency: raise max_concurrency of the stream or the Source."
+    )
 
 
 async def test_slow_consumer_is_named(virtual_clock):
@@ -160,34 +161,127 @@ async def test_stream_that_takes_longest_is_named(virtual_clock, tmp_path):
     assert verdict(report).startswith(f"slow was limited by {Ceiling.CONCURRENCY}")
 
 
-def record(seconds: float, **ceilings: float) -> RunRecord:
-    named = {Ceiling[name].value: value for name, value in ceilings.items()}
-    stream = StreamRecord("orders", "complete", ended_s=seconds, ceilings=named)
-    return RunRecord("r", "Shop", "d", "", "complete", seconds=seconds, ceilings=named, streams=(stream,))
+def stream(name: str, seconds: float, max_rate: float | None = None, **ceilings: float) -> StreamRecord:
+    named = {Ceiling[ceiling].value: value for ceiling, value in ceilings.items()}
+    return StreamRecord(name, "complete", ended_s=seconds, ceilings=named, max_rate=max_rate)
+
+
+def judge(*streams: StreamRecord, seconds: float = 100) -> str:
+    record = RunRecord("r", "Shop", "d", "", "complete", seconds=seconds, streams=streams)
+    return with_verdict(record).verdict
+
+
+@pytest.mark.parametrize("ceiling", Ceiling)
+def test_single_ceiling_is_named_with_advice(ceiling):
+    text = judge(stream("orders", 100, **{ceiling.name: 90}))
+
+    assert text.startswith(f"The run was limited by {ceiling.value}: ")
+    assert text.endswith(".")
 
 
 @pytest.mark.parametrize("first", Ceiling)
 @pytest.mark.parametrize("second", Ceiling)
 def test_two_ceilings_that_bind_at_once_are_both_named(first, second):
-    text = with_verdict(record(100, **{first.name: 90, second.name: 80})).verdict
+    text = judge(stream("orders", 100, **{first.name: 90, second.name: 80}))
 
     assert first.value in text
     assert second.value in text
 
 
-def test_second_ceiling_that_binds_rarely_is_left_out():
-    text = with_verdict(record(100, CPU=90, DISK=30)).verdict
+def test_third_ceiling_is_left_out():
+    text = judge(stream("orders", 100, CPU=70, DECLARED_LIMIT=90, LATENCY=80))
 
-    assert Ceiling.DISK.value not in text
+    assert text.startswith(f"The run was limited by {Ceiling.DECLARED_LIMIT} and {Ceiling.LATENCY}: raise rate_limit")
+    assert Ceiling.CPU.value not in text
+
+
+@pytest.mark.parametrize(("seconds", "is_named"), [(53, False), (54, True)])
+def test_second_ceiling_binds_nearly_as_long_as_the_first(seconds, is_named):
+    assert (Ceiling.DISK.value in judge(stream("orders", 100, CPU=90, DISK=seconds))) is is_named
+
+
+@pytest.mark.parametrize(("seconds", "is_named"), [(24, False), (25, True)])
+def test_ceiling_binds_for_a_quarter_of_the_time(seconds, is_named):
+    text = judge(stream("orders", 100, CPU=seconds))
+
+    assert ("limited by the CPU of this process (25 % of the time): " in text) is is_named
+    assert (text == "Nothing in particular limited the run.") is not is_named
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"),
+    [
+        (20, "20 requests a second"),
+        (1, "1 request a second"),
+        (2.3456, "2.35 requests a second"),
+        (1_234.5, "1,234 requests a second"),
+        (0.5, "30 requests a minute"),
+        (1 / 60, "1 request a minute"),
+        (5_000 / 86_400, "3.47 requests a minute"),
+        (10 / 3_600, "10 requests an hour"),
+    ],
+)
+def test_limit_is_named_with_its_rate(rate, text):
+    assert f"{Ceiling.DECLARED_LIMIT} ({text}): " in judge(stream("orders", 100, rate, DECLARED_LIMIT=100))
+
+
+def test_rate_does_not_explain_other_ceilings():
+    assert judge(stream("orders", 100, 20, CPU=100)).startswith("The run was limited by the CPU of this process: ")
+
+
+def test_streams_with_one_ceiling_are_the_run():
+    text = judge(stream("orders", 100, 20, DECLARED_LIMIT=90), stream("issues", 90, 5, DECLARED_LIMIT=90))
+
+    assert text.startswith("The run was limited by the declared rate_limit: ")
+
+
+def test_streams_with_two_ceilings_are_named():
+    text = judge(stream("orders", 100, 20, DECLARED_LIMIT=90), stream("issues", 90, 5, CONCURRENCY=60))
+
+    assert text.startswith(
+        "The run was limited by the declared rate_limit (in orders, 20 requests a second) "
+        "and max_concurrency (in issues, 67 % of the time): "
+    )
+
+
+def test_short_stream_does_not_matter_beside_long_ones():
+    many = [stream(f"s{number}", 100, LATENCY=90) for number in range(5)]
+
+    text = judge(*many, stream("orders", 10, 20, DECLARED_LIMIT=10))
+
+    assert text.startswith("s0, s1, s2 and 2 more were limited by the latency of the server: ")
+
+
+def test_many_short_streams_do_not_decide_the_time():
+    many = [stream(f"s{number}", 50, 20, DECLARED_LIMIT=50) for number in range(5)]
+
+    assert judge(stream("orders", 100, LATENCY=90), *many).startswith(
+        "orders was limited by the latency of the server: "
+    )
+
+
+def test_stream_that_waits_for_its_parents_names_their_ceiling():
+    text = judge(stream("issues", 100), stream("projects", 60, LATENCY=60))
+
+    assert text.startswith("The run was limited by the latency of the server: ")
+
+
+def test_ceiling_of_a_newer_version_is_named():
+    text = judge(StreamRecord("orders", "complete", ended_s=100, ceilings={"the weather": 100}))
+
+    assert text == "The run was limited by the weather."
 
 
 def test_short_run_has_no_verdict():
-    assert with_verdict(record(0.4, CPU=0.4)).verdict == "The run took 0.4 s: too short to say what limited it."
+    text = judge(stream("orders", 0.4, CPU=0.4), seconds=0.4)
+
+    assert text == "The run took 0.4 s: too short to say what limited it."
 
 
-def test_run_without_a_ceiling_says_so():
-    assert with_verdict(record(100, CPU=10)).verdict == "Nothing in particular limited the run."
+def test_long_run_without_a_ceiling_says_so():
+    assert judge(stream("orders", 100)) == "Nothing in particular limited the run."
 
 
-def test_record_without_streams_has_a_verdict():
-    assert "too short" in with_verdict(replace(record(100), streams=())).verdict
+def test_run_that_read_no_stream_says_so():
+    assert judge() == "No stream was read."
+    assert judge(stream("orders", 0)) == "No stream was read."

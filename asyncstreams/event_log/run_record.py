@@ -12,6 +12,9 @@ from ..errors import StateCorrupt
 from ..html_tables import Cell, html_table
 
 FORMAT = 1
+ALREADY_COMPLETE, RESUMED = "already complete", "resumed"
+"""How the note begins of a stream that an earlier, unfinished run has read; or of which it has read a part."""
+
 Outcome: TypeAlias = Literal["running", "complete", "partial", "failed", "interrupted"]
 StreamOutcome: TypeAlias = Literal["running", "complete", "partial", "failed", "interrupted", "unavailable"]
 
@@ -121,6 +124,11 @@ class StreamRecord:
         details = "\n".join(filter(None, [self.error, *self.notes]))
         return self.name, self.outcome, *counts, round(self.duration, 1), ceiling, details
 
+    @property
+    def continues_earlier_run(self) -> bool:
+        """Whether an earlier run, which did not finish, has read the stream or a part of it, which is not counted."""
+        return any(note.startswith((ALREADY_COMPLETE, RESUMED)) for note in self.notes)
+
 
 @dataclass(frozen=True, slots=True)
 class SliceRecord:
@@ -209,8 +217,9 @@ class RunRecord:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the run read all of its streams completely, so that later runs are compared with it."""
-        return self.outcome == "complete" and not self.is_narrowed
+        """Whether this run alone read all of its streams completely, so that later runs are compared with it."""
+        is_alone = not any(stream.continues_earlier_run for stream in self.streams)
+        return self.outcome == "complete" and not self.is_narrowed and is_alone
 
     def stream(self, name: str) -> StreamRecord | None:
         """The record of a stream; None if the run did not read it."""

@@ -2,28 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple, TypeVar
 
 from ..events import Ceiling
 from .run_record import RunRecord, StreamRecord
 
+T = TypeVar("T")
 _MIN_OBSERVED_S = 1.0
-_MIN_SHARE = 0.25  # of the time that was observed
+_MIN_SHARE = 0.25  # of the time of a stream
 _MIN_SHARE_OF_FIRST = 0.6  # for a second one to be named
-_MUCH_SHORTER = 0.8
+_MAX_SHARE_SHOWN = 0.8  # one that limited a run for nearly all of its time is named without its share
+_MIN_SHARE_OF_SLOWEST = 0.8  # of its time: shorter streams do not decide how long a run takes
+_MAX_NAMES_SHOWN = 3
 _ADVICE: Mapping[str, str] = {
     Ceiling.REPORTED_QUOTA: "the API allows no more requests with this credential",
     Ceiling.FOUND_LIMIT: "the server refuses or slows down beyond this",
     Ceiling.DECLARED_LIMIT: "raise rate_limit if the API allows more",
-    Ceiling.LATENCY: "narrower slices, or a paginator with page numbers, would be read side by side",
-    Ceiling.CONCURRENCY: "raise max_concurrency",
-    Ceiling.CPU: "read fewer fields, or divide the streams between processes",
+    Ceiling.LATENCY: "requests follow from one another: more slices, or page numbers, would be read side by side",
+    Ceiling.CONCURRENCY: "raise max_concurrency of the stream or the Source",
+    Ceiling.CPU: "divide the streams between processes, on a machine with cores to spare",
     Ceiling.CONSUMER: "the code that takes the pages is slower than the API",
     Ceiling.DISK: "the output is written more slowly than the API answers",
     Ceiling.OUTAGE: "the server failed, or did not answer",
 }
-_WITH_LIMITS = (Ceiling.REPORTED_QUOTA, Ceiling.FOUND_LIMIT, Ceiling.DECLARED_LIMIT)
+_WITH_RATES = (Ceiling.REPORTED_QUOTA, Ceiling.FOUND_LIMIT, Ceiling.DECLARED_LIMIT)
+
+
+class _Cause(NamedTuple):
+    """A ceiling, the streams that it limited, and for how many seconds altogether."""
+
+    ceiling: str
+    streams: Sequence[StreamRecord]
+    seconds: float
+
+    def describe(self, names: str) -> str:
+        """The ceiling, with the names of its streams, its rate, and its share of the time if that is not most of it."""
+        share = self.seconds / sum(stream.duration for stream in self.streams)
+        shown = [names, self._rate(), f"{100 * share:.0f} % of the time" if share < _MAX_SHARE_SHOWN else ""]
+        details = ", ".join(filter(None, shown))
+        return f"{self.ceiling} ({details})" if details else self.ceiling
+
+    def _rate(self) -> str:
+        """The rate that limited all streams of the cause; "" if there is none, or several."""
+        if self.ceiling not in _WITH_RATES:
+            return ""
+        rates = {_show_rate(stream.max_rate) for stream in self.streams if stream.max_rate}
+        return rates.pop() if len(rates) == 1 else ""
 
 
 def with_verdict(record: RunRecord) -> RunRecord:
@@ -32,49 +58,65 @@ def with_verdict(record: RunRecord) -> RunRecord:
 
 
 def _verdict(record: RunRecord) -> str:
-    observed = {stream.name: stream for stream in record.streams if stream.duration > 0 and stream.ceilings}
-    if record.seconds < _MIN_OBSERVED_S or not observed:
+    if record.seconds < _MIN_OBSERVED_S:
         return f"The run took {record.seconds:.1f} s: too short to say what limited it."
-    named = {name: _strongest(stream) for name, stream in observed.items()}
-    slowest = max(observed.values(), key=lambda stream: stream.duration)
-    together = _strongest_of(record.ceilings, sum(stream.duration for stream in observed.values()))
-    found = named[slowest.name]
-    if set(named.values()) == {found} or not _dominates(slowest, observed.values()):
-        found, subject = together or found, "The run"
-    else:
-        subject = slowest.name
-    if not found:
+    read = [stream for stream in record.streams if stream.duration > 0]
+    if not read:
+        return "No stream was read."
+    slowest = max(stream.duration for stream in read)
+    deciding = [stream for stream in read if stream.duration >= _MIN_SHARE_OF_SLOWEST * slowest]
+    causes = _causes(deciding) or _causes(read)
+    if not causes:
         return "Nothing in particular limited the run."
-    causes = " and ".join(f"{name}{_details(name, slowest)}" for name in found)
-    advice = "; ".join(_ADVICE[name] for name in found)
-    return f"{subject} was limited by {causes}: {advice}."
+    advice = "; ".join(_ADVICE[cause.ceiling] for cause in causes if cause.ceiling in _ADVICE)
+    return f"{_limits(causes, read)}{f': {advice}' if advice else ''}."
 
 
-def _strongest(stream: StreamRecord) -> tuple[str, ...]:
-    return _strongest_of(stream.ceilings, stream.duration)
+def _limits(causes: Sequence[_Cause], read: Sequence[StreamRecord]) -> str:
+    """Which streams are limited by these causes: all of those that anything limited, or the ones that are named."""
+    limited = {stream.name for stream in read if _strongest(stream)}
+    names = [[stream.name for stream in cause.streams] for cause in causes]
+    if all(names[0] == others for others in names):
+        subject = "The run" if limited == set(names[0]) else _listed(names[0])
+        verb = "were" if subject != "The run" and len(names[0]) > 1 else "was"
+        return f"{subject} {verb} limited by {' and '.join(cause.describe('') for cause in causes)}"
+    shown = (cause.describe(f"in {_listed(own)}") for cause, own in zip(causes, names, strict=True))
+    return f"The run was limited by {' and '.join(shown)}"
 
 
-def _strongest_of(ceilings: Mapping[str, float], seconds: float) -> tuple[str, ...]:
-    """The ceilings that limited most of these seconds: one or two, or none."""
-    ranked = sorted(ceilings, key=lambda name: -ceilings[name])
-    if not ranked or ceilings[ranked[0]] < _MIN_SHARE * seconds:
-        return ()
-    others = [
-        name
-        for name in ranked[1:2]
-        if ceilings[name] >= max(_MIN_SHARE * seconds, _MIN_SHARE_OF_FIRST * ceilings[ranked[0]])
-    ]
-    return (ranked[0], *others)
+def _causes(streams: Sequence[StreamRecord]) -> Sequence[_Cause]:
+    """The one or two ceilings that limited these streams for most of the time; none if nothing did for long."""
+    limited: dict[str, list[StreamRecord]] = {}
+    for stream in streams:
+        for ceiling in _strongest(stream):
+            limited.setdefault(ceiling, []).append(stream)
+    causes = [_Cause(name, own, sum(stream.ceilings[name] for stream in own)) for name, own in limited.items()]
+    return _first_and_near([(cause.seconds, cause) for cause in causes])
 
 
-def _dominates(slowest: StreamRecord, streams: Iterable[StreamRecord]) -> bool:
-    """Whether one stream took much longer than all others, so that it alone decides how long the run takes."""
-    others = [stream for stream in streams if stream is not slowest]
-    return all(stream.duration < _MUCH_SHORTER * slowest.duration for stream in others)
+def _strongest(stream: StreamRecord) -> Sequence[str]:
+    """The one or two ceilings that limited a stream for most of its time; none if nothing did for long."""
+    long = [(seconds, name) for name, seconds in stream.ceilings.items() if seconds >= _MIN_SHARE * stream.duration]
+    return _first_and_near(long)
 
 
-def _details(name: str, stream: StreamRecord) -> str:
-    """The limit itself, if it is known."""
-    if name in _WITH_LIMITS and stream.max_rate is not None:
-        return f" ({stream.max_rate:.3g} requests a second)"
-    return ""
+def _first_and_near(weighted: Sequence[tuple[float, T]]) -> Sequence[T]:
+    """The one of the largest weight, and the second if it is not much smaller."""
+    ranked = sorted(weighted, key=lambda entry: -entry[0])
+    return [value for weight, value in ranked[:2] if weight >= _MIN_SHARE_OF_FIRST * ranked[0][0]]
+
+
+def _listed(names: Collection[str]) -> str:
+    shown = ", ".join([*names][:_MAX_NAMES_SHOWN])
+    left_out = len(names) - _MAX_NAMES_SHOWN
+    return f"{shown} and {left_out:,} more" if left_out > 0 else shown
+
+
+def _show_rate(rate: float) -> str:
+    """A number of requests a second, in the unit that makes it at least 1."""
+    unit, scaled = next(
+        ((unit, rate * seconds) for unit, seconds in (("second", 1), ("minute", 60)) if rate * seconds >= 1),
+        ("hour", rate * 3_600),
+    )
+    text = f"{scaled:,.0f}" if scaled >= 100 else f"{scaled:.3g}"
+    return f"{text} {'request' if text == '1' else 'requests'} {'an' if unit == 'hour' else 'a'} {unit}"

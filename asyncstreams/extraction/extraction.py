@@ -154,6 +154,7 @@ class Extraction:
             self._commits.streams[name] = StreamExtraction(name, state, report, is_sample)
         recording = self._recording
         if recording is not None:
+            recording.resumed = plan.resumed
             if recording.uses_last:
                 recording.last = await self._disk.run(partial(last_whole_run, self._writer))
             if recording.is_stored:

@@ -23,7 +23,8 @@ class ExtractionPlan(NamedTuple):
     """The journal record that starts the run, the streams to read, and those that the same run has already read.
 
     `samples` are the streams whose state the run does not move. `not_written` maps those of them whose records are not
-    written, since the output has rows already, to the reasons.
+    written, since the output has rows already, to the reasons. `resumed` are the streams to read of which an earlier
+    run has committed a part.
     """
 
     begin_record: JournalRecord
@@ -31,6 +32,7 @@ class ExtractionPlan(NamedTuple):
     already_read: Sequence[Stream]
     samples: Collection[str]
     not_written: Mapping[str, str]
+    resumed: Collection[str]
 
 
 def plan_extraction(
@@ -50,6 +52,7 @@ def plan_extraction(
     samples = {stream.name for stream in streams if scope.is_sample(stream.name, _resolve_mode(to, stream))}
     not_written: dict[str, str] = {}
     to_read = [stream for stream in streams if stream not in already_read]
+    resumed: set[str] = set()
     started: dict[str, Mapping[str, Any]] = {}
     keys: dict[str, Sequence[Sequence[str]]] = {}
     for stream in to_read:
@@ -69,6 +72,8 @@ def plan_extraction(
             raise
         if entry is not None:
             started[stream.name] = entry
+        elif known is not None and known.is_open and not known.is_untouched and stream.name not in samples:
+            resumed.add(stream.name)
         mode = entry["mode"] if entry is not None else ledger.streams[stream.name].mode
         if mode == "upsert":
             keys[stream.name] = key_paths(stream.resolved.primary_key)
@@ -77,7 +82,7 @@ def plan_extraction(
         begin["keys"] = keys
     if scope.is_partial:
         begin["partial"] = True
-    return ExtractionPlan(begin, to_read, already_read, samples, not_written)
+    return ExtractionPlan(begin, to_read, already_read, samples, not_written, resumed)
 
 
 def _is_read(stream: Stream, known: StreamLedger, scope: RunScope) -> bool:

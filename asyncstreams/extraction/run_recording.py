@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from urllib.parse import urlsplit
@@ -14,7 +14,7 @@ from ..declaration.stream import Stream
 from ..destinations.writer_protocol import MAX_RUNS_KEPT, DestinationWriter, StoredRun
 from ..errors import LocalError, ThresholdMissed
 from ..event_log.recorder import RunRecorder, new_record, outcome_of
-from ..event_log.run_record import RunOrigin, RunRecord, StreamRecord, ThresholdRecord
+from ..event_log.run_record import ALREADY_COMPLETE, RESUMED, RunOrigin, RunRecord, StreamRecord, ThresholdRecord
 from ..event_log.thresholds import Threshold, check_thresholds
 from ..event_log.verdict import with_verdict
 from ..events import Listener
@@ -82,6 +82,8 @@ class RunRecording:
         self.recorder, self._thresholds, self._clock, self.is_stored = recorder, thresholds, clock, is_stored
         self._save_at = clock.monotonic() + _SAVE_INTERVAL_S
         self.last: RunRecord | None = None
+        self.resumed: Collection[str] = ()
+        """The streams of which an earlier run, which did not finish, has committed a part."""
         self.result: RunRecord | None = None
         """The record of the run, once it has ended."""
 
@@ -112,7 +114,8 @@ class RunRecording:
         record = self.recorder.build(outcome_of(error, is_resumed_later=is_resumed_later), error)
         known = {stream.name: stream for stream in record.streams}
         for stream in report.streams:
-            known[stream.stream] = _with_report(known.get(stream.stream), stream)
+            is_resumed = stream.stream in self.resumed
+            known[stream.stream] = _with_report(known.get(stream.stream), stream, is_resumed=is_resumed)
         record = with_verdict(replace(record, streams=tuple(known.values()), unavailable=dict(report.unavailable)))
         judged = tuple(threshold.evaluate(record, self.last) for threshold in self._thresholds)
         self.result = replace(record, thresholds=judged)
@@ -162,13 +165,15 @@ def threshold_missed(missed: Sequence[ThresholdRecord], report: RunReport) -> Th
     )
 
 
-def _with_report(record: StreamRecord | None, report: StreamReport) -> StreamRecord:
+def _with_report(record: StreamRecord | None, report: StreamReport, *, is_resumed: bool) -> StreamRecord:
     """The record of a stream with the figures of its report; one that an earlier run had read has no events."""
     written = report.written
     was_read = written is not None and written.was_read
     notes: list[str] = []
     if was_read:
-        notes.append("already complete: an earlier run, which was interrupted, has read it")
+        notes.append(f"{ALREADY_COMPLETE}: an earlier run, which did not finish, has read it")
+    elif is_resumed:
+        notes.append(f"{RESUMED}: an earlier run, which did not finish, has read a part of it")
     if written is not None and written.not_written_because:
         notes.append(f"not written, since {written.not_written_because}")
     if report.repeated_pages:

@@ -143,6 +143,15 @@ def show_error(make):
         raise AssertionError("no error")
 """
 
+THRESHOLDS = """
+import httpx
+import respx
+
+respx.get("https://api.example.com/v1/orders").mock(
+    side_effect=[httpx.Response(200, json=[{"id": number} for number in range(count)]) for count in (1_000, 812)]
+)
+"""
+
 TREE = """
 import os
 import tempfile
@@ -240,6 +249,7 @@ SETUPS = {
     "posts": POSTS,
     "repos": GITHUB + REPOS,
     "shop": SHOP,
+    "thresholds": THRESHOLDS,
     "tree": TREE,
     "troubleshooting": TROUBLESHOOTING,
 }
