@@ -74,7 +74,7 @@ def load_config(
             folder = Path.cwd() if path in from_flags else config_folder
             if is_secret and spec is not None:
                 value = resolve_reference(value, where, folder, environ)
-                _set(loaded.values, path, value)
+                set_value(loaded.values, path, value)
             elif is_reference(value):
                 loaded.warnings.append(_unresolved(where, value, spec))
         if is_secret and value:
@@ -165,7 +165,7 @@ def _add_environment(loaded: Configuration, environ: Mapping[str, str]) -> set[s
         path: spec_fields.Path = ()
         for part in name.removeprefix(ENVIRONMENT_PREFIX).split("__"):
             path = (*path, _declared_name(loaded, path, part, name))
-        _set(loaded.values, path, _typed(loaded, path, environ[name]))
+        set_value(loaded.values, path, _typed(loaded, path, environ[name]))
         added |= _paths_below(loaded.values, path)
     return added
 
@@ -197,7 +197,7 @@ def _add_flags(loaded: Configuration, flags: Sequence[str]) -> set[spec_fields.P
                 f"--set {shown}: expected key=value", hint="for example --set credentials.token=env:TOKEN"
             )
         path = tuple(int(part) if part.isdigit() else part for part in key.split("."))
-        _set(loaded.values, path, _typed(loaded, path, text))
+        set_value(loaded.values, path, _typed(loaded, path, text))
         added |= _paths_below(loaded.values, path)
     return added
 
@@ -224,7 +224,7 @@ def _paths_below(values: Mapping[str, Any], path: spec_fields.Path) -> set[spec_
     return below | {path}
 
 
-def _set(values: dict[str, Any], path: spec_fields.Path, value: Any) -> None:
+def set_value(values: dict[str, Any], path: spec_fields.Path, value: Any) -> None:
     """Set the value at a path; objects on the way are created. Raises ConfigError if there is something else."""
     parent: Any = values
     for position, step in enumerate(path):

@@ -33,7 +33,8 @@ def destination_for(
     if text == STDOUT:
         if folder_format == "parquet" or mode is not None:
             raise ConfigError(
-                f"--to -: stdout has no {'--format parquet' if folder_format else '--mode'}", hint="name a destination"
+                f"destination -: stdout has no {'--format parquet' if folder_format else '--mode'}",
+                hint="name a destination",
             )
         return None
     path = Path(text).expanduser()
@@ -43,7 +44,7 @@ def destination_for(
         kind = _FOLDERS[_folder_format(text, path, folder_format)]
     else:
         if folder_format is not None:
-            raise ConfigError(f"--to {text}: --format is for folders, and this is a file of {kind}")
+            raise ConfigError(f"destination {text}: --format is for folders, and this is a file of {kind}")
         kind = _database_kind(text, path, kind)
     options: dict[str, Any] = {"mode": mode, "allow_credential_change": allow_credential_change}
     return cast(
@@ -53,14 +54,14 @@ def destination_for(
 
 def _check_folder(text: str, path: Path) -> None:
     if not text:
-        raise ConfigError("--to: is empty", hint=_USAGE)
+        raise ConfigError("destination: is empty", hint=_USAGE)
     if path.is_dir():
         return
     if path.exists():
-        raise ConfigError(f"--to {text}: is a file, where a folder is expected", hint=_USAGE)
+        raise ConfigError(f"destination {text}: is a file, where a folder is expected", hint=_USAGE)
     if path.suffix and not text.endswith(("/", "\\")):
         raise ConfigError(
-            f"--to {text}: no destination has the suffix {path.suffix!r}",
+            f"destination {text}: no destination has the suffix {path.suffix!r}",
             hint=f"{_USAGE}; a folder with a dot ends in /",
         )
 
@@ -73,7 +74,7 @@ def _folder_format(text: str, path: Path, wanted: FolderFormat | None) -> Folder
         return wanted or "jsonl"
     if wanted not in (None, held[0]):
         raise ConfigError(
-            f"--to {text}: the folder holds {_FOLDERS[held[0]]} files, and --format is {wanted}",
+            f"destination {text}: the folder holds {_FOLDERS[held[0]]} files, and --format is {wanted}",
             hint="use another folder for another format",
         )
     return held[0]
@@ -82,7 +83,7 @@ def _folder_format(text: str, path: Path, wanted: FolderFormat | None) -> Folder
 def _database_kind(text: str, path: Path, kind: str) -> str:
     """The kind of a file of a database; what an existing one begins with is more certain than its suffix."""
     if path.is_dir() or text.endswith(("/", "\\")):
-        raise ConfigError(f"--to {text}: is a folder, where a file of {kind} is expected", hint=_USAGE)
+        raise ConfigError(f"destination {text}: is a folder, where a file of {kind} is expected", hint=_USAGE)
     if not path.is_file():
         return kind
     magic, position = _DUCKDB_MAGIC
@@ -91,5 +92,7 @@ def _database_kind(text: str, path: Path, kind: str) -> str:
     found = "DuckDB" if head[position : position + len(magic)] == magic else kind
     found = "SQLite" if head.startswith(b"SQLite format 3") else found
     if found != kind and path.suffix.lower() != ".db":
-        raise ConfigError(f"--to {text}: is a file of {found}, and its suffix is that of {kind}", hint="rename it")
+        raise ConfigError(
+            f"destination {text}: is a file of {found}, and its suffix is that of {kind}", hint="rename it"
+        )
     return found

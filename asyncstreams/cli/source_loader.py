@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import os
 import sys
 import traceback
@@ -53,15 +54,7 @@ class LoadedSource:
         Raises ConfigError, also if the Source exists already and cannot be given a configuration or options.
         """
         if isinstance(self.target, type):
-            try:
-                return self.target(config, **options) if options else self.target(config)
-            except TypeError as error:
-                if not options or "unexpected keyword argument" not in str(error):
-                    raise
-                raise ConfigError(
-                    f"{self.name}.__init__ does not accept the option {next(iter(options))!r}",
-                    hint="define it as `def __init__(self, config, **options)` and pass the options on",
-                ) from error
+            return self._call(self.target, config, options)
         if config or options:
             given = "a configuration" if config else f"the option {next(iter(options))!r}"
             raise ConfigError(
@@ -69,6 +62,22 @@ class LoadedSource:
                 hint="name a class with `spec` and `streams(config)`, or set it where the Source is made",
             )
         return self.target
+
+    def _call(self, source_class: type[Source], config: Mapping[str, Any], options: Mapping[str, Any]) -> Source:
+        """Create the Source; an `__init__` of the author may accept neither a configuration nor options."""
+        signature = inspect.signature(source_class)
+        choices: list[list[Any]] = [[config]] if config else [[config], []]
+        for arguments in choices:
+            try:
+                signature.bind(*arguments, **options)
+            except TypeError:
+                continue
+            return source_class(*arguments, **options)
+        missing = f"the option {next(iter(options))!r}" if options else "a configuration"
+        raise ConfigError(
+            f"{self.name}.__init__ does not accept {missing}",
+            hint="define it as `def __init__(self, config, **options)`, and pass both on to super().__init__",
+        )
 
 
 def load_source_class(text: str) -> LoadedSource:

@@ -7,14 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from .._json import as_array, as_object, json_type_name
+from ..redaction import is_secret_name
 
 Schema: TypeAlias = Mapping[str, Any]
 Path: TypeAlias = tuple[str | int, ...]
 _MAX_DEPTH = 32  # of references and nested alternatives, which a spec may repeat without an end
 _COMBINATIONS = ("allOf", "then", "else")
 _ALTERNATIVES = ("oneOf", "anyOf")
-# Names of secret fields in a configuration without a spec.
-_SECRET_NAME = re.compile(r"(?i)token|secret|passw|api[-_]?key|authorization|credential|private[-_]?key|signature")
 
 
 class SpecFields:
@@ -61,7 +60,7 @@ class SpecFields:
         applied = list(self._applied(schemas, value))
         is_secret = is_secret or any(map(_marks_secret, applied))
         if self._spec is None and path and isinstance(path[-1], str):
-            is_secret = is_secret or _SECRET_NAME.search(path[-1]) is not None
+            is_secret = is_secret or is_secret_name(path[-1])
         if isinstance(value, dict | list):
             for step in steps(value):
                 inner, below = child(value, step), self._below(applied, step, value)
