@@ -161,7 +161,7 @@ def failure_lines(error: BaseException) -> list[str]:
 def summary_lines(report: RunReport, *, names_missed: bool = True) -> list[str]:
     """The report of a run as lines: thresholds that were missed or skipped, the streams, and what limited the run."""
     record = report.record
-    thresholds = [] if record is None else record.thresholds
+    thresholds = () if record is None else record.thresholds
     lines = [f"missed: {item.text}: {item.details}" for item in thresholds if names_missed and item.is_met is False]
     lines += [f"skipped: {item.text}: {item.details}" for item in thresholds if item.is_met is None]
     lines += str(report).splitlines()
@@ -217,12 +217,13 @@ def _is_in_event_loop() -> bool:
 
 
 def _create(source: object) -> Source:
-    if isinstance(source, type) and issubclass(source, Source):
-        return source()
+    given: object = source
     if isinstance(source, Source):
         return source
+    if isinstance(source, type) and issubclass(source, Source):
+        return source()
     raise ConfigError(
-        f"asyncstreams.run: {type(source).__name__} is not a Source", hint="pass a Source, or a class of one"
+        f"asyncstreams.run: {type(given).__name__} is not a Source", hint="pass a Source, or a class of one"
     )
 
 

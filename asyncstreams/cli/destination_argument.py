@@ -68,8 +68,11 @@ def _check_folder(text: str, path: Path) -> None:
 
 def _folder_format(text: str, path: Path, wanted: FolderFormat | None) -> FolderFormat:
     """The format of a folder: what it holds, and for a new one what is wanted."""
-    suffixes: dict[FolderFormat, str] = {"jsonl": "*/part-*.jsonl*", "parquet": "*/part-*.parquet"}
-    held = [name for name, pattern in suffixes.items() if path.is_dir() and next(path.glob(pattern), None) is not None]
+    patterns: dict[FolderFormat, str] = {"jsonl": "*/part-*.jsonl*", "parquet": "*/part-*.parquet"}
+    held: list[FolderFormat] = []
+    for name, pattern in patterns.items():
+        if path.is_dir() and next(path.glob(pattern), None) is not None:
+            held.append(name)
     if len(held) != 1:
         return wanted or "jsonl"
     if wanted not in (None, held[0]):

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import anyio
 import typer
 
+from .._json import as_array, as_object
 from ..destinations.base import Destination
 from ..errors import ConfigError, LocalError, PartialFailure, StateCorrupt, ThresholdMissed
 from ..events import Event, PageRead
@@ -324,15 +325,15 @@ def parse_slices(text: str | None, names: Sequence[str]) -> dict[str, Any]:
         return {}
     example = json.dumps({names[0]: [{"id": 7}]})
     try:
-        value = json.loads(text)
+        value: Any = json.loads(text)
     except json.JSONDecodeError as error:
         raise ConfigError(
             f"--slices: is not JSON: {error.msg}, column {error.colno}", hint=f"for example '{example}'"
         ) from None
-    if isinstance(value, list) and len(names) == 1:
-        value = {names[0]: value}
-    if not isinstance(value, dict) or not all(isinstance(items, list) for items in value.values()):
+    is_list = as_array(value) is not None
+    by_name: dict[str, Any] | None = {names[0]: value} if is_list and len(names) == 1 else as_object(value)
+    if by_name is None or any(as_array(items) is None for items in by_name.values()):
         raise ConfigError(
             "--slices: expected an object with a list of slices for each stream", hint=f"for example '{example}'"
         )
-    return value
+    return by_name

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 from ..errors import ConfigError
 from ..source import Source
@@ -42,11 +42,11 @@ class LoadedSource:
     @property
     def spec(self) -> Mapping[str, Any] | None:
         """The JSON schema of the configuration, without the envelope of an Airbyte spec; None without one."""
-        spec: object = self.target.spec
+        spec = self.target.spec
         if not isinstance(spec, Mapping):
-            return None
-        fields = cast(Mapping[str, Any], spec)
-        return cast(Mapping[str, Any], fields.get("connectionSpecification", fields))
+            return None  # none, or one that the Source refuses
+        schema: Mapping[str, Any] = spec.get("connectionSpecification", spec)
+        return schema
 
     def create(self, config: Mapping[str, Any], **options: Any) -> Source:
         """The Source for a configuration. `options` are those of `Source` that differ from what the author chose.
