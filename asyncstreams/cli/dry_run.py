@@ -19,6 +19,7 @@ from ..http.signing import complete_request, needs_final_request, signs_in_place
 from ..messages import Request
 from ..redaction import MASK, is_secret_name
 from ..source import Source
+from ..state.state_file import State
 from ..state.stream_state import StreamState
 from ..streams.http_stream import HttpStream
 from .failures import CommandOutput
@@ -29,11 +30,16 @@ _Pairs = Sequence[tuple[str, str]]
 
 
 async def show_first_requests(
-    source: Source, names: Sequence[str], scope: RunScope, states: Mapping[str, StreamState], output: CommandOutput
+    source: Source,
+    names: Sequence[str],
+    scope: RunScope,
+    states: Mapping[str, StreamState] | None,
+    output: CommandOutput,
 ) -> None:
     """Print the first request of each stream. Nothing is sent, also no request for a token.
 
-    The requests of a substream depend on its parents' records, so only its parents are shown. Raises ConfigError.
+    `states` are those from which the run would go on; None if it would keep no state. The requests of a substream
+    depend on its parents' records, so only those of its parents are shown. Raises ConfigError.
     """
     streams = [source[name] for name in names] or list(source)
     for number, stream in enumerate(streams):
@@ -53,13 +59,16 @@ async def show_first_requests(
 
 
 async def _first_request(
-    source: Source, stream: HttpStream, scope: RunScope, states: Mapping[str, StreamState]
+    source: Source, stream: HttpStream, scope: RunScope, states: Mapping[str, StreamState] | None
 ) -> str | None:
     """The text of the first request, or None if the stream sends none. Raises what comes before a request."""
     recorder = _Recorder()
     _disconnect(stream, recorder)
     async with source:
-        scheduler = selected_scheduler(source, [stream.name], scope, states, stop_on_error=True)
+        store = None if states is None else State()  # in memory
+        scheduler = selected_scheduler(
+            source, [stream.name], scope, states or {}, state_store=store, stop_on_error=True
+        )
         try:
             async with scheduler.pages() as pages:
                 async for _ in pages:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +43,8 @@ def open_source(
     configuration later are kept for the next command; with `write_config` in the file of the configuration, too.
     `options` are those of Source. Raises ConfigError and StateCorrupt.
     """
-    loaded = load_source_class(text)
+    with redirect_stdout(sys.stderr):  # what its module prints is no record
+        loaded = load_source_class(text)
     configuration = load_config(loaded.spec, config_file, flags or ())
     for secret in configuration.secrets:
         output.hide(secret)
@@ -49,7 +52,8 @@ def open_source(
         output.warn(warning)
     tokens = RotatedTokens(configuration, state_folder(), token_prefix(loaded), output, writes_config=write_config)
     path = state_path(loaded, configuration)  # before the kept values are added, which are not the user's
-    source = loaded.create(tokens.apply(), **options)
+    with redirect_stdout(sys.stderr):
+        source = loaded.create(tokens.apply(), **options)
     tokens.begin()
     return OpenedSource(loaded, configuration, source, path)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -243,7 +245,7 @@ class ReadJob:
 
     def show_requests(self) -> None:
         """Print the first request of each stream."""
-        states: dict[str, StreamState] = {}
+        states: dict[str, StreamState] | None = None
         if self.destination is not None:
             ledger = self.destination.new_writer().inspect().ledger
             states = {name: stream.state for name, stream in ledger.streams.items() if name not in self.scope.refresh}
@@ -297,7 +299,8 @@ class ReadJob:
                     await write_pages(aiter(pages), writer, names_streams=names_streams)
                 return scheduler.report()
 
-        return await exit_on_signals(read_range if scope.is_range else read_state)
+        with redirect_stdout(sys.stderr):  # what hooks print is no record
+            return await exit_on_signals(read_range if scope.is_range else read_state)
 
     def _summarize(self, report: RunReport, error: BaseException | None = None) -> None:
         lines = summary_lines(report, names_missed=not isinstance(error, ThresholdMissed))

@@ -126,7 +126,7 @@ def _import_module(name: str) -> ModuleType:
                 f"{name}: no module of this name in {Path.cwd()} or installed: {file}", hint=hint
             ) from error
         raise _import_error(name, error) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _import_error(name, error) from error
 
 
@@ -150,7 +150,7 @@ def _import_file(location: str) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise _import_error(location, error) from error
     return module
@@ -162,7 +162,7 @@ def _add_to_path(folder: Path) -> None:
         sys.path.insert(0, str(folder))
 
 
-def _import_error(location: str, error: Exception) -> ConfigError:
+def _import_error(location: str, error: BaseException) -> ConfigError:
     """What an import raised, and the line; the frames of the import machinery and of this module are left out."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename[:1] != "<"]
     own = [

@@ -11,8 +11,6 @@ from ..redaction import is_secret_name
 
 Schema: TypeAlias = Mapping[str, Any]
 Path: TypeAlias = tuple[str | int, ...]
-_MAX_DEPTH = 32  # of references and nested alternatives, which a spec may repeat without an end
-_COMBINATIONS = ("allOf", "then", "else")
 _ALTERNATIVES = ("oneOf", "anyOf")
 
 
@@ -81,11 +79,11 @@ class SpecFields:
             found += [inner for item in candidates if (inner := as_object(item)) is not None]
         return found
 
-    def _applied(self, schemas: Sequence[Schema], value: Any, depth: int = 0) -> Iterator[Schema]:
-        """The schemas with everything that they refer to and combine."""
-        if depth > _MAX_DEPTH:
-            return
-        for schema in schemas:
+    def _applied(self, schemas: Sequence[Schema], value: Any) -> Iterator[Schema]:
+        """The schemas with everything that they refer to and combine, each once: a schema may refer to itself."""
+        found = {id(schema): schema for schema in schemas}
+        pending = list(found.values())
+        for schema in pending:  # the list grows during the iteration
             yield schema
             inner: list[Any] = [schema.get("then"), schema.get("else"), *(as_array(schema.get("allOf")) or ())]
             if isinstance(reference := schema.get("$ref"), str):
@@ -94,7 +92,9 @@ class SpecFields:
                 options = [option for item in as_array(schema.get(keyword)) or () if (option := as_object(item))]
                 fitting = [option for option in options if not self._contradicts(option, value)]
                 inner += fitting or options
-            yield from self._applied([item for item in map(as_object, inner) if item], value, depth + 1)
+            added = [item for item in map(as_object, inner) if item and id(item) not in found]
+            found |= {id(item): item for item in added}
+            pending += added
 
     def _contradicts(self, option: Schema, value: Any) -> bool:
         """Whether a value of the configuration differs from a constant of an alternative, such as its `auth_type`."""

@@ -10,6 +10,8 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
+from functools import partial
+from typing import BinaryIO
 
 import anyio
 
@@ -154,15 +156,14 @@ def _stdout_write() -> Callable[[bytes], None]:
         raise OutputWriteError("stdout: is closed", hint="redirect it, or name a destination with --to")
     sys.stdout.flush()
     try:
-        file = sys.stdout.fileno()
+        return partial(_write_file, sys.stdout.fileno())
     except OSError:  # an object in its place, as in tests
-        return _write_buffered
-    return lambda data: _write_file(file, data)
+        return partial(_write_buffered, sys.stdout.buffer)
 
 
-def _write_buffered(data: bytes) -> None:
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
+def _write_buffered(file: BinaryIO, data: bytes) -> None:
+    file.write(data)
+    file.flush()
 
 
 def _write_file(file: int, data: bytes) -> None:
