@@ -22,6 +22,7 @@ from asyncstreams.errors import ConfigError
 from asyncstreams.testing import BearerAuth, Fault, MockApi
 
 SHOP = f"{command_shop.__file__}:Shop"
+ARCHIVE = f"{command_shop.__file__}:Archive"
 TOKEN = "s3cret-token"
 
 
@@ -239,6 +240,40 @@ def test_failed_slices_make_the_run_partial(read: Read, api: MockApi) -> None:
     assert result.exit_code == 3
     assert result.stderr.startswith("error: ")
     assert "the next run reads the failed slices again" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [("--to", "out/"), ("--state", "state.json")], ids=["folder", "stdout"])
+def test_deadline_ends_the_run_in_order(arguments: tuple[str, ...], read: Read, api: MockApi) -> None:
+    api.latency = 0.05
+    try:
+        first = read(*arguments, "--deadline", "0.5s", source=ARCHIVE)
+    finally:
+        api.latency = 0.0
+    second = read(*arguments, source=ARCHIVE)
+
+    assert (first.exit_code, second.exit_code) == (3, 0)
+    assert "the deadline of 0.5s has passed" in first.stderr
+    assert "batches: " in first.stderr
+    assert "the next run resumes after it" in first.stderr
+    ids = [record["id"] for record in records(first) + records(second)]
+    if "out/" in arguments:
+        texts = [file.read_text() for file in Path("out/batches").glob("*.jsonl")]
+        ids = [json.loads(line)["id"] for line in "".join(texts).splitlines()]
+    assert sorted(ids) == list(range(1, 6_001))
+    assert 0 < len(records(second)) < 6_000 or "out/" in arguments
+
+
+def test_host_that_is_down_has_its_own_exit_code(read: Read, tmp_path: Path) -> None:
+    (tmp_path / "cli_down.py").write_text(
+        "from command_shop import *\nclass Down(Shop):\n    def streams(self, config): return [Closed(config)]\n"
+        "class Closed(Products):\n    outage_timeout = 0.2\n    url_base = 'http://127.0.0.1:9'\n"
+        "    def __init__(self, config): super().__init__({**config, 'url': 'http://127.0.0.1:9'})\n"
+    )
+
+    result = read("--to", "out/", source="cli_down.py:Down")
+
+    assert result.exit_code == 4
+    assert "no record was read" in result.stderr
 
 
 def test_exception_of_a_hook_names_its_line(read: Read, tmp_path: Path) -> None:

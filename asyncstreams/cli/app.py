@@ -11,10 +11,10 @@ from .read import add_read
 
 _HELP = """Extract whole HTTP APIs: read a Source from the shell, from cron or in a container.
 
-SOURCE is `module:Class` or `path/file.py:Class`.
+SOURCE is module:Class or path/file.py:Class.
 
-Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 partial, 4 host unavailable, 5 threshold missed,
-130 Ctrl-C, 141 closed pipe, 143 SIGTERM."""
+Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 partial, 4 host unavailable,
+5 threshold missed, 130 Ctrl-C, 141 closed pipe, 143 SIGTERM."""
 
 
 def new_app() -> typer.Typer:
@@ -24,7 +24,7 @@ def new_app() -> typer.Typer:
         help=_HELP,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
-        rich_markup_mode="markdown",
+        rich_markup_mode="rich",
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_before_commands)

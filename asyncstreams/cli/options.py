@@ -8,7 +8,7 @@ from typing import Annotated, TypeAlias
 import typer
 
 SourceArgument: TypeAlias = Annotated[
-    str, typer.Argument(metavar="SOURCE", help="`module:Class` or `path/file.py:Class`.", show_default=False)
+    str, typer.Argument(metavar="SOURCE", help="module:Class or path/file.py:Class.", show_default=False)
 ]
 ConfigOption: TypeAlias = Annotated[
     Path | None,
@@ -19,7 +19,7 @@ SetOption: TypeAlias = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="One value of the configuration, such as `credentials.token=env:TOKEN`. May be repeated.",
+        help="One value of the configuration, such as credentials.token=env:TOKEN. May be repeated.",
         show_default=False,
     ),
 ]

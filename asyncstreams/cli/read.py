@@ -58,7 +58,7 @@ def read(
             "--to",
             "-o",
             metavar="DEST",
-            help="`-` for JSON Lines on stdout, a folder such as `out/`, `shop.duckdb` or `shop.sqlite`.",
+            help="- for JSON Lines on stdout, a folder such as out/, shop.duckdb or shop.sqlite.",
         ),
     ] = STDOUT,
     folder_format: Annotated[
@@ -86,7 +86,7 @@ def read(
     slices: Annotated[
         str | None,
         typer.Option(
-            "--slices", metavar="JSON", help='Slices to read: a list, or `{"orders": [{"shop": 7}]}` by stream.'
+            "--slices", metavar="JSON", help='Slices to read: a list, or {"orders": [{"shop": 7}]} by stream.'
         ),
     ] = None,
     dry_run: Annotated[
@@ -100,7 +100,7 @@ def read(
     ] = None,
     require: Annotated[
         list[str] | None,
-        typer.Option("--require", metavar="TEXT", help="A threshold, such as `orders.records >= 0.9 * last`."),
+        typer.Option("--require", metavar="TEXT", help="A threshold, such as orders.records >= 0.9 * last."),
     ] = None,
     allow_credential_change: Annotated[
         bool, typer.Option("--allow-credential-change", help="Resume with a credential other than that of the state.")
@@ -113,7 +113,7 @@ def read(
     """Read the streams of a Source.
 
     Records go to DEST, everything else to stderr. With several streams each line on stdout is
-    `{"stream": "orders", "record": {...}}`, with one stream the record itself.
+    {"stream": "orders", "record": {...}}, with one stream the record itself.
     """
     with command_output(debug=debug, quiet=quiet, as_json=log_json) as output:
         seconds = None if deadline is None else parse_seconds("--deadline", deadline)

@@ -12,6 +12,7 @@ RESOURCES = (
     Resource("customers", 250, total=True),
     Resource("orders", (0, 2), parent="customers", total=True),
     Resource("products", 120, total=True),
+    Resource("batches", 6_000),
 )
 
 
@@ -39,6 +40,23 @@ class Customers(ShopStream):
     def request_params(self, context: RequestContext) -> Mapping[str, Any]:
         since, until = context.bounds
         return {"since": since, "until": until}
+
+
+class Batches(ShopStream):
+    """6,000 records in 60 slices, each of which is complete on its own."""
+
+    single_page = True
+    paginator = None
+    max_concurrency = 2
+
+    def path(self, context: RequestContext) -> str:
+        return "batches"
+
+    def request_params(self, context: RequestContext) -> Mapping[str, Any]:
+        return {"page": context.stream_slice["number"]}
+
+    def stream_slices(self, state: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+        return [{"number": number} for number in range(1, 61)]
 
 
 class Orders(HttpSubStream):
@@ -69,3 +87,10 @@ class Shop(Source):
         orders = Orders(customers, authenticator=customers.authenticator)
         orders.url_base = config["url"]
         return [customers, orders, Products(config)]
+
+
+class Archive(Shop):
+    """The same API, with one stream of many slices."""
+
+    def streams(self, config: Mapping[str, Any]) -> Iterable[HttpStream]:
+        return [Batches(config)]
