@@ -6,7 +6,7 @@ import asyncio
 import logging
 import sys
 import traceback
-from collections.abc import Collection, Generator
+from collections.abc import Collection, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from enum import IntEnum
 from importlib import import_module
@@ -17,6 +17,7 @@ from typing import NoReturn, TextIO, TypedDict, Unpack
 from .content.error_text import escape_controls
 from .destinations.base import Destination, Sink
 from .errors import AsyncStreamsError, ConfigError, HostUnavailable, PartialFailure, ThresholdMissed
+from .event_log.run_record import RunOrigin
 from .execution.report import RunReport
 from .execution.scheduler import OnError
 from .extraction.run_scope import RangeBound
@@ -56,6 +57,8 @@ class ExtractArguments(TypedDict, total=False):
     refresh: Collection[str]
     state: State | None
     on_error: OnError
+    require: Sequence[str]
+    event_log: bool | RunOrigin
 
 
 def run(
@@ -107,7 +110,7 @@ def main(
         error, report = raised, getattr(raised, "report", None)
     lines = [] if error is None else failure_lines(error)
     if report is not None and not (quiet and error is None):
-        lines += summary_lines(report, names_missed=not isinstance(error, ThresholdMissed))
+        lines += summary_lines(report, error)
     with suppress(OSError):  # a closed stderr must not hide the outcome
         print("\n".join(map(escape_controls, lines)), file=sys.stderr, flush=True, end="\n" if lines else "")
     sys.exit(exit_code_of(error))
@@ -158,14 +161,13 @@ def failure_lines(error: BaseException) -> list[str]:
             return [*text, f"  at: {where}"] if (where := _author_frame(error)) else text
 
 
-def summary_lines(report: RunReport, *, names_missed: bool = True) -> list[str]:
-    """The report of a run as lines: thresholds that were missed or skipped, the streams, and what limited the run."""
-    record = report.record
-    thresholds = () if record is None else record.thresholds
-    lines = [f"missed: {item.text}: {item.details}" for item in thresholds if names_missed and item.is_met is False]
-    lines += [f"skipped: {item.text}: {item.details}" for item in thresholds if item.is_met is None]
-    lines += str(report).splitlines()
-    return [*lines, record.verdict] if record is not None and record.verdict else lines
+def summary_lines(report: RunReport, error: BaseException | None = None) -> list[str]:
+    """The report of a run as lines; without the missed thresholds if the error of the run names them."""
+    lines = str(report).splitlines()
+    if report.record is None or not isinstance(error, ThresholdMissed):
+        return lines
+    missed = {str(entry) for entry in report.record.thresholds if entry.is_met is False}
+    return [line for line in lines if line not in missed]
 
 
 def shown_progress(source: Source, stream: TextIO | None = None) -> AbstractContextManager[object]:

@@ -25,6 +25,7 @@ class CommandOutput:
     """The stderr of one command: every text is without the secrets of the configuration and without control characters.
 
     outlook: after a failure, the lines that say what is safe in the output and what the next run will do.
+    summary: what the run did, as lines below those of its failure.
     `quiet` shows failures only. With `as_json` each message is a JSON object on a line of its own.
     """
 
@@ -32,6 +33,7 @@ class CommandOutput:
         self.debug, self.quiet, self.as_json = debug, quiet, as_json
         self.secrets = RevealedSecrets()
         self.outlook: Outlook = lambda error: ()
+        self.summary: Sequence[str] = ()
 
     def hide(self, value: str) -> None:
         """Mask a text in everything that is shown from now on."""
@@ -59,6 +61,8 @@ class CommandOutput:
             self.note("".join(traceback.format_exception(error)).rstrip(), logging.ERROR)
         lines = [*failure_lines(error), *(f"  {line}" for line in self.outlook(error))]
         self.note("\n".join(lines), logging.ERROR)
+        if self.summary:
+            self.note("\n".join(self.summary), logging.ERROR)
 
     def to_json(self, level: int, message: str, **fields: str) -> str:
         """One line of JSON; the time is in UTC."""

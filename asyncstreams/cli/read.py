@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, cast
 
 import anyio
 import typer
@@ -17,11 +18,13 @@ import typer
 from .._json import as_array, as_object
 from ..destinations.base import Destination
 from ..errors import ConfigError, LocalError, PartialFailure, StateCorrupt, ThresholdMissed
+from ..event_log.run_record import RunOrigin
 from ..events import Event, PageRead
 from ..execution.report import RunReport
 from ..extraction.run_scope import RunScope
 from ..extraction.signals import exit_on_signals
 from ..launch import DeadlineReached, summary_lines
+from ..redaction import MASK
 from ..source import Source
 from ..state.state_file import State
 from ..state.stream_state import StreamState
@@ -46,6 +49,7 @@ def add_read(app: typer.Typer) -> None:
 
 
 def read(
+    context: typer.Context,
     source: SourceArgument,
     select: Annotated[
         str | None, typer.Option("--select", "-s", metavar="A,B", help="Streams to read. Default: all.")
@@ -135,6 +139,7 @@ def read(
             ),
             destination,
             StateChoice(state, allow_credential_change=allow_credential_change),
+            RunOrigin(opened.loaded.import_path, shown_command(context, opened, output)),
             tuple(require or ()),
             None if deadline is None else (deadline, seconds or 0.0),
         )
@@ -197,6 +202,7 @@ class ReadJob:
     scope: RunScope
     destination: Destination | None
     state: StateChoice
+    origin: RunOrigin
     require: tuple[str, ...] = ()
     deadline: tuple[str, float] | None = None
     """As written, and in seconds."""
@@ -239,9 +245,9 @@ class ReadJob:
                 report = asyncio.run(self._until_deadline(work))
         except (PartialFailure, ThresholdMissed) as error:
             if isinstance(error.report, RunReport):
-                self._summarize(error.report, error)
+                self.output.summary = summary_lines(error.report, error)
             raise
-        self._summarize(report)
+        self.output.note("\n".join(summary_lines(report)))
 
     def show_requests(self) -> None:
         """Print the first request of each stream."""
@@ -264,9 +270,7 @@ class ReadJob:
 
     async def _to_destination(self) -> RunReport:
         assert self.destination is not None
-        scope, more = self.scope, dict[str, Any]()
-        if self.require:
-            more["require"] = self.require
+        scope = self.scope
         return await self.source.extract(
             *self.names,
             to=self.destination,
@@ -275,7 +279,8 @@ class ReadJob:
             since=scope.since,
             until=scope.until,
             refresh=scope.refresh,
-            **more,
+            require=self.require,
+            event_log=self.origin,
         )
 
     async def _to_stdout(self) -> RunReport:
@@ -302,10 +307,6 @@ class ReadJob:
         with redirect_stdout(sys.stderr):  # what hooks print is no record
             return await exit_on_signals(read_range if scope.is_range else read_state)
 
-    def _summarize(self, report: RunReport, error: BaseException | None = None) -> None:
-        lines = summary_lines(report, names_missed=not isinstance(error, ThresholdMissed))
-        self.output.note("\n".join(lines))
-
     def _outlook(self, error: BaseException, counts: ReadCounts) -> Sequence[str]:
         """What is safe, and what the next run will do."""
         if isinstance(error, ThresholdMissed):
@@ -320,6 +321,23 @@ class ReadJob:
         if self.state.is_kept:
             return [*lines, "the state covers what was written to stdout; the next run resumes after it"]
         return [*lines, "no state was kept: the next run reads everything again (--state auto keeps one)"]
+
+
+def shown_command(context: typer.Context, opened: OpenedSource, output: CommandOutput) -> str:
+    """The command as it can be repeated in a shell, without the secrets of `--set`; references to them stay."""
+    words = ["asyncstreams", str(context.info_name)]
+    for parameter in context.command.params:
+        given: Any = context.params.get(parameter.name or "")
+        if given is None or given == parameter.default:
+            continue
+        for value in cast(Sequence[Any], given) if isinstance(given, list | tuple) else [given]:
+            text = str(value)
+            if parameter.name == "flags":
+                key, _, text = text.partition("=")
+                text = f"{key}={MASK if text in opened.configuration.secrets else text}"
+            option = parameter.opts[0] if parameter.param_type_name == "option" else ""
+            words += [option] if value is True else filter(None, [option, output.shown(text)])
+    return shlex.join(words)
 
 
 def parse_slices(text: str | None, names: Sequence[str]) -> dict[str, Any]:
