@@ -135,6 +135,8 @@ def exit_code_of(error: BaseException | None) -> int:
             return ExitCode.HOST_UNAVAILABLE
         case ConfigError():
             return ExitCode.USAGE
+        case ImportError() if _is_missing_extra(error):
+            return ExitCode.USAGE
         case _:
             return ExitCode.FAILED
 
@@ -152,7 +154,7 @@ def failure_lines(error: BaseException) -> list[str]:
             return f"error: {error}".splitlines()
         case DeadlineReached():
             return [str(error)]
-        case ImportError() if "pip install" in str(error):  # an extra
+        case ImportError() if _is_missing_extra(error):
             return [f"error: {error}"]
         case OSError(strerror=str(problem)):
             return [f"error: {f'{error.filename}: ' if error.filename else ''}{problem}"]
@@ -227,6 +229,11 @@ def _create(source: object) -> Source:
     raise ConfigError(
         f"asyncstreams.run: {type(given).__name__} is not a Source", hint="pass a Source, or a class of one"
     )
+
+
+def _is_missing_extra(error: ImportError) -> bool:
+    """Whether an error of this package names the extra to install."""
+    return "pip install" in str(error) and "asyncstreams[" in str(error)
 
 
 def _author_frame(error: BaseException) -> str:

@@ -7,6 +7,7 @@ import json
 import logging
 import sqlite3
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +22,7 @@ from asyncstreams.cli.failures import CommandOutput
 from asyncstreams.cli.log_lines import CommandLog
 from asyncstreams.cli.times import parse_bound, parse_seconds
 from asyncstreams.errors import ConfigError
-from asyncstreams.testing import BearerAuth, Fault, MockApi
+from asyncstreams.testing import BearerAuth, Fault, MockApi, OAuth2
 
 SHOP = f"{command_shop.__file__}:Shop"
 ARCHIVE = f"{command_shop.__file__}:Archive"
@@ -399,6 +400,57 @@ def test_dry_run_masks_secrets_wherever_they_are(read: Read, tmp_path: Path) -> 
     assert "  X-Mine: ***\n" in custom
     assert "  X-Hidden: ***\n" in custom
     assert "(2 bytes)" in custom
+
+
+ROTATING = """
+from asyncstreams import *
+
+class Products(HttpStream):
+    records_path = "data"
+    paginator = PageNumber(total_pages="meta.pages")
+    def path(self, context): return "products"
+
+class Shop(Source):
+    spec = {"properties": {
+        "url": {"type": "string"},
+        "credentials": {"properties": {
+            "client_secret": {"airbyte_secret": True}, "refresh_token": {"airbyte_secret": True}}},
+    }}
+    def streams(self, config):
+        login = SingleUseRefreshTokenOauth2Authenticator(config, config["url"] + "oauth/token")
+        products = Products(authenticator=login)
+        products.url_base = config["url"]
+        return [products]
+"""
+
+
+@pytest.mark.parametrize("writes", [False, True], ids=["state folder", "config file"])
+def test_single_use_token_survives_from_command_to_command(
+    writes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auth = OAuth2(expires_in=1, rotate=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "cli_rotating.py").write_text(ROTATING)
+    with MockApi(*command_shop.RESOURCES, auth=auth) as api:
+        credentials = {
+            "client_id": auth.client_id,
+            "client_secret": auth.client_secret,
+            "refresh_token": auth.refresh_token,
+        }
+        config = tmp_path / "config.json"
+        config.write_text(json.dumps({"url": api.url, "credentials": credentials}))
+        before = config.read_text()
+        command = ["read", "cli_rotating.py:Shop", "--config", "config.json", *(["--write-config"] if writes else [])]
+
+        first = CliRunner().invoke(new_app(), command)
+        time.sleep(1.1)  # the access token expires
+        second = CliRunner().invoke(new_app(), command)
+
+        assert [len(result.stdout.splitlines()) for result in (first, second)] == [120, 120], second.stderr
+        assert (api.counts.tokens_issued, api.counts.tokens_reused) == (2, 0)
+        assert (config.read_text() != before) is writes
 
 
 def test_log_lines_are_json(read: Read) -> None:

@@ -175,6 +175,8 @@ def test_main_ends_with_2_for_a_wrong_name(shop: Source, tmp_path: Path, capsys:
         (StreamUnavailable("x"), 1),
         (ConfigError("x"), 2),
         (AuthError("x"), 2),
+        (ImportError("x"), 1),
+        (ImportError('x: pip install "asyncstreams[x]"'), 2),
         (PartialFailure("x", (), None), 3),
         (DeadlineReached("x"), 3),
         (HostUnavailable("x"), 4),
