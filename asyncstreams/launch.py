@@ -7,12 +7,12 @@ import logging
 import sys
 import traceback
 from collections.abc import Collection, Generator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from enum import IntEnum
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NoReturn, TextIO, TypedDict, Unpack
+from typing import NoReturn, TypedDict, Unpack
 
 from .content.error_text import escape_controls
 from .destinations.base import Destination, Sink
@@ -172,22 +172,21 @@ def summary_lines(report: RunReport, error: BaseException | None = None) -> list
     return [line for line in lines if line not in missed]
 
 
-def shown_progress(source: Source, stream: TextIO | None = None) -> AbstractContextManager[object]:
+@contextmanager
+def shown_progress(source: Source) -> Generator[None]:
     """A block whose runs are shown on stderr: as a live table on a terminal if rich is installed, or as log lines.
 
-    The program's own logging goes first: without a terminal nothing is added if it handles the logger already.
+    Beside the table only warnings are logged. No log is added if the program handles the logger itself.
     """
-    file = sys.stderr if stream is None else stream
-    if file.isatty() and find_spec("rich") is not None:
-        # Imported here, because the extra may be missing.
-        console = import_module("rich.console").Console(file=stream, stderr=True)
-        live: AbstractContextManager[object] = import_module(".progress", __package__).Progress(source, console=console)
-        return live
-    if _log.hasHandlers():
-        return nullcontext()
-    handler = logging.StreamHandler(file)
-    handler.setFormatter(ShownFormatter(_LOG_FORMAT))
-    return handled_log(handler, logging.INFO)
+    is_live = sys.stderr.isatty() and find_spec("rich") is not None
+    with ExitStack() as stack:
+        if not _log.hasHandlers():
+            stack.enter_context(handled_log(_StderrLog(), logging.WARNING if is_live else logging.INFO))
+        if is_live:
+            # Imported here, because the extra may be missing.
+            console = import_module("rich.console").Console(stderr=True)
+            stack.enter_context(import_module(".progress", __package__).Progress(source, console=console))
+        yield
 
 
 @contextmanager
@@ -205,11 +204,19 @@ def handled_log(handler: logging.Handler, level: int) -> Generator[None]:
         _log.propagate = propagated
 
 
-class ShownFormatter(logging.Formatter):
-    """Log lines for people: control characters of names and messages are shown as escapes."""
+class _StderrLog(logging.Handler):
+    """Log lines for people on stderr, which a live table may replace meanwhile."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        return "\n".join(map(escape_controls, super().format(record).split("\n")))
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter(_LOG_FORMAT))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line; control characters of names and messages are shown as escapes."""
+        try:
+            print("\n".join(map(escape_controls, self.format(record).split("\n"))), file=sys.stderr)
+        except Exception:  # as other handlers do: logging must not end the run
+            self.handleError(record)
 
 
 def _is_in_event_loop() -> bool:

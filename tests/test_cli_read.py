@@ -472,6 +472,18 @@ def test_quiet_run_says_nothing(read: Read) -> None:
     assert read("-s", "products", "--quiet").stderr == ""
 
 
+def test_quiet_run_names_streams_that_are_unavailable(read: Read, tmp_path: Path) -> None:
+    (tmp_path / "cli_payouts.py").write_text(
+        "from command_shop import *\nclass Payouts(Products):\n    def path(self, context): return 'payouts'\n"
+        "class Both(Shop):\n    def streams(self, config): return [Products(config), Payouts(config)]\n"
+    )
+
+    result = read("--quiet", "--to", "out/", source="cli_payouts.py:Both")
+
+    assert result.exit_code == 0
+    assert result.stderr.startswith("payouts: unavailable: answered 403")
+
+
 def test_log_of_the_run_is_escaped_and_masked(capsys: pytest.CaptureFixture[str]) -> None:
     output = CommandOutput()
     output.hide("s3cret")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import shlex
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -248,6 +249,9 @@ class ReadJob:
                 self.output.summary = summary_lines(error.report, error)
             raise
         self.output.note("\n".join(summary_lines(report)))
+        if self.output.quiet:
+            for name, reason in report.unavailable.items():  # nothing was read of it, although the run is done
+                self.output.note(f"{name}: unavailable: {reason}", logging.ERROR)
 
     def show_requests(self) -> None:
         """Print the first request of each stream."""

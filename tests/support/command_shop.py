@@ -13,6 +13,7 @@ RESOURCES = (
     Resource("orders", (0, 2), parent="customers", total=True),
     Resource("products", 120, total=True),
     Resource("batches", 6_000),
+    Resource("payouts", 10, forbidden=True),
 )
 
 
