@@ -108,6 +108,7 @@ if TYPE_CHECKING:
     from .destinations.parquet import Parquet
     from .destinations.sqlite import SQLite
     from .http.streaming import csv_rows, json_items, ndjson
+    from .launch import main, run
     from .schemas.type_transformer import TransformConfig, TypeTransformer
     from .streams.substream import HttpSubStream
 
@@ -235,7 +236,9 @@ __all__ = [
     "__version__",
     "csv_rows",
     "json_items",
+    "main",
     "ndjson",
+    "run",
     "to_airbyte_state",
 ]
 
@@ -256,7 +259,9 @@ _IMPORTED_ON_USE = {
     "TypeTransformer": ".schemas.type_transformer",
     "csv_rows": ".http.streaming",
     "json_items": ".http.streaming",
+    "main": ".launch",
     "ndjson": ".http.streaming",
+    "run": ".launch",
 }
 
 

@@ -187,6 +187,11 @@ class _Shown(str):
         return str(self)
 
 
+def is_secret_name(name: str) -> bool:
+    """Whether a header, parameter or field of this name usually holds a secret, such as `api_key` or `Cookie`."""
+    return re.fullmatch(rf"(?i){_SECRET_NAME}|key|sig|auth|(set-)?cookie", name) is not None
+
+
 def sent_secrets(request: httpx.Request) -> set[str]:
     """Every value of the request that may be a secret, because an API may echo it in its response.
 

@@ -20,7 +20,7 @@ PACKAGE = ROOT / "asyncstreams"
 # From the top; a module may import from its own floor and from those below.
 FLOORS = [
     ("testing",),
-    ("cli",),
+    ("__main__", "cli"),
     ("observability",),
     ("",),
     ("source", "progress", "launch"),

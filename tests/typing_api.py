@@ -135,7 +135,9 @@ from asyncstreams import (
     WriteReport,
     csv_rows,
     json_items,
+    main,
     ndjson,
+    run,
     to_airbyte_state,
 )
 
@@ -416,6 +418,12 @@ def handle_output(output: OutputState) -> None:
     assert_type(output["orders"].rows, int)
     assert_type(output["orders"].partitions, tuple[PartitionState, ...])
     assert_type(output.streams, Mapping[str, StreamOutput])
+
+
+def launch(source: Source, destination: SQLite) -> None:
+    assert_type(run(Shop, to=JsonLines("out/"), limit=10), RunReport)
+    assert_type(run(source, "orders", to=destination, refresh=("orders",), quiet=True), RunReport)
+    main(source, "orders", to=destination, since="2026-01-01")
 
 
 async def converted(orders: Orders, source: Source, given: StateInput) -> None:
