@@ -6,8 +6,9 @@ from typing import Any
 
 import jsonschema
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from simulation import examples
 
 from asyncstreams.schemas import schema_inference
 from asyncstreams.schemas.record_schema import RecordSchema
@@ -40,14 +41,14 @@ def check_all_fit(records: list[dict[str, Any]]) -> None:
         assert with_formats.is_valid(record)
 
 
+@examples(3_000, 20)
 @given(RECORDS)
-@settings(max_examples=50, deadline=None)
 def test_every_record_fits_its_inferred_schema(records: list[dict[str, Any]]) -> None:
     check_all_fit(records)
 
 
+@examples(3_000, 20)
 @given(RECORDS, st.integers(0, 4), st.integers(0, 12), st.integers(1, 4))
-@settings(max_examples=50, deadline=None)
 def test_every_record_fits_beyond_the_limits(
     records: list[dict[str, Any]], depth: int, schemas: int, properties: int
 ) -> None:

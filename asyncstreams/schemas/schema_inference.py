@@ -61,7 +61,12 @@ def find_differences(declared: Mapping[str, Any], inferred: Mapping[str, Any]) -
 
     Also those that it has and no record does. A declared type that no record has, such as "null", is no difference.
     """
-    return list(_differences(_DeclaredValue(declared, [declared]), _DeclaredValue(inferred, [inferred]), ""))
+    return list(_differences(_DescribedValue(declared, [declared]), _DescribedValue(inferred, [inferred]), ""))
+
+
+def describe_columns(schema: Mapping[str, Any]) -> dict[str, str]:
+    """The properties that a schema declares for a record, and their types as texts, such as "string or null"."""
+    return {name: str(value) for name, value in _DescribedValue(schema, [schema]).properties().items()}
 
 
 class _Limits:
@@ -196,7 +201,7 @@ def _formats_of(text: str) -> set[str]:
     return set()
 
 
-class _DeclaredValue:
+class _DescribedValue:
     """What a schema says of the values at one place, with everything that it refers to and combines."""
 
     def __init__(self, root: Mapping[str, Any], schemas: Iterable[Any]) -> None:
@@ -221,19 +226,19 @@ class _DeclaredValue:
         formats = [schema.get("format") for schema in self._schemas]
         return next((name for name in ("date-time", "date") if name in formats), "")
 
-    def properties(self) -> dict[str, _DeclaredValue]:
+    def properties(self) -> dict[str, _DescribedValue]:
         found: dict[str, list[Any]] = {}
         for schema in self._schemas:
             for name, inner in (as_object(schema.get("properties")) or {}).items():
                 found.setdefault(name, []).append(inner)
-        return {name: _DeclaredValue(self._root, schemas) for name, schemas in found.items()}
+        return {name: _DescribedValue(self._root, schemas) for name, schemas in found.items()}
 
-    def inner(self, keyword: str) -> _DeclaredValue | None:
+    def inner(self, keyword: str) -> _DescribedValue | None:
         """What `items` or `additionalProperties` says; None without it."""
         found = [inner for schema in self._schemas if as_object(inner := schema.get(keyword)) is not None]
-        return _DeclaredValue(self._root, found) if found else None
+        return _DescribedValue(self._root, found) if found else None
 
-    def covers(self, other: _DeclaredValue) -> bool:
+    def covers(self, other: _DescribedValue) -> bool:
         """Whether everything that the other one allows is allowed here too, by type and format."""
         types = self.types | {"integer"} if "number" in self.types else self.types
         is_same_format = "string" not in other.types or self.format == other.format
@@ -265,7 +270,7 @@ def _referenced(root: Mapping[str, Any], reference: str) -> Any:
 
 
 def _differences(
-    declared: _DeclaredValue, inferred: _DeclaredValue, path: str, depth: int = 0
+    declared: _DescribedValue, inferred: _DescribedValue, path: str, depth: int = 0
 ) -> Iterator[SchemaDifference]:
     if depth > MAX_DEPTH:  # a schema that refers to itself
         return
