@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeAlias
 
 import typer
 
+from .._json import decode
 from ..destinations.base import Destination
 from ..destinations.output_state import OutputState
 from ..errors import ConfigError
@@ -34,7 +35,7 @@ DestinationArgument: TypeAlias = Annotated[
 ]
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _OUTCOME_STYLES = {"complete": "green", "partial": "yellow", "interrupted": "yellow", "failed": "red"}
-_MAX_RUNS = 1_000
+_MAX_RUNS = 100
 
 
 def add_outputs(app: typer.Typer) -> None:
@@ -215,7 +216,7 @@ def report(
         record = _find_record(run, run_id)
         printer = TablePrinter(output)
         if as_json:
-            printer.json(record.to_json())
+            printer.json(decode(record.to_bytes()))
             return
         rendering = import_module("..observability.report", __package__)
         missing = [name for name in ("jinja2", "plotly") if find_spec(name) is None]
