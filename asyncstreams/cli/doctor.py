@@ -79,7 +79,7 @@ def add_doctor(app: typer.Typer) -> None:
 
 def doctor(
     source: Annotated[
-        str | None, typer.Argument(metavar="[SOURCE]", help="A Source to load, too.", show_default=False)
+        str | None, typer.Argument(metavar="SOURCE", help="A Source to load, too.", show_default=False)
     ] = None,
     config: ConfigOption = None,
     flags: SetOption = None,

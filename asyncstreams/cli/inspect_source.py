@@ -170,7 +170,7 @@ def infer_schema(
         typer.Option(
             "--out",
             metavar="FILE",
-            help="File to write, or - for stdout. Default: `schemas/<name>.json` beside the module of the stream.",
+            help="File to write, or - for stdout. Default: schemas/<name>.json beside the module of the stream.",
             show_default=False,
         ),
     ] = None,

@@ -30,7 +30,7 @@ from .stdout_tables import Cell, StyledText, TablePrinter
 DestinationArgument: TypeAlias = Annotated[
     str,
     typer.Argument(
-        metavar="DEST", help="A folder, a `.duckdb` or `.sqlite` file, or a file of --state.", show_default=False
+        metavar="DEST", help="A folder, a .duckdb or .sqlite file, or a file of --state.", show_default=False
     ),
 ]
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -78,7 +78,7 @@ def show_state(dest: DestinationArgument, as_json: JsonOption = False, debug: De
 
 def reset_state(
     dest: DestinationArgument,
-    streams: Annotated[list[str], typer.Argument(metavar="STREAM...", help="Streams to reset.", show_default=False)],
+    streams: Annotated[list[str], typer.Argument(metavar="STREAM", help="Streams to reset.", show_default=False)],
     drop: Annotated[bool, typer.Option("--drop", help="Remove their rows at once.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     debug: DebugOption = False,
@@ -120,11 +120,11 @@ def export_state(
     ] = None,
     form: Annotated[
         StateForm,
-        typer.Option("--format", help="`state`: lossless, as `read --state FILE` keeps it. `airbyte`: its messages."),
+        typer.Option("--format", help="state: lossless, as read --state FILE keeps it; airbyte: its messages."),
     ] = "state",
     debug: DebugOption = False,
 ) -> None:
-    """Export what an output has read, for `read --state FILE`, for another output, or for Airbyte."""
+    """Export what an output has read, for read --state FILE, for another output, or for Airbyte."""
     with command_output(debug=debug) as output:
         text, left_out = export_text(open_output(dest), form)
         for name, reason in left_out.items():
@@ -148,7 +148,7 @@ def import_state(
         ),
     ],
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Of `state export`, `read --state` or Airbyte.", show_default=False)
+        Path, typer.Argument(metavar="FILE", help="Of state export, read --state or Airbyte.", show_default=False)
     ],
     source: Annotated[
         str | None,
@@ -200,17 +200,19 @@ def report(
         typer.Option(
             "--out",
             metavar="FILE",
-            help="HTML file, or - for stdout. Default: `report-<run>.html`.",
+            help="HTML file, or - for stdout. Default: report-<run>.html.",
             show_default=False,
         ),
     ] = None,
-    run_id: Annotated[str | None, typer.Option("--run", metavar="ID", help="A run that `runs` lists.")] = None,
+    run_id: Annotated[
+        str | None, typer.Option("--run", metavar="ID", help="Id of a run; the command runs lists them.")
+    ] = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Show what a run did and what limited it, as one HTML page.
 
-    Without the extra `report` it is shown as tables.
+    Without the extra "report" it is shown as tables.
     """
     with command_output(debug=debug) as output:
         record = _find_record(run, run_id)
