@@ -15,7 +15,7 @@ import httpx
 import pytest
 from anyio.lowlevel import checkpoint
 
-from asyncstreams import HttpStream, OutputLocked, OutputWriteError, State, StateCorrupt, StateIncompatible
+from asyncstreams import ConfigError, HttpStream, OutputLocked, OutputWriteError, State, StateCorrupt, StateIncompatible
 from asyncstreams.execution.slice_source import pending_slices
 from asyncstreams.state.state_file import select_stream
 from asyncstreams.state.stream_state import StateDelta
@@ -275,3 +275,36 @@ def test_file_of_airbyte_is_named_with_the_way_to_convert_it(tmp_path: Path):
         State.load(tmp_path / "state.json")
 
     assert "State.from_airbyte(text, path)" in str(caught.value.hint)
+
+
+async def test_forgotten_stream_is_read_again(tmp_path: Path):
+    state = State.load(tmp_path / "state.json")
+    kept, forgotten = stream_of("kept"), stream_of("forgotten")
+    for stream in (kept, forgotten):
+        await stream.read(state=state)
+
+    state.forget("forgotten")
+    await state.save()
+
+    loaded = State.from_json(json.loads((tmp_path / "state.json").read_bytes())["state"])
+    assert list(loaded) == ["kept"]
+    assert await kept.read(state=loaded) == []
+    assert len(await forgotten.read(state=loaded)) == 1
+    with pytest.raises(ConfigError, match="there is no stream 'other'"):
+        state.forget("kept", "other")
+    assert "kept" in state
+
+
+async def test_state_is_restored_from_its_json(tmp_path: Path):
+    state, stream = State(), stream_of("rows")
+    await stream.read(state=state)
+
+    restored = State.from_json(state.to_json(), tmp_path / "state.json")
+    await restored.save()
+
+    assert (tmp_path / "state.json").read_bytes() == state.to_text() == restored.to_text()
+    assert await stream.read(state=State.load(tmp_path / "state.json")) == []
+    with pytest.raises(ConfigError, match="exists"):
+        State.from_json(state.to_json(), tmp_path / "state.json")
+    with pytest.raises(StateIncompatible, match="the given state has format 9"):
+        State.from_json({"format": 9})

@@ -7,6 +7,9 @@ from typing import Annotated
 import typer
 
 from .._version import __version__
+from .doctor import add_doctor
+from .inspect_source import add_inspection
+from .outputs import add_outputs
 from .read import add_read
 
 _HELP = """Extract whole HTTP APIs: read a Source from the shell, from cron or in a container.
@@ -29,7 +32,7 @@ def new_app() -> typer.Typer:
     )
     app.callback()(_before_commands)
     # Each module has one function that adds its commands.
-    for add_commands in (add_read,):
+    for add_commands in (add_read, add_inspection, add_outputs, add_doctor):
         add_commands(app)
     return app
 

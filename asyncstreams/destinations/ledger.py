@@ -330,6 +330,8 @@ class Ledger:
             if "identity" in entry:
                 stream.identity = entry["identity"]
             stream.parts.add(_parts_from_json(entry.get("parts", ())))
+            if "state" in entry:  # of an import
+                stream.state.merge_json(entry["state"])
             if "cursor" in entry:
                 stream.state.use_cursor(stream.state.cursor.with_written_json(entry["cursor"]))
             for delta in entry.get("deltas", ()):

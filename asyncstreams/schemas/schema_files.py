@@ -40,6 +40,16 @@ def find_schema(cls: type, base: type, name: str) -> dict[str, Any] | None:
     return None
 
 
+def schema_path(cls: type, name: str) -> Path:
+    """The file in which `find_schema` looks first. Raises ConfigError if there cannot be one, or in a zip file."""
+    if "/" in name or "\\" in name:
+        raise ConfigError(f"stream {name!r}: a schema file cannot have this name", hint="give it another `name`")
+    folder = _module_folder(cls.__module__)
+    if not isinstance(folder, Path):
+        raise ConfigError(f"{cls.__module__}: the module of {cls.__name__} is not in a folder")
+    return folder / "schemas" / f"{name}.json"
+
+
 def _is_file(file: Traversable) -> bool:
     with suppress(OSError):  # its name is too long for a file
         return file.is_file()

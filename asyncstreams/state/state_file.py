@@ -93,17 +93,23 @@ class State(Mapping[str, StreamState]):
         """
         converted = cls()
         converted._airbyte = dict(by_stream_name(state))
-        if path is None:
-            return converted
-        with _loading:
-            if Path(path).exists():
-                raise ConfigError(
-                    f"State.from_airbyte: {path} exists",
-                    hint="use State.load for a state that was converted before, or delete the file to convert again",
-                )
-            converted._open(path)
-        converted._has_unsaved_changes = True
+        if path is not None:
+            hint = "use State.load for a state that was converted before, or delete the file to convert again"
+            converted._begin_file(path, ConfigError(f"State.from_airbyte: {path} exists", hint=hint))
         return converted
+
+    @classmethod
+    def from_json(cls, state: Mapping[str, Any], path: str | os.PathLike[str] | None = None) -> Self:
+        """The state in a result of `to_json`. With `path` it is saved in that file, which must not exist.
+
+        Raises ConfigError, StateCorrupt and StateIncompatible.
+        """
+        restored = cls()
+        restored._read_json("the given state", state)
+        if path is not None:
+            hint = "use State.load for the state in this file, or pass another path"
+            restored._begin_file(path, ConfigError(f"State.from_json: {path} exists", hint=hint))
+        return restored
 
     def locked(self) -> AbstractContextManager[None]:
         """Hold the lock of the file, if there is one.
@@ -207,6 +213,29 @@ class State(Mapping[str, StreamState]):
         self._restarts += 1  # a text that was begun in between is begun again
         self._has_unsaved_changes = True
 
+    def forget(self, *names: str) -> None:
+        """Forget what has been read of these streams, so that the next read begins at their first records.
+
+        `await save()` stores it. Raises ConfigError for a stream that the state does not have.
+        """
+        parts: tuple[dict[str, Any], ...] = (self._streams, self._identities, self._unbound, self._airbyte)
+        known = sorted({name for part in parts for name in part})
+        for name in names:
+            if name not in known:
+                raise ConfigError(
+                    f"State.forget: there is no stream {name!r}",
+                    hint=f"its streams: {', '.join(known)}" if known else None,
+                )
+        for name in names:
+            for part in parts:
+                part.pop(name, None)
+        self._restarts += 1  # a text that was begun before is begun again
+        self._has_unsaved_changes = True
+
+    def to_text(self) -> bytes:
+        """The complete state, as it is stored in a file."""
+        return _to_text(encode(self.to_json()))
+
     def to_json(self) -> dict[str, Any]:
         """The complete state, as JSON values."""
         streams = dict(self._unbound)
@@ -234,6 +263,14 @@ class State(Mapping[str, StreamState]):
     def _is_current(self) -> bool:
         """Whether the file is in use, or as this state left it."""
         return self._file is not None and (self._file.is_locked or not self._file.has_changed())
+
+    def _begin_file(self, path: str | os.PathLike[str], exists: ConfigError) -> None:
+        """Keep a file that does not exist as the file of this state; otherwise raise `exists`."""
+        with _loading:
+            if Path(path).exists():
+                raise exists
+            self._open(path)
+        self._has_unsaved_changes = True
 
     def _open(self, path: str | os.PathLike[str]) -> None:
         """Read the file, if it exists, and keep it as the file of this state."""
@@ -275,10 +312,13 @@ class State(Mapping[str, StreamState]):
         yield b"}}"
 
     def _read_text(self, path: Path, text: bytes) -> None:
-        payload = _verified(path, text)
+        self._read_json(str(path), _verified(path, text))
+
+    def _read_json(self, location: str, payload: Mapping[str, Any]) -> None:
+        """Take over a result of `to_json`. Raises StateCorrupt and StateIncompatible."""
         if payload.get("format") not in _READABLE_FORMATS:
             raise StateIncompatible(
-                f"state: {path} has format {payload.get('format')!r}; this version reads formats "
+                f"state: {location} has format {payload.get('format')!r}; this version reads formats "
                 f"{' and '.join(map(str, _READABLE_FORMATS))}",
                 field="format",
                 hint="if a newer version of asyncstreams wrote it, use that version",
@@ -292,6 +332,14 @@ class State(Mapping[str, StreamState]):
                 continue
             state.merge_json(stored["partitions"])
             self._streams[name], self._identities[name] = state, stored["identity"]
+
+
+def state_json(salt: str, streams: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What `State.to_json` returns for these streams: each has its `identity` and its `partitions`.
+
+    `salt` is that of the fingerprints in them.
+    """
+    return {"format": _FORMAT, "salt": salt, "streams": dict(streams)}
 
 
 def select_stream(stream: Stream, slices: SliceInput | None, state: StateInput, limit: int | None) -> StreamSelection:
