@@ -7,7 +7,9 @@ import shutil
 INSTALL = {
     "nginx": "apt-get install nginx-light",
     "squid": "apt-get install squid-openssl",
+    "systemd-analyze": "apt-get install systemd",
     "tinyproxy": "apt-get install tinyproxy",
+    "unshare": "apt-get install util-linux",
 }
 
 
