@@ -3,13 +3,14 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 PEERS := airbyte_cdk dlt singer
+ORCHESTRATORS := airflow dagster prefect
 # The tests start hundreds of processes: with this variable, each of them would compile everything that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-long test-simulations test-properties test-crash test-servers docs lint types mypy pyright format bench bench-figures bench-slice bench-transport bench-peers bench-sim bench-substreams bench-extract bench-journal bench-tables bench-mock bench-imports bench-crash soak clean
+.PHONY: help demo test test-long test-simulations test-properties test-crash test-servers test-orchestrators docs lint types mypy pyright format bench bench-figures bench-slice bench-transport bench-peers bench-sim bench-substreams bench-extract bench-journal bench-tables bench-mock bench-imports bench-crash soak image clean
 
 help:  ## List these targets
-	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 18
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
 demo: $(VENV)/.demo  ## Read a mock shop API on this machine into SQLite and show the progress (15 seconds)
 	$(BIN)/python examples/demo $(ARGS)
@@ -30,6 +31,9 @@ test-crash: $(VENV)/.ready  ## Fail every operation and statement of a run, lose
 
 test-servers: $(VENV)/.ready  ## Run the tests against servers that pip does not install; names what is missing (1 minute)
 	$(BIN)/python -m pytest -m server -rs $(ARGS)
+
+test-orchestrators: $(ORCHESTRATORS:%=.orchestrators/%/.ready) $(VENV)/.ready  ## Run docs/orchestrators.md with the real Airflow, Dagster and Prefect (5 minutes)
+	ORCHESTRATORS=.orchestrators $(BIN)/python -m pytest tests/test_orchestrators.py $(ARGS)
 
 docs: $(VENV)/.ready  ## Build the documentation in build/site; a warning fails (15 seconds)
 	$(BIN)/python scripts/build_docs.py
@@ -98,8 +102,12 @@ bench-imports: $(VENV)/.ready  ## Benchmark the CPU of importing asyncstreams ag
 soak: $(VENV)/.ready  ## Send a million requests to a server with faults; memory and descriptors must not grow (5 minutes)
 	$(BIN)/python benchmarks/soak.py $(ARGS)
 
+image:  ## Build the container image asyncstreams; requires docker (3 minutes)
+	docker build --tag asyncstreams --build-arg REVISION=$$(git rev-parse HEAD) \
+		--build-arg VERSION=$$(sed -n 's/^__version__ = "\(.*\)"$$/\1/p' asyncstreams/_version.py) $(ARGS) .
+
 clean:  ## Remove the environments, the caches and the output of the demo
-	rm -rf $(VENV) .bench build out .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
+	rm -rf $(VENV) .bench .orchestrators build out .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
 
 $(VENV)/.demo: pyproject.toml scripts/environment
 	@./scripts/environment $(VENV) progress
@@ -115,4 +123,8 @@ $(VENV)/.bench: $(VENV)/.ready benchmarks/requirements-hand.txt benchmarks/peers
 
 .bench/%/.ready: benchmarks/requirements-%.txt benchmarks/peers.sh
 	@./benchmarks/peers.sh .bench/$* $<
+	@touch $@
+
+.orchestrators/%/.ready: tests/orchestrators/requirements-%.txt benchmarks/peers.sh pyproject.toml
+	@./benchmarks/peers.sh .orchestrators/$* $<
 	@touch $@

@@ -6,10 +6,10 @@ folder=$1
 requirements=$2
 
 case $folder in
-.bench/*)
+.bench/* | .orchestrators/*)
     # Keep the environments out of git.
-    mkdir -p .bench
-    echo '*' >.bench/.gitignore
+    mkdir -p "${folder%/*}"
+    echo '*' >"${folder%/*}/.gitignore"
     ;;
 esac
 if command -v uv >/dev/null 2>&1; then

@@ -1,0 +1,4 @@
+"""The exceptions of Airflow that the documentation uses."""
+
+
+class AirflowFailException(Exception): ...
