@@ -14,7 +14,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn, TypedDict, Unpack
 
-from .content.error_text import escape_controls
 from .destinations.base import Destination, Sink
 from .errors import AsyncStreamsError, ConfigError, HostUnavailable, PartialFailure, ThresholdMissed
 from .event_log.run_record import RunOrigin
@@ -23,6 +22,7 @@ from .execution.scheduler import OnError
 from .extraction.run_scope import RangeBound
 from .source import PerStream, Source
 from .state.state_file import State
+from .visible_text import escape_controls
 
 _PACKAGE = str(Path(__file__).parent)
 _LOG_FORMAT = "%(asctime)s %(levelname)-7s %(message)s"

@@ -12,11 +12,11 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
 from ..clock import SystemClock
-from ..content.error_text import escape_controls
 from ..errors import OutputWriteError
 from ..launch import ExitCode, exit_code_of, failure_lines
 from ..models import Secret
 from ..redaction import RevealedSecrets
+from ..visible_text import escape_controls
 
 Outlook = Callable[[BaseException], Sequence[str]]
 

@@ -14,7 +14,6 @@ from typing import Annotated, Any, TypeAlias, cast
 import typer
 
 from .._json import as_array
-from ..content.error_text import escape_controls
 from ..declaration.catalog import StreamDescription
 from ..errors import ConfigError, OutputWriteError, UnexpectedContent
 from ..events import Event, RequestFinished
@@ -26,6 +25,7 @@ from ..schemas.schema_files import NAME_MAP_KEYWORDS, schema_path
 from ..schemas.schema_inference import SchemaDifference, SchemaInference, describe_columns, find_differences
 from ..source import Source
 from ..streams.http_stream import HttpStream, bind
+from ..visible_text import escape_controls
 from .failures import CommandOutput, command_output
 from .log_lines import CommandLog
 from .opened_source import open_source, select_names

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from rich.cells import cell_len
 
-from ..content.error_text import escape_controls
+from ..visible_text import escape_controls
 from .stdout_tables import Cell, StyledText, shortened, to_json_text
 
 _MAX_CELL_CHARS = 40
