@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import TypeAlias
+
+import httpx
 
 from .models import Slice
 
@@ -201,6 +204,9 @@ Listener: TypeAlias = Callable[[Event], None]
 """A function that is called with each event, in the event loop. It must not block.
 
 An exception that it raises propagates into the run and ends it.
+
+A listener that is an object may have a method `before_request(request)`. It is called with each request to the origin
+of `url_base`, once its waits are over and before it is signed, and may set headers. Other origins never see these.
 """
 
 
@@ -224,3 +230,12 @@ class EventEmitter:
         for listeners in self._listener_lists:
             for listener in tuple(listeners):
                 listener(event)
+
+    def prepare_request(self, request: httpx.Request) -> None:
+        """Call `before_request` of the listeners that have it. An exception of one of them propagates to the caller."""
+        for listeners in self._listener_lists:
+            for entry in tuple(listeners):
+                listener = entry.func if isinstance(entry, partial) else entry  # `subscribe` wraps listeners
+                before_request = getattr(listener, "before_request", None)
+                if before_request is not None:
+                    before_request(request)

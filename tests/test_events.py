@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from asyncstreams import (
+    Backoff,
     Ceiling,
     Event,
     HttpAvailabilityStrategy,
@@ -376,6 +377,36 @@ async def test_listeners_may_change_during_a_read(items, recorder):
 
     assert recorder.kinds == [StreamStarted, SliceStarted, PageRead]
     assert late_recorder.kinds == [PageRead, PageRead, SliceFinished, StreamFinished]
+
+
+class Stamper:
+    """A listener that adds a header to requests, and stores whether they were signed."""
+
+    def __init__(self) -> None:
+        self.were_signed: list[bool] = []
+
+    def __call__(self, event: Event) -> None:
+        pass
+
+    def before_request(self, request: httpx.Request) -> None:
+        self.were_signed.append("Authorization" in request.headers)
+        request.headers["X-Stamp"] = str(request.extensions["asyncstreams"].context.attempt)
+
+
+@pytest.mark.parametrize("wrap", [lambda stream: stream, lambda stream: Source([stream])], ids=["stream", "source"])
+async def test_listener_adds_headers_before_signing(items, wrap):
+    items.side_effect = [httpx.Response(503), page()]
+    reader, stamper = wrap(declare(authenticator=TokenAuthenticator("t"), backoff=Backoff(base=0, cap=0))), Stamper()
+    unsubscribe = reader.subscribe(stamper)
+
+    await reader.read()
+    unsubscribe()
+    items.side_effect = [page()]
+    await reader.read()
+
+    assert [call.request.headers.get("X-Stamp") for call in items.calls] == ["1", "2", None]
+    assert stamper.were_signed == [False, False]
+    assert {call.request.headers["Authorization"] for call in items.calls} == {"Bearer t"}
 
 
 @pytest.mark.parametrize("make_reader", [Items, lambda: Source([Items()])], ids=["stream", "source"])

@@ -75,7 +75,7 @@ class HttpClient:
         self.wait_tracker = WaitTracker(stream.name, self.events, session.clock)
         self._retries = RetryWaits(stream, session.clock, session.random, self.events, self.wait_tracker)
         origins = self.builder.allowed_origins, self.builder.uncredentialed_origins
-        self._sender = RequestSender(stream, session, *origins, self.wait_tracker)
+        self._sender = RequestSender(stream, session, *origins, self.wait_tracker, self.events)
         self._middleware: Send | None = None
         if stream.resolved.middleware:
             innermost: Send = self._send_from_middleware

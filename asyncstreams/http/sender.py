@@ -9,6 +9,7 @@ import httpx
 from ..auth.authenticators import SigningAuth
 from ..declaration.stream import Stream
 from ..errors import HttpStatusError
+from ..events import EventEmitter
 from ..messages import Request, Response
 from ..rate_limits.governor import Governor
 from .admission import Admission, WaitTracker
@@ -34,8 +35,9 @@ class RequestSender:
         allowed: frozenset[Origin],
         uncredentialed: tuple[OriginPattern, ...],
         wait_tracker: WaitTracker,
+        events: EventEmitter,
     ) -> None:
-        self._stream, self._session = stream, session
+        self._stream, self._session, self._events = stream, session, events
         # Read once: a property may return a new authenticator each time.
         self._authenticator = session.credential_for(stream.resolved.authenticator)
         self._guard = OriginGuard(stream, allowed, uncredentialed, self._authenticator, session.secrets)
@@ -106,12 +108,17 @@ class RequestSender:
     async def _send_hop(
         self, request: httpx.Request, attempt: Attempt, origin: Origin, *, has_credential: bool = True
     ) -> Response:
-        """Acquire a permit, sign and send; additional requests of an authenticator acquire their own permits."""
+        """Acquire a permit, sign and send; additional requests of an authenticator acquire their own permits.
+
+        Listeners may set headers before the request is signed, but only on its way to the origin of `url_base`.
+        """
         attempt.without_credential = not has_credential
         async with self.admission.permit(origin, attempt, has_credential=has_credential) as permit:
             attempt.add_permit(permit)
             if not has_credential:
                 return await self.dispatcher.send(request, attempt, permit, None, has_credential=False)
+            if self._events and origin == self._guard.base_origin:
+                self._events.prepare_request(request)
             credential = self.admission.credential_of(permit)
             if self._session.cookies and self._stream.resolved.cookies:
                 request = self._with_cookies(request, origin, credential)
