@@ -206,7 +206,8 @@ Listener: TypeAlias = Callable[[Event], None]
 An exception that it raises propagates into the run and ends it.
 
 A listener that is an object may have a method `before_request(request)`. It is called with each request to the origin
-of `url_base`, once its waits are over and before it is signed, and may set headers. Other origins never see these.
+of `url_base`, once its waits are over and before it is signed, and may set headers, which no other origin receives. It
+must not raise.
 """
 
 

@@ -18,6 +18,7 @@ LATE = {
     "h2",
     "jsonschema",
     "jsonschema_rs",
+    "opentelemetry",
     "platformdirs",
     "pyarrow",
     "respx",
