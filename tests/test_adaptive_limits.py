@@ -363,7 +363,7 @@ async def test_waits_are_in_events_explain_and_progress(
     assert any(isinstance(event, RetryScheduled) for event in events)
     assert reason in text
     # With an adaptive rate pages keep arriving, so the status is "reading".
-    assert ("reading" if reason == WaitReason.ADAPTIVE_RATE else f"s: {reason}") in console.file.getvalue()
+    assert ("reading" if reason == WaitReason.ADAPTIVE_RATE else f"s for {reason}") in console.file.getvalue()
 
 
 async def drain(pages: Any) -> None:
