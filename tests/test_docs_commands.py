@@ -1,4 +1,4 @@
-"""The commands of docs/command-line.md: each one runs, and writes the text below it.
+"""The commands of README.md and docs/command-line.md: each one runs, and writes the text below it.
 
 - A fence with a title, such as ```` ```python title="shop.py" ````, is a file.
 - In a `console` fence each line after `$ ` is a command. The lines up to the next one are what it must write to stdout
@@ -21,7 +21,8 @@ from asyncstreams import Record
 from asyncstreams.cli.app import new_app
 from asyncstreams.testing import BearerAuth, MockApi, Resource
 
-PAGE = (Path(__file__).parent.parent / "docs" / "command-line.md").read_text("utf-8")
+ROOT = Path(__file__).parent.parent
+PAGES = {name: (ROOT / name).read_text("utf-8") for name in ("docs/command-line.md", "README.md")}
 URL = "https://api.example.com/v1/"
 FENCE = re.compile(r'^```(?P<language>\w+)(?: title="(?P<title>[^"]+)")?\n(?P<body>.*?)^```$', re.MULTILINE | re.DOTALL)
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT\S+ (INFO|WARNING) ")
@@ -36,9 +37,9 @@ def item(number: int, rng: Random) -> Record:
     return {"id": number, "quantity": number}
 
 
-def commands() -> Iterator[tuple[str, str]]:
-    """The commands of the page, each with its output."""
-    for fence in FENCE.finditer(PAGE):
+def commands(page: str) -> Iterator[tuple[str, str]]:
+    """The commands of a page, each with its output."""
+    for fence in FENCE.finditer(PAGES[page]):
         if fence["language"] == "console":
             for part in re.split(r"^\$ ", fence["body"], flags=re.MULTILINE)[1:]:
                 command, _, output = part.partition("\n")
@@ -59,7 +60,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         Resource("items", 2, total=True, record=item, parent="orders", parent_field="order_id"),
     )
     with MockApi(*resources, auth=BearerAuth("s3cret-token")) as api:
-        for fence in FENCE.finditer(PAGE):
+        for fence in FENCE.finditer(PAGES["docs/command-line.md"]):
             if fence["title"]:
                 (tmp_path / fence["title"]).write_text(fence["body"].replace(URL, api.url))
         monkeypatch.chdir(tmp_path)
@@ -70,8 +71,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     sys.modules.pop("shop", None)
 
 
-def test_commands_write_what_the_page_shows(folder: str) -> None:
-    for command, expected in commands():
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_write_what_the_page_shows(folder: str, page: str) -> None:
+    for command, expected in commands(page):
         program, *arguments = shlex.split(command)
         assert program == "asyncstreams"
 
@@ -81,4 +83,5 @@ def test_commands_write_what_the_page_shows(folder: str) -> None:
 
 
 def test_page_has_commands() -> None:
-    assert len(list(commands())) >= 6
+    assert len(list(commands("docs/command-line.md"))) >= 6
+    assert len(list(commands("README.md"))) >= 2

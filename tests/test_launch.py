@@ -208,7 +208,7 @@ def test_missed_thresholds_come_first_in_the_summary() -> None:
         "threshold orders.records >= 10: MISSED: 5",
         "threshold refused <= 1%: met: 0 %",
         "threshold duration < last: skipped: no earlier run",
-        "orders  5 records in 1 pages of 1 slice",
+        "orders  5 records in 1 page of 1 slice",
         "Slow API.",
     ]
     assert "MISSED" not in str(summary_lines(report, ThresholdMissed("missed", report)))

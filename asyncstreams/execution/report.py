@@ -52,9 +52,8 @@ class WriteReport:
         if self.not_written_because:
             return f"not written, since {self.not_written_because}  {location}"
         if self.table:
-            return f"{self.rows:,} rows  {location}"
-        parts = f"{self.parts:,} part" + ("" if self.parts == 1 else "s")
-        return f"{self.rows:,} rows in {parts}, {self.bytes:,} bytes  {location}"
+            return f"{_counted(self.rows, 'row')}  {location}"
+        return f"{_counted(self.rows, 'row')} in {_counted(self.parts, 'part')}, {self.bytes:,} bytes  {location}"
 
     def _repr_html_(self) -> str:
         header = ("rows", "parts", "bytes", "quarantined", "details")
@@ -99,8 +98,8 @@ class StreamReport:
     written: WriteReport | None = None
 
     def __str__(self) -> str:
-        plural = "" if self.slices == 1 else "s"
-        counts = f"{self.records:,} records in {self.pages:,} pages of {self.slices:,} slice{plural}"
+        records, pages = _counted(self.records, "record"), _counted(self.pages, "page")
+        counts = f"{records} in {pages} of {_counted(self.slices, 'slice')}"
         counts = ", ".join([counts, *_exceptions(self)])
         return counts if self.written is None else f"{counts}: {_describe_output(self, self.written)}"
 
@@ -173,3 +172,7 @@ def _describe_output(report: StreamReport, written: WriteReport) -> str:
     mode = f"decoded: {report.not_raw_because}" if report.not_raw_because else ""
     mode = "raw passthrough" if report.raw_passthrough else mode
     return f"{written}" + (f"  ({mode})" if mode else "")
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
