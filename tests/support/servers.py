@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 
 INSTALL = {
+    "chromium": "apt-get install chromium",
     "nginx": "apt-get install nginx-light",
     "squid": "apt-get install squid-openssl",
     "systemd-analyze": "apt-get install systemd",
