@@ -166,7 +166,23 @@ async def test_repeated_requests_are_counted(tmp_path):
     (stream,) = report.record.streams
     assert (stream.requests, stream.retries) == (14, 2)
     assert sum(report.record.series.failed) == sum(report.record.series.statuses["503"]) == 2
-    assert {failure.is_final for failure in report.record.failures} == {False}
+    (failure,) = report.record.failures
+    assert (failure.kind, failure.status, failure.count) == ("HttpStatusError", 503, 2)
+    assert (failure.message, failure.is_final) == ("answered 503 Service Unavailable", False)
+
+
+async def test_repeated_unreadable_responses_are_counted(tmp_path):
+    class Cut(Api):
+        async def __call__(self, request: httpx.Request) -> httpx.Response:
+            if self.flaky:
+                self.flaky.pop()
+                return httpx.Response(200, content=b"[{", headers={"Content-Type": "application/json"})
+            return await super().__call__(request)
+
+    report = await orders(Cut(flaky=(1,)), seed=1).extract(to=JsonLines(tmp_path / "out"))
+
+    (failure,) = report.record.failures
+    assert (failure.kind, failure.count, failure.is_final) == ("unreadable response", 1, False)
 
 
 async def test_cancelled_run_is_recorded_as_interrupted(destination):

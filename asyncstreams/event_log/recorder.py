@@ -109,6 +109,7 @@ class FailureTable:
 
     def __init__(self) -> None:
         self._failures: dict[tuple[str, str, int | None, bool], FailureRecord] = {}
+        self._unexplained: dict[str, FailureRecord] = {}
         self.left_out = 0
 
     def add(self, failure: FailureRecord) -> None:
@@ -122,6 +123,19 @@ class FailureTable:
             self.left_out += failure.count
             return
         self._failures[key] = known or failure
+
+    def add_request(self, failure: FailureRecord) -> None:
+        """Count a request that failed; the retry that follows it has the reason."""
+        self.add(failure)
+        self._unexplained[failure.stream] = failure
+
+    def add_retry(self, stream: str, reason: str, now: float) -> None:
+        """Add the reason to the request that failed before; or count a response that could not be read."""
+        failure = self._unexplained.pop(stream, None)
+        if failure is None:
+            self.add(FailureRecord(stream, "unreadable response", reason, 1, now, now))
+        else:
+            self.add(replace(failure, message=reason, count=0))
 
     def records(self) -> tuple[FailureRecord, ...]:
         """All failures, the most frequent first."""
@@ -170,7 +184,7 @@ class RunRecorder:
                 self._series.observe(now, in_flight, event.max_rate)
             case RetryScheduled():
                 tally.retries += 1
-                self._failures.add(FailureRecord(event.stream, "retry", event.reason, 1, now, now))
+                self._failures.add_retry(event.stream, event.reason, now)
             case WaitStarted():
                 tally.add_wait(event)
             case StreamSkipped():
@@ -215,7 +229,7 @@ class RunRecorder:
             now, status, event.size, is_refused=event.is_refused, has_failed=bool(event.error) and not event.is_refused
         )
         if event.error:
-            self._failures.add(FailureRecord(event.stream, event.error, "", 1, now, now, event.status))
+            self._failures.add_request(FailureRecord(event.stream, event.error, "", 1, now, now, event.status))
 
     def _finish_slice(self, event: SliceFinished, now: float) -> None:
         open_slice = self._open.pop(id(event.stream_slice), None)
