@@ -87,8 +87,14 @@ class RevealedSecrets:
         return f"<{len(self._values)} secrets>"
 
 
+_PLAIN_URL = re.compile(r"(https?://[a-z0-9.-]+(?::[0-9]+)?(?:/[!$-.0->A-~]*)*)(?:[?#]|$)")
+"""A URL without user information, whose path has no `@`; a part of those that need no further look."""
+
+
 def safe_url(url: str) -> str:
     """The URL without query, fragment and user information, each of which may contain a secret."""
+    if "@" not in url and (plain := _PLAIN_URL.match(url)) is not None:
+        return plain[1]
     try:
         parts = urlsplit(url)
     except ValueError:
