@@ -49,11 +49,11 @@ def shop_run() -> RunRecord:
         refused=241,
         retries=372,
         size=1_912_000_000,
-        max_rate=4.0,
-        limits="40 requests in 10 s (X-Shop-Api-Call-Limit)",
+        max_rate=5.0,
+        limits="50 requests in 10 s (X-Shop-Api-Call-Limit)",
         ceilings={Ceiling.REPORTED_QUOTA: 2_190.0, Ceiling.LATENCY: 212.0, Ceiling.OUTAGE: 118.0},
         waits={
-            "quota X-Shop-Api-Call-Limit: 40 of 40 used": WaitSummary(1_904, 7_310.0),
+            "quota X-Shop-Api-Call-Limit: 50 of 50 used": WaitSummary(1_904, 7_310.0),
             "Retry-After of a 429": WaitSummary(241, 482.0),
             "api.shop.example is down": WaitSummary(3, 118.0),
         },
@@ -73,10 +73,10 @@ def shop_run() -> RunRecord:
         refused=31,
         retries=44,
         size=210_400_000,
-        max_rate=4.0,
-        limits="40 requests in 10 s (X-Shop-Api-Call-Limit)",
+        max_rate=5.0,
+        limits="50 requests in 10 s (X-Shop-Api-Call-Limit)",
         ceilings={Ceiling.REPORTED_QUOTA: 804.0, Ceiling.LATENCY: 530.0},
-        waits={"quota X-Shop-Api-Call-Limit: 40 of 40 used": WaitSummary(402, 811.0)},
+        waits={"quota X-Shop-Api-Call-Limit: 50 of 50 used": WaitSummary(402, 811.0)},
         latencies=_latencies(1_302, queue=0.0, limiter=0.61, server=0.36, body=0.03),
         notes=("12 records did not match the schema and are in quarantine",),
     )
@@ -95,7 +95,7 @@ def shop_run() -> RunRecord:
         refused=4,
         retries=19,
         size=48_100_000,
-        max_rate=4.0,
+        max_rate=5.0,
         ceilings={Ceiling.CONCURRENCY: 905.0, Ceiling.REPORTED_QUOTA: 440.0, Ceiling.DISK: 61.0},
         latencies=_latencies(460, queue=1.31, limiter=0.7, server=2.05, body=0.21),
     )
@@ -128,7 +128,7 @@ def shop_run() -> RunRecord:
         cpu_s=311.8,
         error="2 slices of refunds failed: answered 500 Internal Server Error; the next run reads them again",
         verdict=(
-            "orders was limited by the quota that the API reports (4 requests a second): the API allows no more "
+            "orders was limited by the quota that the API reports (5 requests a second): the API allows no more "
             "requests with this credential."
         ),
         ceilings={name: sum(s.ceilings.get(name, 0.0) for s in streams) for s in streams for name in s.ceilings},
@@ -261,13 +261,13 @@ def _summary(count: int, mean: float) -> LatencySummary:
 
 
 def _shop_series(random: Random) -> TimeSeries:
-    """506 intervals of five seconds; a rate of 4.8 a second with refusals first, then four."""
+    """506 intervals of five seconds; a rate of 6.8 a second with refusals first, then less than five."""
     requests, refused, failed, records, in_flight = [], [], [], [], []
     statuses: dict[str, list[int]] = {"200": [], "429": [], "503": [], "500": [], "StallTimeout": []}
     for n in range(506):
-        rate = 7.0 if n < 30 else 4.8 + 0.4 * math.sin(n / 20)
+        rate = 6.8 if n < 30 else 4.55 + 0.15 * math.sin(n / 20)
         is_down, is_late = 240 <= n < 264, n > 380
-        total = max(0, round(random.gauss(5 * rate * (0.92 if is_late else 1), 1.6)))
+        total = max(0, round(random.gauss(5 * rate * (0.88 if is_late else 1), 1.1)))
         total = random.randrange(2) if is_down else total
         no = 0 if is_down else random.choice([0, 0, 0, 1, 1, 2]) + (6 if n < 24 else 0)
         broken = total if is_down else int(random.random() < 0.02)
@@ -280,7 +280,7 @@ def _shop_series(random: Random) -> TimeSeries:
         in_flight.append(1 if is_down else min(16, 3 + random.randrange(4) + (5 if 60 < n < 378 else 0)))
         for status, count in zip(statuses, (good, min(no, total), broken, int(n in (328, 364)), stalled), strict=True):
             statuses[status].append(count)
-    limit: list[float | None] = [None if n < 3 else 8.0 if n < 30 else 5.6 for n in range(506)]
+    limit: list[float | None] = [None if n < 3 else 8.0 if n < 30 else 5.0 for n in range(506)]
     return TimeSeries(
         5.0,
         *map(tuple, (requests, refused, failed, records)),

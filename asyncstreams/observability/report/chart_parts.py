@@ -52,10 +52,11 @@ def four_digits(value: float) -> float:
     return float(f"{value:.4g}") if math.isfinite(value) else 0.0
 
 
-def new_layout(height: float, hovermode: str) -> PlotlyObject:
+def new_layout(height: float, hovermode: str, *, has_legend: bool = True) -> PlotlyObject:
+    """A layout of this height in pixels, with a legend above the chart."""
     return {
         "height": round(height),
-        "margin": {"l": 8, "r": 12, "t": 36, "b": 8},
+        "margin": {"l": 8, "r": 12, "t": 36 if has_legend else 10, "b": 8},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"family": "system-ui, sans-serif", "size": 12, "color": "--muted"},
@@ -91,6 +92,7 @@ def time_axis(calendar: RunCalendar, end: float) -> PlotlyObject:
 
 
 def value_axis(title: str) -> PlotlyObject:
+    """An axis of numbers from 0 on; the title has their unit."""
     return {
         "title": {"text": title, "standoff": 8, "font": {"size": 12}},
         "rangemode": "tozero",

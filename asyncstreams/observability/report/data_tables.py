@@ -229,13 +229,12 @@ def latency_parts(latencies: Latencies) -> dict[str, LatencySummary]:
     return {name: times for name, times in zip(LATENCY_PARTS, parts, strict=True) if times.count}
 
 
-def latency_table(latencies: Latencies, title: str = "Latency of the requests") -> ReportTable:
+def latency_table(latencies: Latencies) -> ReportTable:
     """The percentiles of each part of the time of requests."""
-    rows = [
-        cells(f"{part} ({LATENCY_PARTS[part]})", *_percentiles(times))
-        for part, times in latency_parts(latencies).items()
-    ]
-    return ReportTable(title, (ReportColumn("Part"), *_PERCENTILE_COLUMNS), rows, "No request was answered.")
+    rows = [cells(part, *_percentiles(times)) for part, times in latency_parts(latencies).items()]
+    meanings = "; ".join(f"{part}: {meaning}" for part, meaning in LATENCY_PARTS.items())
+    columns = (ReportColumn("Part", is_name=True), *_PERCENTILE_COLUMNS)
+    return ReportTable("Latency of the requests", columns, rows, "No request was answered.", (f"{meanings}.",))
 
 
 def stream_latency_table(record: RunRecord) -> ReportTable:

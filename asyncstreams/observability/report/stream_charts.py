@@ -15,6 +15,7 @@ from .wording import format_count, format_latency, format_seconds, short_ceiling
 _MAX_BARS, _MAX_MEANS = 30, 12
 _MAX_LEGEND_CHARS = 40
 _MIN_LATENCY_S = 1e-4
+_MAX_AXIS_S = 1e12  # of a record that was damaged, or made up
 _BAR_HEIGHT_PX = 30
 _CEILING_COLORS: Mapping[str, str] = {
     Ceiling.REPORTED_QUOTA: "--blue",
@@ -178,6 +179,7 @@ def _duration_ticks(end: float) -> PlotlyObject:
     """Ticks of an axis of durations in seconds, at round numbers of their unit."""
     units = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"), (1.0, "s"), (0.001, "ms"))
     unit, name = next(((unit, name) for unit, name in units if end >= 2 * unit), (0.001, "ms"))
+    end = min(end, _MAX_AXIS_S)
     rough = max(end / unit, 1e-3) / 5
     magnitude = 10 ** math.floor(math.log10(rough))
     step = next(factor * magnitude for factor in (1, 2, 5, 10) if factor * magnitude >= rough)
@@ -191,7 +193,7 @@ def _duration_ticks(end: float) -> PlotlyObject:
 
 def _latency_axis(ends: Sequence[float]) -> PlotlyObject:
     """A logarithmic axis from 0.1 ms to the longest time."""
-    top = math.ceil(math.log10(max([*ends, 1e-3])) + 0.05)
+    top = math.ceil(math.log10(min(max([*ends, 1e-3]), _MAX_AXIS_S)) + 0.05)
     exponents = range(-4, top + 1)
     return {
         "type": "log",

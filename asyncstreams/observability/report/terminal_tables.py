@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -219,5 +220,10 @@ def _bar_row(name: str, values: Sequence[float], width: int, note: str) -> tuple
     width = min(width, len(values))
     groups = [values[n * len(values) // width : (n + 1) * len(values) // width] for n in range(width)]
     top = max(values)
-    bars = "".join(_BARS[-(-round(max(group) / top * 1_000) * (len(_BARS) - 1) // 1_000)] for group in groups)
+    bars = "".join(_bar(max(group) / top) for group in groups)
     return ReportCell(name), ReportCell(bars), ReportCell(note, "muted")
+
+
+def _bar(share: float) -> str:
+    """A bar for a share of the largest value; only nothing at all has none."""
+    return _BARS[min(len(_BARS) - 1, math.ceil(share * (len(_BARS) - 1)))] if share > 0 else _BARS[0]

@@ -58,7 +58,7 @@ class _Timeline:
             "mode": "lines",
             "name": name,
             "x0": self.calendar.axis(0),
-            "dx": self.interval * 1_000,
+            "dx": four_digits(self.interval * 1_000),
             "y": [*closed, *closed[-1:]],
             "line": {"shape": "hv", "width": 1.4, "color": color},
             **more,
@@ -69,7 +69,7 @@ class _Timeline:
         moments = [f"{format_seconds(n * self.interval)} after the begin" for n in range(self.count + 1)]
         since_begin = self.step("", [0] * self.count, "rgba(0,0,0,0)", showlegend=False, customdata=moments)
         since_begin |= {"hovertemplate": "%{customdata}<extra></extra>"}
-        layout = new_layout(290, hovermode="x unified")
+        layout = new_layout(290, hovermode="x unified", has_legend=len(traces) > 1)
         layout["xaxis"] = time_axis(self.calendar, self.end)
         layout["yaxis"] = value_axis(title)
         return {"data": [since_begin, *traces], "layout": layout}
@@ -204,8 +204,8 @@ def _status_chart(timeline: _Timeline) -> Chart:
     return Chart(
         "statuses",
         "Statuses and refusals",
-        "Responses per second by status, and requests without a response by the class of their error. The dotted line "
-        "counts the requests that the API refused for their rate, whatever their status.",
+        "Finished requests per second, by status or by the class of their error. The dotted line counts those that the "
+        "API refused for their rate.",
         f"Requests by status: {shown or 'none'}. Refused for the rate: {format_count(sum(series.refused))}.",
         timeline.table("Statuses over time", columns),
         timeline.figure("requests per second", *traces) if totals else None,

@@ -101,7 +101,8 @@ def describe_outcome(record: RunRecord) -> str:
 
 def describe_verdict(record: RunRecord) -> str:
     """The verdict; of a record without one, that it has none."""
-    return record.verdict or "There is no verdict: the run has not ended."
+    ended = ": the run has not ended" if record.outcome == "running" else ""
+    return record.verdict or f"There is no verdict{ended}."
 
 
 def describe_command(record: RunRecord) -> str:
