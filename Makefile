@@ -7,7 +7,7 @@ ORCHESTRATORS := airflow dagster prefect
 # The tests start hundreds of processes: with this variable, each of them would compile everything that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-long test-simulations test-properties test-crash test-servers test-orchestrators docs lint types mypy pyright format bench bench-figures bench-slice bench-transport bench-peers bench-sim bench-substreams bench-extract bench-journal bench-tables bench-mock bench-imports bench-telemetry bench-crash soak image clean
+.PHONY: help demo test test-long test-simulations test-properties test-crash test-servers test-orchestrators docs lint types mypy pyright format bench bench-figures bench-slice bench-transport bench-peers bench-sim bench-substreams bench-extract bench-journal bench-tables bench-mock bench-imports bench-event-log bench-telemetry bench-crash soak image clean
 
 help:  ## List these targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -98,6 +98,9 @@ bench-mock: $(VENV)/.ready  ## Benchmark the throughput of MockApi; requires wrk
 
 bench-imports: $(VENV)/.ready  ## Benchmark the CPU of importing asyncstreams against that of importing httpx (20 seconds)
 	$(BIN)/python benchmarks/imports.py $(ARGS)
+
+bench-event-log: $(VENV)/.ready  ## Benchmark the CPU of the event log and of the live view (2 minutes)
+	$(BIN)/python benchmarks/event_log.py $(ARGS)
 
 bench-telemetry: $(VENV)/.ready  ## Benchmark the CPU of spans and metrics of OpenTelemetry for each page (1 minute)
 	$(BIN)/python benchmarks/telemetry_cost.py $(ARGS)
