@@ -29,7 +29,7 @@ test-properties: $(VENV)/.ready  ## Try the properties of order, windows and key
 test-crash: $(VENV)/.ready  ## Fail every operation and statement of a run, lose power 500 times, kill it 200 times per output (25 minutes)
 	SIMULATIONS=full CRASHES=200 $(BIN)/python -m pytest tests/test_crash.py tests/test_tables.py -k 'survive or detects'
 
-test-servers: $(VENV)/.ready  ## Run the tests against servers that pip does not install; names what is missing (1 minute)
+test-servers: $(VENV)/.ready  ## Run the tests against servers and a browser that pip does not install; names what is missing (2 minutes)
 	$(BIN)/python -m pytest -m server -rs $(ARGS)
 
 test-orchestrators: $(ORCHESTRATORS:%=.orchestrators/%/.ready) $(VENV)/.ready  ## Run docs/orchestrators.md with the real Airflow, Dagster and Prefect (5 minutes)

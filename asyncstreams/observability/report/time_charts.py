@@ -127,7 +127,7 @@ def _requests_chart(timeline: _Timeline) -> Chart:
         limit["line"] = {"shape": "hv", "width": 1.5, "dash": "dash", "color": "--ink"}
         traces.append(limit)
     for trace in traces:
-        trace["hovertemplate"] = "%{y:.3~g} a second"
+        trace |= {"hovertemplate": "%{y:.3~g} a second", "showlegend": len(traces) > 1}
     columns = {
         "Requests": timeline.sums(series.requests),
         "Refused": timeline.sums(series.refused),
