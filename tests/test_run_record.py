@@ -322,13 +322,14 @@ def test_series_keeps_all_counts_in_few_intervals(pages):
     assert math.log2(built.interval).is_integer()
 
 
-def test_slowest_slices_are_kept_and_the_rest_is_counted():
+def test_failed_and_slowest_slices_are_kept_and_counted():
     sample = SliceSample()
     for number in range(5_000):
-        sample.add(SliceTally("a", Slice({"n": number}), 0.0, float(number)))
+        outcome = "failed" if number < 50 else "complete"
+        sample.add(SliceTally("a", Slice({"n": number}), 0.0, float(number), outcome=outcome))
 
     kept = sample.records()
 
-    assert len(kept) == 300
-    assert sample.left_out == 4_700
-    assert {slice_.ended_s for slice_ in kept} >= {float(number) for number in range(4_850, 5_000)}
+    assert len(kept) == 250
+    assert sample.left_out == 4_750
+    assert {slice_.ended_s for slice_ in kept} >= {float(number) for number in (*range(50), *range(4_900, 5_000))}

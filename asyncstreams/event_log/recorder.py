@@ -181,7 +181,8 @@ class RunRecorder:
             case ProgressSampled():
                 tally.add_sample(event)
                 in_flight = sum(each.in_flight for each in self._streams.values())
-                self._series.observe(now, in_flight, event.max_rate)
+                rates = [each.record.max_rate or 0.0 for each in self._streams.values()]
+                self._series.observe(now, in_flight, max(rates) or None)  # several streams often share one limit
             case RetryScheduled():
                 tally.retries += 1
                 self._failures.add_retry(event.stream, event.reason, now)

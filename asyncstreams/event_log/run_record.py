@@ -185,7 +185,7 @@ class RunRecord:
     ceilings: seconds by `Ceiling`, over all streams. cpu_s: CPU of the process during the run.
     settings: the settings that differ from their defaults, secrets masked, by stream; "" is the Source.
     is_narrowed: `limit`, `slices`, `since` or `until` narrowed the run, or only some streams were selected.
-    slices: at most 300: the slowest, and a sample of the others; `slices_left_out` counts the rest.
+    slices: at most 300: failed ones, the slowest, and a sample of the others; `slices_left_out` counts the rest.
     failures: at most 100; `failures_left_out` counts the rest.
     """
 

@@ -1,4 +1,4 @@
-"""A bounded choice of the slices of a run: the slowest, and a random sample of the others."""
+"""A bounded choice of the slices of a run: failed ones, the slowest, and a random sample of the others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..models import Slice, shorten
 from ..redaction import cut_queries
 from .run_record import SliceRecord
 
-_MAX_SLOWEST = _MAX_SAMPLED = 150
+_MAX_FAILED = _MAX_SLOWEST = _MAX_SAMPLED = 100
 
 
 @dataclass(slots=True, eq=False)
@@ -33,17 +33,21 @@ class SliceTally:
 
 
 class SliceSample:
-    """Keeps the 150 slowest slices, and 150 of the others, chosen so that each has the same chance."""
+    """Keeps the first 100 failed slices, the 100 slowest ones, and 100 of the others, each with the same chance."""
 
     def __init__(self) -> None:
         self._random = Random(0)  # equal runs have equal samples
         self._slowest: list[tuple[float, int, SliceTally]] = []
         self._sampled: list[SliceTally] = []
+        self._failed: list[SliceTally] = []
         self._count = self._others = 0
 
     def add(self, finished: SliceTally) -> None:
         """Consider a slice that has ended."""
         self._count += 1
+        if finished.outcome == "failed" and len(self._failed) < _MAX_FAILED:
+            self._failed.append(finished)
+            return
         entry = (finished.ended_s - finished.began_s, self._count, finished)
         if len(self._slowest) < _MAX_SLOWEST:
             heapq.heappush(self._slowest, entry)
@@ -58,9 +62,9 @@ class SliceSample:
     @property
     def left_out(self) -> int:
         """Number of slices that are not kept."""
-        return self._count - len(self._slowest) - len(self._sampled)
+        return self._count - len(self._failed) - len(self._slowest) - len(self._sampled)
 
     def records(self) -> tuple[SliceRecord, ...]:
         """The kept slices, in the order of their begin."""
-        kept = [*(entry[2] for entry in self._slowest), *self._sampled]
+        kept = [*self._failed, *(entry[2] for entry in self._slowest), *self._sampled]
         return tuple(each.to_record() for each in sorted(kept, key=lambda each: each.began_s))
