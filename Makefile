@@ -7,7 +7,7 @@ ORCHESTRATORS := airflow dagster prefect
 # The tests start hundreds of processes: with this variable, each of them would compile everything that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-long test-simulations test-properties test-crash test-servers test-orchestrators docs lint types mypy pyright format bench bench-figures bench-slice bench-transport bench-peers bench-sim bench-substreams bench-extract bench-journal bench-tables bench-mock bench-imports bench-event-log bench-telemetry bench-crash soak image clean
+.PHONY: help demo test test-long test-simulations test-properties test-crash test-servers test-programs test-orchestrators docs lint types mypy pyright format bench bench-figures bench-slice bench-transport bench-peers bench-sim bench-substreams bench-extract bench-journal bench-tables bench-mock bench-imports bench-event-log bench-telemetry bench-crash soak image clean
 
 help:  ## List these targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -31,6 +31,9 @@ test-crash: $(VENV)/.ready  ## Fail every operation and statement of a run, lose
 
 test-servers: $(VENV)/.ready  ## Run the tests against servers and a browser that pip does not install; names what is missing (2 minutes)
 	$(BIN)/python -m pytest -m server -rs $(ARGS)
+
+test-programs: $(VENV)/.ready  ## Run the command line, containers and recipes for schedulers as programs (1 minute)
+	PROGRAMS=all $(BIN)/python -m pytest -n 2 --dist worksteal -m program $(ARGS)
 
 test-orchestrators: $(ORCHESTRATORS:%=.orchestrators/%/.ready) $(VENV)/.ready  ## Run docs/orchestrators.md with the real Airflow, Dagster and Prefect (5 minutes)
 	ORCHESTRATORS=.orchestrators $(BIN)/python -m pytest tests/test_orchestrators.py $(ARGS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
@@ -25,7 +26,9 @@ settings.load_profile("steady")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a test whose server is not installed, with the command that installs it as the reason."""
+    """Skip a test whose server is not installed, with the command that installs it, and slow tests of programs."""
+    if item.get_closest_marker("program") and os.environ.get("PROGRAMS") != "all":
+        pytest.skip("run by `make test-programs`")
     for marker in item.iter_markers("server"):
         if (reason := missing(marker.args[0])) is not None:
             pytest.skip(reason)

@@ -321,6 +321,7 @@ def test_no_schema_beside_an_installed_module(command: Command, folder: Path, mo
     assert "name a file with --out" in result.stderr
 
 
+@pytest.mark.program
 def test_commands_as_processes(api: MockApi, folder: Path) -> None:
     commands = [
         "check inspected",

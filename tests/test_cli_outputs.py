@@ -432,6 +432,7 @@ def environ() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(Path(asyncstreams.__file__).parent.parent)}
 
 
+@pytest.mark.program
 def test_commands_as_processes(read: Command) -> None:
     read("--to", "out", "-s", "products")
     read("--to", "other", "-s", "products")

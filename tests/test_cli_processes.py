@@ -107,6 +107,7 @@ def test_closed_pipe_ends_quietly_and_state_follows(start: Start) -> None:
     assert len(rest) == len(set(rest))
 
 
+@pytest.mark.program
 def test_full_disk_behind_stdout_is_reported(start: Start) -> None:
     with Path("/dev/full").open("w") as full:
         process = start("--state", "state.json", "--quiet", stdout=full)
@@ -149,6 +150,7 @@ def test_signal_ends_a_read_to_stdout(
 
 
 @pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.program
 def test_signal_at_any_moment_leaves_a_folder_in_order(
     seed: int, start: Start, slow_api: MockApi, tmp_path: Path
 ) -> None:
@@ -166,6 +168,7 @@ def test_signal_at_any_moment_leaves_a_folder_in_order(
     assert sorted(ids("".join(texts).splitlines())) == ALL
 
 
+@pytest.mark.program
 def test_signal_ends_a_read_whose_pipe_is_full(start: Start) -> None:
     process = start("--quiet", "--state", "state.json")
     wait_for_line(process.stdout)
@@ -240,5 +243,6 @@ def cpu_seconds(*arguments: str) -> float:
     return min(times)
 
 
+@pytest.mark.program
 def test_help_costs_little_more_than_the_package() -> None:
     assert cpu_seconds("-m", "asyncstreams", "--help") - cpu_seconds("-c", "import asyncstreams") < 0.3

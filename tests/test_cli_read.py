@@ -425,6 +425,7 @@ class Shop(Source):
 
 
 @pytest.mark.parametrize("writes", [False, True], ids=["state folder", "config file"])
+@pytest.mark.program
 def test_single_use_token_survives_from_command_to_command(
     writes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

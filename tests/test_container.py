@@ -230,6 +230,7 @@ def run_read(
     )
 
 
+@pytest.mark.program
 def test_all_destinations_are_written_below_data_only(container: Container, api: MockApi) -> None:
     before = container.files_outside_data()
     environment = environment_of_image(container.data, container.source)
@@ -283,6 +284,7 @@ def process_1_of(unshare: subprocess.Popen[str]) -> int:
 
 
 @pytest.mark.server("unshare")
+@pytest.mark.program
 def test_root_file_system_is_read_only(container: Container, api: MockApi) -> None:
     names = ("lines", "shop.duckdb")
     reading = [sys.executable, "-W", "error", str(container.source / "read.py"), api.url, str(container.data), *names]
@@ -299,6 +301,7 @@ def test_root_file_system_is_read_only(container: Container, api: MockApi) -> No
 
 
 @pytest.mark.server("unshare")
+@pytest.mark.program
 def test_process_1_commits_and_ends_on_sigterm(container: Container) -> None:
     environment = isolated_environment(container)
     with MockApi(*resources(), auth=BearerAuth("secret"), latency=0.05, process=True) as slow:

@@ -144,6 +144,7 @@ def test_documented_exit_codes_are_those_of_the_command() -> None:
     assert sorted(int(code) for cell in cells for code in cell.split(",")) == sorted(ExitCode)
 
 
+@pytest.mark.program
 def test_docker_run_is_read_only_and_stops_in_order(machine: Machine) -> None:
     words = docker_run()
     options, arguments = words[: words.index("asyncstreams")], words[words.index("asyncstreams") :]
@@ -160,6 +161,7 @@ def test_docker_run_is_read_only_and_stops_in_order(machine: Machine) -> None:
     assert [record["outcome"] for record in run_records(machine.path("/data/out"))] == ["complete"]
 
 
+@pytest.mark.program
 def test_report_and_history_of_the_documented_output(machine: Machine) -> None:
     pytest.importorskip("asyncstreams.observability.report", exc_type=ImportError)
     [*read, place, out, _] = docker_run()[docker_run().index("asyncstreams") :]
@@ -173,7 +175,7 @@ def test_report_and_history_of_the_documented_output(machine: Machine) -> None:
         done = machine.run(moved.replace("/tmp/", f"{machine.folder}/"))
         assert done.returncode == 0, f"{command}: {done.stderr}"
     [record] = run_records(machine.path("/data/out"))
-    for page in ("shop.html", "report.html", f"report-{record['id']}.html"):
+    for page in ("shop.html", "report.html", f"report-{record['id'].replace('.', '_')}.html"):
         assert record["id"] in machine.folder.joinpath(page).read_text("utf-8")
     assert len(found) == 5
 
@@ -225,6 +227,7 @@ def test_kubernetes_runs_the_command_of_docker() -> None:
     assert [variable["name"] for variable in container["env"]] == ["SHOP_TOKEN"]
 
 
+@pytest.mark.program
 def test_cron_job_prints_only_when_it_fails(machine: Machine) -> None:
     *fields, command = cron_job().split(" ", 5)
 

@@ -126,6 +126,7 @@ def test_prefect_flow_returns_the_counts(deployment: Deployment) -> None:
     assert records_of(deployment.out, "orders") == 250
 
 
+@pytest.mark.program
 def test_airflow_runs_the_task_and_the_command(deployment: Deployment) -> None:
     if ENVIRONMENTS:
         migrated = deployment.run("airflow", "-m", "airflow", "db", "migrate")

@@ -212,14 +212,17 @@ async def test_stream_of_an_interrupted_run_is_noted_as_complete(destination):
 
     class Hanging(Api):
         async def __call__(self, request: httpx.Request) -> httpx.Response:
+            asyncio.get_running_loop().call_later(0.2, started.set)  # the other stream is finished then
             await asyncio.Event().wait()
             return await super().__call__(request)
+
+    started = asyncio.Event()
 
     def source(api: Api) -> Source:
         return Source([Orders(transport=httpx.MockTransport(Api())), Items(transport=httpx.MockTransport(api))])
 
     task = asyncio.create_task(source(Hanging()).extract(to=destination))
-    await asyncio.sleep(1)
+    await started.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

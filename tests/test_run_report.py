@@ -462,6 +462,7 @@ def test_bars_of_slices_do_not_overlap(spans: Sequence[tuple[str, float, float]]
     assert sorted(lanes) == list(range(len(lanes)))
 
 
+@pytest.mark.program
 def test_many_streams_are_left_out_of_bars_and_said():
     page = page_of("large")
 

@@ -125,7 +125,7 @@ async def test_append_keeps_earlier_versions_of_rows(out: Path):
     report = await stream.extract(to=to(out, mode="append"))
 
     assert [row["updated_at"] for row in read_table(out)] == [timestamp(10), timestamp(1500)]
-    assert f"1 rows  {out}, table rows  (" in str(report)
+    assert f"1 row  {out}, table rows  (" in str(report)
 
 
 async def test_older_version_of_row_does_not_replace_newer(out: Path):

@@ -126,7 +126,7 @@ async def test_slow_consumer_is_named(virtual_clock):
 async def test_cpu_is_named(tmp_path):
     class Busy(Orders):
         def parse_response(self, response: Any, context: RequestContext) -> Any:
-            until = time.process_time() + 0.05
+            until = time.process_time() + 0.03
             while time.process_time() < until:
                 pass
             return response.json()["data"]
