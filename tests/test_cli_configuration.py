@@ -72,7 +72,7 @@ def test_file_is_read_by_its_suffix(name: str, text: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("c.ini", "", "the suffix '.ini' is none of .json, .yaml, .yml, .toml"),
+        ("c.ini", "", "unknown suffix '.ini'; use one of .json, .yaml, .yml, .toml"),
         ("c.json", '{"key": "s3cret-value', "is not JSON: Unterminated string starting at, line 1, column 9"),
         ("c.json", '{"key": "s3cret-value", "key": 1}', "the key 'key' occurs twice"),
         ("c.json", "[]", "is not an object"),

@@ -544,6 +544,20 @@ async def test_idle_stream_is_sampled_less_often(items, recorder, virtual_clock)
     assert 8 < len(recorder.samples) < 40
 
 
+@pytest.mark.parametrize("kind", [ProgressSampled, RequestFinished])
+async def test_failing_listener_of_a_measurement_is_raised(items, virtual_clock, kind):
+    def fail(event: Event) -> None:
+        if isinstance(event, kind):
+            raise ValueError("a broken listener")
+
+    items.side_effect = [httpx.Response(429, headers={"Retry-After": "5"}), page(1), page()]
+    stream = declare(clock=virtual_clock)
+    stream.subscribe(fail)
+
+    with pytest.raises(ValueError, match="a broken listener"):
+        await stream.read()
+
+
 async def test_reported_total_is_expected(items, recorder):
     pages = [[{"id": 1}, {"id": 2}], [{"id": 3}, {"id": 4}], [{"id": 5}]]
     items.side_effect = [httpx.Response(200, json={"total": 5, "rows": rows}) for rows in pages]

@@ -277,6 +277,19 @@ async def test_record_of_a_newer_format_is_refused():
         )
 
 
+async def test_output_is_released_if_a_record_cannot_be_made(destination, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("a fault in the record")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("asyncstreams.extraction.run_recording.with_verdict", fail)
+        with pytest.raises(RuntimeError, match="a fault in the record"):
+            await orders().extract(to=destination)
+    report = await orders().extract(to=destination)  # it is not locked
+
+    assert report.record.outcome == "complete"
+
+
 async def test_full_disk_does_not_fail_a_committed_run(tmp_path, caplog):
     runs = tmp_path / "out" / ".asyncstreams" / "runs"
 

@@ -92,7 +92,7 @@ def read_config_file(file: Path) -> dict[str, Any]:
     }
     parse = parsers.get(file.suffix.lower())
     if parse is None:
-        raise ConfigError(f"--config {file}: the suffix {file.suffix!r} is none of {', '.join(parsers)}")
+        raise ConfigError(f"--config {file}: unknown suffix {file.suffix!r}; use one of {', '.join(parsers)}")
     try:
         content = _as_json(parse(file.read_text("utf-8-sig")))
     except OSError as error:

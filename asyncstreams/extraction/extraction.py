@@ -214,7 +214,11 @@ class Extraction:
             raise
         finally:
             self._writing.limit(_SHUTDOWN_GRACE_S)
-            await self._disk.close(partial(self._save_and_close, self._finish_recording()))
+            record: RunRecord | None = None
+            try:
+                record = self._finish_recording()
+            finally:
+                await self._disk.close(partial(self._save_and_close, record))
 
     def _finish_recording(self) -> RunRecord | None:
         """The record of the run, which has ended; None if none is stored."""
